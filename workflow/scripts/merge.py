@@ -1,0 +1,15 @@
+"""The rows and the evidence of all requested cells into one table each."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from timmgate import aggregate, rows
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+if __name__ == "__main__":
+    cells, problems = aggregate.merge("accuracy", aggregate.cells_of(snakemake.input.rows))
+    evidence, _ = aggregate.merge("evidence", aggregate.cells_of(snakemake.input.evidence))
+    rows.write(aggregate.complete(cells, problems), Path(snakemake.output.cells))
+    rows.write(evidence, Path(snakemake.output.evidence))

@@ -1,0 +1,222 @@
+"""The accuracy check: does the compiled model compute what eager computes, judged against float64?
+
+The sequence is that of benchmarks/dynamo, with the protocol's repairs: a float64 reference, two eager runs that must agree,
+the compiled run, and a comparison of every tensor.
+"""
+
+import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch._dynamo.utils import counters
+
+from timmgate import backends, devices, models
+from timmgate.compare import Leaf, Rule, all_finite, compare_leaves
+from timmgate.messages import Reporter
+from timmgate.spec import Spec
+
+ITERATIONS = 2
+"""Iterations of a run, of which the last is compared (benchmarks/dynamo --iterations)."""
+
+INFERENCE_TOLERANCE = 1e-3
+"""Tolerance at inference, but for freezing (benchmarks/dynamo timm_models)."""
+
+LEARNING_RATE = 0.01
+"""Of both optimizers (benchmarks/dynamo)."""
+
+LOSS_SCALE = 1000
+"""Divisor of the loss for the suite's scaled_loss models (benchmarks/dynamo)."""
+
+NO_TOLERANCE = Rule(tolerance=0.0)
+"""Two eager runs with the same seeds must agree exactly."""
+
+Result = list[Leaf]
+"""What one run computed: its output, or its loss, gradients, parameters and buffers."""
+
+
+def measure(spec: Spec, threads: int, reporter: Reporter) -> None:
+    """Run the check and report stages, facts, evidence and result."""
+    torch.set_num_threads(threads)
+    devices.make_deterministic()
+    reporter.stage("load")
+    model, images = load(spec, reporter)
+    with torch.set_grad_enabled(spec.options.training), backends.configured(spec):
+        reporter.stage("reference")
+        reference = run_reference(spec, model, images, reporter)
+        reporter.stage("eager")
+        eager = run(spec, copy.deepcopy(model), images)
+        if bad := not_finite(eager) or not_finite(reference or []):
+            reporter.result("eager_not_finite", "NaN or Inf", f"{bad} of eager or of its float64 reference is not finite")
+            return
+        reporter.stage("eager")
+        again = run(spec, copy.deepcopy(model), images)
+        if not spec.traits.nondeterministic and (different := differing(eager, again)):
+            reporter.result("eager_two_runs_differ", "comparison", f"eager differs from itself in {', '.join(different)}")
+            return
+        reporter.stage("compile")
+        with backends.compile_stages(reporter):
+            fresh = copy.deepcopy(model)
+            compiled = run(spec, fresh, images, forward=backends.compile_model(spec, fresh))
+        reporter.stage("compare")
+        judge(spec, eager, compiled, reference, reporter)
+
+
+def load(spec: Spec, reporter: Reporter) -> tuple[torch.nn.Module, torch.Tensor]:
+    """Model and images, cast as the mode says, on the device."""
+    model = models.create(spec)
+    size, amp_dtype = models.input_size(spec, model), models.amp_dtype(spec)
+    reporter.facts(
+        device_name=devices.name(spec.device),
+        batch_size=spec.requested_batch_size,
+        input_size=list(size),
+        amp_dtype=str(amp_dtype).removeprefix("torch.") if amp_dtype else None,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        weights_hash=models.weights_hash(model),
+    )
+    dtype = models.cast_dtype(spec)
+    return model.to(dtype), models.images(spec, size).to(dtype)
+
+
+def run_reference(spec: Spec, model: torch.nn.Module, images: torch.Tensor, reporter: Reporter) -> Result | None:
+    """The same weights and images in float64; None, with the reason in the row, where that is not possible."""
+    try:
+        reference = run(spec, copy.deepcopy(model).double(), images.double())
+    except Exception as error:
+        reporter.facts(reference="none", reference_error=f"{type(error).__name__}: {error}")
+        return None
+    reporter.facts(reference="fp64")
+    return reference
+
+
+def run(spec: Spec, model: torch.nn.Module, images: torch.Tensor, forward: Callable[..., Any] | None = None) -> Result:
+    """Seed, iterate, and return what the last iteration computed. `model` is changed by training."""
+    devices.seed_everything(spec.seed)
+    forward = model if forward is None else forward
+    optimizer = make_optimizer(spec, model)
+    for _ in range(ITERATIONS):
+        if spec.options.training:
+            result = training_step(spec, model, forward, images, optimizer)
+        else:
+            with autocast(spec, images):
+                result = [Leaf("output", "output", forward(images))]
+    devices.synchronize(spec.device)
+    return result
+
+
+def training_step(
+    spec: Spec,
+    model: torch.nn.Module,
+    forward: Callable[..., Any],
+    images: torch.Tensor,
+    optimizer: torch.optim.Optimizer | None,
+) -> Result:
+    """Forward, loss, backward, and the optimizer's step if there is one."""
+    images = images.detach().clone().requires_grad_()
+    model.zero_grad(set_to_none=True)
+    with autocast(spec, images):
+        loss = mean_logit(forward(images)) / (LOSS_SCALE if spec.traits.scaled_loss else 1)
+    loss.backward()
+    if optimizer:
+        optimizer.step()
+    return [
+        Leaf("loss", "loss", loss.detach()),
+        *(Leaf(f"gradient.{name}", "gradient", gradient(weight)) for name, weight in model.named_parameters()),
+        *(Leaf(f"parameter.{name}", "parameter", weight.detach()) for name, weight in model.named_parameters()),
+        *(Leaf(f"buffer.{name}", "buffer", buffer) for name, buffer in model.named_buffers()),
+        Leaf("input_gradient", "input_gradient", gradient(images)),
+    ]
+
+
+def mean_logit(output: Any) -> torch.Tensor:
+    """The loss: mean of the logits, which are the first tensor of what a model returns (benchmarks/dynamo)."""
+    while not isinstance(output, torch.Tensor):
+        output = next(iter(output.values() if isinstance(output, dict) else output))
+    return output.sum() / output.numel()
+
+
+def gradient(tensor: torch.Tensor) -> torch.Tensor:
+    """The gradient of a leaf; one that received none counts as zero (benchmarks/dynamo)."""
+    return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+
+
+def autocast(spec: Spec, images: torch.Tensor) -> AbstractContextManager:
+    """Autocast where the mode runs under it, but never for the float64 reference."""
+    dtype = models.amp_dtype(spec)
+    if dtype is None or images.dtype == torch.float64:
+        return nullcontext()
+    return torch.autocast(spec.device, dtype=dtype)
+
+
+def make_optimizer(spec: Spec, model: torch.nn.Module) -> torch.optim.Optimizer | None:
+    """The optimizer of the mode; `auto` is the suite's on CUDA and none elsewhere (benchmarks/dynamo)."""
+    choice = spec.options.optimizer
+    if choice == "auto":
+        choice = spec.traits.training_optimizer if spec.device == "cuda" else "none"
+    if not spec.options.training or choice == "none":
+        return None
+    if choice == "sgd":
+        return torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, foreach=True)
+    return torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, foreach=True, capturable=spec.device == "cuda")
+
+
+def rule(spec: Spec, has_reference: bool) -> Rule:
+    """How the leaves are judged (benchmarks/dynamo's choice of tolerance, cosine and multipliers)."""
+    if spec.options.training:
+        tolerance = spec.traits.training_tolerance
+    else:
+        tolerance = spec.traits.freezing_tolerance if spec.options.freezing else INFERENCE_TOLERANCE
+    folded = counters["inductor"]["binary_folding_conv"] > 0
+    return Rule(
+        tolerance=tolerance,
+        cosine=spec.options.cosine or not has_reference,
+        equal_nan=spec.options.precision != "float32",
+        larger_multiplier=spec.traits.larger_multiplier,
+        max_multiplier=spec.options.freezing and spec.options.precision == "bfloat16" and folded,
+    )
+
+
+def not_finite(result: Result) -> str | None:
+    """Name of the first leaf with a NaN or Inf; buffers may have them by design, as masks do."""
+    return next((leaf.name for leaf in result if leaf.kind != "buffer" and not all_finite(leaf.value)), None)
+
+
+def differing(eager: Result, again: Result) -> list[str]:
+    """Names of up to three leaves in which two runs are not equal."""
+    return [leaf.leaf for leaf in compare_leaves(eager, again, None, NO_TOLERANCE) if not leaf.accuracy][:3]
+
+
+def judge(spec: Spec, eager: Result, compiled: Result, reference: Result | None, reporter: Reporter) -> None:
+    """Compare every leaf, report the evidence and the result."""
+    how = rule(spec, reference is not None)
+    leaves = compare_leaves(eager, compiled, reference, how)
+    for leaf in leaves:
+        reporter.evidence(asdict(leaf))
+    failed, worst = [leaf for leaf in leaves if not leaf.accuracy], max(leaves, key=lambda leaf: leaf.margin)
+    reporter.facts(
+        comparison="cosine" if how.cosine else "error",
+        tolerance=how.tolerance,
+        leaves=len(leaves),
+        leaves_failed=len(failed),
+        worst_leaf=worst.leaf,
+        margin=worst.margin,
+        top1_agreement=top1_agreement(eager, compiled),
+    )
+    if spec.options.training and spec.traits.nondeterministic:
+        reporter.result("pass_due_to_skip", "nondeterministic", "eager training is not deterministic, by the suite's table")
+    elif failed:
+        reporter.result(
+            "fail_accuracy", "comparison", f"{len(failed)} of {len(leaves)} tensors differ; {worst.leaf}: {worst.message}"
+        )
+    else:
+        reporter.result("pass")
+
+
+def top1_agreement(eager: Result, compiled: Result) -> float | None:
+    """Share of images whose largest logit is the same; None unless the output is one tensor of (images, classes)."""
+    (logits, *_), (others, *_) = ([leaf.value for leaf in result] for result in (eager, compiled))
+    if eager[0].kind != "output" or not isinstance(logits, torch.Tensor) or logits.ndim != 2:
+        return None
+    return (logits.argmax(1) == others.argmax(1)).double().mean().item()

@@ -1,0 +1,85 @@
+"""How a measurement ended, and which status that is. Pure: knows nothing of processes."""
+
+import signal
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+OWN_SIGNALS = frozenset({signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})
+"""Signals that a process brings upon itself. Any other signal came from outside."""
+
+FAILURE = {
+    "load": ("model_fail_to_load", "OOM"),
+    "reference": ("eager_1st_run_fail", "eager_1st_run_OOM"),
+    "eager": ("eager_1st_run_fail", "eager_1st_run_OOM"),
+    "compile": ("fail_to_run", "OOM"),
+    "run": ("fail_to_run", "OOM"),
+}
+"""Stage to the statuses of a failure that the model or the compiler caused, and of one for want of memory."""
+
+SECOND_EAGER_FAILURE = ("eager_2nd_run_fail", "eager_2nd_run_OOM")
+
+RETRYABLE = frozenset({"infra_error"})
+"""Statuses that a second try can cure."""
+
+
+@dataclass
+class Ending:
+    """What the supervisor saw of one attempt.
+
+    `visits` counts how often each stage was entered. `result` and `failure` are the worker's last words (see `messages`).
+    `returncode` is that of `subprocess.Popen` (negative: the signal that ended it), None when the limit was reached.
+    """
+
+    stage: str = "import"
+    visits: Counter[str] = field(default_factory=Counter)
+    facts: dict[str, Any] = field(default_factory=dict)
+    evidence: list[dict[str, Any]] = field(default_factory=list)
+    stage_s: dict[str, float] = field(default_factory=dict)
+    worker_s: float | None = None
+    result: dict[str, Any] | None = None
+    failure: dict[str, Any] | None = None
+    returncode: int | None = None
+    timeout_s: float = 0.0
+    oom_killed: bool = False
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The status word, why, and in words."""
+
+    status: str
+    cause: str | None = None
+    message: str | None = None
+
+
+def classify(ending: Ending) -> Verdict:
+    """The status of an attempt; `rows.STATUSES` says what each means.
+
+    The worker's own result stands even if its process did not end well afterwards.
+    """
+    if ending.result is not None:
+        return Verdict(**ending.result)
+    fail, out_of_memory = FAILURE.get(ending.stage, ("infra_error", "OOM"))
+    if ending.stage == "eager" and ending.visits["eager"] == 2:
+        fail, out_of_memory = SECOND_EAGER_FAILURE
+    if ending.failure is not None:
+        status = out_of_memory if ending.failure["out_of_memory"] else fail
+        return Verdict(status, ending.failure["cause"], ending.failure["message"])
+    if ending.returncode is None:
+        return Verdict("timeout", f"limit of {ending.timeout_s:g} s", f"still in stage {ending.stage} after the limit")
+    if ending.returncode >= 0:
+        return Verdict("infra_error", f"exit code {ending.returncode}", f"ended without a result in stage {ending.stage}")
+    name = _signal_name(-ending.returncode)
+    if ending.oom_killed:
+        return Verdict(out_of_memory, name, f"killed by the kernel for want of memory in stage {ending.stage}")
+    if -ending.returncode in OWN_SIGNALS:
+        return Verdict(fail, name, f"the process died of {name} in stage {ending.stage}")
+    return Verdict("infra_error", name, f"the process was killed from outside in stage {ending.stage}")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,179 @@
+"""What a result row holds: Arrow types, units and meanings in the fields' metadata, and the status words."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+STATUSES = {
+    "pass": "the compiled model computes what eager computes, by the tolerance rule of benchmarks/dynamo",
+    "pass_due_to_skip": "not judged, by the suite's table; the reason is in the cause",
+    "fail_accuracy": "the compiled model computes something else",
+    "fail_to_run": "compiling the model or running it compiled failed",
+    "OOM": "out of memory while compiling or running compiled",
+    "eager_1st_run_fail": "the first eager run, or the float64 reference's process, failed",
+    "eager_1st_run_OOM": "out of memory in the first eager run",
+    "eager_2nd_run_fail": "the second eager run failed",
+    "eager_2nd_run_OOM": "out of memory in the second eager run",
+    "eager_two_runs_differ": "two eager runs with the same seeds differ",
+    "eager_not_finite": "eager or the float64 reference gave NaN or Inf: nothing to judge against",
+    "model_fail_to_load": "the model could not be made: unknown name, missing weights, refused arguments",
+    "timeout": "the time limit was reached",
+    "infra_error": "the process was killed from outside, or ended in a way that the model did not cause",
+    "not_run": "requested, but there is no row yet",
+}
+"""Status words and what each means; where benchmarks/dynamo has a word it is used."""
+
+PASSED = ("pass", "pass_due_to_skip")
+
+STAGES = ("import", "load", "reference", "eager", "compile", "run", "compare")
+"""Stages of the accuracy check, in order of first appearance; compile and run alternate."""
+
+Column = tuple[str, pa.DataType, str, str]  # name, type, unit, description
+
+KEY: list[Column] = [
+    ("device", pa.string(), "", "torch device type"),
+    ("mode", pa.string(), "", "name of the mode"),
+    ("model", pa.string(), "", "timm model name, arch or arch.tag"),
+]
+
+IDENTITY: list[Column] = [
+    *KEY,
+    ("device_name", pa.string(), "", "name of the processor or accelerator"),
+    ("architecture", pa.string(), "", "timm architecture, the model name without its tag"),
+    ("suite", pa.string(), "", "suite that the model was taken from"),
+    ("backend", pa.string(), "", "compiler, by its torch.compile name"),
+    ("training", pa.bool_(), "", "forward and backward pass, or inference"),
+    ("precision", pa.string(), "", "float32, bfloat16, float16 or amp, as requested"),
+    ("amp_dtype", pa.string(), "", "dtype of autocast where the model ran under it"),
+    ("freezing", pa.bool_(), "", "inductor's freezing"),
+    ("channels_last", pa.bool_(), "", "channels_last memory format"),
+    ("dynamic", pa.bool_(), "", "compiled for dynamic shapes"),
+    ("options", pa.string(), "", "all options of the mode, as JSON"),
+    ("batch_size", pa.int64(), "images", "batch size that ran"),
+    ("batch_size_requested", pa.int64(), "images", "batch size that was asked for"),
+    ("input_size", pa.list_(pa.int64()), "pixels", "channels, height and width of one image"),
+    ("parameters", pa.int64(), "", "number of parameters"),
+    ("weights", pa.string(), "", "where the weights come from"),
+    ("weights_hash", pa.string(), "", "SHA-256 of the state dict as loaded, before any cast"),
+    ("seed", pa.int64(), "", "seed of all random number generators"),
+    ("protocol", pa.int64(), "", "number of the measurement protocol"),
+    ("identity", pa.string(), "", "SHA-256 of everything that defines the measurement"),
+]
+
+ACCURACY: list[Column] = [
+    ("accuracy", pa.string(), "", "status of the accuracy check"),
+    ("strict", pa.string(), "", "verdict of the scale-aware rule; null, for it is not calibrated yet"),
+    ("reference", pa.string(), "", "what both runs are compared with: fp64, or none if that failed"),
+    ("reference_error", pa.string(), "", "why there is no float64 reference"),
+    ("comparison", pa.string(), "", "error or cosine: how the leaves were judged"),
+    ("tolerance", pa.float64(), "", "tolerance of the dynamo rule"),
+    ("leaves", pa.int64(), "", "number of compared tensors"),
+    ("leaves_failed", pa.int64(), "", "number of compared tensors that fail the dynamo rule"),
+    ("worst_leaf", pa.string(), "", "compared tensor with the largest margin"),
+    ("margin", pa.float64(), "", "largest error over allowed error, 1 is the limit"),
+    ("strict_margin", pa.float64(), "", "the same by the strict rule; null, for it is not calibrated yet"),
+    ("top1_agreement", pa.float64(), "", "share of images whose largest logit is the same in eager and compiled"),
+]
+
+PROVENANCE: list[Column] = [
+    ("host", pa.string(), "", "host name"),
+    ("torch", pa.string(), "", "torch version"),
+    ("timm", pa.string(), "", "timm version"),
+    ("python", pa.string(), "", "Python version"),
+    ("snakemake", pa.string(), "", "Snakemake version"),
+    ("commit", pa.string(), "", "git commit of the workflow, with -dirty if it was edited"),
+    ("command", pa.string(), "", "shell command that repeats the measurement by hand"),
+    ("log", pa.string(), "", "path of the log, relative to the working directory"),
+]
+
+
+def _endings(check: str, stages: tuple[str, ...]) -> list[Column]:
+    """Columns that every check has, with the check's name in front."""
+    columns: list[Column] = [
+        ("stage", pa.string(), "", "stage that the measurement ended in"),
+        ("cause", pa.string(), "", "exception class, signal, exit code or limit; null after a pass"),
+        ("message", pa.string(), "", "what went wrong, in words"),
+        ("attempt", pa.int64(), "", "which start of the measurement this is, from 1"),
+        ("started_at", pa.timestamp("us", tz="UTC"), "", "start of this attempt"),
+        ("wall_s", pa.float64(), "s", "duration of the job, all attempts, without Snakemake's own part"),
+        ("worker_s", pa.float64(), "s", "duration inside the worker process"),
+        ("cpu_s", pa.float64(), "s", "processor time of this attempt's processes"),
+        ("threads", pa.int64(), "", "threads of torch, OpenMP and the compiler"),
+        *((f"{stage}_s", pa.float64(), "s", f"time spent in the stage {stage}") for stage in stages),
+    ]
+    return [(f"{check}_{name}", type_, unit, description) for name, type_, unit, description in columns]
+
+
+EVIDENCE: list[Column] = [
+    *KEY,
+    ("leaf", pa.string(), "", "compared tensor"),
+    ("kind", pa.string(), "", "output, loss, gradient, parameter, buffer or input_gradient"),
+    ("shape", pa.list_(pa.int64()), "", "shape"),
+    ("dtype", pa.string(), "", "dtype"),
+    ("numel", pa.int64(), "", "number of elements"),
+    ("eager_rmse", pa.float64(), "", "root mean square error of eager against float64"),
+    ("compiled_rmse", pa.float64(), "", "root mean square error of compiled against float64"),
+    ("eager_relative_error", pa.float64(), "", "norm of eager minus float64, over the norm of float64"),
+    ("compiled_relative_error", pa.float64(), "", "norm of compiled minus float64, over the norm of float64"),
+    ("error_ratio", pa.float64(), "", "compiled_rmse over eager_rmse"),
+    ("allowed_error", pa.float64(), "", "compiled_rmse that the dynamo rule allows"),
+    ("margin", pa.float64(), "", "error over allowed error by the dynamo rule, 1 is the limit"),
+    ("max_abs_error", pa.float64(), "", "largest absolute difference of compiled and eager"),
+    ("cosine", pa.float64(), "", "cosine similarity of compiled and eager"),
+    ("eager_nan", pa.int64(), "", "NaN elements of eager"),
+    ("eager_inf", pa.int64(), "", "infinite elements of eager"),
+    ("compiled_nan", pa.int64(), "", "NaN elements of compiled"),
+    ("compiled_inf", pa.int64(), "", "infinite elements of compiled"),
+    ("accuracy", pa.bool_(), "", "passes the dynamo rule"),
+    ("strict", pa.bool_(), "", "passes the strict rule; null, for it is not calibrated yet"),
+    ("strict_margin", pa.float64(), "", "error over allowed error by the strict rule; null, for it is not calibrated yet"),
+    ("message", pa.string(), "", "why it fails"),
+]
+
+
+def _schema(columns: list[Column]) -> pa.Schema:
+    return pa.schema(
+        pa.field(name, type_, metadata={"unit": unit, "description": description} if unit else {"description": description})
+        for name, type_, unit, description in columns
+    )
+
+
+SCHEMAS = {
+    "accuracy": _schema([*IDENTITY, *ACCURACY, *_endings("accuracy", STAGES), *PROVENANCE]),
+    "evidence": _schema(EVIDENCE),
+}
+"""Schema of each file of a cell, by the file's stem; `accuracy` holds one row, `evidence` one per compared tensor."""
+
+
+def table(kind: str, rows: list[dict[str, Any]]) -> pa.Table:
+    """Rows as an Arrow table of schema `kind`; a missing column is null. Raises KeyError on a column it does not have."""
+    schema = SCHEMAS[kind]
+    for row in rows:
+        unknown = set(row) - set(schema.names)
+        if unknown:
+            raise KeyError(f"{kind} rows have no column {', '.join(sorted(unknown))}")
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def write(table: pa.Table, path: Path) -> None:
+    """Write a Parquet file that is either complete or absent, also when the machine stops half way."""
+    write_atomically(path, lambda scratch: pq.write_table(table, scratch, compression="zstd"))
+
+
+def write_atomically(path: Path, fill: Any) -> None:
+    """Call `fill` with a scratch path beside `path`, then move what it wrote into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        fill(scratch)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def write_tsv(table: pa.Table, path: Path) -> None:
+    """Write a tab-separated file for people and spreadsheets, all or nothing."""
+    write_atomically(path, lambda scratch: table.to_pandas().to_csv(scratch, sep="\t", index=False))

@@ -1,0 +1,179 @@
+"""Configuration: strings from the command line to typed values, and one clear sentence for whatever is wrong.
+
+Imports neither torch nor Snakemake, so that it costs nothing while the workflow is parsed.
+"""
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+
+from timmgate.spec import Mode
+
+SCHEMAS = Path(__file__).parents[2] / "schemas"
+
+
+class ConfigError(ValueError):
+    """Something the user wrote cannot be meant: the message says what, where, and what would be right."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The validated configuration; fields are the keys of config/config.yaml, `modes` are resolved in the catalogue."""
+
+    device: str
+    suite: str
+    models: tuple[str, ...]
+    exclude: tuple[str, ...]
+    modes: dict[str, Mode]
+    checks: tuple[str, ...]
+    weights: str
+    batch_size: int | None
+    compile_cache: str
+    threads: int
+    timeout: float
+    attempts: int
+
+
+def load(config: dict[str, Any]) -> Settings:
+    """Coerce, validate and resolve a configuration. Raises ConfigError."""
+    values = coerce(config, schema("config"))
+    validate(values, "config", where="config")
+    modes = {name: _mode(name, values) for name in values["modes"]}
+    return Settings(
+        device=values["device"],
+        suite="tiny" if values["suite"] == "auto" else values["suite"],
+        models=tuple(values["models"]),
+        exclude=tuple(values["exclude"]),
+        modes=modes,
+        checks=tuple(dict.fromkeys(values["checks"])),
+        weights="random" if values["weights"] == "auto" else values["weights"],
+        batch_size=values["batch_size"],
+        compile_cache=values["compile_cache"],
+        threads=values["threads"],
+        timeout=values["timeout"],
+        attempts=values["attempts"],
+    )
+
+
+@cache
+def schema(name: str) -> dict[str, Any]:
+    """The JSON schema workflow/schemas/{name}.schema.yaml."""
+    return yaml.safe_load((SCHEMAS / f"{name}.schema.yaml").read_text())
+
+
+def coerce(value: Any, rule: dict[str, Any]) -> Any:
+    """Give a value the type that its schema asks for, where the text allows it; otherwise leave it for validation.
+
+    Snakemake hands over `--config x=true` as the string "true" and every leaf of a nested value as a string.
+    """
+    if "$ref" in rule:
+        rule = schema("config")["$defs"][rule["$ref"].rsplit("/", 1)[1]]
+    types = rule.get("type", [])
+    types = [types] if isinstance(types, str) else types
+    if isinstance(value, dict):
+        known, others = rule.get("properties"), rule.get("additionalProperties")
+        if known is None and others is None:  # free-form: YAML's own reading of each text
+            return {key: yaml.safe_load(item) if isinstance(item, str) else item for key, item in value.items()}
+        others = others if isinstance(others, dict) else {}
+        return {key: coerce(item, (known or {}).get(key, others)) for key, item in value.items()}
+    if "array" in types:
+        items = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [value]
+        items = [item.strip() if isinstance(item, str) else item for item in items if item != ""]
+        return [coerce(item, rule.get("items", {})) for item in items]
+    if isinstance(value, str):
+        return _from_text(value, types, rule)
+    if "string" in types and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    return value
+
+
+def _from_text(text: str, types: list[str], rule: dict[str, Any]) -> Any:
+    nullable = "null" in types or None in rule.get("enum", [])
+    if nullable and text.lower() in ("null", "none", "~", ""):
+        return None
+    if "boolean" in types and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for type_, convert in (("integer", int), ("number", float)):
+        if type_ in types:
+            try:
+                return convert(text)
+            except ValueError:
+                return text
+    if "object" in types:
+        return yaml.safe_load(text) if text.startswith("{") else text
+    return text
+
+
+def validate(values: dict[str, Any], schema_name: str, where: str) -> None:
+    """Raise ConfigError for the first thing in `values` that the schema refuses; `where` begins the sentence."""
+    errors = sorted(Draft202012Validator(schema(schema_name)).iter_errors(values), key=lambda e: list(map(str, e.path)))
+    if errors:
+        raise ConfigError(f"{where}: {_sentence(errors[0])}")
+
+
+def did_you_mean(word: Any, known: list[str]) -> str:
+    """The near matches of `word` as the end of a sentence, or the known words if they are few and none is near."""
+    near = get_close_matches(str(word), known, n=3, cutoff=0.6)
+    if near:
+        return f"; did you mean {' or '.join(near)}?"
+    return f"; known are {', '.join(known)}" if 0 < len(known) <= 20 else ""
+
+
+def _sentence(error: ValidationError) -> str:
+    place = ".".join(str(part) for part in error.absolute_path)
+    subject = f"{place} is {error.instance!r}" if place else "the configuration"
+    match error.validator:
+        case "additionalProperties":
+            known = list(error.schema["properties"])
+            unknown = next(key for key in error.instance if key not in known)
+            inside = f" in {place}" if place else ""
+            return f"unknown key {unknown!r}{inside}{did_you_mean(unknown, known)}"
+        case "required":
+            missing = next(key for key in error.validator_value if key not in error.instance)
+            return f"the key {missing!r} is missing"
+        case "enum":
+            allowed = ["null" if word is None else str(word) for word in error.validator_value]
+            return f"{subject}, which is not allowed{did_you_mean(error.instance, allowed)}"
+        case "type":
+            types = error.validator_value
+            return f"{subject}; it must be of type {types if isinstance(types, str) else ' or '.join(types)}"
+        case "minimum" | "exclusiveMinimum":
+            relation = "at least" if error.validator == "minimum" else "more than"
+            return f"{subject}; it must be {relation} {error.validator_value}"
+        case "minItems" | "minLength" | "minProperties":
+            return f"{subject}; it must not be empty"
+        case _:
+            return f"{subject}: {error.message}"
+
+
+def _mode(name: str, values: dict[str, Any]) -> Mode:
+    """Resolve one mode of the catalogue and refuse combinations that mean nothing."""
+    catalogue = values["mode_catalogue"]
+    if name not in catalogue:
+        raise ConfigError(f"modes: there is no mode {name!r}{did_you_mean(name, list(catalogue))}")
+    options = catalogue[name] or {}
+    mode = Mode(**{**options, "inductor_config": {**values["inductor_config"], **options.get("inductor_config", {})}})
+    problem = _contradiction(mode)
+    if problem:
+        raise ConfigError(f"mode {name!r}: {problem}")
+    return mode
+
+
+def _contradiction(mode: Mode) -> str | None:
+    if mode.freezing and mode.training:
+        return "freezing works at inference only; set training or freezing to false"
+    if mode.amp_dtype and mode.precision != "amp":
+        return f"amp_dtype needs precision: amp, not {mode.precision}"
+    if mode.use_eval_mode and not mode.training:
+        return "use_eval_mode is an option of training; inference always runs in eval mode"
+    if mode.optimizer in ("sgd", "adam") and not mode.training:
+        return f"optimizer: {mode.optimizer} is an option of training"
+    if mode.compile_mode != "default" and mode.backend != "inductor":
+        return f"compile_mode belongs to the inductor backend, not to {mode.backend}"
+    return None

@@ -1,0 +1,111 @@
+"""One measurement, frozen, to and from JSON. Knows no paths and no Snakemake.
+
+Everything that changes what is measured is in `Spec` and nothing else is: a cell is measured again exactly when its spec
+changes. Policy (deadline, threads, attempts, caches) is not part of it.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+PROTOCOL = 1
+"""Number of the measurement protocol. Raise it when the meaning of a recorded figure changes: every cell is then redone."""
+
+SEED = 1337
+"""Seed of every random number generator before every run, as in PyTorch's benchmarks/dynamo."""
+
+ACCURACY_BATCH_SIZE = 8
+"""Batch size of the accuracy check unless overridden, as in benchmarks/dynamo for timm models."""
+
+
+@dataclass(frozen=True)
+class Mode:
+    """The options of a mode; `workflow/schemas/config.schema.yaml` describes each."""
+
+    training: bool = False
+    precision: str = "float32"
+    amp_dtype: str | None = None
+    freezing: bool = False
+    backend: str = "inductor"
+    compile_mode: str = "default"
+    dynamic: bool = False
+    cudagraphs: bool = False
+    channels_last: bool = False
+    use_eval_mode: bool = False
+    inductor_config: dict[str, Any] = field(default_factory=dict)
+    optimizer: str = "auto"
+    batch_size: int | None = None
+    cosine: bool = False
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a suite's table says of one model; `workflow/schemas/suite.schema.yaml` describes each column."""
+
+    batch_size: int = 1
+    batch_divisor: int = 1
+    accuracy_batch_size: int | None = None
+    training_tolerance: float = 1e-2
+    freezing_tolerance: float = 1e-3
+    scaled_loss: bool = False
+    force_amp: bool = False
+    nondeterministic: bool = False
+    training_optimizer: str = "adam"
+    larger_multiplier: bool = False
+    emulate_precision_casts: bool = False
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One check of one cell.
+
+    `device` is a torch device type, `mode` the mode's name and `options` what the name stands for, `weights` is resolved
+    (never `auto`), `batch_size` is what the user or the mode asks for, or None for the protocol's own.
+    """
+
+    check: str
+    device: str
+    mode: str
+    model: str
+    weights: str
+    torch: str
+    timm: str
+    batch_size: int | None = None
+    options: Mode = field(default_factory=Mode)
+    traits: Traits = field(default_factory=Traits)
+    seed: int = SEED
+    protocol: int = PROTOCOL
+
+    @property
+    def requested_batch_size(self) -> int:
+        """Images per batch: the override, else the check's own (accuracy 8, performance the suite's over its divisor)."""
+        override = self.batch_size or self.options.batch_size
+        if override:
+            return override
+        if self.check == "accuracy":
+            return self.traits.accuracy_batch_size or ACCURACY_BATCH_SIZE
+        return max(1, self.traits.batch_size // self.traits.batch_divisor)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, strings, numbers and None all the way down."""
+        return asdict(self)
+
+    def to_json(self) -> str:
+        """Canonical JSON: equal specs give equal text."""
+        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Spec":
+        """The inverse of `to_dict`. Raises TypeError on an unknown or missing field."""
+        options, traits = Mode(**values["options"]), Traits(**values["traits"])
+        return cls(**{**values, "options": options, "traits": traits})
+
+    @classmethod
+    def from_json(cls, text: str) -> "Spec":
+        """The inverse of `to_json`."""
+        return cls.from_dict(json.loads(text))
+
+    def identity(self) -> str:
+        """Hex digest (SHA-256) of all fields: equal if and only if the same thing is measured."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
