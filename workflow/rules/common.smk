@@ -15,7 +15,7 @@ try:
     SUITE = suites.read(SETTINGS.suite, Path(workflow.basedir, "config", "suites"))
     MODELS = suites.select(SUITE, SETTINGS.models, SETTINGS.exclude)
 except settings.ConfigError as error:
-    raise WorkflowError(error)
+    raise WorkflowError(str(error)) from None
 
 SPECS = cells.expand(SETTINGS, MODELS)
 

@@ -139,7 +139,7 @@ def _sentence(error: ValidationError) -> str:
             return f"the key {missing!r} is missing"
         case "enum":
             allowed = ["null" if word is None else str(word) for word in error.validator_value]
-            return f"{subject}, which is not allowed{did_you_mean(error.instance, allowed)}"
+            return f"{subject}; it must be one of {', '.join(allowed)}"
         case "type":
             types = error.validator_value
             return f"{subject}; it must be of type {types if isinstance(types, str) else ' or '.join(types)}"

@@ -161,6 +161,7 @@ def _take(message: dict[str, Any], ending: Ending, clock: "StageClock") -> None:
             ending.evidence.append(content)
         case "result":
             ending.result = content
+            clock.stop()
         case "failure":
             ending.failure = content
 
@@ -174,14 +175,16 @@ class StageClock:
     def enter(self, stage: str) -> None:
         """The current stage ends and `stage` begins."""
         self.stop()
+        self._entered = time.monotonic()
         self._ending.stage = stage
         self._ending.visits[stage] += 1
 
     def stop(self) -> None:
-        """Credit the time since the last change to the current stage."""
-        now, seconds = time.monotonic(), self._ending.stage_s
-        seconds[self._ending.stage] = seconds.get(self._ending.stage, 0.0) + now - self._entered
-        self._entered = now
+        """Credit the time since `enter` to the current stage, once."""
+        if self._entered is not None:
+            seconds = self._ending.stage_s
+            seconds[self._ending.stage] = seconds.get(self._ending.stage, 0.0) + time.monotonic() - self._entered
+            self._entered = None
 
 
 def dump_stacks(worker: subprocess.Popen) -> None:

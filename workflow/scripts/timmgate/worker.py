@@ -74,4 +74,7 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # taking torch and its pools apart would cost another second
