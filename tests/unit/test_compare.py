@@ -259,7 +259,7 @@ CHANGES = {
     "none": lambda tree: tree,
     "first leaf is text": lambda tree: replaced(tree, lambda _: "text"),
     "first leaf is None": lambda tree: replaced(tree, lambda _: None),
-    "first leaf in a list": lambda tree: [tree],
+    "wrapped": lambda tree: {"wrapped": tree},
     "first leaf of another dtype": lambda tree: replaced(tree, other_dtype),
     "longer": lambda tree: {**tree, "more": None} if isinstance(tree, dict) else [*tree, None],
     "shorter": lambda tree: dict(list(tree.items())[:-1]) if isinstance(tree, dict) else tree[:-1],

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
+
 from timmgate import flags, rows
 
 if TYPE_CHECKING:
