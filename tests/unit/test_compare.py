@@ -19,7 +19,7 @@ SHAPES = (
     *((), (0,), (3, 0), (1,), (9,), (2, 5), (11,), (499,), (5, 100), (501,), (999,), (10, 10, 10), (1001,)),
     *((4, 3, 1, 1), (1001, 1, 1, 1), (40, 30, 1, 1), (40, 30, 1, 2), (40, 30, 2, 1), (1200, 1, 1)),
 )
-TOLERANCES = (1e-4, 1e-3, 1e-2, math.nextafter(2e-2, 0), 2e-2, math.nextafter(2e-2, 1), 4e-2, 8e-2, 0.16)
+TOLERANCES = (0.0, 1e-4, 1e-3, 1e-2, math.nextafter(2e-2, 0), 2e-2, math.nextafter(2e-2, 1), 4e-2, 8e-2, 0.16)
 NONFINITE = (math.nan, math.inf, -math.inf)
 RUNS = ("eager", "compiled", "reference")
 
@@ -184,33 +184,32 @@ def test_verdict_and_margin_of_a_leaf_agree_with_same():
         close[way(rule, evidence), expected] += 0.5 <= evidence.margin <= 2.0
 
     agrees()
-    print(seen, close)
-    for kind, enough in (("rmse", 60), ("closeness", 20), ("cosine", 15)):
+    for kind, enough in (("rmse", 80), ("closeness", 80), ("cosine", 40)):
         for verdict in (True, False):
             assert seen[kind, verdict] >= enough
-            assert close[kind, verdict] >= enough / 2
+            assert close[kind, verdict] >= enough / 4
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("numel", [10, 11, 500, 501, 999, 1000])
-def test_rmse_limit_steps_where_same_does(numel, dtype):
-    """Eager is off by 1.0 everywhere; the largest multiple of that which passes is found for both, and is the same."""
-    exact = torch.zeros(numel, dtype=torch.float64)
-    eager = torch.ones(numel, dtype=dtype)
-    multiples = [-1.5, -2.5, -3.5, -7.5, -8.5, -9.5, -10.5]  # away from eager, so that closeness never passes
-    shapes = [(numel,), (numel, 1, 1, 1)]
+@pytest.mark.parametrize(
+    "shape",
+    [(10,), (11,), (500,), (501,), (999,), (1000,), (1000, 1, 1), (1000, 1, 1, 1), (500, 1, 2, 1), (500, 1, 1, 2)],
+    ids=str,
+)
+def test_rmse_limit_steps_where_that_of_same_does(shape, dtype):
+    """Eager is off by 1.0 everywhere, compiled by a little less and more than each multiple that any rule allows."""
+    exact, eager = torch.zeros(shape, dtype=torch.float64), torch.ones(shape, dtype=dtype)
     rules = [
         Rule(tolerance, larger_multiplier=larger, max_multiplier=largest)
         for tolerance in (1e-3, math.nextafter(2e-2, 0), 2e-2)
         for larger in (False, True)
         for largest in (False, True)
     ]
-    for shape in shapes:
-        for rule in rules:
-            for multiple in multiples:
-                trio = (eager.view(shape), torch.full(shape, multiple, dtype=dtype), exact.view(shape))
-                evidence = compare_leaf("output", "output", *trio, rule)
-                assert evidence.accuracy == same_or_raises(*trio, rule)
+    for rule in rules:
+        for error in (1.9, 2.1, 2.9, 3.1, 7.9, 8.1, 9.9, 10.1):
+            compiled = torch.full(shape, -error, dtype=dtype)  # away from eager, so that closeness never passes
+            evidence = compare_leaf("output", "output", eager, compiled, exact, rule)
+            assert evidence.accuracy == same_or_raises(eager, compiled, exact, rule)
 
 
 BRANCH = {
@@ -223,22 +222,21 @@ BRANCH = {
 
 @st.composite
 def forests(draw, rule):
-    """Three trees alike, in one of which something may then be changed."""
+    """Eager, compiled and reference trees of one structure, the reference perhaps None."""
     all_equal = draw(st.booleans())
 
     def leaf(trio):
         return list(tensors(replace(trio, aim="equality", nonfinite=()) if all_equal else trio, rule))
 
+    def join(branch, children):
+        return BRANCH[branch](list(zip(*children, strict=True)) or [(), (), ()])
+
+    def grow(children):
+        return st.builds(join, st.sampled_from(sorted(BRANCH)), st.lists(children, max_size=3))
+
     plain = st.sampled_from([None, True, 3, "text", 0.5, math.nan]).map(lambda value: [value] * 3)
-    branch = st.tuples(st.sampled_from(sorted(BRANCH)))
-
-    def join(children):
-        return st.tuples(branch, st.lists(children, max_size=3)).map(
-            lambda parts: BRANCH[parts[0][0]](list(zip(*parts[1], strict=True)) or [(), (), ()])
-        )
-
-    trees = draw(st.recursive(TRIOS.map(leaf) | TRIOS.map(leaf) | plain, join, max_leaves=5))
-    return [*trees[:2], draw(st.sampled_from((trees[2], trees[2], None)))]
+    eager, compiled, reference = draw(st.recursive(TRIOS.map(leaf) | TRIOS.map(leaf) | plain, grow, max_leaves=5))
+    return eager, compiled, draw(st.sampled_from((reference, reference, None)))
 
 
 def replaced(tree, change):
@@ -273,18 +271,18 @@ def test_verdict_of_a_tree_agrees_with_same():
     @given(st.data(), RULES, st.sampled_from([*["none"] * 8, *CHANGES]))
     def agrees(data, rule, change):
         eager, compiled, reference = data.draw(forests(rule))
-        if isinstance(compiled, (dict, list, tuple)) or change not in ("longer", "shorter"):
+        is_leaf = not isinstance(compiled, (dict, list, tuple))
+        if not (is_leaf and change in ("longer", "shorter")):
             compiled = CHANGES[change](compiled)
         evidence = compare_trees(eager, compiled, reference, rule)
         expected = same_or_raises(eager, compiled, reference, rule)
         event(f"{change} {expected}")
         assert all(leaf.accuracy for leaf in evidence) == expected
-        if isinstance(eager, (dict, list, tuple)):
+        if not is_leaf:
             seen[expected] += 1
             changed[change, expected] += 1
 
     agrees()
-    print(seen, changed)
     assert min(seen[True], seen[False]) >= 50
     assert all(changed[change, False] for change in CHANGES)
 
@@ -444,8 +442,7 @@ def test_cosine_keeps_the_figures_of_a_reference_that_it_does_not_judge_by():
     assert evidence.allowed_error is None
 
 
-def test_cosine_limit_is_the_float32_that_same_compares_with():
-    """Neighbouring angles around the limit, one float32 apart."""
+def test_cosine_decides_at_the_same_angle_as_same():
     eager = torch.tensor([1.0, 0.0])
     verdicts = Counter()
     for tangent in torch.linspace(0.142490, 0.142496, 200).tolist():
