@@ -28,6 +28,7 @@ class Ending:
     """What the supervisor saw of one attempt.
 
     `visits` counts how often each stage was entered. `result` and `failure` are the worker's last words (see `messages`).
+    `trouble` is cause and message of what kept worker and supervisor from working together at all.
     `returncode` is that of `subprocess.Popen` (negative: the signal that ended it), None when the limit was reached.
     """
 
@@ -39,6 +40,7 @@ class Ending:
     worker_s: float | None = None
     result: dict[str, Any] | None = None
     failure: dict[str, Any] | None = None
+    trouble: tuple[str, str] | None = None
     returncode: int | None = None
     timeout_s: float = 0.0
     oom_killed: bool = False
@@ -60,6 +62,8 @@ def classify(ending: Ending) -> Verdict:
     """
     if ending.result is not None:
         return Verdict(**ending.result)
+    if ending.trouble is not None:
+        return Verdict("infra_error", *ending.trouble)
     fail, out_of_memory = FAILURE.get(ending.stage, ("infra_error", "OOM"))
     if ending.stage == "eager" and ending.visits["eager"] == 2:
         fail, out_of_memory = SECOND_EAGER_FAILURE

@@ -8,6 +8,9 @@ import json
 import time
 from typing import Any, TextIO
 
+CONTENTS = {"stage": str, "facts": dict, "evidence": dict, "result": dict, "failure": dict}
+"""Type of each kind of message's content."""
+
 
 class Reporter:
     """The worker's end of the pipe. Every message carries the seconds since the reporter was made."""
@@ -39,3 +42,21 @@ class Reporter:
     def _send(self, kind: str, content: Any) -> None:
         self._stream.write(json.dumps({kind: content, "elapsed_s": time.perf_counter() - self._start}) + "\n")
         self._stream.flush()
+
+
+def parse(line: bytes) -> tuple[str, Any, float]:
+    """Kind, content and `elapsed_s` of one line. Raises ValueError if it is none of these messages.
+
+    Text that UTF-8 cannot hold, as in the name of a file of unknown encoding, gets question marks: tables are UTF-8.
+    """
+    message = json.loads(line)
+    if not isinstance(message, dict):
+        raise ValueError("not an object")
+    message = json.loads(json.dumps(message, ensure_ascii=False).encode("utf-8", "replace"))
+    elapsed_s = message.pop("elapsed_s", None)
+    if len(message) != 1 or not isinstance(elapsed_s, float):
+        raise ValueError("not one kind of message and elapsed_s")
+    ((kind, content),) = message.items()
+    if not isinstance(content, CONTENTS.get(kind, ())):
+        raise ValueError(f"no such kind of message: {kind}")
+    return kind, content, elapsed_s

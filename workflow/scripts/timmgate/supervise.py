@@ -5,7 +5,6 @@ The worker gets a session of its own. When an attempt is over, for whatever reas
 
 import contextlib
 import ctypes
-import json
 import os
 import random
 import resource
@@ -23,6 +22,7 @@ from typing import Any, TextIO
 
 import psutil
 
+from timmgate import messages
 from timmgate.endings import RETRYABLE, Ending, Verdict, classify
 from timmgate.spec import Spec
 
@@ -33,7 +33,7 @@ STACK_DUMP_S = 0.5
 """Time that a hung worker gets to write its Python stacks into the log before it is killed."""
 
 TEARDOWN_S = 10.0
-"""Time that a worker gets to exit by itself after its result."""
+"""Time that a worker gets to exit by itself after its last words."""
 
 BACKOFF_S = 1.0
 """Longest pause before the second attempt; it doubles with every further one, and is drawn at random up to that."""
@@ -49,6 +49,7 @@ class Policy:
     timeout_s: float
     attempts: int
     cache: Path
+    weights: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ class Outcome:
 def worker_command(spec: Spec, policy: Policy) -> list[str]:
     """The command that measures `spec`; TIMMGATE_WORKER in the environment replaces the worker itself."""
     worker = shlex.split(os.environ.get("TIMMGATE_WORKER", "")) or [sys.executable, "-m", "timmgate.worker"]
-    return [*worker, "--threads", str(policy.threads), "--cache", str(policy.cache), spec.to_json()]
+    weights = ["--weights", str(policy.weights)] if policy.weights else []
+    return [*worker, "--threads", str(policy.threads), "--cache", str(policy.cache), *weights, spec.to_json()]
 
 
 def supervise(spec: Spec, policy: Policy, log: Path) -> Outcome:
@@ -76,7 +78,7 @@ def supervise(spec: Spec, policy: Policy, log: Path) -> Outcome:
     """
     start = time.perf_counter()
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as stream, interruptible():
+    with log.open("w", encoding="utf-8") as stream, interruptible():
         for attempt in range(1, policy.attempts + 1):
             started_at, cpu_start_s = datetime.now(UTC), children_cpu_s()
             command = worker_command(spec, policy)
@@ -108,20 +110,29 @@ def run_worker(command: list[str], timeout_s: float, log: TextIO) -> Ending:
             start_new_session=True,
             env={**os.environ, "PYTHONPATH": search_path},
         )
+    except OSError as error:
+        os.close(reading)
+        ending.trouble = type(error).__name__, f"the worker could not be started: {error}"
+        return ending
     finally:
         os.close(writing)
     try:
-        ending.returncode = _follow(worker, reading, timeout_s, ending)
+        clock = StageClock(ending)
+        ending.returncode = _follow(worker, reading, timeout_s, ending, clock)
+        clock.stop()
+        if ending.returncode is None:
+            dump_stacks(worker)
     finally:
         os.close(reading)
         kill_all(worker, others)
+    if ending.worker_s is None:  # it did not come to say so itself
+        ending.worker_s = sum(ending.stage_s.values())
     ending.oom_killed = worker.returncode == -signal.SIGKILL and oom_kills() > oom_kills_before
     return ending
 
 
-def _follow(worker: subprocess.Popen, reading: int, timeout_s: float, ending: Ending) -> int | None:
-    """Take in messages until the worker has ended (its return code) or the limit is reached (None)."""
-    clock = StageClock(ending)
+def _follow(worker: subprocess.Popen, reading: int, timeout_s: float, ending: Ending, clock: "StageClock") -> int | None:
+    """Take in messages until the worker has ended (its return code) or has to be killed (None)."""
     deadline = time.monotonic() + timeout_s
     os.set_blocking(reading, False)
     buffered = b""
@@ -135,23 +146,24 @@ def _follow(worker: subprocess.Popen, reading: int, timeout_s: float, ending: En
                     selector.unregister(reading)
                 *lines, buffered = (buffered + chunk).split(b"\n")
                 for line in lines:
-                    _take(json.loads(line), ending, clock)
+                    _take(line, ending, clock)
                 gone = gone and not chunk  # there may be more in the pipe of a process that is gone
             if gone:
-                clock.stop()
                 return worker.returncode
-            if ending.result is not None:
+            if ending.result or ending.failure:
                 deadline = min(deadline, time.monotonic() + TEARDOWN_S)
-            if time.monotonic() > deadline:
-                clock.stop()
-                if ending.result is None:
-                    dump_stacks(worker)
+            if ending.trouble or time.monotonic() > deadline:
                 return None
 
 
-def _take(message: dict[str, Any], ending: Ending, clock: "StageClock") -> None:
-    ending.worker_s = message.pop("elapsed_s", None)
-    ((kind, content),) = message.items()
+def _take(line: bytes, ending: Ending, clock: "StageClock") -> None:
+    if ending.trouble:  # a message is lost, so that those after it are worth nothing
+        return
+    try:
+        kind, content, elapsed_s = messages.parse(line)
+    except ValueError as error:
+        ending.trouble = "broken message", f"{line[:200]!r}: {error}"
+        return
     match kind:
         case "stage":
             clock.enter(content)
@@ -159,11 +171,10 @@ def _take(message: dict[str, Any], ending: Ending, clock: "StageClock") -> None:
             ending.facts.update(content)
         case "evidence":
             ending.evidence.append(content)
-        case "result":
-            ending.result = content
+        case "result" | "failure":
+            setattr(ending, kind, content)
+            ending.worker_s = elapsed_s
             clock.stop()
-        case "failure":
-            ending.failure = content
 
 
 class StageClock:
@@ -257,13 +268,19 @@ def _prctl(option: int, value: int) -> None:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Turn SIGTERM into SystemExit, so that clean-up happens on it as it does on SIGINT."""
+    """Turn the first signal that asks us to end into SystemExit, and ignore the others, so that the clean-up is complete."""
+    asking = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    previous = {each: signal.getsignal(each) for each in asking if signal.getsignal(each) != signal.SIG_IGN}
 
     def stop(number: int, _: Any) -> None:
+        for each in previous:
+            signal.signal(each, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
-    previous = signal.signal(signal.SIGTERM, stop)
+    for each in previous:
+        signal.signal(each, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for each, handler in previous.items():
+            signal.signal(each, handler)

@@ -1,0 +1,82 @@
+"""What the tests of processes share: a stand-in for the worker, and what it left behind."""
+
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PATIENCE_S = 20.0
+
+
+@dataclass
+class FakeWorker:
+    """How tests tell tests/fake_worker.py what to do, and what it did: `environment` makes a supervisor start it."""
+
+    journal: Path
+    behaviours: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "TIMMGATE_WORKER": shlex.join([sys.executable, str(ROOT / "tests" / "fake_worker.py")]),
+            "FAKE_WORKER": json.dumps(self.behaviours),
+            "FAKE_WORKER_JOURNAL": str(self.journal),
+        }
+
+    def entries(self) -> list[dict]:
+        """What every process of it wrote at its start; a line that is being written is left out."""
+        lines = self.journal.read_text().split("\n")[:-1] if self.journal.exists() else []
+        return [json.loads(line) for line in lines]
+
+    def starts(self) -> list[dict]:
+        """The entries of the workers themselves, without those of their children."""
+        return [entry for entry in self.entries() if "cell" in entry]
+
+    def cells(self) -> list[str]:
+        """The cells that were started, as "mode/model", sorted."""
+        return sorted(entry["cell"] for entry in self.starts())
+
+    def alive(self) -> list[dict]:
+        """The processes of it that still live."""
+        return [entry for entry in self.entries() if _is_alive(entry["pid"])]
+
+    def wait_for_start(self, processes: int) -> None:
+        """Return when so many of its processes have started."""
+        _wait_until(lambda: len(self.entries()) >= processes)
+
+    def wait_for_end(self) -> None:
+        """Return when none of its processes lives any more."""
+        _wait_until(lambda: not self.alive())
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"it did not happen within {PATIENCE_S} s"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def new_fake_worker() -> type[FakeWorker]:
+    """Makes one from the path of its journal."""
+    return FakeWorker
+
+
+@pytest.fixture
+def fake_worker(tmp_path, new_fake_worker) -> FakeWorker:
+    return new_fake_worker(tmp_path / "journal.jsonl")

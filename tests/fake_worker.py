@@ -1,0 +1,204 @@
+"""A stand-in for `python -m timmgate.worker` that needs no torch: the same arguments and messages, any ending on request.
+
+TIMMGATE_WORKER names this file to the supervisor. FAKE_WORKER says in JSON what happens in which cell, by "mode/model", by
+"model", or by "*": words separated by spaces, each a key of `ACTIONS` with an argument and a place, as in
+
+    sleep:0.5@eager signal:SIGSEGV@compile      raise@eager2      family@load hang@end      fail_accuracy
+
+where a place is a stage, a stage's second visit, or `end`, which is after the result. A cell without words passes.
+FAKE_WORKER_JOURNAL is a file to which every start and every further process appends a line of JSON with its process id.
+"""
+
+import argparse
+import faulthandler
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections import Counter
+from pathlib import Path
+
+from timmgate.messages import Reporter
+from timmgate.spec import Spec
+from timmgate.supervise import die_with_parent
+
+STAGES = ("import", "load", "reference", "eager", "eager", "compile", "run", "compile", "run", "compare")
+FOREVER_S = 600
+
+
+class Run:
+    """One measurement on the way to its end."""
+
+    def __init__(self, options: argparse.Namespace, reporter: Reporter):
+        self.spec, self.options, self.reporter = options.spec, options, reporter
+        cell = f"{self.spec.mode}/{self.spec.model}"
+        behaviours = json.loads(os.environ.get("FAKE_WORKER", "{}"))
+        self.words = next((behaviours[key] for key in (cell, self.spec.model, "*") if key in behaviours), "").split()
+        self.cell, self.visits = cell, Counter()
+        journal(cell=cell, command=sys.argv)
+
+    def measure(self) -> None:
+        for stage in STAGES:
+            self.visits[stage] += 1
+            self.reporter.stage(stage)
+            self.act(stage if self.visits[stage] == 1 else f"{stage}{self.visits[stage]}")
+            if stage == "load":
+                self.reporter.facts(device_name="a fake", batch_size=self.spec.requested_batch_size, input_size=[3, 4, 4])
+        fails = "fail_accuracy" in self.words
+        for leaf in ("output.0", "output.1"):
+            error = 2e-3 if fails and leaf == "output.1" else 1e-4
+            self.reporter.evidence({"leaf": leaf, "kind": "output", "shape": [8, 10], "max_abs_error": error})
+        self.reporter.facts(reference="fp64", leaves=2, leaves_failed=int(fails), worst_leaf="output.1")
+        if fails:
+            self.reporter.result("fail_accuracy", "comparison", "1 of 2 tensors differ")
+        else:
+            self.reporter.result("pass")
+        self.act("end")
+
+    def act(self, place: str) -> None:
+        """Do what the words say for this place."""
+        for word in self.words:
+            action, _, where = word.partition("@")
+            if where == place:
+                name, _, argument = action.partition(":")
+                ACTIONS[name](self, *filter(None, [argument]))
+
+    def write(self, raw: bytes) -> None:
+        """Write to the supervisor without the reporter."""
+        os.write(self.options.messages, raw)
+
+
+def journal(**entry: object) -> None:
+    """Append a line about this process to the journal, in one write."""
+    if path := os.environ.get("FAKE_WORKER_JOURNAL"):
+        with Path(path).open("a") as file:
+            file.write(json.dumps({"pid": os.getpid(), **entry}) + "\n")
+
+
+def raise_error(run: Run, message: str = "on%request") -> None:
+    raise RuntimeError(message.replace("%", " "))
+
+
+def raise_memory_error(run: Run) -> None:
+    raise MemoryError("out of memory, on request")
+
+
+def raise_odd_text(run: Run) -> None:
+    raise ValueError(
+        'first line\nsecond line\twith a tab, a "quote", a byte \udcff of no encoding, [bold]markup[/bold], é\r\n'
+    )
+
+
+def send_signal(run: Run, name: str) -> None:
+    os.kill(os.getpid(), signal.Signals[name])
+
+
+def orphan(run: Run) -> None:
+    """Kill the supervisor."""
+    os.kill(os.getppid(), signal.SIGKILL)
+    hang_here(run)
+
+
+def oom(run: Run, counter: str) -> None:
+    """Die as the kernel's out-of-memory killer lets a process die: SIGKILL, and its counter goes up."""
+    Path(counter).write_text("low 0\noom 1\noom_kill 1\n")
+    send_signal(run, "SIGKILL")
+
+
+def flaky(run: Run, starts: str) -> None:
+    """Die of SIGKILL in the first so many starts of this cell."""
+    lines = Path(os.environ["FAKE_WORKER_JOURNAL"]).read_text().splitlines()
+    if sum(json.loads(line).get("cell") == run.cell for line in lines) <= int(starts):
+        send_signal(run, "SIGKILL")
+
+
+def hang_here(run: Run) -> None:
+    time.sleep(FOREVER_S)
+
+
+def linger(run: Run) -> None:
+    """Keep the process from ending when it is done."""
+    threading.Thread(target=time.sleep, args=[FOREVER_S]).start()
+
+
+def stubborn(run: Run) -> None:
+    """From here on, end of nothing that can be ignored."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def family(run: Run) -> None:
+    """Start a stubborn process in the same group and one in a session of its own; both keep the pipe open."""
+    for role, set_apart in (("sibling", lambda: None), ("daemon", os.setsid)):
+        reading, writing = os.pipe()
+        if os.fork() == 0:
+            set_apart()
+            stubborn(run)
+            journal(role=role)
+            os.close(writing)
+            hang_here(run)
+        os.close(writing)
+        os.read(reading, 1)  # returns when the child is ready
+
+
+def chat(run: Run, messages: str) -> None:
+    for number in range(int(messages)):
+        run.reporter.evidence({"leaf": f"gradient.{number}", "kind": "gradient", "message": "x" * 100})
+
+
+def print_garbage(run: Run) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        stream.buffer.write(b'\xff\xfe\x00 {"result": {"status": "pass"}}\n\x1b[31m not for you\n')
+        stream.flush()
+
+
+ACTIONS = {
+    "raise": raise_error,
+    "memory": raise_memory_error,
+    "oddity": raise_odd_text,
+    "exit": lambda run, code: sys.exit(int(code)),
+    "_exit": lambda run, code: os._exit(int(code)),
+    "signal": send_signal,
+    "orphan": orphan,
+    "oom": oom,
+    "flaky": flaky,
+    "sleep": lambda run, seconds: time.sleep(float(seconds)),
+    "hang": hang_here,
+    "linger": linger,
+    "stubborn": stubborn,
+    "family": family,
+    "chat": chat,
+    "garbage": print_garbage,
+    "half": lambda run: run.write(b'{"result": {"status": "pa'),
+    "broken": lambda run: run.write(b'{"result": "pass\n'),
+    "strange": lambda run: run.write(b'[1, 2]\n{"result": {"status": "pass"}, "elapsed_s": 1.0}\n'),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--messages", type=int, default=1)
+    parser.add_argument("spec", type=Spec.from_json)
+    options = parser.parse_args()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    if options.messages != sys.stdout.fileno():
+        die_with_parent(signal.SIGKILL)
+    with os.fdopen(options.messages, "w", closefd=False) as stream:
+        reporter = Reporter(stream)
+        try:
+            Run(options, reporter).measure()
+        except Exception as error:
+            traceback.print_exc()
+            reporter.failure(type(error).__name__, str(error), isinstance(error, MemoryError))
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,433 @@
+"""Whatever becomes of a worker, the supervisor comes back with a status, a row, and no process left."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import pytest
+
+from timmgate import record, rows, supervise
+from timmgate.messages import parse
+from timmgate.rows import STAGES
+from timmgate.spec import Spec
+from timmgate.supervise import Outcome, Policy
+
+SPEC = Spec(check="accuracy", device="cpu", mode="inference", model="test_vit", weights="random", torch="2.9", timm="1.0")
+TIMEOUT_S = 1.0
+UNHURRIED_S = 30.0
+
+SUPERVISOR = """
+import sys
+from pathlib import Path
+from timmgate.spec import Spec
+from timmgate.supervise import Policy, supervise
+
+folder = Path(sys.argv[2])
+supervise(Spec.from_json(sys.argv[1]), Policy(1, 60, 3, folder / "cache"), folder / "worker.log")
+(folder / "row").touch()
+"""
+"""A supervising process: it measures a spec, and the file `row` stands for its row."""
+
+
+@pytest.fixture
+def log(tmp_path) -> Path:
+    return tmp_path / "logs" / "worker.log"
+
+
+@pytest.fixture
+def policy(tmp_path):
+    """Makes a policy; deadlines are generous unless the test is about one."""
+
+    def make(timeout_s: float = UNHURRIED_S, attempts: int = 1) -> Policy:
+        return Policy(threads=2, timeout_s=timeout_s, attempts=attempts, cache=tmp_path / "cache")
+
+    return make
+
+
+@pytest.fixture
+def measure(fake_worker, policy, log, monkeypatch):
+    """Supervise a fake worker that behaves as the words say; afterwards none of its processes may live."""
+    monkeypatch.setattr(supervise, "BACKOFF_S", 0.01)
+
+    def run(words: str = "", timeout_s: float = UNHURRIED_S, attempts: int = 1) -> Outcome:
+        fake_worker.behaviours = {"test_vit": words}
+        for name, value in fake_worker.environment.items():
+            monkeypatch.setenv(name, value)
+        outcome = supervise.supervise(SPEC, policy(timeout_s, attempts), log)
+        assert fake_worker.alive() == []
+        return outcome
+
+    return run
+
+
+def verdict(outcome: Outcome) -> tuple[str, str, str | None]:
+    return outcome.verdict.status, outcome.ending.stage, outcome.verdict.cause
+
+
+ENDINGS = {
+    "": ("pass", "compare", None),
+    "fail_accuracy": ("fail_accuracy", "compare", "comparison"),
+    "raise@import": ("infra_error", "import", "RuntimeError"),
+    "raise@load": ("model_fail_to_load", "load", "RuntimeError"),
+    "raise@reference": ("eager_1st_run_fail", "reference", "RuntimeError"),
+    "raise@eager": ("eager_1st_run_fail", "eager", "RuntimeError"),
+    "raise@eager2": ("eager_2nd_run_fail", "eager", "RuntimeError"),
+    "raise@compile": ("fail_to_run", "compile", "RuntimeError"),
+    "raise@run": ("fail_to_run", "run", "RuntimeError"),
+    "raise@compile2": ("fail_to_run", "compile", "RuntimeError"),
+    "raise@compare": ("infra_error", "compare", "RuntimeError"),
+    "memory@load": ("OOM", "load", "MemoryError"),
+    "memory@eager": ("eager_1st_run_OOM", "eager", "MemoryError"),
+    "memory@eager2": ("eager_2nd_run_OOM", "eager", "MemoryError"),
+    "memory@compile": ("OOM", "compile", "MemoryError"),
+    "signal:SIGSEGV@load": ("model_fail_to_load", "load", "SIGSEGV"),
+    "signal:SIGABRT@eager": ("eager_1st_run_fail", "eager", "SIGABRT"),
+    "signal:SIGFPE@eager2": ("eager_2nd_run_fail", "eager", "SIGFPE"),
+    "signal:SIGILL@compile": ("fail_to_run", "compile", "SIGILL"),
+    "signal:SIGBUS@run": ("fail_to_run", "run", "SIGBUS"),
+    "signal:SIGKILL@compile": ("infra_error", "compile", "SIGKILL"),
+    "signal:SIGTERM@run": ("infra_error", "run", "SIGTERM"),
+    "exit:3@compile": ("infra_error", "compile", "exit code 3"),
+    "_exit:0@run": ("infra_error", "run", "exit code 0"),
+    "broken@compile": ("infra_error", "compile", "broken message"),
+    "strange@compile": ("infra_error", "compile", "broken message"),
+    "half@run signal:SIGSEGV@run": ("fail_to_run", "run", "SIGSEGV"),
+    "half@run _exit:0@run": ("infra_error", "run", "exit code 0"),
+    "signal:SIGSEGV@end": ("pass", "compare", None),
+    "raise@end": ("pass", "compare", None),
+    "exit:4@end fail_accuracy": ("fail_accuracy", "compare", "comparison"),
+    "garbage@load garbage@end": ("pass", "compare", None),
+}
+"""What the worker does, and the status, stage and cause that come of it."""
+
+
+@pytest.mark.parametrize("words", ENDINGS)
+def test_every_ending_has_its_status_stage_and_cause_and_fits_the_table(words, measure, policy, log):
+    outcome = measure(words)
+    assert verdict(outcome) == ENDINGS[words]
+    row = record.row(SPEC, policy(), outcome, "tiny", log)
+    table = rows.table("accuracy", [row])
+    assert table.schema == rows.SCHEMAS["accuracy"]
+    (kept,) = table.to_pylist()
+    assert (kept["accuracy"], kept["accuracy_stage"], kept["accuracy_cause"]) == ENDINGS[words]
+    assert rows.table("evidence", record.evidence(SPEC, outcome)).schema == rows.SCHEMAS["evidence"]
+
+
+def test_a_row_says_how_it_ended_and_where_it_comes_from_although_the_worker_failed(measure, policy, log):
+    row = record.row(SPEC, policy(), measure("raise@compile"), "tiny", log)
+    (kept,) = rows.table("accuracy", [row]).to_pylist()
+    not_reached = {"accuracy_run_s", "accuracy_compare_s"}
+    endings = {name for name in kept if name.startswith("accuracy_")} - not_reached
+    provenance = {
+        "host",
+        "torch",
+        "timm",
+        "python",
+        "snakemake",
+        "command",
+        "log",
+        "suite",
+        "identity",
+        "options",
+        "protocol",
+    }
+    assert {name for name in endings | provenance if kept[name] is None} == set()
+    assert {name for name in not_reached if kept[name] is not None} == set()
+
+
+@pytest.mark.parametrize("words", ["hang@compile", "stubborn@load hang@compile", "stubborn@load family@load hang@compile"])
+def test_a_hang_ends_at_the_limit(words, measure):
+    start = time.monotonic()
+    outcome = measure(words, timeout_s=TIMEOUT_S)
+    assert TIMEOUT_S <= time.monotonic() - start < TIMEOUT_S + 2
+    assert verdict(outcome) == ("timeout", "compile", "limit of 1 s")
+    assert outcome.ending.worker_s == pytest.approx(TIMEOUT_S, abs=0.3)
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["family@load", "family@load raise@compile", "family@load signal:SIGKILL@run", "family@load broken@run hang@run"],
+)
+def test_no_process_outlives_its_worker_however_the_worker_ends(words, measure, fake_worker):
+    start = time.monotonic()
+    measure(words)  # which looks for survivors
+    assert {entry.get("role") for entry in fake_worker.entries()} == {None, "sibling", "daemon"}
+    assert time.monotonic() - start < 5, "children that keep the pipe open hold nothing up"
+
+
+def test_children_of_the_supervising_process_that_are_not_the_workers_are_left_alone(measure):
+    neighbour = subprocess.Popen(["sleep", "60"])
+    try:
+        measure("family@load")
+        assert neighbour.poll() is None
+    finally:
+        neighbour.kill()
+        neighbour.wait()
+
+
+@pytest.mark.parametrize(("words", "status"), [("hang@end", "pass"), ("hang@end fail_accuracy", "fail_accuracy")])
+def test_a_worker_that_hangs_after_its_result_is_not_waited_for_and_the_result_stands(words, status, measure, monkeypatch):
+    monkeypatch.setattr(supervise, "TEARDOWN_S", 0.5)
+    start = time.monotonic()
+    outcome = measure(words)
+    assert outcome.verdict.status == status
+    assert time.monotonic() - start < 5
+
+
+def test_a_worker_that_hangs_after_it_reported_an_exception_is_not_waited_for(measure, monkeypatch):
+    monkeypatch.setattr(supervise, "TEARDOWN_S", 0.5)
+    start = time.monotonic()
+    outcome = measure("linger@load raise@compile")
+    assert verdict(outcome) == ("fail_to_run", "compile", "RuntimeError")
+    assert time.monotonic() - start < 5
+
+
+def test_a_worker_that_cannot_be_started_gives_a_row_too(policy, log, monkeypatch):
+    monkeypatch.setattr(supervise, "BACKOFF_S", 0.01)
+    monkeypatch.setenv("TIMMGATE_WORKER", "/nonexistent/python -m worker")
+    outcome = supervise.supervise(SPEC, policy(attempts=2), log)
+    assert verdict(outcome) == ("infra_error", "import", "FileNotFoundError")
+    assert outcome.attempt == 2
+    assert "/nonexistent/python" in outcome.verdict.message
+    assert rows.table("accuracy", [record.row(SPEC, policy(), outcome, "tiny", log)]).num_rows == 1
+
+
+def test_more_messages_than_a_pipe_holds_all_arrive(measure):
+    outcome = measure("chat:20000@compare")
+    assert outcome.verdict.status == "pass"
+    leaves = [leaf["leaf"] for leaf in outcome.ending.evidence]
+    assert leaves == [*(f"gradient.{number}" for number in range(20000)), "output.0", "output.1"]
+
+
+def test_messages_that_were_sent_just_before_a_crash_all_arrive(measure):
+    outcome = measure("chat:300@compare signal:SIGKILL@compare")
+    assert len(outcome.ending.evidence) == 300
+
+
+@pytest.mark.parametrize("words", ["signal:SIGSEGV@compile", "raise@compile"])
+def test_what_was_known_before_a_crash_is_in_the_row(words, measure, policy, log):
+    row = record.row(SPEC, policy(), measure(words), "tiny", log)
+    assert (row["device_name"], row["batch_size"], row["input_size"]) == ("a fake", 8, [3, 4, 4])
+    assert "leaves" not in row
+
+
+def test_an_error_message_of_any_text_is_kept_in_row_and_log(measure, policy, log):
+    outcome = measure("oddity@load")
+    (row,) = rows.table("accuracy", [record.row(SPEC, policy(), outcome, "tiny", log)]).to_pylist()
+    assert row["accuracy_message"].startswith('first line\nsecond line\twith a tab, a "quote", a byte ? of no encoding')
+    assert row["accuracy_message"] in log.read_bytes().decode()
+
+
+def test_a_long_error_message_is_cut_in_the_row_and_whole_in_the_log(measure, policy, log):
+    message = "very%long%" * 1000
+    row = record.row(SPEC, policy(), measure(f"raise:{message}@run"), "tiny", log)
+    assert len(row["accuracy_message"]) == record.MESSAGE_CHARACTERS
+    assert message.replace("%", " ").strip() in log.read_text()
+
+
+def test_an_infrastructure_error_is_tried_again_until_it_is_cured(measure, fake_worker):
+    outcome = measure("flaky:2@compile", attempts=5)
+    assert outcome.verdict.status == "pass"
+    assert outcome.attempt == 3
+    assert len(fake_worker.starts()) == 3
+
+
+def test_an_infrastructure_error_that_stays_is_tried_as_often_as_allowed(measure, fake_worker):
+    outcome = measure("signal:SIGKILL@compile", attempts=3)
+    assert verdict(outcome) == ("infra_error", "compile", "SIGKILL")
+    assert outcome.attempt == 3
+    assert len(fake_worker.starts()) == 3
+
+
+@pytest.mark.parametrize("words", ["", "fail_accuracy", "raise@load", "memory@compile", "signal:SIGSEGV@run", "hang@run"])
+def test_what_the_model_caused_is_not_tried_again(words, measure, fake_worker):
+    outcome = measure(words, timeout_s=TIMEOUT_S, attempts=3)
+    assert outcome.attempt == 1
+    assert len(fake_worker.starts()) == 1
+
+
+def test_an_attempt_starts_afresh_without_what_the_one_before_reported(measure):
+    outcome = measure("chat:5@load flaky:1@compile", attempts=2)
+    assert outcome.verdict.status == "pass"
+    assert len(outcome.ending.evidence) == 5 + 2
+    assert outcome.ending.visits["load"] == 1
+
+
+def test_the_row_has_the_number_and_the_start_of_the_last_attempt_and_the_time_of_all(measure, policy, log):
+    outcome = measure("sleep:0.4@load flaky:1@compile", attempts=2)
+    row = record.row(SPEC, policy(), outcome, "tiny", log)
+    assert row["accuracy_attempt"] == 2
+    assert row["accuracy_wall_s"] > 0.8
+    assert 0.4 <= row["accuracy_worker_s"] < 0.8
+    assert 0 < row["accuracy_cpu_s"] < 0.4
+
+
+def test_a_kill_by_the_kernel_for_want_of_memory_shows_in_its_counter(measure, tmp_path, monkeypatch):
+    counter = tmp_path / "memory.events"
+    counter.write_text("low 0\noom 0\noom_kill 0\n")
+    monkeypatch.setattr(supervise, "_cgroup_counters", lambda: iter([tmp_path / "absent", counter]))
+    by_kernel = measure(f"oom:{counter}@compile")
+    assert verdict(by_kernel) == ("OOM", "compile", "SIGKILL")
+    by_someone = measure("signal:SIGKILL@compile")  # the counter stays at 1
+    assert verdict(by_someone) == ("infra_error", "compile", "SIGKILL")
+
+
+def test_stage_seconds_add_up_over_visits_and_to_the_workers_time(measure):
+    ending = measure("sleep:0.2@eager sleep:0.3@eager2 sleep:0.1@compile sleep:0.4@run2").ending
+    assert ending.stage_s["eager"] == pytest.approx(0.5, abs=0.1)
+    assert ending.stage_s["compile"] == pytest.approx(0.1, abs=0.1)
+    assert ending.stage_s["run"] == pytest.approx(0.4, abs=0.1)
+    assert set(ending.stage_s) == set(STAGES)
+    without_import = sum(ending.stage_s.values()) - ending.stage_s["import"]  # which begins before the worker's own clock
+    assert without_import == pytest.approx(ending.worker_s, abs=0.15)
+
+
+def test_seconds_after_the_result_belong_to_no_stage(measure):
+    assert measure("sleep:0.5@end").ending.stage_s["compare"] < 0.3
+
+
+def test_the_log_has_the_command_the_output_and_the_verdict_of_every_attempt(measure, policy, log):
+    measure("garbage@load flaky:1@compile", attempts=2)
+    text = log.read_text(errors="replace")
+    assert text.count(shlex.join(supervise.worker_command(SPEC, policy()))) == 2
+    assert text.count("not for you") == 4
+    assert text.index("attempt 1:") < text.index("infra_error SIGKILL") < text.index("attempt 2:") < text.index("\npass\n")
+
+
+def test_the_log_has_the_traceback_of_an_exception(measure, log):
+    measure("raise:it%broke@compile")
+    assert "in raise_error" in log.read_text()
+    assert "RuntimeError: it broke" in log.read_text()
+
+
+def test_the_log_says_where_a_worker_hung(measure, log):
+    measure("stubborn@load hang@compile", timeout_s=TIMEOUT_S)
+    assert "in hang_here" in log.read_text()
+
+
+def test_a_new_measurement_begins_a_new_log(measure, log):
+    measure("raise:the%first@load")
+    measure("raise:the%second@load")
+    assert "the first" not in log.read_text()
+
+
+def test_the_worker_gets_the_threads_the_cache_and_the_spec(measure, fake_worker, tmp_path):
+    measure()
+    (start,) = fake_worker.starts()
+    command = start["command"]
+    assert command[command.index("--threads") + 1] == "2"
+    assert command[command.index("--cache") + 1] == str(tmp_path / "cache")
+    assert SPEC.to_json() in command
+
+
+def test_the_command_in_the_row_repeats_the_measurement_in_a_shell(measure, policy, log, fake_worker, tmp_path):
+    row = record.row(SPEC, policy(), measure("fail_accuracy"), "tiny", log)
+    environment = {key: value for key, value in os.environ.items() if key not in ("TIMMGATE_WORKER", "PYTHONPATH")}
+    done = subprocess.run(row["command"], shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    kind, content, _ = parse(done.stdout.splitlines()[-1].encode())
+    assert (kind, content["status"]) == ("result", "fail_accuracy")
+    first, second = fake_worker.starts()
+    assert second["command"] == first["command"][:-2], "the same but for --messages and its number"
+
+
+@pytest.fixture
+def supervisor(fake_worker, tmp_path):
+    """Start a supervising process over a fake worker; it is killed at the end."""
+    started = []
+
+    def start(words: str) -> subprocess.Popen:
+        fake_worker.behaviours = {"*": words}
+        scripts = Path(supervise.__file__).parents[1]
+        environment = {**os.environ, **fake_worker.environment, "PYTHONPATH": str(scripts)}
+        command = [sys.executable, "-c", SUPERVISOR, SPEC.to_json(), str(tmp_path)]
+        started.append(subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_a_supervisor_that_is_asked_to_end_kills_everything_and_writes_no_row(
+    number, code, supervisor, fake_worker, tmp_path
+):
+    process = supervisor("stubborn@load family@load hang@compile")
+    fake_worker.wait_for_start(3)
+    process.send_signal(number)
+    assert process.wait(timeout=5) == code
+    assert fake_worker.alive() == []
+    assert len(fake_worker.starts()) == 1
+    assert not (tmp_path / "row").exists()
+
+
+def test_a_supervisor_that_is_asked_impatiently_still_cleans_up(supervisor, fake_worker):
+    process = supervisor("stubborn@load family@load hang@compile")
+    fake_worker.wait_for_start(3)
+    for _ in range(50):
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.001)
+    assert process.wait(timeout=5) != 0
+    assert fake_worker.alive() == []
+
+
+def test_a_supervisor_under_nohup_ignores_the_hangup(fake_worker, supervisor, tmp_path):
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does; the child inherits it
+    try:
+        process = supervisor("sleep:0.5@compile")
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+    fake_worker.wait_for_start(1)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=10) == 0
+    assert (tmp_path / "row").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel must kill the worker")
+def test_no_worker_outlives_a_killed_supervisor(supervisor, fake_worker):
+    process = supervisor("stubborn@load hang@compile")
+    fake_worker.wait_for_start(1)
+    process.kill()
+    fake_worker.wait_for_end()
+
+
+def test_a_process_that_is_asked_to_end_while_it_writes_leaves_no_file(tmp_path):
+    def write_and_be_asked(scratch: Path) -> None:
+        scratch.write_text("half")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as end, supervise.interruptible():
+        rows.write_atomically(tmp_path / "row", write_and_be_asked)
+    assert end.value.code == 143
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_signal_handlers_are_as_they_were_after_a_measurement(measure):
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
+    measure()
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)] == before
+
+
+def test_no_file_descriptor_stays_open_after_a_measurement(measure):
+    measure()
+    before = psutil.Process().num_fds()
+    for words in ("", "signal:SIGKILL@load", "family@load"):
+        measure(words)
+    assert psutil.Process().num_fds() == before
+
+
+def test_rows_of_all_endings_make_one_table(measure, policy, log):
+    kept = [
+        rows.table("accuracy", [record.row(SPEC, policy(), measure(words), "tiny", log)])
+        for words in ("", "raise@load", "signal:SIGSEGV@run")
+    ]
+    assert pa.concat_tables(kept).column("accuracy").to_pylist() == ["pass", "model_fail_to_load", "fail_to_run"]
