@@ -1,0 +1,112 @@
+"""Where a model's weights lie, or why there are none: the JSON file that the rule `weights` leaves for every model.
+
+Imports no torch and no timm. How weights are had is in the module of their source, `pretrained` or `packaged`.
+"""
+
+import hashlib
+import json
+import time
+import traceback
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple
+
+from timmgate import rows
+from timmgate.endings import Ending, Verdict
+from timmgate.supervise import Outcome
+
+STAGE = "weights"
+"""The stage that a measurement without weights ends in."""
+
+
+class NoWeightsError(Exception):
+    """The weights of a model cannot be had. The message is a sentence; `cause` is None where the class says enough."""
+
+    def __init__(self, message: str, cause: str | None = None, attempts: int = 1):
+        super().__init__(message)
+        self.cause, self.attempts = cause, attempts
+
+
+class Found(NamedTuple):
+    """A state dict in a file, its SHA-256, where it came from, and how many attempts it took."""
+
+    file: Path
+    sha256: str
+    origin: str
+    attempts: int = 1
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What is known of one model's weights; `error` is cause and message where they could not be had."""
+
+    model: str
+    source: str
+    file: str | None = None
+    sha256: str | None = None
+    bytes: int | None = None
+    origin: str | None = None
+    attempts: int = 1
+    seconds: float = 0.0
+    error: dict[str, str] | None = None
+
+    @property
+    def path(self) -> Path | None:
+        """The file, if there is one."""
+        return Path(self.file) if self.file else None
+
+    def trouble(self) -> Verdict | None:
+        """Why a measurement cannot start with these weights, or None if it can."""
+        if self.error:
+            return Verdict("model_fail_to_load", self.error["cause"], self.error["message"])
+        remedy = f"delete weights/{self.source}/{self.model}.json to have it made or fetched again"
+        if not self.path.is_file():
+            return Verdict("model_fail_to_load", "FileNotFoundError", f"the weights {self.file} are gone; {remedy}")
+        if digest(self.path) != self.sha256:
+            return Verdict("model_fail_to_load", "checksum", f"the weights {self.file} have changed; {remedy}")
+        return None
+
+
+def obtain(model: str, source: str, folder: Path) -> Weights:
+    """Find, fetch or make the weights of a model; `folder` is for what is made. Never raises: the error is in the result."""
+    start, weights = time.perf_counter(), Weights(model, source)
+    try:
+        found = import_module(f"timmgate.{source}").fetch(model, folder)
+        size = found.file.stat().st_size
+        weights = replace(weights, **{**found._asdict(), "file": str(found.file.absolute()), "bytes": size})
+    except Exception as error:
+        traceback.print_exc()
+        cause = getattr(error, "cause", None) or type(error).__name__
+        weights = replace(weights, attempts=getattr(error, "attempts", 1), error={"cause": cause, "message": str(error)})
+    return replace(weights, seconds=time.perf_counter() - start)
+
+
+def read(path: Path) -> Weights:
+    """The inverse of `write`."""
+    return Weights(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def write(weights: Weights, path: Path) -> None:
+    """Write the JSON file, all or nothing."""
+    text = json.dumps(asdict(weights), indent=2) + "\n"
+    rows.write_atomically(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
+
+
+def given(path: str | list) -> Weights | None:
+    """What the JSON file that a rule was given says; None if it was given none, for random weights."""
+    return read(Path(path)) if path else None
+
+
+def not_started(verdict: Verdict, log: Path) -> Outcome:
+    """The outcome of a measurement that was never started, for want of weights; the file `log` says so."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text(f"{verdict.status} {verdict.cause} {verdict.message}\n", encoding="utf-8")
+    return Outcome(Ending(stage=STAGE), verdict, attempt=0, started_at=datetime.now(UTC), wall_s=0.0, cpu_s=0.0)
+
+
+def digest(file: Path) -> str:
+    """SHA-256 of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

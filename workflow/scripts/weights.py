@@ -1,0 +1,24 @@
+"""The weights of one model: obtain them, write where they lie or why there are none."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from timmgate import weights
+from timmgate.supervise import die_with_parent
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+if __name__ == "__main__":
+    die_with_parent(signal.SIGTERM)
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    with Path(snakemake.log[0]).open("w") as log:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(log.fileno(), stream.fileno())
+    output = Path(snakemake.output[0])
+    found = weights.obtain(snakemake.wildcards.model, snakemake.wildcards.source, output.parent.absolute())
+    print(found)
+    weights.write(found, output)
