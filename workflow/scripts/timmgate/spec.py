@@ -45,15 +45,18 @@ class Traits:
 
     batch_size: int = 1
     batch_divisor: int = 1
-    accuracy_batch_size: int | None = None
+    training_accuracy_batch_size: int | None = None
     training_tolerance: float = 1e-2
     freezing_tolerance: float = 1e-3
     scaled_loss: bool = False
     force_amp: bool = False
     nondeterministic: bool = False
     training_optimizer: str = "adam"
+    accuracy_optimizer: str | None = None
     larger_multiplier: bool = False
     emulate_precision_casts: bool = False
+    skip_on: list[str] = field(default_factory=list)
+    skip_reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class Spec:
         if override:
             return override
         if self.check == "accuracy":
-            return self.traits.accuracy_batch_size or ACCURACY_BATCH_SIZE
+            return (self.options.training and self.traits.training_accuracy_batch_size) or ACCURACY_BATCH_SIZE
         return max(1, self.traits.batch_size // self.traits.batch_divisor)
 
     def to_dict(self) -> dict[str, Any]:
@@ -97,8 +100,8 @@ class Spec:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Spec":
-        """The inverse of `to_dict`. Raises TypeError on an unknown or missing field."""
-        options, traits = Mode(**values["options"]), Traits(**values["traits"])
+        """The inverse of `to_dict`. Raises TypeError on an unknown field, and on a missing one that has no default."""
+        options, traits = Mode(**values.get("options", {})), Traits(**values.get("traits", {}))
         return cls(**{**values, "options": options, "traits": traits})
 
     @classmethod

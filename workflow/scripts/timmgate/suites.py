@@ -1,50 +1,111 @@
 """Suite tables: which models there are, and what is special about each, as columns. Imports no torch and no timm."""
 
-import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from timmgate import registry
 from timmgate.settings import ConfigError, coerce, did_you_mean, schema, validate
 from timmgate.spec import Traits
+
+WHOLE_REGISTRY = "timm"
+"""The suite that has no table."""
 
 
 @dataclass(frozen=True)
 class Suite:
-    """A named table: model name to traits, in the table's order."""
+    """A named table: model name to traits, in the table's order.
+
+    `cost` is what a model costs relative to the others, 1 if it is not in there. `tagged` holds the models that only a
+    pattern with a dot selects.
+    """
 
     name: str
     models: dict[str, Traits]
+    cost: dict[str, float] = field(default_factory=dict)
+    tagged: dict[str, Traits] = field(default_factory=dict)
 
 
 def read(suite: str, folder: Path) -> Suite:
-    """Read `folder`/{suite}.tsv, or the table at the path `suite`. Raises ConfigError naming file and line."""
+    """Read `folder`/{suite}.tsv, or the table at the path `suite`, or timm's registry for `timm`.
+
+    Raises ConfigError naming file and line.
+    """
+    if suite == WHOLE_REGISTRY:
+        return _whole_registry()
+    path = table(suite, folder)
+    return Suite(path.stem, *_models_and_cost(path))
+
+
+def table(suite: str, folder: Path) -> Path:
+    """Where the table of a suite is. Raises ConfigError."""
+    if suite == WHOLE_REGISTRY:
+        raise ConfigError(f"suite: {suite!r} is timm's whole registry, which has no table")
     path = folder / f"{suite}.tsv"
     if not path.is_file():
         path = Path(suite)
     if not path.is_file():
-        known = sorted(table.stem for table in folder.glob("*.tsv"))
+        known = [*sorted(table.stem for table in folder.glob("*.tsv")), WHOLE_REGISTRY]
         raise ConfigError(f"suite: there is no table {suite!r} in {folder} and no such file{did_you_mean(suite, known)}")
-    return Suite(path.stem, _models(path))
+    return path
 
 
-def _models(path: Path) -> dict[str, Traits]:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    table = [(number, line) for number, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")]
+def _whole_registry() -> Suite:
+    """Every architecture of the installed timm, and under `tagged` all its weights, by `arch.tag`.
+
+    All have the default traits, also where a shipped table has others: those belong to that suite.
+    """
+    known = registry.load(Path(".cache"))
+    return Suite(
+        WHOLE_REGISTRY,
+        models=dict.fromkeys(known.architectures, Traits()),
+        cost={name: known.relative_area(name) for name in [*known.architectures, *known.tagged]},
+        tagged=dict.fromkeys(known.tagged, Traits()),
+    )
+
+
+def _models_and_cost(path: Path) -> tuple[dict[str, Traits], dict[str, float]]:
+    (where, header), *rows = _lines(path) or [("", [])]
+    _check_header(header, where)
     models: dict[str, Traits] = {}
-    for (number, _), cells in zip(table[1:], csv.DictReader([line for _, line in table], delimiter="\t"), strict=True):
-        where = f"{path}, line {number}"
-        if None in cells or None in cells.values():
-            raise ConfigError(f"{where}: the row has not as many cells as the header")
-        row = coerce({key: cell for key, cell in cells.items() if cell != ""}, schema("suite"))
+    cost: dict[str, float] = {}
+    for where, cells in rows:
+        if len(cells) != len(header):
+            raise ConfigError(f"{where}: the row has {len(cells)} cells, the header {len(header)}")
+        row = coerce({key: cell for key, cell in zip(header, cells, strict=True) if cell}, schema("suite"))
         validate(row, "suite", where)
-        model = row.pop("model")
+        model, _ = row.pop("model"), row.pop("reason", None)
         if model in models:
             raise ConfigError(f"{where}: the model {model!r} is listed twice")
+        cost[model] = row.pop("cost", 1.0)
         models[model] = Traits(**row)
     if not models:
         raise ConfigError(f"{path}: the table lists no model")
-    return models
+    return models, cost
+
+
+def _lines(path: Path) -> list[tuple[str, list[str]]]:
+    """Place and cells of every line that is neither empty nor a comment."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: the file is not text, but a suite is a table in tab-separated text") from None
+    return [
+        (f"{path}, line {number}", [cell.strip() for cell in line.split("\t")])
+        for number, line in enumerate(lines, 1)
+        if line.strip() and not line.startswith("#")
+    ]
+
+
+def _check_header(header: list[str], where: str) -> None:
+    known = list(schema("suite")["properties"])
+    for column in header:
+        if column not in known:
+            raise ConfigError(f"{where}: unknown column {column!r}{did_you_mean(column, known)}")
+        if header.count(column) > 1:
+            raise ConfigError(f"{where}: the column {column!r} is there twice")
+    if header and "model" not in header:
+        raise ConfigError(f"{where}: the column 'model' is missing")
 
 
 def select(suite: Suite, models: tuple[str, ...], exclude: tuple[str, ...]) -> dict[str, Traits]:
@@ -52,17 +113,18 @@ def select(suite: Suite, models: tuple[str, ...], exclude: tuple[str, ...]) -> d
 
     Raises ConfigError for a name or glob that matches nothing, and when nothing is left.
     """
-    for key, patterns in (("models", models), ("exclude", exclude)):
-        for pattern in patterns:
-            if not any(fnmatchcase(name, pattern) for name in suite.models):
-                near = did_you_mean(pattern, list(suite.models))
-                raise ConfigError(f"{key}: {pattern!r} matches no model of the suite {suite.name!r}{near}")
-    chosen = {
-        name: traits
-        for name, traits in suite.models.items()
-        if (not models or any(fnmatchcase(name, pattern) for pattern in models))
-        and not any(fnmatchcase(name, pattern) for pattern in exclude)
-    }
-    if not chosen:
+    everything = {**suite.models, **suite.tagged}
+    wanted = [_matching("models", pattern, everything if "." in pattern else suite.models, suite) for pattern in models]
+    unwanted = [_matching("exclude", pattern, everything, suite) for pattern in exclude]
+    names = set().union(*wanted or [suite.models]).difference(*unwanted)
+    if not names:
         raise ConfigError(f"exclude: nothing is left of the suite {suite.name!r}")
-    return chosen
+    return {name: traits for name, traits in everything.items() if name in names}
+
+
+def _matching(key: str, pattern: str, names: dict[str, Traits], suite: Suite) -> list[str]:
+    matches = [name for name in names if fnmatchcase(name, pattern)]
+    if not matches:
+        near = did_you_mean(pattern, list(names))
+        raise ConfigError(f"{key}: {pattern!r} matches no model of the suite {suite.name!r}{near}")
+    return matches
