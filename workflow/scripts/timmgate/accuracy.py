@@ -6,8 +6,8 @@ the compiled run, and a comparison of every tensor.
 
 import copy
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,12 +37,15 @@ Result = list[Leaf]
 """What one run computed: its output, or its loss, gradients, parameters and buffers."""
 
 
-def measure(spec: Spec, threads: int, reporter: Reporter) -> None:
-    """Run the check and report stages, facts, evidence and result."""
+def measure(spec: Spec, threads: int, reporter: Reporter, weights: Path | None = None) -> None:
+    """Run the check and report stages, facts, evidence and result. `weights` is a state dict, unless they are random."""
     torch.set_num_threads(threads)
     devices.make_deterministic()
     reporter.stage("load")
-    model, images = load(spec, reporter)
+    if models.skipped(spec):
+        reporter.result("pass_due_to_skip", spec.traits.skip_reason, "not run here, by the suite's table")
+        return
+    model, images = load(spec, reporter, weights)
     with torch.set_grad_enabled(spec.options.training), backends.configured(spec):
         reporter.stage("reference")
         reference = run_reference(spec, model, images, reporter)
@@ -59,14 +62,16 @@ def measure(spec: Spec, threads: int, reporter: Reporter) -> None:
         reporter.stage("compile")
         with backends.compile_stages(reporter):
             fresh = copy.deepcopy(model)
-            compiled = run(spec, fresh, images, forward=backends.compile_model(spec, fresh))
+            forward = backends.compile_model(spec, fresh, images)
+            reporter.stage("run")
+            compiled = run(spec, fresh, images, forward)
         reporter.stage("compare")
         judge(spec, eager, compiled, reference, reporter)
 
 
-def load(spec: Spec, reporter: Reporter) -> tuple[torch.nn.Module, torch.Tensor]:
+def load(spec: Spec, reporter: Reporter, weights: Path | None) -> tuple[torch.nn.Module, torch.Tensor]:
     """Model and images, cast as the mode says, on the device."""
-    model = models.create(spec)
+    model = models.create(spec, weights)
     size, amp_dtype = models.input_size(spec, model), models.amp_dtype(spec)
     reporter.facts(
         device_name=devices.name(spec.device),
@@ -75,6 +80,7 @@ def load(spec: Spec, reporter: Reporter) -> tuple[torch.nn.Module, torch.Tensor]
         amp_dtype=str(amp_dtype).removeprefix("torch.") if amp_dtype else None,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         weights_hash=models.weights_hash(model),
+        images=models.kind_of_images(spec),
     )
     dtype = models.cast_dtype(spec)
     return model.to(dtype), models.images(spec, size).to(dtype)
@@ -100,7 +106,7 @@ def run(spec: Spec, model: torch.nn.Module, images: torch.Tensor, forward: Calla
         if spec.options.training:
             result = training_step(spec, model, forward, images, optimizer)
         else:
-            with autocast(spec, images):
+            with models.autocast(spec, images):
                 result = [Leaf("output", "output", forward(images))]
     devices.synchronize(spec.device)
     return result
@@ -116,7 +122,7 @@ def training_step(
     """Forward, loss, backward, and the optimizer's step if there is one."""
     images = images.detach().clone().requires_grad_()
     model.zero_grad(set_to_none=True)
-    with autocast(spec, images):
+    with models.autocast(spec, images):
         loss = mean_logit(forward(images)) / (LOSS_SCALE if spec.traits.scaled_loss else 1)
     loss.backward()
     if optimizer:
@@ -142,19 +148,12 @@ def gradient(tensor: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
 
 
-def autocast(spec: Spec, images: torch.Tensor) -> AbstractContextManager:
-    """Autocast where the mode runs under it, but never for the float64 reference."""
-    dtype = models.amp_dtype(spec)
-    if dtype is None or images.dtype == torch.float64:
-        return nullcontext()
-    return torch.autocast(spec.device, dtype=dtype)
-
-
 def make_optimizer(spec: Spec, model: torch.nn.Module) -> torch.optim.Optimizer | None:
     """The optimizer of the mode; `auto` is the suite's on CUDA and none elsewhere (benchmarks/dynamo)."""
     choice = spec.options.optimizer
     if choice == "auto":
-        choice = spec.traits.training_optimizer if spec.device == "cuda" else "none"
+        suite_choice = spec.traits.accuracy_optimizer or spec.traits.training_optimizer
+        choice = suite_choice if spec.device == "cuda" else "none"
     if not spec.options.training or choice == "none":
         return None
     if choice == "sgd":
@@ -205,7 +204,7 @@ def judge(spec: Spec, eager: Result, compiled: Result, reference: Result | None,
         top1_agreement=top1_agreement(eager, compiled),
     )
     if spec.options.training and spec.traits.nondeterministic:
-        reporter.result("pass_due_to_skip", "nondeterministic", "eager training is not deterministic, by the suite's table")
+        reporter.result("pass_due_to_skip", "eager training is not deterministic", "not judged, by the suite's table")
     elif failed:
         reporter.result(
             "fail_accuracy", "comparison", f"{len(failed)} of {len(leaves)} tensors differ; {worst.leaf}: {worst.message}"

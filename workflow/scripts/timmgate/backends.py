@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch._dynamo.callback import callback_handler
 
+from timmgate import models
 from timmgate.messages import Reporter
 from timmgate.settings import did_you_mean
 from timmgate.spec import Spec
@@ -17,17 +18,64 @@ class UnknownBackendError(ValueError):
     """torch.compile has no backend of that name; the message has near matches."""
 
 
+class UnsupportedDeviceError(ValueError):
+    """The mode asks for something that the device does not have."""
+
+
 class UnknownInductorOptionError(ValueError):
     """torch._inductor.config has no key of that name; the message has near matches."""
 
 
-def compile_model(spec: Spec, model: torch.nn.Module) -> Callable[..., Any]:
-    """`model` compiled with the mode's backend. Nothing is compiled until the first call. Raises UnknownBackendError."""
-    options, known = spec.options, torch.compiler.list_backends(exclude_tags=())
+def compile_model(spec: Spec, model: torch.nn.Module, images: torch.Tensor) -> Callable[..., Any]:
+    """`model` compiled with the mode's backend: ahead of time on `images`, or at its first calls by torch.compile.
+
+    Raises UnknownBackendError, UnsupportedDeviceError.
+    """
+    options = spec.options
+    if spec.device != "cuda" and (options.cudagraphs or options.backend == "cudagraphs"):
+        raise UnsupportedDeviceError(f"CUDA graphs need device cuda, this is {spec.device}")
+    if options.backend in AHEAD_OF_TIME:
+        dtype = models.amp_dtype(spec)
+        whole = model if dtype is None else UnderAutocast(model, spec.device, dtype)
+        return AHEAD_OF_TIME[options.backend](whole, images, options.dynamic)
+    known = [*torch.compiler.list_backends(exclude_tags=()), *AHEAD_OF_TIME]
     if options.backend not in known:
-        raise UnknownBackendError(f"no torch.compile backend {options.backend!r}{did_you_mean(options.backend, known)}")
+        raise UnknownBackendError(f"there is no backend {options.backend!r}{did_you_mean(options.backend, known)}")
     compile_mode = {} if options.compile_mode == "default" else {"mode": options.compile_mode}
-    return torch.compile(model, backend=options.backend, dynamic=options.dynamic, **compile_mode)
+    return torch.compile(model, backend=options.backend, dynamic=options.dynamic or None, **compile_mode)
+
+
+class UnderAutocast(torch.nn.Module):
+    """A model with autocast inside: torch.export does not see the one that it is called under."""
+
+    def __init__(self, model: torch.nn.Module, device: str, dtype: torch.dtype):
+        super().__init__()
+        self.model, self.device, self.dtype = model, device, dtype
+
+    def forward(self, images: torch.Tensor) -> Any:
+        with torch.autocast(self.device, dtype=self.dtype):
+            return self.model(images)
+
+
+def export(model: torch.nn.Module, images: torch.Tensor, dynamic: bool) -> Callable[..., Any]:
+    """The program that torch.export captures, run as it is. With `dynamic`, for any batch size."""
+    return exported_program(model, images, dynamic).module()
+
+
+def aot_inductor(model: torch.nn.Module, images: torch.Tensor, dynamic: bool) -> Callable[..., Any]:
+    """The program that torch.export captures, compiled by inductor into a package, and that package loaded again."""
+    package = torch._inductor.aoti_compile_and_package(exported_program(model, images, dynamic))
+    return torch._inductor.aoti_load_package(package)
+
+
+def exported_program(model: torch.nn.Module, images: torch.Tensor, dynamic: bool) -> torch.export.ExportedProgram:
+    """What torch.export makes of the model, with a free batch size if `dynamic`."""
+    dynamic_shapes = ({0: torch.export.Dim.DYNAMIC},) if dynamic else None
+    return torch.export.export(model, (images,), dynamic_shapes=dynamic_shapes)
+
+
+AHEAD_OF_TIME = {"export": export, "aot_inductor": aot_inductor}
+"""Backends that compile a whole model before it runs; torch.compile does not know them. Inference only."""
 
 
 @contextmanager

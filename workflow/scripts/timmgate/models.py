@@ -1,13 +1,18 @@
 """timm models and their inputs, made as the protocol says (section 2)."""
 
 import hashlib
+import itertools
+import platform
+from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
 
 import timm
 import torch
-from timm.data import resolve_data_config
+from timm.data import create_transform, resolve_data_config
 
-from timmgate import devices
+from timmgate import devices, packaged
 from timmgate.spec import Spec
 
 CAST_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -17,27 +22,48 @@ class UnknownModelError(ValueError):
     """timm has no model of that name; the message has near matches."""
 
 
-def create(spec: Spec) -> torch.nn.Module:
-    """The model with the protocol's arguments, seeded random weights, on its device, in train or eval mode, not yet cast.
+def create(spec: Spec, weights: Path | None = None) -> torch.nn.Module:
+    """The model with the protocol's arguments, on its device, in train or eval mode, not yet cast.
 
-    Raises UnknownModelError for a name that timm does not know.
+    Its weights are the state dict in the file `weights`, or random and seeded where the spec says so. Raises
+    UnknownModelError for a name that timm does not know, ValueError for a file too many or too few.
     """
     check_name(spec.model)
+    arguments = {"in_chans": 3, **_source(spec, weights)}
     devices.seed_everything(spec.seed)
     try:
-        model = timm.create_model(spec.model, in_chans=3, drop_rate=0.0, drop_path_rate=None, drop_block_rate=None)
+        model = timm.create_model(spec.model, **arguments, drop_rate=0.0, drop_path_rate=None, drop_block_rate=None)
     except TypeError:  # an architecture that refuses the drop arguments
         devices.seed_everything(spec.seed)
-        model = timm.create_model(spec.model, in_chans=3)
+        model = timm.create_model(spec.model, **arguments)
     training = spec.options.training and not spec.options.use_eval_mode
     return model.to(spec.device, memory_format=memory_format(spec)).train(training)
+
+
+def _source(spec: Spec, weights: Path | None) -> dict[str, Any]:
+    """timm's arguments for the weights.
+
+    `custom_load` says that a file is in the architecture's own format, as only NumPy's are. Older versions of timm say so of
+    every file of some architectures.
+    """
+    if (spec.weights == "random") != (weights is None):
+        raise ValueError(f"{spec.weights} weights, but --weights names {weights or 'no file'}")
+    if weights is None:
+        return {}
+    return {"pretrained": True, "pretrained_cfg_overlay": {"file": str(weights), "custom_load": weights.suffix == ".npz"}}
+
+
+def skipped(spec: Spec) -> bool:
+    """Whether the suite's table says not to run this model on this device or machine."""
+    return bool({spec.device, f"{spec.device}_{platform.machine()}"} & set(spec.traits.skip_on))
 
 
 def check_name(name: str) -> None:
     """Raise UnknownModelError unless timm can create `name`, an architecture with or without a pretrained tag."""
     if timm.is_model(name) and ("." not in name or name in timm.list_models(name, pretrained=True)):
         return
-    near = get_close_matches(name, timm.list_models() + timm.list_models(pretrained=True), n=3)
+    tags = timm.list_models(f"{name.split('.')[0]}.*", pretrained=True)
+    near = get_close_matches(name, tags or timm.list_models() + timm.list_models(pretrained=True), n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     raise UnknownModelError(f"timm {timm.__version__} has no model {name!r}{hint}")
 
@@ -48,11 +74,31 @@ def input_size(spec: Spec, model: torch.nn.Module) -> tuple[int, int, int]:
 
 
 def images(spec: Spec, size: tuple[int, int, int]) -> torch.Tensor:
-    """One batch of noise images, float32 (batch, *size) on the device: integers below 256, standardised as a whole."""
+    """One batch, float32 (batch, *size) on the device."""
+    batch = photos(spec, size) if kind_of_images(spec) == "photos" else noise(spec, size)
+    return batch.to(memory_format=memory_format(spec))
+
+
+def kind_of_images(spec: Spec) -> str:
+    """`photos` with packaged weights, which have something to see in them, else `noise`."""
+    return "photos" if spec.weights == "packaged" else "noise"
+
+
+def noise(spec: Spec, size: tuple[int, int, int]) -> torch.Tensor:
+    """Integers below 256, standardised as a whole."""
     torch.manual_seed(spec.seed)
     batch = torch.randint(256, (spec.requested_batch_size, *size), device=spec.device).to(torch.float32)
-    batch = (batch - batch.mean()) / batch.std()
-    return batch.to(memory_format=memory_format(spec))
+    return (batch - batch.mean()) / batch.std()
+
+
+def photos(spec: Spec, size: tuple[int, int, int]) -> torch.Tensor:
+    """Photos prepared as timm does for the model at inference, the same ones again and again until the batch is full."""
+    config = resolve_data_config(
+        {"input_size": size}, pretrained_cfg=timm.get_pretrained_cfg(spec.model).to_dict(), use_test_size=True
+    )
+    transform = create_transform(**config, is_training=False)
+    prepared = itertools.cycle([transform(photo) for photo in packaged.photos()])
+    return torch.stack(list(itertools.islice(prepared, spec.requested_batch_size))).to(spec.device)
 
 
 def cast_dtype(spec: Spec) -> torch.dtype:
@@ -70,6 +116,14 @@ def amp_dtype(spec: Spec) -> torch.dtype | None:
     if spec.options.precision == "amp":
         return devices.autocast_dtype(spec.device, spec.options.amp_dtype)
     return CAST_DTYPES.get(spec.options.precision) if spec.traits.force_amp else None
+
+
+def autocast(spec: Spec, images: torch.Tensor) -> AbstractContextManager:
+    """Autocast where the mode runs under it, but never for the float64 reference."""
+    dtype = amp_dtype(spec)
+    if dtype is None or images.dtype == torch.float64:
+        return nullcontext()
+    return torch.autocast(spec.device, dtype=dtype)
 
 
 def memory_format(spec: Spec) -> torch.memory_format:

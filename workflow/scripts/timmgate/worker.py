@@ -28,6 +28,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m timmgate.worker", description="Measure one spec.")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch, OpenMP and the compiler")
     parser.add_argument("--cache", type=Path, required=True, help="folder of the compile cache")
+    parser.add_argument("--weights", type=Path, help="state dict, unless the weights are random")
     parser.add_argument("--messages", type=int, default=1, metavar="FD", help="file descriptor for messages")
     parser.add_argument("spec", type=Spec.from_json, help="the measurement, as JSON")
     options = parser.parse_args(arguments)
@@ -42,7 +43,7 @@ def main(arguments: list[str]) -> int:
         try:
             reporter.stage("import")
             check = import_module(f"timmgate.{options.spec.check}")
-            check.measure(options.spec, options.threads, reporter)
+            check.measure(options.spec, options.threads, reporter, options.weights)
         except BaseException as error:
             traceback.print_exc()
             reporter.failure(type(error).__name__, str(error), is_out_of_memory(error))

@@ -1,0 +1,48 @@
+"""Loads one model of a suite with random weights, runs one eager forward and one backward pass, and prints what it took.
+
+python tests/slow/one_model.py dashboard-2024 mobilenetv2_100
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from timmgate import accuracy, models, suites
+from timmgate.spec import Mode, Spec
+
+SUITES = Path(__file__).parents[2] / "config" / "suites"
+
+
+def main(suite: str, model: str) -> dict[str, Any]:
+    """Seconds of each step, number of parameters, and the largest resident size of this process in bytes."""
+    traits, figures = suites.read(suite, SUITES).models[model], {"model": model}
+    for training in (False, True):
+        spec = Spec("accuracy", "cpu", "m", model, "random", "", "", 1, Mode(training=training), traits)
+        made, figures["load_s"] = timed(models.create, spec)
+        images = models.images(spec, models.input_size(spec, made))
+        if training:
+            _, figures["training_step_s"] = timed(accuracy.training_step, spec, made, made, images, None)
+        else:
+            _, figures["forward_s"] = timed(made, images)
+    figures["parameters"] = sum(parameter.numel() for parameter in made.parameters())
+    figures["peak_rss_bytes"] = peak_rss_bytes()
+    return figures
+
+
+def timed(work: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    """What `work` returns for the arguments, and its seconds."""
+    start = time.perf_counter()
+    return work(*arguments), time.perf_counter() - start
+
+
+def peak_rss_bytes() -> int:
+    """VmHWM of this process; ru_maxrss would inherit the size of the parent."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(*sys.argv[1:])))
