@@ -3,6 +3,7 @@
 Imports neither torch nor Snakemake, so that it costs nothing while the workflow is parsed.
 """
 
+import math
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -14,6 +15,19 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
 from timmgate.spec import Mode
+
+INFERENCE_ONLY_BACKENDS = ("export", "aot_inductor")
+
+TYPES = {
+    "array": "a list",
+    "boolean": "true or false",
+    "integer": "a whole number",
+    "null": "null",
+    "number": "a number",
+    "object": "a mapping of keys to values",
+    "string": "a text",
+}
+"""JSON schema's words for types, in words for people."""
 
 SCHEMAS = Path(__file__).parents[2] / "schemas"
 
@@ -30,34 +44,41 @@ class Settings:
     suite: str
     models: tuple[str, ...]
     exclude: tuple[str, ...]
+    shard: tuple[int, int] | None
     modes: dict[str, Mode]
     checks: tuple[str, ...]
     weights: str
     batch_size: int | None
     compile_cache: str
     threads: int
-    timeout: float
+    timeout: int
     attempts: int
+    baseline: str | None
 
 
 def load(config: dict[str, Any]) -> Settings:
     """Coerce, validate and resolve a configuration. Raises ConfigError."""
     values = coerce(config, schema("config"))
     validate(values, "config", where="config")
+    suite = values["suite"]
+    if suite == "auto":
+        suite = "tiny" if values["device"] == "cpu" else "dashboard-2024"
     modes = {name: _mode(name, values) for name in values["modes"]}
     return Settings(
         device=values["device"],
-        suite="tiny" if values["suite"] == "auto" else values["suite"],
+        suite=suite,
         models=tuple(values["models"]),
         exclude=tuple(values["exclude"]),
+        shard=_shard(values["shard"]),
         modes=modes,
         checks=tuple(dict.fromkeys(values["checks"])),
-        weights="random" if values["weights"] == "auto" else values["weights"],
+        weights=_weights(values["weights"], suite),
         batch_size=values["batch_size"],
         compile_cache=values["compile_cache"],
         threads=values["threads"],
         timeout=values["timeout"],
         attempts=values["attempts"],
+        baseline=values["baseline"],
     )
 
 
@@ -76,20 +97,41 @@ def coerce(value: Any, rule: dict[str, Any]) -> Any:
         rule = schema("config")["$defs"][rule["$ref"].rsplit("/", 1)[1]]
     types = rule.get("type", [])
     types = [types] if isinstance(types, str) else types
-    if isinstance(value, dict):
-        known, others = rule.get("properties"), rule.get("additionalProperties")
-        if known is None and others is None:  # free-form: YAML's own reading of each text
-            return {key: yaml.safe_load(item) if isinstance(item, str) else item for key, item in value.items()}
-        others = others if isinstance(others, dict) else {}
-        return {key: coerce(item, (known or {}).get(key, others)) for key, item in value.items()}
+    if "object" in types:
+        return _object({} if value is None else value, rule)
     if "array" in types:
         items = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [value]
-        items = [item.strip() if isinstance(item, str) else item for item in items if item != ""]
-        return [coerce(item, rule.get("items", {})) for item in items]
+        items = [item.strip() if isinstance(item, str) else item for item in items]
+        return [coerce(item, rule.get("items", {})) for item in items if item not in (None, "")]
     if isinstance(value, str):
         return _from_text(value, types, rule)
-    if "string" in types and isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return _from_number(value, types)
+    return value
+
+
+def _object(value: Any, rule: dict[str, Any]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    known, others = rule.get("properties", {}), rule.get("additionalProperties")
+    if not known and others is None:
+        return _free(value)
+    others = others if isinstance(others, dict) else {}
+    return {str(key): coerce(item, known.get(key, others)) for key, item in value.items()}
+
+
+def _free(value: Any) -> Any:
+    """A value without a schema: every text in it becomes what YAML reads in it, as long as that is plain."""
+    if isinstance(value, dict):
+        return {str(key): _free(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_free(item) for item in value]
+    if isinstance(value, str):
+        try:
+            read = yaml.safe_load(value)
+        except yaml.YAMLError:
+            return value
+        return read if isinstance(read, bool | int | float | None) else value
     return value
 
 
@@ -102,12 +144,16 @@ def _from_text(text: str, types: list[str], rule: dict[str, Any]) -> Any:
     for type_, convert in (("integer", int), ("number", float)):
         if type_ in types:
             try:
-                return convert(text)
+                return _from_number(convert(text), types)
             except ValueError:
                 return text
-    if "object" in types:
-        return yaml.safe_load(text) if text.startswith("{") else text
     return text
+
+
+def _from_number(number: float, types: list[str]) -> Any:
+    if "string" in types or not math.isfinite(number):
+        return str(number)
+    return int(number) if "integer" in types and number == int(number) else number
 
 
 def validate(values: dict[str, Any], schema_name: str, where: str) -> None:
@@ -137,19 +183,47 @@ def _sentence(error: ValidationError) -> str:
         case "required":
             missing = next(key for key in error.validator_value if key not in error.instance)
             return f"the key {missing!r} is missing"
+        case "dependentRequired":
+            given, needed = next(
+                (k, n)
+                for k, names in error.validator_value.items()
+                for n in names
+                if k in error.instance and n not in error.instance
+            )
+            return f"{given} is set, so {needed} must be set too"
         case "enum":
             allowed = ["null" if word is None else str(word) for word in error.validator_value]
             return f"{subject}; it must be one of {', '.join(allowed)}"
         case "type":
             types = error.validator_value
-            return f"{subject}; it must be of type {types if isinstance(types, str) else ' or '.join(types)}"
+            types = [types] if isinstance(types, str) else types
+            return f"{subject}; it must be {' or '.join(TYPES[type_] for type_ in types)}"
         case "minimum" | "exclusiveMinimum":
             relation = "at least" if error.validator == "minimum" else "more than"
             return f"{subject}; it must be {relation} {error.validator_value}"
         case "minItems" | "minLength" | "minProperties":
             return f"{subject}; it must not be empty"
+        case "pattern":
+            return f"{place}: {error.instance!r} must be {error.schema['form']}"
         case _:
             return f"{subject}: {error.message}"
+
+
+def _shard(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    part, parts = map(int, text.split("/"))
+    if part > parts:
+        raise ConfigError(f"shard is {text!r}; the part must be between 1 and {parts}")
+    return part, parts
+
+
+def _weights(weights: str, suite: str) -> str:
+    if weights != "auto":
+        return weights
+    if suite.startswith("dashboard"):
+        return "pretrained"
+    return "packaged" if suite == "packaged" else "random"
 
 
 def _mode(name: str, values: dict[str, Any]) -> Mode:
@@ -157,7 +231,7 @@ def _mode(name: str, values: dict[str, Any]) -> Mode:
     catalogue = values["mode_catalogue"]
     if name not in catalogue:
         raise ConfigError(f"modes: there is no mode {name!r}{did_you_mean(name, list(catalogue))}")
-    options = catalogue[name] or {}
+    options = catalogue[name]
     mode = Mode(**{**options, "inductor_config": {**values["inductor_config"], **options.get("inductor_config", {})}})
     problem = _contradiction(mode)
     if problem:
@@ -168,6 +242,8 @@ def _mode(name: str, values: dict[str, Any]) -> Mode:
 def _contradiction(mode: Mode) -> str | None:
     if mode.freezing and mode.training:
         return "freezing works at inference only; set training or freezing to false"
+    if mode.training and mode.backend in INFERENCE_ONLY_BACKENDS:
+        return f"the backend {mode.backend} compiles for inference only; set training to false"
     if mode.amp_dtype and mode.precision != "amp":
         return f"amp_dtype needs precision: amp, not {mode.precision}"
     if mode.use_eval_mode and not mode.training:
