@@ -1,0 +1,19 @@
+from dataclasses import asdict
+
+
+rule export:
+    input:
+        rows=files("accuracy.parquet"),  # one that was deleted is measured again first
+        cells=f"results/{SETTINGS.device}/cells.parquet",
+    output:
+        directory(f"results/{SETTINGS.device}/export"),
+    log:
+        f"logs/{SETTINGS.device}/export.log",
+    localrule: True
+    conda:
+        "../envs/timmgate.yaml"
+    params:
+        device=SETTINGS.device,
+        modes={name: asdict(mode) for name, mode in SETTINGS.modes.items()},
+    script:
+        "../scripts/export_tables.py"

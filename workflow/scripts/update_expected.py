@@ -1,0 +1,17 @@
+"""The statuses of the merged cells as the expectations of later runs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow.parquet as pq
+
+from timmgate import gate, rows
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+if __name__ == "__main__":
+    cells, params = pq.read_table(snakemake.input.cells), snakemake.params
+    renewed = gate.updated(cells, params.everything, params.expectations)
+    for file in map(Path, snakemake.output):
+        rows.write_csv(renewed[file.stem], file)
