@@ -7,8 +7,12 @@ configfile: f"{workflow.basedir}/config/config.yaml"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/suite.smk"
+include: "workflow/rules/weights.smk"
 include: "workflow/rules/measure.smk"
 include: "workflow/rules/aggregate.smk"
+include: "workflow/rules/check.smk"
+include: "workflow/rules/export.smk"
 
 
 rule all:
@@ -19,6 +23,10 @@ rule all:
         files("evidence.parquet"),
         tables(),
     localrule: True
+
+
+onstart:
+    announce()
 
 
 onsuccess:

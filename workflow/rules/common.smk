@@ -2,18 +2,22 @@
 
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, f"{workflow.basedir}/workflow/scripts")
 
-from timmgate import cells, settings, suites
+from timmgate import cells, expected, settings, shards, suites
+
+SUITES = Path(workflow.basedir, "config", "suites")
 
 try:
     SETTINGS = settings.load(config)
-    SUITE = suites.read(SETTINGS.suite, Path(workflow.basedir, "config", "suites"))
+    SUITE = suites.read(SETTINGS.suite, SUITES)
     MODELS = suites.select(SUITE, SETTINGS.models, SETTINGS.exclude)
+    MODELS = shards.select(MODELS, SUITE.cost, SETTINGS.shard)
 except settings.ConfigError as error:
     raise WorkflowError(str(error)) from None
 
@@ -26,9 +30,36 @@ wildcard_constraints:
     model="[^/]+",
 
 
+def suite_table(wildcards):
+    """The table of the suite. Raises WorkflowError for the suite that has none."""
+    try:
+        return suites.table(SETTINGS.suite, SUITES)
+    except settings.ConfigError as error:
+        raise WorkflowError(str(error)) from None
+
+
 def accuracy_spec(wildcards):
     """Identity of a cell's accuracy check, as one dict of plain values: a cell is redone when it changes."""
     return SPECS["accuracy", wildcards.mode, wildcards.model].to_dict()
+
+
+def weights(wildcards):
+    """What is known of the weights of a cell's model; nothing is needed for random ones."""
+    return [] if SETTINGS.weights == "random" else f"weights/{SETTINGS.weights}/{wildcards.model}.json"
+
+
+@cache
+def all_expectations():
+    """What the baseline expects; no rule's input, lest one that the workflow wrote be made anew before it is compared with."""
+    try:
+        return expected.load(SETTINGS, SUITE, Path(workflow.basedir, "config", "expected"))
+    except settings.ConfigError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def expectations():
+    """What the baseline expects of this run."""
+    return expected.asked_for(all_expectations(), SETTINGS, SUITE, MODELS)
 
 
 def compile_cache(wildcards):
@@ -49,9 +80,17 @@ def tables():
     return [f"results/{SETTINGS.device}/{name}" for name in names]
 
 
+def announce():
+    """Say what was asked for, with everything that was `auto` resolved."""
+    checks, modes = " and ".join(SETTINGS.checks), ", ".join(SETTINGS.modes)
+    models = f"{len(MODELS)} model{'s' * (len(MODELS) > 1)} of the suite {SUITE.name}"
+    print(f"{checks} on {SETTINGS.device}: {models}, weights {SETTINGS.weights}, modes {modes}", file=sys.stderr)
+
+
 def show_tables():
-    """Print the tables in the terminal, once the workflow is done."""
+    """Print the tables in the terminal, once the workflow is done, unless only something before them was asked for."""
     from rich.console import Console
     from timmgate.show import show
 
-    show(Path("results", SETTINGS.device), Console())
+    if all(Path(table).is_file() for table in tables()):
+        show(Path("results", SETTINGS.device), Console())

@@ -1,4 +1,6 @@
 rule accuracy:
+    input:
+        weights=weights,
     output:
         row="results/{device}/{mode}/{model}/accuracy.parquet",
         evidence="results/{device}/{mode}/{model}/evidence.parquet",

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from timmgate import rows
@@ -15,16 +14,19 @@ Key = tuple[str, str, str]
 
 def merge(kind: str, files: dict[Key, Path]) -> tuple[pa.Table, dict[Key, str]]:
     """Read the files of schema `kind`, in the order given; also say which cells have no readable file, and why."""
-    problems = {cell: problem for cell, path in files.items() if (problem := _problem(path))}
-    readable = [str(path) for cell, path in files.items() if cell not in problems]
-    schema = rows.SCHEMAS[kind]
-    if not readable:
-        return schema.empty_table(), problems
-    return ds.dataset(readable, schema=schema, format="parquet").to_table(), problems
+    tables, problems = [rows.SCHEMAS[kind].empty_table()], {}
+    for cell, path in files.items():
+        try:
+            tables.append(_read(kind, cell, path))
+        except FileNotFoundError:
+            problems[cell] = "no result file"
+        except (pa.ArrowException, OSError) as error:
+            problems[cell] = f"unreadable result file: {error}"
+    return pa.concat_tables(tables), problems
 
 
 def complete(cells: pa.Table, problems: dict[Key, str]) -> pa.Table:
-    """Add a row `not_run` for every cell of `problems`."""
+    """Add a row `not_run` for every cell of `problems`, after the others."""
     missing = [
         {**dict(zip(("device", "mode", "model"), cell, strict=True)), "accuracy": "not_run", "accuracy_cause": problem}
         for cell, problem in problems.items()
@@ -37,12 +39,13 @@ def cells_of(paths: Sequence[str]) -> dict[Key, Path]:
     return {Path(path).parts[-4:-1]: Path(path) for path in paths}
 
 
-def _problem(path: Path) -> str | None:
-    """Why a file cannot be read, or None."""
-    if not path.is_file():
-        return "no result file"
-    try:
-        pq.ParquetFile(path).close()
-    except (pa.ArrowException, OSError) as error:
-        return f"unreadable result file: {error}"
-    return None
+def _read(kind: str, cell: Key, path: Path) -> pa.Table:
+    """One file, with the columns of its schema: null where an older file lacks one. Raises ArrowException or OSError."""
+    schema = rows.SCHEMAS[kind]
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        table = file.read()
+    table = pa.concat_tables([schema.empty_table(), table], promote_options="permissive").select(schema.names).cast(schema)
+    cells = list(zip(*(table[name].to_pylist() for name in ("device", "mode", "model")), strict=True))
+    if set(cells) - {cell} or (kind != "evidence" and len(cells) != 1):
+        raise pa.ArrowInvalid(f"it has {len(cells)} rows, and they are not those of this cell")
+    return table

@@ -1,5 +1,6 @@
 """What a result row holds: Arrow types, units and meanings in the fields' metadata, and the status words."""
 
+import csv
 import os
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ IDENTITY: list[Column] = [
     ("parameters", pa.int64(), "", "number of parameters"),
     ("weights", pa.string(), "", "where the weights come from"),
     ("weights_hash", pa.string(), "", "SHA-256 of the state dict as loaded, before any cast"),
+    ("images", pa.string(), "", "noise, or with packaged weights photos"),
     ("seed", pa.int64(), "", "seed of all random number generators"),
     ("protocol", pa.int64(), "", "number of the measurement protocol"),
     ("identity", pa.string(), "", "SHA-256 of everything that defines the measurement"),
@@ -93,10 +95,10 @@ PROVENANCE: list[Column] = [
 def _endings(check: str, stages: tuple[str, ...]) -> list[Column]:
     """Columns that every check has, with the check's name in front."""
     columns: list[Column] = [
-        ("stage", pa.string(), "", "stage that the measurement ended in"),
+        ("stage", pa.string(), "", "stage that the measurement ended in; weights if it had none to start with"),
         ("cause", pa.string(), "", "exception class, signal, exit code or limit; null after a pass"),
         ("message", pa.string(), "", "what went wrong, in words"),
-        ("attempt", pa.int64(), "", "which start of the measurement this is, from 1"),
+        ("attempt", pa.int64(), "", "which start of the measurement this is, from 1; 0 if it never started"),
         ("started_at", pa.timestamp("us", tz="UTC"), "", "start of this attempt"),
         ("wall_s", pa.float64(), "s", "duration of the job, all attempts, without Snakemake's own part"),
         ("worker_s", pa.float64(), "s", "duration inside the worker process"),
@@ -159,8 +161,8 @@ def table(kind: str, rows: list[dict[str, Any]]) -> pa.Table:
 
 
 def write(table: pa.Table, path: Path) -> None:
-    """Write a Parquet file that is either complete or absent, also when the machine stops half way."""
-    write_atomically(path, lambda scratch: pq.write_table(table, scratch, compression="zstd"))
+    """Write a Parquet file, with checksums, that is either complete or absent, also when the process is killed half way."""
+    write_atomically(path, lambda scratch: pq.write_table(table, scratch, compression="zstd", write_page_checksum=True))
 
 
 def write_atomically(path: Path, fill: Any) -> None:
@@ -174,6 +176,19 @@ def write_atomically(path: Path, fill: Any) -> None:
         scratch.unlink(missing_ok=True)
 
 
+def write_csv(table: pa.Table, path: Path) -> None:
+    """Write a comma-separated file, quoted only where it must be, null as nothing, all or nothing."""
+
+    def fill(scratch: Path) -> None:
+        with scratch.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(table.column_names)
+            writer.writerows(row.values() for row in table.to_pylist())
+
+    write_atomically(path, fill)
+
+
 def write_tsv(table: pa.Table, path: Path) -> None:
-    """Write a tab-separated file for people and spreadsheets, all or nothing."""
-    write_atomically(path, lambda scratch: table.to_pandas().to_csv(scratch, sep="\t", index=False))
+    """Write a tab-separated file for people and spreadsheets, one line a row, all or nothing."""
+    frame = table.to_pandas().replace(r"\s*[\t\r\n]+\s*", " ", regex=True)
+    write_atomically(path, lambda scratch: frame.to_csv(scratch, sep="\t", index=False))

@@ -1,0 +1,25 @@
+# `make run` and `make test` make the environment first if it is missing or older than pyproject.toml.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test test-slow lint
+
+run: $(BIN)/snakemake
+	$(BIN)/snakemake --cores all
+
+test: lint
+	$(BIN)/pytest
+
+test-slow: $(BIN)/snakemake
+	$(BIN)/pytest -m slow -s
+
+lint: $(BIN)/snakemake
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+
+$(BIN)/snakemake: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@

@@ -1,0 +1,189 @@
+"""Merging: one row per requested cell, whatever became of its file."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from timmgate import aggregate, rows
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Writes the row of a cell and returns its path."""
+
+    def write(model, mode="inference", **columns):
+        path = path_of(tmp_path, model, mode)
+        row = {"device": "cpu", "mode": mode, "model": model, "accuracy": "pass", **columns}
+        rows.write(rows.table("accuracy", [row]), path)
+        return path
+
+    return write
+
+
+def path_of(folder, model, mode="inference"):
+    return folder / "cpu" / mode / model / "accuracy.parquet"
+
+
+def merged(*paths):
+    """The completed table of cells."""
+    cells, problems = aggregate.merge("accuracy", aggregate.cells_of([str(path) for path in paths]))
+    return aggregate.complete(cells, problems)
+
+
+def column(table, name):
+    return dict(zip(table["model"].to_pylist(), table[name].to_pylist(), strict=True))
+
+
+def test_a_cell_is_known_by_the_end_of_its_path():
+    files = aggregate.cells_of(["some/where/results/cuda/training-amp/vit.tag/accuracy.parquet"])
+    assert list(files) == [("cuda", "training-amp", "vit.tag")]
+
+
+def test_rows_are_in_the_order_asked_for(results):
+    table = merged(results("b", "training"), results("a", "training"), results("c"))
+    assert table["model"].to_pylist() == ["b", "a", "c"]
+    assert table["mode"].to_pylist() == ["training", "training", "inference"]
+
+
+def test_values_come_through_unchanged(results):
+    table = merged(results("a", margin=0.25, input_size=[3, 8, 8], freezing=False), results("b", margin=float("inf")))
+    assert table.select(["margin", "input_size", "freezing"]).to_pylist() == [
+        {"margin": 0.25, "input_size": [3, 8, 8], "freezing": False},
+        {"margin": float("inf"), "input_size": None, "freezing": None},
+    ]
+
+
+def test_the_table_has_the_columns_types_and_meanings_of_the_schema(results, tmp_path):
+    table = merged(results("a"), path_of(tmp_path, "missing"))
+    assert table.schema.equals(rows.SCHEMAS["accuracy"], check_metadata=True)
+
+
+def test_a_cell_without_a_file_is_not_run(results, tmp_path):
+    table = merged(path_of(tmp_path, "missing"), results("a"))
+    assert column(table, "accuracy") == {"a": "pass", "missing": "not_run"}
+    assert column(table, "accuracy_cause") == {"a": None, "missing": "no result file"}
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def cut_the_start(path):
+    path.write_bytes(path.read_bytes()[100:])
+
+
+def flip_a_value(path):
+    content = bytearray(path.read_bytes())
+    content[content.index(b"test of time")] ^= 1
+    path.write_bytes(content)
+
+
+def fill_with_text(path):
+    path.write_text("device\tmode\tmodel\n")
+
+
+def make_a_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+def drop_the_row(path):
+    rows.write(rows.table("accuracy", []), path)
+
+
+def double_the_row(path):
+    table = pq.read_table(path)
+    rows.write(pa.concat_tables([table, table]), path)
+
+
+def rename_the_model(path):
+    rows.write(rows.table("accuracy", [{"device": "cpu", "mode": "inference", "model": "other", "accuracy": "pass"}]), path)
+
+
+def drop_the_key(path):
+    rows.write(pq.read_table(path).drop_columns(["model"]), path)
+
+
+def change_a_type(path):
+    table = pq.read_table(path)
+    index = table.column_names.index("margin")
+    rows.write(table.set_column(index, "margin", pa.array(["large"])), path)
+
+
+DAMAGES = [
+    empty,
+    truncate,
+    cut_the_start,
+    flip_a_value,
+    fill_with_text,
+    make_a_folder,
+    drop_the_row,
+    double_the_row,
+    rename_the_model,
+    drop_the_key,
+    change_a_type,
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_a_damaged_file_costs_its_own_cell_alone_and_the_row_says_why(results, damage):
+    paths = [results("a"), results("damaged", accuracy_message="the test of time"), results("z")]
+    damage(paths[1])
+    table = merged(*paths)
+    assert column(table, "accuracy") == {"a": "pass", "z": "pass", "damaged": "not_run"}
+    assert column(table, "accuracy_cause")["damaged"].startswith("unreadable result file: ")
+
+
+def test_a_row_of_an_older_version_is_kept_with_its_missing_columns_null(results):
+    path = results("old", margin=0.5)
+    old = pq.read_table(path).drop_columns(["top1_agreement"]).append_column("gone", pa.array([1]))
+    rows.write(old, path)
+    table = merged(results("new", top1_agreement=1.0), path)
+    assert column(table, "top1_agreement") == {"new": 1.0, "old": None}
+    assert column(table, "margin") == {"new": None, "old": 0.5}
+    assert "gone" not in table.column_names
+
+
+def test_cells_that_are_not_run_come_last_in_the_order_asked_for(results, tmp_path):
+    table = merged(path_of(tmp_path, "y"), results("b"), path_of(tmp_path, "x"), results("a"))
+    assert table["model"].to_pylist() == ["b", "a", "y", "x"]
+
+
+def test_nothing_but_missing_files_gives_a_row_each(tmp_path):
+    table = merged(path_of(tmp_path, "x"), path_of(tmp_path, "y"))
+    assert column(table, "accuracy") == {"x": "not_run", "y": "not_run"}
+
+
+def test_nothing_asked_for_gives_an_empty_table():
+    assert merged().equals(rows.SCHEMAS["accuracy"].empty_table())
+
+
+def test_a_merged_table_can_be_written_and_read_again(results, tmp_path):
+    table = merged(results("a"), path_of(tmp_path, "missing"))
+    rows.write(table, tmp_path / "cells.parquet")
+    assert pq.read_table(tmp_path / "cells.parquet").equals(table)
+
+
+def test_two_hundred_cells_are_merged_without_loss_or_repetition(results, tmp_path):
+    models = [f"model_{number}" for number in range(200)]
+    table = merged(*(path_of(tmp_path, model) if model.endswith("7") else results(model) for model in models))
+    assert sorted(table["model"].to_pylist()) == sorted(models)
+    assert [model for model, status in column(table, "accuracy").items() if status == "not_run"] == models[7::10]
+
+
+def test_evidence_has_as_many_rows_as_each_cell_has_leaves(tmp_path):
+    files = {}
+    for model, leaves in (("a", 2), ("none", 0), ("b", 3)):
+        cell = {"device": "cpu", "mode": "inference", "model": model}
+        files[tuple(cell.values())] = path = Path(tmp_path, model)
+        rows.write(rows.table("evidence", [{**cell, "leaf": f"output.{number}"} for number in range(leaves)]), path)
+    table, problems = aggregate.merge("evidence", files)
+    assert table["model"].to_pylist() == ["a"] * 2 + ["b"] * 3
+    assert table["leaf"].to_pylist()[:2] == ["output.0", "output.1"]
+    assert not problems

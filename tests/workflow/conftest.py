@@ -1,0 +1,149 @@
+"""Real runs of the workflow in folders of their own, with a stand-in for the worker."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SNAKEMAKE = Path(sys.executable).with_name("snakemake")
+
+MODELS = """\
+# two models and what is special about them
+model\tbatch_size\ttraining_tolerance\tfreezing_tolerance\treason
+test_vit\t8\t0.02\t0.01\tto be changed
+test_resnet\t8\t\t\t
+"""
+CONFIG = """\
+suite: models.tsv
+modes: [inference, special]
+mode_catalogue:
+  special: {training: true, channels_last: true}
+"""
+
+
+@dataclass
+class Project:
+    """A working directory, the workflow that runs in it, and the fake worker that the workflow starts."""
+
+    folder: Path
+    worker: Any
+    snakefile: Path = ROOT / "Snakefile"
+    config: dict[str, object] = field(default_factory=dict)
+    configfile: Path | None = None
+
+    def command(self, *options: str | Path, **config: object) -> list[str | Path]:
+        """The command line; keywords become --config, on top of the project's own."""
+        files = ["--configfile", self.configfile] if self.configfile else []
+        values = [f"{key}={value}" for key, value in {**self.config, **config}.items()]
+        where = ["--snakefile", self.snakefile, "--directory", self.folder, "--cores", "2"]
+        return [SNAKEMAKE, *where, *options, *files, *(["--config", *values] if values else [])]
+
+    def start(self, *options: str | Path, **config: object) -> subprocess.Popen:
+        """Start snakemake in a session of its own, with everything it prints in one pipe."""
+        return subprocess.Popen(
+            self.command(*options, **config),
+            cwd=self.folder,
+            env={**os.environ, **self.worker.environment, "COLUMNS": "200"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            text=True,
+        )
+
+    def run(self, *options: str | Path, code: int = 0, **config: object) -> str:
+        """Run snakemake, which must end with the exit code `code`; what it printed."""
+        process = self.start(*options, **config)
+        printed, _ = process.communicate(timeout=120)
+        assert process.returncode == code, printed
+        return printed
+
+    def planned(self, *options: str | Path, **config: object) -> set[str]:
+        """What a dry run would do: "mode/model" for measurements, the rule's name for all else."""
+        jobs = re.split(r"^(?:local)?rule ", self.run("--dry-run", *options, **config), flags=re.MULTILINE)[1:]
+        cells = [re.search(r"mode=(\S+), model=(\S+)", job) for job in jobs]
+        return {"/".join(cell.groups()) if cell else job.split(":")[0] for job, cell in zip(jobs, cells, strict=True)}
+
+    def table(self, name: str = "cells", device: str = "cpu") -> list[dict]:
+        """The rows of results/{device}/{name}.parquet."""
+        return pq.read_table(self.folder / "results" / device / f"{name}.parquet").to_pylist()
+
+    def statuses(self, device: str = "cpu") -> dict[str, str]:
+        """Cell, as "mode/model", to its status."""
+        return {f"{row['mode']}/{row['model']}": row["accuracy"] for row in self.table(device=device)}
+
+    def files(self) -> set[str]:
+        """All files of the folder but Snakemake's own and those that the project was set up with."""
+        own = {".snakemake", "models.tsv", "mine.yaml", self.worker.journal.name}
+        paths = (path.relative_to(self.folder) for path in self.folder.rglob("*") if path.is_file())
+        return {str(path) for path in paths if path.parts[0] not in own}
+
+    def processes(self) -> list[psutil.Process]:
+        """The processes that work in the folder."""
+
+        def is_ours(process: psutil.Process) -> bool:
+            try:
+                return process.cwd() == str(self.folder) and process.status() != psutil.STATUS_ZOMBIE
+            except psutil.Error:
+                return False
+
+        return list(filter(is_ours, psutil.process_iter()))
+
+    def wait_for_end(self) -> None:
+        """Return when nothing of a run lives any more."""
+        psutil.wait_procs(self.processes(), timeout=20)
+        self.worker.wait_for_end()
+
+
+@pytest.fixture(scope="session")
+def new_project(new_fake_worker):
+    """Makes a project in a folder."""
+
+    def make(folder: Path, **fields: Any) -> Project:
+        return Project(folder, new_fake_worker(folder / "journal.jsonl"), **fields)
+
+    return make
+
+
+@pytest.fixture
+def project(new_project, tmp_path) -> Project:
+    """Nothing has run in it yet."""
+    return new_project(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def finished_small(new_project, tmp_path_factory) -> Project:
+    """A finished run of two modes and two models, with a suite and a configuration of the user's own. Change nothing."""
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "models.tsv").write_text(MODELS)
+    (folder / "mine.yaml").write_text(CONFIG)
+    project = new_project(folder, configfile=Path("mine.yaml"))
+    project.run()
+    return project
+
+
+@pytest.fixture
+def finished(finished_small, new_project, tmp_path) -> Project:
+    """A copy of `finished_small` to change: modes inference and special, models test_vit and test_resnet."""
+    shutil.copytree(finished_small.folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "journal.jsonl").unlink()
+    return new_project(tmp_path, configfile=finished_small.configfile)
+
+
+@pytest.fixture
+def checkout(tmp_path) -> Path:
+    """A copy of the workflow itself."""
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    shutil.copy2(ROOT / "Snakefile", folder)
+    for name in ("workflow", "config", "profiles"):
+        shutil.copytree(ROOT / name, folder / name)
+    return folder

@@ -1,0 +1,111 @@
+"""The real worker through the real workflow: the null compiler passes everywhere, inductor passes, injected bugs do not.
+
+All runs share one compile cache, so that a kernel is built once.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CELL_MODES = "inference,inference-amp,inference-freezing,training"
+EAGER_MODES = "inference-eager,inference-amp-eager,inference-freezing-eager,training-eager"
+INJECTED_BUGS = """
+mode_catalogue:
+  bug-accuracy: {inductor_config: {cpp.inject_relu_bug_TESTING_ONLY: accuracy}}
+  bug-compile: {inductor_config: {cpp.inject_relu_bug_TESTING_ONLY: compile_error}}
+  bug-run: {inductor_config: {cpp.inject_relu_bug_TESTING_ONLY: runtime_error}}
+"""
+
+pytestmark = pytest.mark.compiles
+
+
+@pytest.fixture(scope="module")
+def workflow(tmp_path_factory):
+    """Run the workflow in a folder of its own with the given config; returns the merged cells as a list of dicts."""
+    cache = tmp_path_factory.mktemp("inductor")
+
+    def run(*config: str, configfile: Path | None = None) -> list[dict]:
+        folder = tmp_path_factory.mktemp("run")
+        snakemake = Path(sys.executable).with_name("snakemake")
+        command = [snakemake, "--cores", "2", "--quiet", "all", "--snakefile", ROOT / "Snakefile", "--directory", folder]
+        files = ["--configfile", configfile] if configfile else []
+        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(cache)}
+        subprocess.run([*command, *files, "--config", "compile_cache=shared", *config], env=environment, check=True)
+        return pq.read_table(next(folder.glob("results/*/cells.parquet"))).to_pylist()
+
+    return run
+
+
+def statuses(cells: list[dict]) -> dict[tuple[str, str], tuple[str, str | None]]:
+    return {(cell["mode"], cell["model"]): (cell["accuracy"], cell["accuracy_message"]) for cell in cells}
+
+
+def test_the_null_compiler_passes_in_every_cell_of_the_default_run(workflow):
+    cells = workflow(f"modes={EAGER_MODES}")
+    assert len(cells) == 24
+    assert set(statuses(cells).values()) == {("pass", None)}
+    assert {cell["reference"] for cell in cells} == {"fp64"}
+    assert {cell["margin"] for cell in cells} == {0.0}
+
+
+@pytest.fixture(scope="module")
+def inductor_cells(workflow):
+    return workflow(f"modes={CELL_MODES}", "models=test_vit,test_resnet", "batch_size=2")
+
+
+def test_inductor_passes_in_every_default_mode(inductor_cells):
+    assert len(inductor_cells) == 8
+    assert set(statuses(inductor_cells).values()) == {("pass", None)}
+
+
+def test_a_row_says_what_ran(inductor_cells):
+    cell = next(cell for cell in inductor_cells if (cell["mode"], cell["model"]) == ("inference-amp", "test_vit"))
+    expected = {
+        "backend": "inductor",
+        "precision": "amp",
+        "amp_dtype": "bfloat16",
+        "batch_size": 2,
+        "input_size": [3, 160, 160],
+        "weights": "random",
+        "seed": 1337,
+        "tolerance": 1e-3,
+        "comparison": "error",
+        "leaves": 1,
+        "accuracy_attempt": 1,
+        "accuracy_threads": 1,
+    }
+    assert {name: cell[name] for name in expected} == expected
+    assert cell["parameters"] > 1e5
+    assert 0 < cell["margin"] < 1, "bfloat16 kernels that round otherwise than eager's leave a trace"
+    stages = sum(
+        cell[f"accuracy_{stage}_s"] for stage in ("import", "load", "reference", "eager", "compile", "run", "compare")
+    )
+    assert stages == pytest.approx(cell["accuracy_worker_s"], rel=0.2)
+    assert cell["accuracy_wall_s"] >= cell["accuracy_worker_s"]
+
+
+def test_the_same_weights_run_in_every_mode(inductor_cells):
+    assert len({(cell["model"], cell["weights_hash"]) for cell in inductor_cells}) == 2
+
+
+def test_training_compares_loss_gradients_parameters_buffers_and_the_input_gradient(inductor_cells, tmp_path):
+    cell = next(cell for cell in inductor_cells if (cell["mode"], cell["model"]) == ("training", "test_resnet"))
+    assert cell["leaves"] > 20
+    assert cell["tolerance"] == 1e-2
+
+
+def test_bugs_injected_into_inductor_are_caught(workflow, tmp_path):
+    configfile = tmp_path / "bugs.yaml"
+    configfile.write_text(INJECTED_BUGS)
+    modes = "modes=bug-accuracy,bug-compile,bug-run"
+    cells = workflow(modes, "models=test_resnet", "batch_size=2", "threads=2", configfile=configfile)
+    assert {cell["mode"]: (cell["accuracy"], cell["accuracy_stage"]) for cell in cells} == {
+        "bug-accuracy": ("fail_accuracy", "compare"),
+        "bug-compile": ("fail_to_run", "compile"),
+        "bug-run": ("fail_to_run", "run"),
+    }

@@ -1,0 +1,116 @@
+"""A whole run of the default configuration: what is planned, what is written, and that it is done then."""
+
+import resource
+
+import pyarrow.parquet as pq
+import pytest
+
+from timmgate import rows
+
+MODES = ("inference", "inference-amp", "inference-freezing", "training")
+MODELS = ("test_vit", "test_resnet", "test_convnext", "test_efficientnet", "test_byobnet", "test_nfnet")
+CELLS = [f"{mode}/{model}" for mode in MODES for model in MODELS]
+TABLES = {"cells.parquet", "evidence.parquet", "failures.parquet", "failures.tsv", "summary.tsv"}
+
+
+@pytest.fixture(scope="module")
+def default(new_project, tmp_path_factory):
+    """The project, what a dry run planned before, and what the run printed."""
+    project = new_project(tmp_path_factory.mktemp("default"))
+    planned = project.planned()
+    return project, planned, project.run()
+
+
+def test_a_dry_run_plans_every_cell_and_the_tables(default):
+    _, planned, _ = default
+    assert planned == {*CELLS, "merge", "flag", "all"}
+
+
+def test_every_cell_is_measured_once(default):
+    project, _, _ = default
+    assert project.worker.cells() == sorted(CELLS)
+
+
+def test_a_run_writes_the_files_of_every_cell_and_the_tables_and_nothing_else(default):
+    project, _, _ = default
+    files = {f"results/cpu/{cell}/{name}.parquet" for cell in CELLS for name in ("accuracy", "evidence")}
+    logs = {f"logs/cpu/{cell}/accuracy.log" for cell in CELLS}
+    steps = {"logs/cpu/merge.log", "logs/cpu/flag.log"}
+    assert project.files() - steps == files | logs | {f"results/cpu/{name}" for name in TABLES}
+
+
+def test_the_table_of_cells_has_one_row_per_cell_in_the_order_of_the_request(default):
+    project, _, _ = default
+    assert list(project.statuses().items()) == [(cell, "pass") for cell in CELLS]
+
+
+def test_the_columns_of_the_tables_say_unit_and_meaning(default):
+    project, _, _ = default
+    for name, kind in (("cells", "accuracy"), ("evidence", "evidence")):
+        written = pq.read_schema(project.folder / "results" / "cpu" / f"{name}.parquet")
+        assert [(each.name, each.metadata) for each in written] == [
+            (each.name, each.metadata) for each in rows.SCHEMAS[kind]
+        ]
+        assert all(each.metadata[b"description"] for each in written)
+    cells = pq.read_schema(project.folder / "results" / "cpu" / "cells.parquet")
+    assert cells.field("accuracy_wall_s").metadata[b"unit"] == b"s"
+
+
+def test_a_row_says_what_was_measured_where_and_how_to_repeat_it(default):
+    project, _, _ = default
+    row = next(row for row in project.table() if (row["mode"], row["model"]) == ("inference-amp", "test_resnet"))
+    expected = {
+        "device": "cpu",
+        "suite": "tiny",
+        "backend": "inductor",
+        "precision": "amp",
+        "training": False,
+        "weights": "random",
+        "batch_size_requested": 8,
+        "accuracy_attempt": 1,
+        "accuracy_threads": 1,
+        "log": "logs/cpu/inference-amp/test_resnet/accuracy.log",
+    }
+    assert {name: row[name] for name in expected} == expected
+    assert (project.folder / row["log"]).is_file()
+    assert "fake_worker.py" in row["command"]
+
+
+def test_the_table_of_evidence_has_the_tensors_of_every_cell(default):
+    project, _, _ = default
+    leaves = [(f"{row['mode']}/{row['model']}", row["leaf"]) for row in project.table("evidence")]
+    assert leaves == [(cell, leaf) for cell in CELLS for leaf in ("output.0", "output.1")]
+
+
+def test_the_terminal_shows_a_line_per_mode(default):
+    _, _, printed = default
+    assert "accuracy on cpu" in printed
+    for mode in MODES:
+        (line,) = (line for line in printed.splitlines() if line.startswith(f"│ {mode} "))
+        assert line.split("│")[2:4] == ["     6 ", "      6 "]
+
+
+def test_there_is_nothing_to_do_after_a_run_and_it_is_said_quickly(default):
+    project, _, _ = default
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert project.planned() == set()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime - before.ru_utime < 5, "in seconds of the processor, which do not depend on neighbours"
+    assert "Nothing to be done" in project.run()
+    assert len(project.worker.starts()) == len(CELLS)
+
+
+def test_one_cell_can_be_asked_for_alone(project):
+    project.run("results/cpu/training/test_vit/accuracy.parquet")
+    assert project.worker.cells() == ["training/test_vit"]
+    assert "results/cpu/cells.parquet" not in project.files()
+
+
+def test_results_of_two_devices_live_side_by_side(finished):
+    before = {path: path.stat().st_mtime_ns for path in finished.folder.glob("results/cpu/**/*")}
+    finished.run(device="cuda")
+    assert finished.statuses("cuda") == finished.statuses("cpu")
+    assert {row["device"] for row in finished.table(device="cuda")} == {"cuda"}
+    assert {path: path.stat().st_mtime_ns for path in finished.folder.glob("results/cpu/**/*")} == before
+    assert len(finished.worker.starts()) == 4
+    assert finished.planned() == set(), "going back to the first device redoes nothing"
