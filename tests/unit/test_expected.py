@@ -247,9 +247,8 @@ def test_every_status_that_counts_as_passed_elsewhere_passes_here():
 
 
 def test_what_is_expected_of_one_mode_says_nothing_of_another():
-    expectations = {"training": {"a": FAILURE}}
-    judged = gate.judge(cells(a="fail_accuracy"), expectations).to_pylist()
-    assert [(row["mode"], row["class"]) for row in judged] == [("inference", "new_failure"), ("training", "missing")]
+    judged = gate.judge(cells("training", a="fail_accuracy"), {"inference": {"a": FAILURE}}).to_pylist()
+    assert [(row["mode"], row["class"]) for row in judged] == [("training", "new_failure"), ("inference", "missing")]
 
 
 def test_results_come_in_their_order_and_what_is_missing_after_them():

@@ -100,8 +100,8 @@ def test_the_terminal_has_a_line_per_failure_with_its_reason_and_its_log(failed)
     shown = printed[printed.index("accuracy on cpu") :]
     for cell in FAILED:
         _, status, stage, cause = ENDINGS[cell]
-        (line,) = (line for line in shown.splitlines() if f" {cell} " in line)
-        assert line.startswith(f"{status} {cell}  in {stage}: {cause}")
+        (line,) = (" ".join(line.split()) for line in shown.splitlines() if f" {cell} " in line)
+        assert line.startswith(f"{status} {cell} in {stage}: {cause}")
         assert line.endswith(f"log: logs/cpu/{cell}/accuracy.log")
 
 
