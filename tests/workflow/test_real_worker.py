@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 CELL_MODES = "inference,inference-amp,inference-freezing,training"
@@ -97,6 +98,25 @@ def test_training_compares_loss_gradients_parameters_buffers_and_the_input_gradi
     cell = next(cell for cell in inductor_cells if (cell["mode"], cell["model"]) == ("training", "test_resnet"))
     assert cell["leaves"] > 20
     assert cell["tolerance"] == 1e-2
+
+
+NEEDS_CUDA = ("fail_to_run", "CUDA graphs need device cuda, this is cpu")
+
+
+def test_compilers_other_than_inductor_and_what_the_device_lacks(workflow):
+    backends = "inference-aot-eager,training-aot-eager,inference-export,inference-aot-inductor"
+    cells = workflow(f"modes={backends},inference-cudagraphs,training-cudagraphs", "models=test_resnet", "batch_size=2")
+    by_mode = {mode: status for (mode, _), status in statuses(cells).items()}
+    assert by_mode.pop("inference-cudagraphs") == by_mode.pop("training-cudagraphs") == NEEDS_CUDA
+    assert by_mode == dict.fromkeys(backends.split(","), ("pass", None))
+
+
+@pytest.mark.slow
+def test_every_mode_of_the_catalogue_passes_or_says_that_it_needs_cuda(workflow):
+    catalogue = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())["mode_catalogue"]
+    cells = workflow(f"modes={','.join(catalogue)}", "models=test_resnet", "batch_size=2")
+    by_mode = {mode: status for (mode, _), status in statuses(cells).items()}
+    assert by_mode == {mode: NEEDS_CUDA if "cudagraphs" in mode else ("pass", None) for mode in catalogue}
 
 
 def test_bugs_injected_into_inductor_are_caught(workflow, tmp_path):
