@@ -64,6 +64,12 @@ def test_inductor_passes_in_every_default_mode(inductor_cells):
     assert set(statuses(inductor_cells).values()) == {("pass", None)}
 
 
+def test_inductor_leaves_a_trace_in_the_last_bits(inductor_cells):
+    margins = {(cell["mode"], cell["model"]): cell["margin"] for cell in inductor_cells}
+    assert margins["inference", "test_resnet"] > 0, "equal to the last bit: was anything compiled?"
+    assert all(0 <= margin < 1 for margin in margins.values())
+
+
 def test_a_row_says_what_ran(inductor_cells):
     cell = next(cell for cell in inductor_cells if (cell["mode"], cell["model"]) == ("inference-amp", "test_vit"))
     expected = {
@@ -82,7 +88,7 @@ def test_a_row_says_what_ran(inductor_cells):
     }
     assert {name: cell[name] for name in expected} == expected
     assert cell["parameters"] > 1e5
-    assert 0 < cell["margin"] < 1, "bfloat16 kernels that round otherwise than eager's leave a trace"
+    assert 0 <= cell["margin"] < 1
     stages = sum(
         cell[f"accuracy_{stage}_s"] for stage in ("import", "load", "reference", "eager", "compile", "run", "compare")
     )
