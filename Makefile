@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: run test test-slow lint
 
 run: $(BIN)/snakemake
-	$(BIN)/snakemake --cores all
+	$(BIN)/snakemake --cores all --quiet rules reason
 
 test: lint
 	$(BIN)/pytest

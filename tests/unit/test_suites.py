@@ -182,11 +182,16 @@ def test_selected_models_keep_their_traits(table):
     assert suites.select(suite, ("b",), ()) == {"b": Traits(batch_size=16)}
 
 
+def test_one_glob_of_several_may_match_nothing():
+    suite = suites.Suite("mine", {"a": Traits(), "b": Traits()})
+    assert list(suites.select(suite, ("a*", "c*"), ("d*",))) == ["a"]
+
+
 @pytest.mark.parametrize(
     ("models", "exclude", "sentence"),
     [
         (["test_vitt"], [], "models: 'test_vitt' matches no model of the suite 'mine'; did you mean test_vit"),
-        (["test_vit", "vit_*"], [], "models: 'vit_*' matches no model of the suite 'mine'"),
+        (["vit_*", "dla*"], [], "models: vit_*, dla* matches no model of the suite 'mine'"),
         (["TEST_VIT"], [], "models: 'TEST_VIT' matches no model"),
         ([], ["test_resnets"], "exclude: 'test_resnets' matches no model of the suite 'mine'; did you mean test_resnet"),
         ([], ["*"], "exclude: nothing is left of the suite 'mine'"),

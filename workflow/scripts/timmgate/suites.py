@@ -8,6 +8,8 @@ from timmgate import registry
 from timmgate.settings import ConfigError, coerce, did_you_mean, schema, validate
 from timmgate.spec import Traits
 
+GLOB_CHARACTERS = frozenset("*?[")
+
 WHOLE_REGISTRY = "timm"
 """The suite that has no table."""
 
@@ -111,11 +113,14 @@ def _check_header(header: list[str], where: str) -> None:
 def select(suite: Suite, models: tuple[str, ...], exclude: tuple[str, ...]) -> dict[str, Traits]:
     """The suite's models that match one of `models` (names and globs; empty is all) and none of `exclude`.
 
-    Raises ConfigError for a name or glob that matches nothing, and when nothing is left.
+    A glob may match nothing, so that one command serves several suites. Raises ConfigError for a name that the suite does
+    not have, and when nothing is left.
     """
     everything = {**suite.models, **suite.tagged}
     wanted = [_matching("models", pattern, everything if "." in pattern else suite.models, suite) for pattern in models]
     unwanted = [_matching("exclude", pattern, everything, suite) for pattern in exclude]
+    if models and not any(wanted):
+        raise ConfigError(f"models: {', '.join(models)} matches no model of the suite {suite.name!r}")
     names = set().union(*wanted or [suite.models]).difference(*unwanted)
     if not names:
         raise ConfigError(f"exclude: nothing is left of the suite {suite.name!r}")
@@ -124,7 +129,7 @@ def select(suite: Suite, models: tuple[str, ...], exclude: tuple[str, ...]) -> d
 
 def _matching(key: str, pattern: str, names: dict[str, Traits], suite: Suite) -> list[str]:
     matches = [name for name in names if fnmatchcase(name, pattern)]
-    if not matches:
+    if not matches and not GLOB_CHARACTERS & set(pattern):
         near = did_you_mean(pattern, list(names))
         raise ConfigError(f"{key}: {pattern!r} matches no model of the suite {suite.name!r}{near}")
     return matches
