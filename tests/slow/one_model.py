@@ -20,7 +20,8 @@ def main(suite: str, model: str) -> dict[str, Any]:
     """Seconds of each step, number of parameters, and the largest resident size of this process in bytes."""
     traits, figures = suites.read(suite, SUITES).models[model], {"model": model}
     for training in (False, True):
-        spec = Spec("accuracy", "cpu", "m", model, "random", "", "", 1, Mode(training=training), traits)
+        batch_size = 2 if training else 1  # BatchNorm cannot train on one value per channel, which some heads have
+        spec = Spec("accuracy", "cpu", "m", model, "random", "", "", batch_size, Mode(training=training), traits)
         made, figures["load_s"] = timed(models.create, spec)
         images = models.images(spec, models.input_size(spec, made))
         if training:
