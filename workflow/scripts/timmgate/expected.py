@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from timmgate.settings import ConfigError, Settings
 from timmgate.spec import Mode
-from timmgate.suites import Suite
+from timmgate.suites import Suite, lines
 
 AMP_COLUMNS = {"bfloat16": "amp_bf16", "float16": "amp_fp16"}
 """Intel's column by autocast's dtype; the other precisions are columns themselves."""
@@ -62,7 +62,9 @@ def read(path: Path, column: str) -> dict[str, Expectation]:
 
     Blank lines, and lines that begin with #, are skipped, and so is a # and what follows in the cell of the status.
     """
-    (place, header), *lines = _lines(path) or [(str(path), [])]
+    (place, header), *rows = lines(path, _comma_separated, "expectations are a table in comma-separated text") or [
+        (str(path), [])
+    ]
     if "name" not in header:
         raise ConfigError(f"{place}: the column 'name' is missing")
     if "accuracy" in header:
@@ -70,7 +72,7 @@ def read(path: Path, column: str) -> dict[str, Expectation]:
     elif column not in header:
         raise ConfigError(f"{place}: there is no column 'accuracy', nor {column!r} as in Intel's files")
     expectations: dict[str, Expectation] = {}
-    for place, cells in lines:
+    for place, cells in rows:
         row = dict(zip(header, cells, strict=False))
         model, status = row.get("name"), row.get(column, "").partition("#")[0].strip()
         if not model:
@@ -82,17 +84,8 @@ def read(path: Path, column: str) -> dict[str, Expectation]:
     return expectations
 
 
-def _lines(path: Path) -> list[tuple[str, list[str]]]:
-    """Place and cells of every line that is neither empty nor a comment."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: the file is not text, but expectations are a table in comma-separated text") from None
-    return [
-        (f"{path}, line {number}", [cell.strip() for cell in next(csv.reader([line]))])
-        for number, line in enumerate(lines, 1)
-        if line.strip(" ,\t") and not line.startswith("#")
-    ]
+def _comma_separated(line: str) -> list[str]:
+    return next(csv.reader([line]), [])
 
 
 def asked_for(everything: Expectations, settings: Settings, suite: Suite, requested: Collection[str]) -> Expectations:

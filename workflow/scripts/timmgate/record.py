@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from timmgate import PACKAGE_ROOT
 from timmgate.spec import Spec
 from timmgate.supervise import Outcome, Policy, worker_command
 
@@ -75,13 +76,12 @@ def _ending(check: str, policy: Policy, outcome: Outcome) -> dict[str, Any]:
 
 
 def _provenance(spec: Spec, policy: Policy, log: Path) -> dict[str, Any]:
-    package_root = Path(__file__).parents[1]
     return {
         "host": socket.gethostname(),
         "python": platform.python_version(),
         "snakemake": version("snakemake"),
-        "commit": commit(package_root),
-        "command": f"PYTHONPATH={shlex.quote(str(package_root))} {shlex.join(worker_command(spec, policy))}",
+        "commit": commit(PACKAGE_ROOT),
+        "command": f"PYTHONPATH={shlex.quote(str(PACKAGE_ROOT))} {shlex.join(worker_command(spec, policy))}",
         "log": str(log),
     }
 

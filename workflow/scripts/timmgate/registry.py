@@ -6,7 +6,6 @@ writes that file. Importing timm takes seconds, and every cluster job parses the
 """
 
 import json
-import os
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+from timmgate import module_environment
 from timmgate.settings import ConfigError
 
 REFERENCE_AREA = 224 * 224
@@ -78,10 +78,8 @@ def _is_current(path: Path) -> bool:
 
 
 def _list_into(path: Path) -> None:
-    package_root = str(Path(__file__).parents[1])
-    search_path = os.pathsep.join(filter(None, (package_root, os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-m", "timmgate.registry", str(path)]
-    lister = subprocess.run(command, env={**os.environ, "PYTHONPATH": search_path}, capture_output=True, text=True)
+    lister = subprocess.run(command, env=module_environment(), capture_output=True, text=True)
     if lister.returncode:
         last_words = (lister.stderr.strip().splitlines() or [f"exit code {lister.returncode}"])[-1]
         raise ConfigError(f"suite: the models of timm {version('timm')} cannot be listed: {last_words}")

@@ -1,5 +1,6 @@
 """Suite tables: which models there are, and what is special about each, as columns. Imports no torch and no timm."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -67,7 +68,7 @@ def _whole_registry() -> Suite:
 
 
 def _models_and_cost(path: Path) -> tuple[dict[str, Traits], dict[str, float]]:
-    (where, header), *rows = _lines(path) or [("", [])]
+    (where, header), *rows = lines(path, _tab_separated, "a suite is a table in tab-separated text") or [("", [])]
     _check_header(header, where)
     models: dict[str, Traits] = {}
     cost: dict[str, float] = {}
@@ -86,17 +87,25 @@ def _models_and_cost(path: Path) -> tuple[dict[str, Traits], dict[str, float]]:
     return models, cost
 
 
-def _lines(path: Path) -> list[tuple[str, list[str]]]:
-    """Place and cells of every line that is neither empty nor a comment."""
+def lines(path: Path, split: Callable[[str], list[str]], contents: str) -> list[tuple[str, list[str]]]:
+    """Place and cells, as `split` finds them, of every line of a table that is neither empty nor a comment.
+
+    Raises ConfigError for a file that is not text; `contents` says what should have been in there.
+    """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        raise ConfigError(f"{path}: the file is not text, but a suite is a table in tab-separated text") from None
-    return [
-        (f"{path}, line {number}", [cell.strip() for cell in line.split("\t")])
-        for number, line in enumerate(lines, 1)
-        if line.strip() and not line.startswith("#")
+        raise ConfigError(f"{path}: the file is not text, but {contents}") from None
+    rows = [
+        (f"{path}, line {number}", [cell.strip() for cell in split(line)])
+        for number, line in enumerate(text.splitlines(), 1)
+        if not line.startswith("#")
     ]
+    return [(place, cells) for place, cells in rows if any(cells)]
+
+
+def _tab_separated(line: str) -> list[str]:
+    return line.split("\t")
 
 
 def _check_header(header: list[str], where: str) -> None:

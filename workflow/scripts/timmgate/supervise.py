@@ -22,7 +22,7 @@ from typing import Any, TextIO
 
 import psutil
 
-from timmgate import messages
+from timmgate import messages, module_environment
 from timmgate.endings import RETRYABLE, Ending, Verdict, classify
 from timmgate.spec import Spec
 
@@ -98,8 +98,6 @@ def run_worker(command: list[str], timeout_s: float, log: TextIO) -> Ending:
     oom_kills_before, others = oom_kills(), set(psutil.Process().children(recursive=True))
     reading, writing = os.pipe()
     become_subreaper()
-    package_root = str(Path(__file__).parents[1])
-    search_path = os.pathsep.join(filter(None, (package_root, os.environ.get("PYTHONPATH"))))
     try:
         worker = subprocess.Popen(
             [*command, "--messages", str(writing)],
@@ -108,7 +106,7 @@ def run_worker(command: list[str], timeout_s: float, log: TextIO) -> Ending:
             stderr=subprocess.STDOUT,
             pass_fds=(writing,),
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": search_path},
+            env=module_environment(),
         )
     except OSError as error:
         os.close(reading)
