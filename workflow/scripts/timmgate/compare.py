@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
 # The numbers of `same`. A multiplier is how often eager's own rmse the compiled run may have; see `_multiplier`.
 _MULTIPLIER = 2.0
@@ -29,7 +30,7 @@ _MULTIPLIER_NOISY = 3.0
 _NOISY_BELOW_NUMEL = 1000
 _NOISY_FROM_TOLERANCE = 2e-2
 _MULTIPLIER_SMALL = 8.0
-_SMALL_UP_TO_NUMEL = 500
+_SMALL_BELOW_NUMEL = 1000 if TorchVersion(torch.__version__) >= "2.15" else 501
 _MULTIPLIER_TINY = 10.0
 _TINY_UP_TO_NUMEL = 10
 _MULTIPLIER_MAX = 10.0
@@ -324,7 +325,7 @@ def _multiplier(tensor: Tensor, rule: Rule) -> float:
         return _MULTIPLIER_MAX
     if rule.larger_multiplier and tensor.numel() <= _TINY_UP_TO_NUMEL:
         return _MULTIPLIER_TINY
-    if rule.larger_multiplier and tensor.numel() <= _SMALL_UP_TO_NUMEL:
+    if rule.larger_multiplier and tensor.numel() < _SMALL_BELOW_NUMEL:
         return _MULTIPLIER_SMALL
     pointwise_kernel = tensor.ndim == 4 and tensor.shape[-1] == tensor.shape[-2] == 1
     if tensor.numel() < _NOISY_BELOW_NUMEL or pointwise_kernel or rule.tolerance >= _NOISY_FROM_TOLERANCE:
