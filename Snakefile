@@ -19,9 +19,8 @@ rule all:
     default_target: True
     input:
         # The rows themselves are targets: a row that was deleted is measured again, although the tables exist.
-        files("accuracy.parquet"),
-        files("evidence.parquet"),
-        tables(),
+        **cell_files(),
+        tables=tables(),
     localrule: True
 
 

@@ -5,11 +5,13 @@ TIMMGATE_WORKER names this file to the supervisor. FAKE_WORKER says in JSON what
 
     sleep:0.5@eager signal:SIGSEGV@compile      raise@eager2      family@load hang@end      fail_accuracy
 
-where a place is a stage, a stage's second visit, or `end`, which is after the result. A cell without words passes.
+where a place is a stage, a stage's second visit, or `end`, which is after the result. Those of the performance check have
+its name in front, as in `performance.timing`. A cell without words passes.
 FAKE_WORKER_JOURNAL is a file to which every start and every further process appends a line of JSON with its process id.
 """
 
 import argparse
+import contextlib
 import faulthandler
 import json
 import os
@@ -21,48 +23,71 @@ import traceback
 from collections import Counter
 from pathlib import Path
 
+from timmgate import claims
 from timmgate.messages import Reporter
 from timmgate.spec import Spec
 from timmgate.supervise import die_with_parent
 
-STAGES = ("import", "load", "reference", "eager", "eager", "compile", "run", "compile", "run", "compare")
+COMPILING = ("compile", "run", "compile", "run", "compare")
+STAGES = {
+    "accuracy": ("import", "load", "reference", "eager", "eager", *COMPILING),
+    "performance": ("import", "load", "eager", *COMPILING, "warmup", "queue", "timing", "estimate"),
+}
 FOREVER_S = 600
 
 
 class Run:
-    """One measurement on the way to its end."""
+    """The checks of a cell, on the way to their end."""
 
     def __init__(self, options: argparse.Namespace, reporter: Reporter):
-        self.spec, self.options, self.reporter = options.spec, options, reporter
-        cell = f"{self.spec.mode}/{self.spec.model}"
+        self.options, self.reporter, first = options, reporter, options.specs[0]
+        self.cell = f"{first.mode}/{first.model}"
         behaviours = json.loads(os.environ.get("FAKE_WORKER", "{}"))
-        self.words = next((behaviours[key] for key in (cell, self.spec.model, "*") if key in behaviours), "").split()
-        self.cell, self.visits = cell, Counter()
-        journal(cell=cell, command=sys.argv)
+        self.words = next((behaviours[key] for key in (self.cell, first.model, "*") if key in behaviours), "").split()
+        self.turn = contextlib.ExitStack()
+        journal(cell=self.cell, command=sys.argv)
 
-    def measure(self) -> None:
-        for stage in STAGES:
-            self.visits[stage] += 1
+    def measure(self, spec: Spec) -> None:
+        self.reporter.check(spec.check)
+        prefix, visits = "" if spec.check == "accuracy" else f"{spec.check}.", Counter()
+        batch_size = (spec.check == "performance" and self.options.timed_batch_size) or spec.requested_batch_size
+        for stage in STAGES[spec.check]:
+            visits[stage] += 1
+            if stage == "timing":
+                self.turn.enter_context(claims.quiet(spec.device))
+            if stage == "estimate":
+                self.turn.close()
             self.reporter.stage(stage)
-            self.act(stage if self.visits[stage] == 1 else f"{stage}{self.visits[stage]}")
+            self.act(prefix + (stage if visits[stage] == 1 else f"{stage}{visits[stage]}"))
             if stage == "load":
-                self.reporter.facts(device_name="a fake", batch_size=self.spec.requested_batch_size, input_size=[3, 4, 4])
+                self.reporter.facts(device_name="a fake", batch_size=batch_size, input_size=[3, 4, 4])
+        getattr(self, spec.check)()
+        self.act(f"{prefix}end")
+
+    def accuracy(self) -> None:
         fails = "fail_accuracy" in self.words
         for leaf in ("output.0", "output.1"):
             error = 2e-3 if fails and leaf == "output.1" else 1e-4
-            self.reporter.evidence({"leaf": leaf, "kind": "output", "shape": [8, 10], "max_abs_error": error})
+            self.reporter.detail({"leaf": leaf, "kind": "output", "shape": [8, 10], "max_abs_error": error})
         self.reporter.facts(reference="fp64", leaves=2, leaves_failed=int(fails), worst_leaf="output.1")
         if fails:
             self.reporter.result("fail_accuracy", "comparison", "1 of 2 tensors differ")
         else:
             self.reporter.result("pass")
-        self.act("end")
+
+    def performance(self) -> None:
+        for block in range(2):
+            self.reporter.detail({"block": block, "eager_first": True, "eager_s": 0.2, "compiled_s": 0.1})
+        self.reporter.facts(speedup=2.0, speedup_ci_low=1.9, speedup_ci_high=2.1, verdict="faster", samples=2)
+        self.reporter.facts(compile_cold_s=20.0, compile_warm_s=1.0, compression_ratio=1.5, graph_breaks=0)
+        self.reporter.result("pass")
 
     def act(self, place: str) -> None:
         """Do what the words say for this place."""
         for word in self.words:
             action, _, where = word.partition("@")
             if where == place:
+                self.place = place
                 name, _, argument = action.partition(":")
                 ACTIONS[name](self, *filter(None, [argument]))
 
@@ -115,6 +140,19 @@ def flaky(run: Run, starts: str) -> None:
         send_signal(run, "SIGKILL")
 
 
+def tick(run: Run, seconds: str) -> None:
+    """Write the time into the journal every 10 ms while it may run, for so many seconds of running."""
+    for _ in range(round(100 * float(seconds))):
+        journal(tick=run.cell, place=run.place, at=time.monotonic())
+        time.sleep(0.01)
+
+
+def small_memory(run: Run, images: str) -> None:
+    """Run out of memory if the timed batch is larger."""
+    if (run.options.timed_batch_size or 10**6) > int(images):
+        raise MemoryError("out of memory, on request")
+
+
 def hang_here(run: Run) -> None:
     time.sleep(FOREVER_S)
 
@@ -146,7 +184,7 @@ def family(run: Run) -> None:
 
 def chat(run: Run, messages: str) -> None:
     for number in range(int(messages)):
-        run.reporter.evidence({"leaf": f"gradient.{number}", "kind": "gradient", "message": "x" * 100})
+        run.reporter.detail({"leaf": f"gradient.{number}", "kind": "gradient", "message": "x" * 100})
 
 
 def print_garbage(run: Run) -> None:
@@ -166,6 +204,8 @@ ACTIONS = {
     "oom": oom,
     "flaky": flaky,
     "sleep": lambda run, seconds: time.sleep(float(seconds)),
+    "tick": tick,
+    "fits": small_memory,
     "hang": hang_here,
     "linger": linger,
     "stubborn": stubborn,
@@ -184,7 +224,12 @@ def main() -> int:
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--messages", type=int, default=1)
-    parser.add_argument("spec", type=Spec.from_json)
+    parser.add_argument("--held", type=int)
+    parser.add_argument("--timing-limit", type=float)
+    parser.add_argument("--timed-batch-size", type=int)
+    parser.add_argument("--shared-cache", action="store_true")
+    parser.add_argument("--toolchain", type=Path)
+    parser.add_argument("specs", type=Spec.from_json, nargs="+")
     options = parser.parse_args()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     if options.messages != sys.stdout.fileno():
@@ -192,7 +237,9 @@ def main() -> int:
     with os.fdopen(options.messages, "w", closefd=False) as stream:
         reporter = Reporter(stream)
         try:
-            Run(options, reporter).measure()
+            run = Run(options, reporter)
+            for spec in options.specs:
+                run.measure(spec)
         except Exception as error:
             traceback.print_exc()
             reporter.failure(type(error).__name__, str(error), isinstance(error, MemoryError))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from timmgate import accuracy, models, suites
+from timmgate import iterations, models, suites
 from timmgate.spec import Mode, Spec
 
 SUITES = Path(__file__).parents[2] / "config" / "suites"
@@ -23,9 +23,9 @@ def main(suite: str, model: str) -> dict[str, Any]:
         batch_size = 2 if training else 1  # BatchNorm cannot train on one value per channel, which some heads have
         spec = Spec("accuracy", "cpu", "m", model, "random", "", "", batch_size, Mode(training=training), traits)
         made, figures["load_s"] = timed(models.create, spec)
-        images = models.images(spec, models.input_size(spec, made))
+        images = iterations.fresh(spec, models.images(spec, models.input_size(spec, made), batch_size))
         if training:
-            _, figures["training_step_s"] = timed(accuracy.training_step, spec, made, made, images, None)
+            _, figures["training_step_s"] = timed(iterations.iterate, spec, made, made, images)
         else:
             _, figures["forward_s"] = timed(made, images)
     figures["parameters"] = sum(parameter.numel() for parameter in made.parameters())

@@ -2,11 +2,14 @@
 
 import io
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
-from timmgate import accuracy, backends
+from timmgate import accuracy, backends, iterations
+from timmgate.caches import Cache
+from timmgate.iterations import Setup
 from timmgate.messages import Reporter
 from timmgate.spec import Mode, Spec, Traits
 
@@ -25,14 +28,24 @@ class Messages:
         self.facts, self.evidence, self.stages, self.result = {}, [], [], None
         for message in map(json.loads, text.splitlines()):
             self.facts |= message.get("facts", {})
-            self.evidence += [message["evidence"]] if "evidence" in message else []
+            self.evidence += [message["detail"]] if "detail" in message else []
             self.stages += [message["stage"]] if "stage" in message else []
             self.result = message.get("result", self.result)
 
 
+@pytest.fixture(autouse=True)
+def no_cache_of_our_own(monkeypatch):
+    """Leave the tests' compile cache as it is."""
+    monkeypatch.setattr(Cache, "_use", lambda cache: None)
+
+
+def setup(measured: Spec) -> Setup:
+    return Setup(threads=1, cache=Cache(Path("unused")), batch_size=measured.requested_batch_size)
+
+
 def measure(measured: Spec) -> Messages:
     stream = io.StringIO()
-    accuracy.measure(measured, 1, Reporter(stream))
+    accuracy.measure(measured, setup(measured), Reporter(stream))
     return Messages(stream.getvalue())
 
 
@@ -162,10 +175,10 @@ def test_a_model_known_to_be_nondeterministic_is_compiled_and_run_in_training_bu
 def test_a_reference_that_cannot_be_had_is_said_and_the_comparison_is_by_cosine(monkeypatch, compiler):
     run = accuracy.run
 
-    def no_double(measured, model, images, forward=None):
+    def no_double(measured, model, images, *forward, **options):
         if images.dtype == torch.float64:
             raise RuntimeError("no float64 here")
-        return run(measured, model, images, forward)
+        return run(measured, model, images, *forward, **options)
 
     monkeypatch.setattr(accuracy, "run", no_double)
     said = measure(spec())
@@ -213,7 +226,7 @@ def test_nan_may_match_nan_in_every_precision_but_float32():
 )
 def test_the_optimizer_is_the_suites_on_cuda_and_none_elsewhere_unless_the_mode_says(device, options, traits, expected):
     model = torch.nn.Linear(2, 2)
-    optimizer = accuracy.make_optimizer(spec(device=device, traits=Traits(**traits), **options), model)
+    optimizer = iterations.make_optimizer(spec(device=device, traits=Traits(**traits), **options), model)
     assert type(optimizer) is (expected or type(None))
     assert optimizer is None or optimizer.defaults["lr"] == 0.01
 
@@ -227,7 +240,7 @@ def test_an_optimizer_moves_the_parameters():
 
 def test_the_loss_is_the_mean_of_the_first_tensor_and_is_divided_for_models_that_ask_for_it():
     logits = torch.arange(6.0).reshape(2, 3)
-    assert accuracy.mean_logit((logits, torch.zeros(1))) == accuracy.mean_logit({"logits": logits}) == 2.5
+    assert iterations.mean_logit((logits, torch.zeros(1))) == iterations.mean_logit({"logits": logits}) == 2.5
     plain, scaled = (measure(spec(training=True, traits=Traits(scaled_loss=scaled))) for scaled in (False, True))
     gradients = [next(leaf for leaf in said.evidence if leaf["kind"] == "input_gradient") for said in (plain, scaled)]
     assert gradients[0]["eager_rmse"] == pytest.approx(1000 * gradients[1]["eager_rmse"], rel=0.5)
@@ -261,5 +274,5 @@ def test_an_exception_while_compiling_leaves_the_stage_compile(monkeypatch):
     monkeypatch.setattr(backends, "compile_model", lambda spec, model, images: torch.compile(model, backend=refuse))
     stream = io.StringIO()
     with pytest.raises(Exception, match="no"):
-        accuracy.measure(spec(), 1, Reporter(stream))
+        accuracy.measure(spec(), setup(spec()), Reporter(stream))
     assert Messages(stream.getvalue()).stages[-1] == "compile"

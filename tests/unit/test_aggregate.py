@@ -28,8 +28,8 @@ def path_of(folder, model, mode="inference"):
 
 def merged(*paths):
     """The completed table of cells."""
-    cells, problems = aggregate.merge("accuracy", aggregate.cells_of([str(path) for path in paths]))
-    return aggregate.complete(cells, problems)
+    files = aggregate.cells_of([str(path) for path in paths])
+    return aggregate.join(list(files), {"accuracy": aggregate.merge("accuracy", files)})
 
 
 def column(table, name):
@@ -57,7 +57,7 @@ def test_values_come_through_unchanged(results):
 
 def test_the_table_has_the_columns_types_and_meanings_of_the_schema(results, tmp_path):
     table = merged(results("a"), path_of(tmp_path, "missing"))
-    assert table.schema.equals(rows.SCHEMAS["accuracy"], check_metadata=True)
+    assert table.schema.equals(rows.SCHEMAS["cells"], check_metadata=True)
 
 
 def test_a_cell_without_a_file_is_not_run(results, tmp_path):
@@ -150,9 +150,9 @@ def test_a_row_of_an_older_version_is_kept_with_its_missing_columns_null(results
     assert "gone" not in table.column_names
 
 
-def test_cells_that_are_not_run_come_last_in_the_order_asked_for(results, tmp_path):
+def test_cells_that_are_not_run_stand_where_they_were_asked_for(results, tmp_path):
     table = merged(path_of(tmp_path, "y"), results("b"), path_of(tmp_path, "x"), results("a"))
-    assert table["model"].to_pylist() == ["b", "a", "y", "x"]
+    assert table["model"].to_pylist() == ["y", "b", "x", "a"]
 
 
 def test_nothing_but_missing_files_gives_a_row_each(tmp_path):
@@ -161,7 +161,7 @@ def test_nothing_but_missing_files_gives_a_row_each(tmp_path):
 
 
 def test_nothing_asked_for_gives_an_empty_table():
-    assert merged().equals(rows.SCHEMAS["accuracy"].empty_table())
+    assert merged().equals(rows.SCHEMAS["cells"].empty_table())
 
 
 def test_a_merged_table_can_be_written_and_read_again(results, tmp_path):
@@ -187,3 +187,34 @@ def test_evidence_has_as_many_rows_as_each_cell_has_leaves(tmp_path):
     assert table["model"].to_pylist() == ["a"] * 2 + ["b"] * 3
     assert table["leaf"].to_pylist()[:2] == ["output.0", "output.1"]
     assert not problems
+
+
+def performance_row(folder, model, **columns):
+    path = folder / "cpu" / "inference" / model / "performance.parquet"
+    row = {"device": "cpu", "mode": "inference", "model": model, "performance": "pass", **columns}
+    rows.write(rows.table("performance", [row]), path)
+    return path
+
+
+def test_the_rows_of_both_checks_become_one_row_and_the_later_check_has_the_last_word(results, tmp_path):
+    accuracy = [results("a", batch_size=8, torch="2.9", margin=0.5), results("b", batch_size=8), path_of(tmp_path, "c")]
+    timed = [
+        performance_row(tmp_path, "a", batch_size=64, speedup=1.5),
+        tmp_path / "cpu" / "inference" / "b" / "performance.parquet",
+        performance_row(tmp_path, "c", speedup=2.0),
+    ]
+    files = {
+        check: aggregate.cells_of(list(map(str, paths))) for check, paths in (("accuracy", accuracy), ("performance", timed))
+    }
+    table = aggregate.join(list(files["accuracy"]), {check: aggregate.merge(check, files[check]) for check in files})
+    assert column(table, "accuracy") == {"a": "pass", "b": "pass", "c": "not_run"}
+    assert column(table, "performance") == {"a": "pass", "b": "not_run", "c": "pass"}
+    assert column(table, "batch_size") == {"a": 64, "b": 8, "c": None}
+    assert column(table, "speedup") == {"a": 1.5, "b": None, "c": 2.0}
+    assert column(table, "torch") == {"a": "2.9", "b": None, "c": None}
+    assert column(table, "margin")["a"] == 0.5
+    assert column(table, "performance_cause")["b"] == "no result file"
+
+
+def test_a_check_that_was_not_asked_for_has_no_status(results):
+    assert column(merged(results("a")), "performance") == {"a": None}

@@ -2,15 +2,24 @@
 
 import io
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
 from timmgate import backends
+from timmgate.caches import Cache
 from timmgate.messages import Reporter
 from timmgate.spec import Mode, Spec, Traits
 
 IMAGES = torch.ones(2, 3)
+
+
+class NoCache(Cache):
+    """Leaves the compiler's cache as it is."""
+
+    def _use(self):
+        pass
 
 
 def spec(traits: Traits | None = None, device: str = "cpu", **options) -> Spec:
@@ -76,7 +85,7 @@ def test_an_unknown_inductor_option_is_refused_with_near_matches():
 
 def test_stages_alternate_between_compile_and_run_also_for_the_backward_pass():
     stream = io.StringIO()
-    with backends.compile_stages(Reporter(stream)):
+    with backends.compiling(spec(backend="aot_eager"), NoCache(Path()), Reporter(stream)):
         compiled = torch.compile(torch.nn.Linear(3, 2), backend="aot_eager")
         compiled(IMAGES).sum().backward()
         compiled(IMAGES)

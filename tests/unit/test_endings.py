@@ -103,7 +103,7 @@ def test_trouble_between_worker_and_supervisor_is_worth_another_attempt():
 
 
 @given(
-    stage=st.sampled_from(STAGES),
+    stage=st.sampled_from(sorted({stage for stages in STAGES.values() for stage in stages})),
     visits=st.integers(1, 9),
     failure=st.none() | st.fixed_dictionaries({"cause": st.text(), "message": st.text(), "out_of_memory": st.booleans()}),
     trouble=st.none() | st.tuples(st.text(), st.text()),

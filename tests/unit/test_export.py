@@ -23,7 +23,7 @@ STATUSES = {
 
 
 def cell(mode, model, accuracy, **columns):
-    ran = {"batch_size": 8, "parameters": 1_234_567, "input_size": [3, 240, 224]}
+    ran = {"batch_size": 8, "accuracy_batch_size": 8, "parameters": 1_234_567, "input_size": [3, 240, 224]}
     known = ran if accuracy not in ("not_run", "model_fail_to_load") else {}
     return {"device": "cpu", "mode": mode, "model": model, "accuracy": accuracy, **known, **columns}
 
@@ -35,7 +35,7 @@ def exported(tmp_path):
     def write(*modes, cells=None):
         cells = cells or [cell(mode, model, status) for mode in modes for model, status in STATUSES.items()]
         chosen = {mode: MODES[mode] for mode in modes}
-        for name, table in export.files(rows.table("accuracy", cells), chosen, "cpu").items():
+        for name, table in export.files(rows.table("cells", cells), chosen, "cpu").items():
             rows.write_csv(table, tmp_path / name)
         return {path.name: path for path in tmp_path.iterdir()}
 
@@ -90,7 +90,7 @@ def test_two_modes_of_the_same_kind_both_have_their_names_in_the_file_names():
     }
 
 
-def test_every_mode_has_two_files(exported):
+def test_every_mode_has_two_files_if_only_accuracy_was_checked(exported):
     assert set(exported("inference", "training-amp")) == {
         "inductor_timm_models_float32_inference_cpu_accuracy.csv",
         "inductor_timm_models_amp_training_cpu_accuracy.csv",
@@ -178,10 +178,10 @@ def test_a_check_with_the_exported_file_as_baseline_is_as_expected(accuracy_csv)
 
 def test_timms_file_for_inference_has_its_columns_in_its_units_for_the_models_that_were_loaded(exported):
     assert exported("inference")["benchmark-infer-inference-cpu.csv"].read_text().splitlines() == [
-        "model,infer_img_size,infer_batch_size,param_count",
-        "vit,224,8,1.23",
-        "resnet,224,8,1.23",
-        "skipped,224,8,1.23",
+        "model,infer_batch_size,infer_img_size,param_count",
+        "vit,8,224,1.23",
+        "resnet,8,224,1.23",
+        "skipped,8,224,1.23",
     ]
 
 
@@ -193,3 +193,60 @@ def test_timms_file_for_training_has_its_columns(exported):
 def test_a_model_that_timed_out_before_it_was_loaded_is_left_out_of_timms_file(exported):
     cells = [cell("inference", "vit", "timeout", batch_size=None, parameters=None, input_size=None)]
     assert exported("inference", cells=cells)["benchmark-infer-inference-cpu.csv"].read_text().count("\n") == 1
+
+
+# benchmarks/dynamo's performance CSV.
+
+TIMED = {
+    "performance": "pass",
+    "batch_size": 32,
+    "speedup": 1.5,
+    "compiled_ms": 20.0,
+    "images_per_s": 1600.0,
+    "compile_cold_s": 30.5,
+    "compression_ratio": 1.25,
+    "eager_peak_bytes": 2_500_000_000,
+    "compiled_peak_bytes": 2_000_000_000,
+    "ops_captured": 100,
+    "unique_graphs": 3,
+    "graph_breaks": 3,
+    "graph_break_reasons": ["a", "a", "b"],
+    "cudagraph_skips": 0,
+    "gmacs": 4.123,
+    "mactivations": 11.116,
+}
+
+
+@pytest.fixture
+def both(exported):
+    """Files of a run with both checks, of which one cell was timed."""
+    failed = {"performance": "OOM"}
+    cells = [cell("inference", "vit", "pass", **TIMED), cell("inference", "resnet", "pass", **failed)]
+    return exported("inference", cells=cells)
+
+
+def test_the_performance_file_has_the_reference_suites_columns_in_its_order_and_units_and_zeros_for_what_failed(both):
+    assert both["inductor_timm_models_float32_inference_cpu_performance.csv"].read_text().splitlines() == [
+        "dev,name,batch_size,speedup,abs_latency,compilation_latency,compression_ratio,eager_peak_mem,dynamo_peak_mem,"
+        "calls_captured,unique_graphs,graph_breaks,unique_graph_breaks,autograd_captures,autograd_compiles,cudagraph_skips",
+        "cpu,vit,32,1.5,20.0,30.5,1.25,2.5,2.0,100,3,3,2,0,0,0",
+        "cpu,resnet,0,0.0,0.0,0.0,0.0,0.0,0.0,0,0,0,0,0,0,0",
+    ]
+
+
+def test_the_accuracy_file_has_the_accuracy_checks_own_batch_size(both):
+    assert "cpu,vit,8,pass" in both["inductor_timm_models_float32_inference_cpu_accuracy.csv"].read_text()
+
+
+def test_timms_file_of_a_timed_run_has_throughput_latency_and_operations(both):
+    frame = pd.read_csv(both["benchmark-infer-inference-cpu.csv"], index_col="model")
+    assert frame.loc["vit"].to_dict() == {
+        "infer_samples_per_sec": 1600.0,
+        "infer_step_time": 20.0,
+        "infer_batch_size": 32,
+        "infer_img_size": 224,
+        "infer_gmacs": 4.12,
+        "infer_macts": 11.12,
+        "param_count": 1.23,
+    }
+    assert frame.loc["resnet"].isna()["infer_samples_per_sec"]

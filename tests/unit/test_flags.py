@@ -12,7 +12,7 @@ FAILED = [status for status in STATUSES if status not in PASSED]
 def cells(*statuses, mode="inference", device="cpu", **columns):
     """A table with a cell of each status; the models are called by their number."""
     return rows.table(
-        "accuracy",
+        "cells",
         [
             {"device": device, "mode": mode, "model": str(number), "accuracy": status, **columns}
             for number, status in enumerate(statuses)
@@ -20,15 +20,23 @@ def cells(*statuses, mode="inference", device="cpu", **columns):
     )
 
 
+def failures(table):
+    return flags.failures(table, ["accuracy"])
+
+
+def summary(table):
+    return flags.summary(table, ["accuracy"])
+
+
 @pytest.mark.parametrize("status", FAILED)
 def test_a_cell_that_did_not_pass_is_a_failure(status):
-    failures = flags.failures(cells("pass", status)).to_pylist()
-    assert [(row["model"], row["check"], row["status"]) for row in failures] == [("1", "accuracy", status)]
+    failed = failures(cells("pass", status)).to_pylist()
+    assert [(row["model"], row["check"], row["status"]) for row in failed] == [("1", "accuracy", status)]
 
 
 @pytest.mark.parametrize("status", PASSED)
 def test_a_cell_that_passed_is_no_failure(status):
-    assert flags.failures(cells(status)).num_rows == 0
+    assert failures(cells(status)).num_rows == 0
 
 
 def test_a_failure_says_where_why_and_how_to_look_into_it():
@@ -41,7 +49,7 @@ def test_a_failure_says_where_why_and_how_to_look_into_it():
         "log": "logs/x.log",
         "command": "python -m timmgate.worker",
     }
-    (failure,) = flags.failures(cells("fail_accuracy", **columns)).to_pylist()
+    (failure,) = failures(cells("fail_accuracy", **columns)).to_pylist()
     assert failure == {
         **{"device": "cpu", "mode": "inference", "model": "0", "check": "accuracy", "status": "fail_accuracy"},
         **{name.removeprefix("accuracy_"): value for name, value in columns.items()},
@@ -49,23 +57,23 @@ def test_a_failure_says_where_why_and_how_to_look_into_it():
 
 
 def test_failures_are_in_the_order_of_the_cells():
-    failures = flags.failures(cells("timeout", "pass", "OOM", "not_run", "fail_accuracy"))
-    assert failures["model"].to_pylist() == ["0", "2", "3", "4"]
+    failed = failures(cells("timeout", "pass", "OOM", "not_run", "fail_accuracy"))
+    assert failed["model"].to_pylist() == ["0", "2", "3", "4"]
 
 
 def test_nothing_failed_gives_an_empty_table_with_the_same_columns_and_types():
-    assert flags.failures(cells("pass")).schema == flags.failures(cells("timeout", margin=1.0)).schema
-    assert flags.failures(cells()).schema == flags.failures(cells("timeout", margin=1.0)).schema
+    assert failures(cells("pass")).schema == failures(cells("timeout", margin=1.0)).schema
+    assert failures(cells()).schema == failures(cells("timeout", margin=1.0)).schema
 
 
 def test_nothing_failed_gives_a_file_with_a_header(tmp_path):
-    rows.write_tsv(flags.failures(cells("pass")), tmp_path / "failures.tsv")
+    rows.write_tsv(failures(cells("pass")), tmp_path / "failures.tsv")
     (header,) = (tmp_path / "failures.tsv").read_text().splitlines()
     assert header.split("\t")[:5] == ["device", "mode", "model", "check", "status"]
 
 
 def test_every_status_is_counted():
-    (counts,) = flags.summary(cells(*STATUSES, "pass", "timeout")).to_pylist()
+    (counts,) = summary(cells(*STATUSES, "pass", "timeout")).to_pylist()
     assert {status: counts[status] for status in STATUSES} == {
         status: 2 if status in ("pass", "timeout") else 1 for status in STATUSES
     }
@@ -82,7 +90,7 @@ def test_each_device_and_mode_has_a_row_in_order_of_appearance():
             cells("timeout", mode="training"),
         ]
     )
-    counts = flags.summary(table).to_pylist()
+    counts = summary(table).to_pylist()
     assert [(row["device"], row["mode"], row["check"], row["cells"], row["passed"]) for row in counts] == [
         ("cpu", "training", "accuracy", 3, 1),
         ("cpu", "inference", "accuracy", 1, 1),
@@ -92,6 +100,62 @@ def test_each_device_and_mode_has_a_row_in_order_of_appearance():
 
 
 def test_no_cells_give_an_empty_summary_with_a_column_for_every_status():
-    summary = flags.summary(cells())
-    assert summary.num_rows == 0
-    assert set(STATUSES) < set(summary.column_names)
+    counted = summary(cells())
+    assert counted.num_rows == 0
+    assert set(STATUSES) < set(counted.column_names)
+
+
+def timed(*speedups, **columns):
+    """A table with a timed cell of each speedup."""
+    return rows.table(
+        "cells",
+        [
+            {
+                "device": "cpu",
+                "mode": "inference",
+                "model": str(number),
+                "performance": "pass",
+                "speedup": speedup,
+                **columns,
+            }
+            for number, speedup in enumerate(speedups)
+        ],
+    )
+
+
+def test_speedups_of_a_mode_have_a_geometric_mean_in_its_interval_and_one_that_counts_a_slowdown_as_nothing():
+    (figures,) = flags.summary(timed(0.5, 1.0, 2.0, 4.0, None), ["performance"]).to_pylist()
+    assert figures["speedup"] == pytest.approx(2**0.5)
+    assert figures["speedup_clipped"] == pytest.approx(2**0.75)
+    assert figures["speedup_ci_low"] < figures["speedup"] < figures["speedup_ci_high"] <= 4
+    assert figures["cells"] == 5
+
+
+def test_verdicts_graph_breaks_and_compile_times_of_a_mode_are_summed_up():
+    cells_of_mode = [
+        {"verdict": "faster", "graph_breaks": 0, "compile_cold_s": 10.0, "compression_ratio": 1.0},
+        {"verdict": "faster", "graph_breaks": 3, "compile_cold_s": 90.0, "compression_ratio": 4.0},
+        {"verdict": "ambiguous", "graph_breaks": 1, "compile_cold_s": 20.0},
+    ]
+    table = pa.concat_tables([timed(1.5, **columns) for columns in cells_of_mode])
+    (figures,) = flags.summary(table, ["performance"]).to_pylist()
+    assert (figures["faster"], figures["slower"], figures["same"], figures["ambiguous"]) == (2, 0, 0, 1)
+    assert figures["graph_breaks"] == 4
+    assert figures["compile_cold_s"] == 20.0
+    assert figures["compression_ratio"] == pytest.approx(2.0)
+
+
+def test_a_mode_in_which_nothing_was_timed_has_no_figures():
+    (figures,) = flags.summary(timed(None), ["performance"]).to_pylist()
+    assert figures["speedup"] is None and figures["compression_ratio"] is None and figures["faster"] == 0
+
+
+def test_a_cell_can_fail_one_check_and_pass_the_other():
+    table = rows.table(
+        "cells",
+        [{"device": "cpu", "mode": "m", "model": "a", "accuracy": "pass", "performance": "OOM", "performance_stage": "run"}],
+    )
+    (failure,) = flags.failures(table, ["accuracy", "performance"]).to_pylist()
+    assert (failure["check"], failure["status"], failure["stage"]) == ("performance", "OOM", "run")
+    passed = flags.summary(table, ["accuracy", "performance"]).to_pylist()
+    assert [(row["check"], row["passed"]) for row in passed] == [("accuracy", 1), ("performance", 0)]

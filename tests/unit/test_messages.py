@@ -28,14 +28,14 @@ def test_every_kind_of_message_arrives_as_it_was_sent():
     def speak(reporter):
         reporter.stage("load")
         reporter.facts(batch_size=8, input_size=[3, 160, 160])
-        reporter.evidence({"leaf": "output", "margin": 0.5, "strict": None})
+        reporter.detail({"leaf": "output", "margin": 0.5, "strict": None})
         reporter.result("fail_accuracy", "comparison", "1 of 2 differs")
         reporter.failure("ValueError", "no", out_of_memory=False)
 
     assert said(speak) == [
         ("stage", "load"),
         ("facts", {"batch_size": 8, "input_size": [3, 160, 160]}),
-        ("evidence", {"leaf": "output", "margin": 0.5, "strict": None}),
+        ("detail", {"leaf": "output", "margin": 0.5, "strict": None}),
         ("result", {"status": "fail_accuracy", "cause": "comparison", "message": "1 of 2 differs"}),
         ("failure", {"cause": "ValueError", "message": "no", "out_of_memory": False}),
     ]
@@ -44,9 +44,9 @@ def test_every_kind_of_message_arrives_as_it_was_sent():
 @given(content=st.dictionaries(st.text(), values, max_size=4))
 def test_any_content_arrives_as_it_was_sent_on_one_line(content):
     stream = io.StringIO()
-    Reporter(stream).evidence(content)
+    Reporter(stream).detail(content)
     assert stream.getvalue().count("\n") == 1
-    assert parse(stream.getvalue().encode())[:2] == ("evidence", content)
+    assert parse(stream.getvalue().encode())[:2] == ("detail", content)
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])

@@ -71,12 +71,12 @@ def test_training_and_inference_may_use_different_image_sizes():
 
 
 def test_images_are_seeded_standardised_noise():
-    images = models.images(spec(batch_size=4), (3, 16, 16))
+    images = models.images(spec(batch_size=4), (3, 16, 16), 4)
     assert images.shape == (4, 3, 16, 16) and images.dtype == torch.float32
     assert images.mean().abs() < 1e-5 and (images.std() - 1).abs() < 1e-5
     assert images.unique().numel() <= 256
     torch.rand(3)
-    assert torch.equal(images, models.images(spec(batch_size=4), (3, 16, 16)))
+    assert torch.equal(images, models.images(spec(batch_size=4), (3, 16, 16), 4))
 
 
 @pytest.mark.parametrize(
@@ -124,6 +124,6 @@ def test_autocast_is_off_for_the_float64_reference():
 
 def test_channels_last_reaches_weights_and_images():
     made = spec("test_resnet", channels_last=True)
-    assert models.images(made, (3, 32, 32)).is_contiguous(memory_format=torch.channels_last)
+    assert models.images(made, (3, 32, 32), 2).is_contiguous(memory_format=torch.channels_last)
     weight = models.create(made).layer1[0].conv1.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)

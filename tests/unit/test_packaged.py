@@ -42,7 +42,7 @@ def test_the_state_dict_is_the_packages_bit_by_bit_under_timms_names(model, tmp_
 def test_a_cup_of_coffee_is_espresso_and_a_camera_stands_on_a_tripod(found):
     made = spec(batch_size=5)
     with torch.no_grad():
-        logits = models.create(made, found.file)(models.images(made, (3, 224, 224)))
+        logits = models.create(made, found.file)(models.images(made, (3, 224, 224), 5))
     coffee, _, cat, _, camera = labels(logits)
     assert coffee[0] == "espresso" and coffee[1] > 0.9
     assert "cat" in cat[0]
@@ -50,14 +50,14 @@ def test_a_cup_of_coffee_is_espresso_and_a_camera_stands_on_a_tripod(found):
 
 
 def test_the_photos_are_repeated_until_the_batch_is_full():
-    photos = models.images(spec(batch_size=11), (3, 64, 64))
+    photos = models.images(spec(batch_size=11), (3, 64, 64), 11)
     assert photos.shape == (11, 3, 64, 64)
     assert len(photos.unique(dim=0)) == len(packaged.PHOTOS) == 8
     assert torch.equal(photos[8:], photos[:3])
 
 
 def test_photos_take_the_size_and_the_memory_format_of_the_mode():
-    photos = models.images(spec(channels_last=True), (3, 96, 96))
+    photos = models.images(spec(channels_last=True), (3, 96, 96), 2)
     assert photos.shape == (2, 3, 96, 96)
     assert photos.is_contiguous(memory_format=torch.channels_last)
 
@@ -65,7 +65,7 @@ def test_photos_take_the_size_and_the_memory_format_of_the_mode():
 @pytest.mark.parametrize("source", ["random", "pretrained"])
 def test_other_weights_get_noise(source):
     assert models.kind_of_images(spec(source=source)) == "noise"
-    assert models.images(spec(source=source), (3, 8, 8)).mean().abs() < 1e-5
+    assert models.images(spec(source=source), (3, 8, 8), 2).mean().abs() < 1e-5
 
 
 @pytest.mark.parametrize("model", ["efficientnet_lite0", "test_vit"])

@@ -8,8 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from timmgate import rows
+from timmgate.spec import CHECKS
 
-UNITS = {r"(?<!_per)_s": "s", "_ms": "ms", "_bytes": "bytes", "batch_size(_requested)?": "images", "_per_s": "1/s"}
+UNITS = {r"(?<!_per)_s": "s", "_ms": "ms", "_bytes": "bytes", "batch_size(_requested)?": "images", "_per_s": "1/s"} | {
+    "gmacs": "1e9",
+    "mactivations": "1e6",
+}
 """Ends of column names, and the unit that they promise."""
 
 FIELDS = [(kind, field) for kind, schema in rows.SCHEMAS.items() for field in schema]
@@ -40,8 +44,14 @@ def test_every_table_can_be_joined_by_cell(kind):
     assert rows.SCHEMAS[kind].names[:3] == ["device", "mode", "model"]
 
 
-def test_every_stage_has_a_column_for_its_seconds():
-    assert {f"accuracy_{stage}_s" for stage in rows.STAGES} <= set(rows.SCHEMAS["accuracy"].names)
+@pytest.mark.parametrize("check", CHECKS)
+def test_every_stage_has_a_column_for_its_seconds(check):
+    assert {f"{check}_{stage}_s" for stage in rows.STAGES[check]} <= set(rows.SCHEMAS[check].names)
+
+
+def test_every_check_has_a_table_of_rows_and_one_of_details_and_the_cells_have_the_columns_of_all():
+    assert {*CHECKS, *CHECKS.values(), "cells"} == set(rows.SCHEMAS)
+    assert set(rows.SCHEMAS["cells"].names) == {name for check in CHECKS for name in rows.SCHEMAS[check].names}
 
 
 def test_what_counts_as_passed_is_a_status():

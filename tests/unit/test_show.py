@@ -19,10 +19,10 @@ NARROW, WIDE = 44, 200
 def printed(tmp_path):
     """Writes the tables of some cells, prints them, and returns the text."""
 
-    def print_cells(*cells, width=WIDE, color=False):
-        table = rows.table("accuracy", [{"device": "cpu", "model": "test_vit", **cell} for cell in cells])
-        rows.write(flags.failures(table), tmp_path / "failures.parquet")
-        rows.write_tsv(flags.summary(table), tmp_path / "summary.tsv")
+    def print_cells(*cells, width=WIDE, color=False, checks=("accuracy",)):
+        table = rows.table("cells", [{"device": "cpu", "model": "test_vit", **cell} for cell in cells])
+        rows.write(flags.failures(table, checks), tmp_path / "failures.parquet")
+        rows.write_tsv(flags.summary(table, checks), tmp_path / "summary.tsv")
         with (tmp_path / "terminal").open("w") as terminal:
             console = Console(record=True, width=width, file=terminal, force_terminal=color)
             show(tmp_path, console)
@@ -65,16 +65,16 @@ def test_a_failure_has_a_line_with_cell_stage_cause_message_and_log(printed):
     ending = {"stage": "compile", "cause": "RuntimeError", "message": "no such kernel"}
     columns = {f"accuracy_{name}": value for name, value in ending.items()}
     text = printed(cell("inference", "fail_to_run", log="logs/x.log", **columns))
-    assert "fail_to_run inference/test_vit  in compile: RuntimeError: no such kernel  log: logs/x.log\n" in text
+    assert "fail_to_run inference/test_vit accuracy  in compile: RuntimeError: no such kernel  log: logs/x.log\n" in text
 
 
 def test_a_cell_that_was_not_run_has_a_line_with_what_is_known(printed):
     text = printed(cell("inference", "not_run", accuracy_cause="no result file"))
-    assert text.endswith("not_run inference/test_vit  no result file\n")
+    assert text.endswith("not_run inference/test_vit accuracy  no result file\n")
 
 
 def test_a_failure_without_any_reason_has_a_line(printed):
-    assert printed(cell("inference", "timeout")).endswith("timeout inference/test_vit\n")
+    assert printed(cell("inference", "timeout")).endswith("timeout inference/test_vit accuracy\n")
 
 
 def test_only_the_first_line_of_a_message_is_shown(printed):
@@ -122,7 +122,27 @@ def test_the_status_of_a_failure_is_red(printed):
 
 
 def test_an_empty_run_is_shown(printed):
-    assert table_of(printed()) == [["mode", "cells", "passed"]]
+    assert printed() == ""
+
+
+def test_a_performance_table_has_speedups_with_intervals_verdicts_compile_times_and_memory(printed):
+    figures = {"compile_cold_s": 31.24, "compile_warm_s": 1.55, "compression_ratio": 1.3, "graph_breaks": 2}
+    passed = {"mode": "inference", "accuracy": "pass", "performance": "pass", **figures}
+    cells = [{**passed, "speedup": each} for each in (0.5, 2.0)]
+    cells += [{"mode": "training", "accuracy": "pass", "performance": "timeout"}]
+    text = printed(*cells, checks=("accuracy", "performance"))
+    assert "performance on cpu" in text
+    header, inference, training = [line for line in table_of(text) if len(line) > 4 or line[0] == "training"][-3:]
+    shown = dict(zip(header, inference, strict=False))
+    assert shown["speedup"].startswith("1.00 [0.50, 2.00")
+    assert shown["clipped at 1"].startswith("1.41 [1.00, 2.00")
+    assert (shown["compile cold, s"], shown["warm, s"], shown["memory"], shown["graph breaks"]) == (
+        "31.2",
+        "1.6",
+        "1.30",
+        "4",
+    )
+    assert training[:3] == ["training", "1", "0"] and training[-1] == "1"
 
 
 def test_the_tables_of_a_folder_are_shown_by_a_command(printed, tmp_path):

@@ -6,19 +6,22 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pyarrow as pa
 import pytest
+from timm.utils.decay_batch import decay_batch_step
 
-from timmgate import record, rows, supervise
+from timmgate import module_environment, record, rows, supervise
 from timmgate.messages import parse
 from timmgate.rows import STAGES
 from timmgate.spec import Spec
 from timmgate.supervise import Outcome, Policy
 
 SPEC = Spec(check="accuracy", device="cpu", mode="inference", model="test_vit", weights="random", torch="2.9", timm="1.0")
+PERFORMANCE = replace(SPEC, check="performance", batch_size=8)
 TIMEOUT_S = 1.0
 UNHURRIED_S = 30.0
 
@@ -29,7 +32,7 @@ from timmgate.spec import Spec
 from timmgate.supervise import Policy, supervise
 
 folder = Path(sys.argv[2])
-supervise(Spec.from_json(sys.argv[1]), Policy(1, 60, 3, folder / "cache"), folder / "worker.log")
+supervise([Spec.from_json(sys.argv[1])], Policy(1, 60, 3, folder / "cache"), folder / "worker.log")
 (folder / "row").touch()
 """
 """A supervising process: it measures a spec, and the file `row` stands for its row."""
@@ -59,11 +62,15 @@ def measure(fake_worker, policy, log, monkeypatch):
         fake_worker.behaviours = {"test_vit": words}
         for name, value in fake_worker.environment.items():
             monkeypatch.setenv(name, value)
-        outcome = supervise.supervise(SPEC, policy(timeout_s, attempts), log)
+        (outcome,) = supervise.supervise([SPEC], policy(timeout_s, attempts), log)
         assert fake_worker.alive() == []
         return outcome
 
     return run
+
+
+def the_row(outcome: Outcome, policy: Policy, log: Path) -> dict:
+    return record.row(SPEC, outcome, policy, "tiny", record.provenance([SPEC], policy, log))
 
 
 def verdict(outcome: Outcome) -> tuple[str, str, str | None]:
@@ -111,16 +118,16 @@ ENDINGS = {
 def test_every_ending_has_its_status_stage_and_cause_and_fits_the_table(words, measure, policy, log):
     outcome = measure(words)
     assert verdict(outcome) == ENDINGS[words]
-    row = record.row(SPEC, policy(), outcome, "tiny", log)
+    row = the_row(outcome, policy(), log)
     table = rows.table("accuracy", [row])
     assert table.schema == rows.SCHEMAS["accuracy"]
     (kept,) = table.to_pylist()
     assert (kept["accuracy"], kept["accuracy_stage"], kept["accuracy_cause"]) == ENDINGS[words]
-    assert rows.table("evidence", record.evidence(SPEC, outcome)).schema == rows.SCHEMAS["evidence"]
+    assert rows.table("evidence", record.details(SPEC, outcome)).schema == rows.SCHEMAS["evidence"]
 
 
 def test_a_row_says_how_it_ended_and_where_it_comes_from_although_the_worker_failed(measure, policy, log):
-    row = record.row(SPEC, policy(), measure("raise@compile"), "tiny", log)
+    row = the_row(measure("raise@compile"), policy(), log)
     (kept,) = rows.table("accuracy", [row]).to_pylist()
     not_reached = {"accuracy_run_s", "accuracy_compare_s"}
     endings = {name for name in kept if name.startswith("accuracy_")} - not_reached
@@ -133,7 +140,6 @@ def test_a_row_says_how_it_ended_and_where_it_comes_from_although_the_worker_fai
         "command",
         "log",
         "suite",
-        "identity",
         "options",
         "protocol",
     }
@@ -191,42 +197,42 @@ def test_a_worker_that_hangs_after_it_reported_an_exception_is_not_waited_for(me
 def test_a_worker_that_cannot_be_started_gives_a_row_too(policy, log, monkeypatch):
     monkeypatch.setattr(supervise, "BACKOFF_S", 0.01)
     monkeypatch.setenv("TIMMGATE_WORKER", "/nonexistent/python -m worker")
-    outcome = supervise.supervise(SPEC, policy(attempts=2), log)
+    (outcome,) = supervise.supervise([SPEC], policy(attempts=2), log)
     assert verdict(outcome) == ("infra_error", "import", "FileNotFoundError")
     assert outcome.attempt == 2
     assert "/nonexistent/python" in outcome.verdict.message
-    assert rows.table("accuracy", [record.row(SPEC, policy(), outcome, "tiny", log)]).num_rows == 1
+    assert rows.table("accuracy", [the_row(outcome, policy(), log)]).num_rows == 1
 
 
 def test_more_messages_than_a_pipe_holds_all_arrive(measure):
     outcome = measure("chat:20000@compare")
     assert outcome.verdict.status == "pass"
-    leaves = [leaf["leaf"] for leaf in outcome.ending.evidence]
+    leaves = [leaf["leaf"] for leaf in outcome.ending.details]
     assert leaves == [*(f"gradient.{number}" for number in range(20000)), "output.0", "output.1"]
 
 
 def test_messages_that_were_sent_just_before_a_crash_all_arrive(measure):
     outcome = measure("chat:300@compare signal:SIGKILL@compare")
-    assert len(outcome.ending.evidence) == 300
+    assert len(outcome.ending.details) == 300
 
 
 @pytest.mark.parametrize("words", ["signal:SIGSEGV@compile", "raise@compile"])
 def test_what_was_known_before_a_crash_is_in_the_row(words, measure, policy, log):
-    row = record.row(SPEC, policy(), measure(words), "tiny", log)
+    row = the_row(measure(words), policy(), log)
     assert (row["device_name"], row["batch_size"], row["input_size"]) == ("a fake", 8, [3, 4, 4])
     assert "leaves" not in row
 
 
 def test_an_error_message_of_any_text_is_kept_in_row_and_log(measure, policy, log):
     outcome = measure("oddity@load")
-    (row,) = rows.table("accuracy", [record.row(SPEC, policy(), outcome, "tiny", log)]).to_pylist()
+    (row,) = rows.table("accuracy", [the_row(outcome, policy(), log)]).to_pylist()
     assert row["accuracy_message"].startswith('first line\nsecond line\twith a tab, a "quote", a byte ? of no encoding')
     assert row["accuracy_message"] in log.read_bytes().decode()
 
 
 def test_a_long_error_message_is_cut_in_the_row_and_whole_in_the_log(measure, policy, log):
     message = "very%long%" * 1000
-    row = record.row(SPEC, policy(), measure(f"raise:{message}@run"), "tiny", log)
+    row = the_row(measure(f"raise:{message}@run"), policy(), log)
     assert len(row["accuracy_message"]) == record.MESSAGE_CHARACTERS
     assert message.replace("%", " ").strip() in log.read_text()
 
@@ -255,13 +261,13 @@ def test_what_the_model_caused_is_not_tried_again(words, measure, fake_worker):
 def test_an_attempt_starts_afresh_without_what_the_one_before_reported(measure):
     outcome = measure("chat:5@load flaky:1@compile", attempts=2)
     assert outcome.verdict.status == "pass"
-    assert len(outcome.ending.evidence) == 5 + 2
+    assert len(outcome.ending.details) == 5 + 2
     assert outcome.ending.visits["load"] == 1
 
 
 def test_the_row_has_the_number_and_the_start_of_the_last_attempt_and_the_time_of_all(measure, policy, log):
     outcome = measure("sleep:0.4@load flaky:1@compile", attempts=2)
-    row = record.row(SPEC, policy(), outcome, "tiny", log)
+    row = the_row(outcome, policy(), log)
     assert row["accuracy_attempt"] == 2
     assert row["accuracy_wall_s"] > 0.8
     assert 0.4 <= row["accuracy_worker_s"] < 0.8
@@ -283,7 +289,7 @@ def test_stage_seconds_add_up_over_visits_and_to_the_workers_time(measure):
     assert ending.stage_s["eager"] == pytest.approx(0.5, abs=0.1)
     assert ending.stage_s["compile"] == pytest.approx(0.1, abs=0.1)
     assert ending.stage_s["run"] == pytest.approx(0.4, abs=0.1)
-    assert set(ending.stage_s) == set(STAGES)
+    assert set(ending.stage_s) == set(STAGES["accuracy"])
     without_import = sum(ending.stage_s.values()) - ending.stage_s["import"]  # which begins before the worker's own clock
     assert without_import == pytest.approx(ending.worker_s, abs=0.15)
 
@@ -295,9 +301,14 @@ def test_seconds_after_the_result_belong_to_no_stage(measure):
 def test_the_log_has_the_command_the_output_and_the_verdict_of_every_attempt(measure, policy, log):
     measure("garbage@load flaky:1@compile", attempts=2)
     text = log.read_text(errors="replace")
-    assert text.count(shlex.join(supervise.worker_command(SPEC, policy()))) == 2
+    assert text.count(shlex.join(supervise.worker_command([SPEC], policy()))) == 2
     assert text.count("not for you") == 4
-    assert text.index("attempt 1:") < text.index("infra_error SIGKILL") < text.index("attempt 2:") < text.index("\npass\n")
+    assert (
+        text.index("attempt 1:")
+        < text.index("accuracy: infra_error SIGKILL")
+        < text.index("attempt 2:")
+        < text.index("\naccuracy: pass\n")
+    )
 
 
 def test_the_log_has_the_traceback_of_an_exception(measure, log):
@@ -327,14 +338,89 @@ def test_the_worker_gets_the_threads_the_cache_and_the_spec(measure, fake_worker
 
 
 def test_the_command_in_the_row_repeats_the_measurement_in_a_shell(measure, policy, log, fake_worker, tmp_path):
-    row = record.row(SPEC, policy(), measure("fail_accuracy"), "tiny", log)
+    row = the_row(measure("fail_accuracy"), policy(), log)
     environment = {key: value for key, value in os.environ.items() if key not in ("TIMMGATE_WORKER", "PYTHONPATH")}
     done = subprocess.run(row["command"], shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     kind, content, _ = parse(done.stdout.splitlines()[-1].encode())
     assert (kind, content["status"]) == ("result", "fail_accuracy")
     first, second = fake_worker.starts()
-    assert second["command"] == first["command"][:-2], "the same but for --messages and its number"
+    assert second["command"] == first["command"][:-4], "the same but for --messages and --held and their numbers"
+
+
+@pytest.fixture
+def measure_both(fake_worker, policy, log, monkeypatch):
+    """Supervise both checks of a cell; afterwards no process may live."""
+
+    def run(words: str = "", timeout_s: float = UNHURRIED_S) -> list[Outcome]:
+        fake_worker.behaviours = {"test_vit": words}
+        for name, value in fake_worker.environment.items():
+            monkeypatch.setenv(name, value)
+        outcomes = supervise.supervise([SPEC, PERFORMANCE], policy(timeout_s), log)
+        assert fake_worker.alive() == []
+        return outcomes
+
+    return run
+
+
+def test_both_checks_of_a_cell_are_done_by_one_process_and_each_has_its_own_times(measure_both, fake_worker):
+    accuracy, performance = measure_both("sleep:0.5@compile sleep:0.2@performance.warmup")
+    assert len(fake_worker.starts()) == 1
+    assert accuracy.verdict.status == performance.verdict.status == "pass"
+    assert len(accuracy.ending.details) == len(performance.ending.details) == 2
+    assert accuracy.wall_s > 0.5 and 0.2 < performance.wall_s < 0.5
+    assert performance.ending.worker_s == pytest.approx(0.2, abs=0.15)
+    assert performance.ending.started_at > accuracy.ending.started_at
+    assert set(performance.ending.stage_s) == set(STAGES["performance"])
+
+
+@pytest.mark.parametrize("words", ["raise@compile", "signal:SIGSEGV@run", "hang@compile", "signal:SIGKILL@end"])
+def test_a_check_whose_predecessor_took_the_process_with_it_has_a_process_of_its_own(words, measure_both, fake_worker):
+    accuracy, performance = measure_both(words, timeout_s=TIMEOUT_S)
+    assert (accuracy.verdict.status == "pass") is words.endswith("@end")
+    assert performance.verdict.status == "pass"
+    assert len(fake_worker.starts()) == 2
+
+
+def test_a_failure_of_the_second_check_leaves_the_result_of_the_first(measure_both, fake_worker):
+    accuracy, performance = measure_both("signal:SIGSEGV@performance.timing")
+    assert accuracy.verdict.status == "pass" and len(accuracy.ending.details) == 2
+    assert verdict(performance) == ("fail_to_run", "timing", "SIGSEGV")
+    assert len(fake_worker.starts()) == 1
+
+
+def test_each_check_has_a_limit_of_its_own(measure_both):
+    accuracy, performance = measure_both("sleep:0.7@compile sleep:0.7@performance.compile", timeout_s=TIMEOUT_S)
+    assert accuracy.verdict.status == performance.verdict.status == "pass"
+
+
+def test_a_timing_that_runs_out_of_memory_is_tried_with_smaller_batches(measure_both, fake_worker):
+    accuracy, performance = measure_both("fits:5@performance.run")
+    assert accuracy.attempt == 1
+    assert performance.verdict.status == "pass"
+    assert performance.ending.facts["batch_size"] == 4
+    assert performance.attempt == 3, "with 8, 6 and 4 images"
+
+
+def test_a_timing_that_never_fits_is_out_of_memory(measure_both):
+    _, performance = measure_both("fits:0@performance.run")
+    assert verdict(performance) == ("OOM", "run", "MemoryError")
+    assert performance.ending.facts["batch_size"] == 1
+
+
+def test_batch_sizes_fall_as_timms_do():
+    assert [supervise.next_batch_size(size) for size in range(1, 300)] == [decay_batch_step(size) for size in range(1, 300)]
+
+
+def test_no_worker_starts_while_another_measurement_is_timed(measure):
+    """The lock is taken by another process, which frees it when it ends."""
+    code = "import time; from timmgate import claims\nwith claims.quiet('cpu'): print(flush=True); time.sleep(1.5)"
+    other = subprocess.Popen([sys.executable, "-c", code], env=module_environment(), stdout=subprocess.PIPE)
+    other.stdout.readline()
+    outcome = measure("", timeout_s=TIMEOUT_S)
+    other.communicate()
+    assert outcome.verdict.status == "pass"
+    assert outcome.wall_s > 1 > outcome.ending.worker_s
 
 
 @pytest.fixture
@@ -427,7 +513,7 @@ def test_no_file_descriptor_stays_open_after_a_measurement(measure):
 
 def test_rows_of_all_endings_make_one_table(measure, policy, log):
     kept = [
-        rows.table("accuracy", [record.row(SPEC, policy(), measure(words), "tiny", log)])
+        rows.table("accuracy", [the_row(measure(words), policy(), log)])
         for words in ("", "raise@load", "signal:SIGSEGV@run")
     ]
     assert pa.concat_tables(kept).column("accuracy").to_pylist() == ["pass", "model_fail_to_load", "fail_to_run"]

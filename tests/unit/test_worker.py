@@ -26,7 +26,7 @@ def run_by_hand(spec: Spec, cache: Path, threads: int = 1) -> tuple[int, list[di
 def test_by_hand_it_prints_its_messages_and_ends_with_a_result(tmp_path):
     code, messages = run_by_hand(SPEC, tmp_path)
     assert code == 0
-    assert messages[0]["stage"] == "import"
+    assert [messages[0]["check"], messages[1]["stage"]] == ["accuracy", "import"]
     assert messages[-1]["result"]["status"] == "pass"
     times = [message["elapsed_s"] for message in messages]
     assert times == sorted(times)

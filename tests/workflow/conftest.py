@@ -32,7 +32,11 @@ mode_catalogue:
 
 @dataclass
 class Project:
-    """A working directory, the workflow that runs in it, and the fake worker that the workflow starts."""
+    """A working directory, the workflow that runs in it, and the fake worker that the workflow starts.
+
+    What the compiler builds once per machine is there already, and empty. Only accuracy is checked unless the configuration
+    says otherwise.
+    """
 
     folder: Path
     worker: Any
@@ -40,10 +44,14 @@ class Project:
     config: dict[str, object] = field(default_factory=dict)
     configfile: Path | None = None
 
+    def __post_init__(self) -> None:
+        for device in ("cpu", "cuda"):
+            (self.folder / ".cache" / "inductor" / "toolchain" / device).mkdir(parents=True, exist_ok=True)
+
     def command(self, *options: str | Path, **config: object) -> list[str | Path]:
         """The command line; keywords become --config, on top of the project's own."""
         files = ["--configfile", self.configfile] if self.configfile else []
-        values = [f"{key}={value}" for key, value in {**self.config, **config}.items()]
+        values = [f"{key}={value}" for key, value in {"checks": "accuracy", **self.config, **config}.items()]
         where = ["--snakefile", self.snakefile, "--directory", self.folder, "--cores", "2"]
         return [SNAKEMAKE, *where, *options, *files, *(["--config", *values] if values else [])]
 
@@ -76,13 +84,13 @@ class Project:
         """The rows of results/{device}/{name}.parquet."""
         return pq.read_table(self.folder / "results" / device / f"{name}.parquet").to_pylist()
 
-    def statuses(self, device: str = "cpu") -> dict[str, str]:
+    def statuses(self, device: str = "cpu", check: str = "accuracy") -> dict[str, str]:
         """Cell, as "mode/model", to its status."""
-        return {f"{row['mode']}/{row['model']}": row["accuracy"] for row in self.table(device=device)}
+        return {f"{row['mode']}/{row['model']}": row[check] for row in self.table(device=device)}
 
     def files(self) -> set[str]:
         """All files of the folder but Snakemake's own and those that the project was set up with."""
-        own = {".snakemake", "models.tsv", "mine.yaml", self.worker.journal.name}
+        own = {".snakemake", ".cache", "models.tsv", "mine.yaml", self.worker.journal.name}
         paths = (path.relative_to(self.folder) for path in self.folder.rglob("*") if path.is_file())
         return {str(path) for path in paths if path.parts[0] not in own}
 

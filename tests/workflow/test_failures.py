@@ -71,7 +71,7 @@ def test_the_table_of_failures_lists_those_that_did_not_pass_with_the_reason(fai
         *ENDINGS["training/test_vit"][1:],
     )
     assert "SIGSEGV" in row["message"]
-    assert row["log"] == "logs/cpu/training/test_vit/accuracy.log"
+    assert row["log"] == "logs/cpu/training/test_vit.log"
     assert "fake_worker.py" in row["command"]
 
 
@@ -101,8 +101,8 @@ def test_the_terminal_has_a_line_per_failure_with_its_reason_and_its_log(failed)
     for cell in FAILED:
         _, status, stage, cause = ENDINGS[cell]
         (line,) = (" ".join(line.split()) for line in shown.splitlines() if f" {cell} " in line)
-        assert line.startswith(f"{status} {cell} in {stage}: {cause}")
-        assert line.endswith(f"log: logs/cpu/{cell}/accuracy.log")
+        assert line.startswith(f"{status} {cell} accuracy in {stage}: {cause}")
+        assert line.endswith(f"log: logs/cpu/{cell}.log")
 
 
 def test_the_terminal_counts_the_failures_of_every_mode(failed):
@@ -113,7 +113,7 @@ def test_the_terminal_counts_the_failures_of_every_mode(failed):
 
 def test_the_log_of_a_failed_cell_says_what_happened(failed):
     project, _ = failed
-    log = (project.folder / "logs/cpu/inference/test_vit/accuracy.log").read_text()
+    log = (project.folder / "logs/cpu/inference/test_vit.log").read_text()
     assert "RuntimeError: on request" in log
     assert "in raise_error" in log
 

@@ -25,7 +25,7 @@ def listed(tmp_path_factory):
 @pytest.fixture
 def project(project, listed):
     """Timm's models have been listed in it."""
-    shutil.copytree(listed, project.folder / ".cache")
+    shutil.copytree(listed, project.folder / ".cache", dirs_exist_ok=True)
     return project
 
 
@@ -84,7 +84,7 @@ def refreshed(new_project, listed, tmp_path_factory):
     The table has one model of every family but vgg, among them one by its old name, and one model that never was.
     """
     project = new_project(tmp_path_factory.mktemp("refreshed"))
-    shutil.copytree(listed, project.folder / ".cache")
+    shutil.copytree(listed, project.folder / ".cache", dirs_exist_ok=True)
     families = refresh.representatives(registry.load(listed))
     del families["vgg"], families["nest"]
     rows = [f"{model}\t64\t\t\t1" for model in families.values()]

@@ -10,13 +10,14 @@ from timmgate import rows
 MODES = ("inference", "inference-amp", "inference-freezing", "training")
 MODELS = ("test_vit", "test_resnet", "test_convnext", "test_efficientnet", "test_byobnet", "test_nfnet")
 CELLS = [f"{mode}/{model}" for mode in MODES for model in MODELS]
-TABLES = {"cells.parquet", "evidence.parquet", "failures.parquet", "failures.tsv", "summary.tsv"}
+ROWS = ("accuracy", "evidence", "performance", "samples")
+TABLES = {"cells.parquet", "evidence.parquet", "samples.parquet", "failures.parquet", "failures.tsv", "summary.tsv"}
 
 
 @pytest.fixture(scope="module")
 def default(new_project, tmp_path_factory):
     """The project, what a dry run planned before, and what the run printed."""
-    project = new_project(tmp_path_factory.mktemp("default"))
+    project = new_project(tmp_path_factory.mktemp("default"), config={"checks": "accuracy,performance"})
     planned = project.planned()
     return project, planned, project.run()
 
@@ -26,30 +27,31 @@ def test_a_dry_run_plans_every_cell_and_the_tables(default):
     assert planned == {*CELLS, "merge", "flag", "all"}
 
 
-def test_every_cell_is_measured_once(default):
+def test_both_checks_of_every_cell_are_measured_once_by_one_process(default):
     project, _, _ = default
     assert project.worker.cells() == sorted(CELLS)
 
 
 def test_a_run_writes_the_files_of_every_cell_and_the_tables_and_nothing_else(default):
     project, _, _ = default
-    files = {f"results/cpu/{cell}/{name}.parquet" for cell in CELLS for name in ("accuracy", "evidence")}
-    logs = {f"logs/cpu/{cell}/accuracy.log" for cell in CELLS}
+    files = {f"results/cpu/{cell}/{name}.parquet" for cell in CELLS for name in ROWS}
+    logs = {f"logs/cpu/{cell}.log" for cell in CELLS}
     steps = {"logs/cpu/merge.log", "logs/cpu/flag.log"}
     assert project.files() - steps == files | logs | {f"results/cpu/{name}" for name in TABLES}
 
 
 def test_the_table_of_cells_has_one_row_per_cell_in_the_order_of_the_request(default):
     project, _, _ = default
-    assert list(project.statuses().items()) == [(cell, "pass") for cell in CELLS]
+    for check in ("accuracy", "performance"):
+        assert list(project.statuses(check=check).items()) == [(cell, "pass") for cell in CELLS]
 
 
 def test_the_columns_of_the_tables_say_unit_and_meaning(default):
     project, _, _ = default
-    for name, kind in (("cells", "accuracy"), ("evidence", "evidence")):
+    for name in ("cells", "evidence", "samples"):
         written = pq.read_schema(project.folder / "results" / "cpu" / f"{name}.parquet")
         assert [(each.name, each.metadata) for each in written] == [
-            (each.name, each.metadata) for each in rows.SCHEMAS[kind]
+            (each.name, each.metadata) for each in rows.SCHEMAS[name]
         ]
         assert all(each.metadata[b"description"] for each in written)
     cells = pq.read_schema(project.folder / "results" / "cpu" / "cells.parquet")
@@ -68,8 +70,10 @@ def test_a_row_says_what_was_measured_where_and_how_to_repeat_it(default):
         "weights": "random",
         "batch_size_requested": 8,
         "accuracy_attempt": 1,
+        "performance_attempt": 1,
+        "speedup": 2.0,
         "accuracy_threads": 1,
-        "log": "logs/cpu/inference-amp/test_resnet/accuracy.log",
+        "log": "logs/cpu/inference-amp/test_resnet.log",
     }
     assert {name: row[name] for name in expected} == expected
     assert (project.folder / row["log"]).is_file()
@@ -82,12 +86,19 @@ def test_the_table_of_evidence_has_the_tensors_of_every_cell(default):
     assert leaves == [(cell, leaf) for cell in CELLS for leaf in ("output.0", "output.1")]
 
 
-def test_the_terminal_shows_a_line_per_mode(default):
+def test_the_table_of_samples_has_the_pairs_of_every_cell(default):
+    project, _, _ = default
+    pairs = [(f"{row['mode']}/{row['model']}", row["block"], row["eager_s"]) for row in project.table("samples")]
+    assert pairs == [(cell, block, 0.2) for cell in CELLS for block in (0, 1)]
+
+
+def test_the_terminal_shows_a_line_per_mode_for_each_check(default):
     _, _, printed = default
-    assert "accuracy on cpu" in printed
+    assert printed.rindex("accuracy on cpu") < printed.rindex("performance on cpu")
     for mode in MODES:
-        (line,) = (line for line in printed.splitlines() if line.startswith(f"│ {mode} "))
-        assert line.split("│")[2:4] == ["     6 ", "      6 "]
+        accuracy, performance = (line.split("│") for line in printed.splitlines() if line.startswith(f"│ {mode} "))
+        assert [word.strip() for word in accuracy[2:4]] == ["6", "6"]
+        assert [word.strip() for word in performance[2:5]] == ["6", "6", "2.00 [2.00, 2.00]"]
 
 
 def test_there_is_nothing_to_do_after_a_run_and_it_is_said_quickly(default):

@@ -1,15 +1,16 @@
 rule merge:
     input:
-        rows=files("accuracy.parquet"),
-        evidence=files("evidence.parquet"),
+        **cell_files(),
     output:
         cells="results/{device}/cells.parquet",
-        evidence="results/{device}/evidence.parquet",
+        **{name: f"results/{{device}}/{name}.parquet" for name in map(CHECKS.get, SETTINGS.checks)},
     log:
         "logs/{device}/merge.log",
     localrule: True
     conda:
         "../envs/timmgate.yaml"
+    params:
+        checks={check: CHECKS[check] for check in SETTINGS.checks},
     script:
         "../scripts/merge.py"
 
@@ -26,5 +27,7 @@ rule flag:
     localrule: True
     conda:
         "../envs/timmgate.yaml"
+    params:
+        checks=list(SETTINGS.checks),
     script:
         "../scripts/flag.py"

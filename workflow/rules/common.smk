@@ -10,6 +10,7 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, f"{workflow.basedir}/workflow/scripts")
 
 from timmgate import cells, expected, settings, shards, suites
+from timmgate.spec import CHECKS
 
 SUITES = Path(workflow.basedir, "config", "suites")
 
@@ -22,6 +23,7 @@ except settings.ConfigError as error:
     raise WorkflowError(str(error)) from None
 
 SPECS = cells.expand(SETTINGS, MODELS)
+TABLES = [name for check in SETTINGS.checks for name in (check, CHECKS[check])]
 
 
 wildcard_constraints:
@@ -38,13 +40,13 @@ def suite_table(wildcards):
         raise WorkflowError(str(error)) from None
 
 
-def accuracy_spec(wildcards):
-    """Identity of a cell's accuracy check, as one dict of plain values: a cell is redone when it changes."""
-    return SPECS["accuracy", wildcards.mode, wildcards.model].to_dict()
+def specs(wildcards):
+    """Identity of a cell's checks, as dicts of plain values: a cell is redone when one of them changes."""
+    return [SPECS[check, wildcards.mode, wildcards.model].to_dict() for check in SETTINGS.checks]
 
 
 def weights(wildcards):
-    """What is known of the weights of a cell's model; nothing is needed for random ones."""
+    """File that says where the weights of a cell's model lie; nothing is needed for random ones."""
     return [] if SETTINGS.weights == "random" else f"weights/{SETTINGS.weights}/{wildcards.model}.json"
 
 
@@ -58,7 +60,9 @@ def all_expectations():
 
 
 def expectations():
-    """What the baseline expects of this run."""
+    """What the baseline expects of this run. Raises WorkflowError where no accuracy is measured."""
+    if "accuracy" not in SETTINGS.checks:
+        raise WorkflowError(f"what is expected is accuracy, but checks is {', '.join(SETTINGS.checks)}")
     return expected.asked_for(all_expectations(), SETTINGS, SUITE, MODELS)
 
 
@@ -70,14 +74,19 @@ def compile_cache(wildcards):
 
 
 def files(name):
-    """One file of every requested cell."""
-    return [f"results/{SETTINGS.device}/{mode}/{model}/{name}" for mode in SETTINGS.modes for model in MODELS]
+    """The table `name` of every requested cell."""
+    return [f"results/{SETTINGS.device}/{mode}/{model}/{name}.parquet" for mode in SETTINGS.modes for model in MODELS]
+
+
+def cell_files():
+    """By table, the files of all requested cells."""
+    return {name: files(name) for name in TABLES}
 
 
 def tables():
     """The tables of the device."""
-    names = ("cells.parquet", "evidence.parquet", "failures.parquet", "failures.tsv", "summary.tsv")
-    return [f"results/{SETTINGS.device}/{name}" for name in names]
+    merged = [f"{name}.parquet" for name in ("cells", *(CHECKS[check] for check in SETTINGS.checks), "failures")]
+    return [f"results/{SETTINGS.device}/{name}" for name in (*merged, "failures.tsv", "summary.tsv")]
 
 
 def announce():

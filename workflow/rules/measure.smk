@@ -1,11 +1,23 @@
-rule accuracy:
+rule toolchain:
+    output:
+        directory(".cache/inductor/toolchain/{device}"),
+    log:
+        "logs/{device}/toolchain.log",
+    conda:
+        "../envs/timmgate.yaml"
+    script:
+        "../scripts/toolchain.py"
+
+
+rule measure:
     input:
         weights=weights,
+        toolchain=ancient(".cache/inductor/toolchain/{device}"),
     output:
-        row="results/{device}/{mode}/{model}/accuracy.parquet",
-        evidence="results/{device}/{mode}/{model}/evidence.parquet",
+        # Both checks of a cell in one job: they have imports and compilation in common.
+        **{name: f"results/{{device}}/{{mode}}/{{model}}/{name}.parquet" for name in TABLES},
     log:
-        "logs/{device}/{mode}/{model}/accuracy.log",
+        "logs/{device}/{mode}/{model}.log",
     conda:
         "../envs/timmgate.yaml"
     threads: SETTINGS.threads
@@ -13,9 +25,11 @@ rule accuracy:
         # Policy, not identity: changing these redoes nothing.
         timeout_s=SETTINGS.timeout,
         attempts=SETTINGS.attempts,
+        timing_limit_s=SETTINGS.timing_limit,
         compile_cache=compile_cache,
+        compile_cache_is_shared=int(SETTINGS.compile_cache == "shared"),
         suite=SUITE.name,
     params:
-        spec=accuracy_spec,
+        specs=specs,
     script:
         "../scripts/measure.py"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     cells = pq.read_table(snakemake.input.cells)
-    failures = flags.failures(cells)
+    failures = flags.failures(cells, snakemake.params.checks)
     rows.write(failures, Path(snakemake.output.failures))
     rows.write_tsv(failures, Path(snakemake.output.failures_tsv))
-    rows.write_tsv(flags.summary(cells), Path(snakemake.output.summary))
+    rows.write_tsv(flags.summary(cells, snakemake.params.checks), Path(snakemake.output.summary))

@@ -1,11 +1,11 @@
-"""One check of one cell: supervise a worker, write its row and its evidence."""
+"""The checks of one cell: supervise a worker, write a row and its details for each."""
 
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from timmgate import record, rows, weights
-from timmgate.spec import Spec
+from timmgate.spec import CHECKS, Spec
 from timmgate.supervise import Policy, die_with_parent, interruptible, supervise
 
 if TYPE_CHECKING:
@@ -14,13 +14,24 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     die_with_parent(signal.SIGTERM)
     with interruptible():  # also while it writes: no scratch file is left
-        spec, log = Spec.from_dict(snakemake.params.spec), Path(snakemake.log[0])
+        specs, log = list(map(Spec.from_dict, snakemake.params.specs)), Path(snakemake.log[0])
         limits = snakemake.resources
         given = weights.given(snakemake.input.get("weights"))
-        cache = Path(limits.compile_cache).absolute()
-        policy = Policy(snakemake.threads, limits.timeout_s, limits.attempts, cache, given and given.path)
+        policy = Policy(
+            threads=snakemake.threads,
+            timeout_s=limits.timeout_s,
+            attempts=limits.attempts,
+            cache=Path(limits.compile_cache).absolute(),
+            weights=given and given.path,
+            shared=limits.compile_cache_is_shared,
+            toolchain=Path(snakemake.input.toolchain).absolute(),
+            timing_limit_s=limits.timing_limit_s,
+        )
         trouble = given and given.trouble()
-        outcome = weights.not_started(trouble, log) if trouble else supervise(spec, policy, log)
-        rows.write(rows.table("evidence", record.evidence(spec, outcome)), Path(snakemake.output.evidence))
-        row = record.row(spec, policy, outcome, limits.suite, log)
-        rows.write(rows.table(spec.check, [row]), Path(snakemake.output.row))
+        outcomes = [weights.not_started(trouble, log)] * len(specs) if trouble else supervise(specs, policy, log)
+        provenance = record.provenance(specs, policy, log)
+        for spec, outcome in zip(specs, outcomes, strict=True):
+            details = CHECKS[spec.check]
+            rows.write(rows.table(details, record.details(spec, outcome)), Path(snakemake.output[details]))
+            row = record.row(spec, outcome, policy, limits.suite, provenance)
+            rows.write(rows.table(spec.check, [row]), Path(snakemake.output[spec.check]))

@@ -1,4 +1,4 @@
-"""The rows and the evidence of all requested cells into one table each."""
+"""The rows and the details of all requested cells into one table of cells, and one table for each kind of details."""
 
 import sys
 from pathlib import Path
@@ -10,9 +10,12 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
-    cells, problems = aggregate.merge("accuracy", aggregate.cells_of(snakemake.input.rows))
-    evidence, lost = aggregate.merge("evidence", aggregate.cells_of(snakemake.input.evidence))
-    for cell, problem in lost.items():
-        print(f"no evidence of {'/'.join(cell)}: {problem}", file=sys.stderr)
-    rows.write(aggregate.complete(cells, problems), Path(snakemake.output.cells))
-    rows.write(evidence, Path(snakemake.output.evidence))
+    measured = {}
+    for check, details in snakemake.params.checks.items():
+        files = aggregate.cells_of(snakemake.input[check])
+        measured[check] = aggregate.merge(check, files)
+        table, lost = aggregate.merge(details, aggregate.cells_of(snakemake.input[details]))
+        for cell, problem in lost.items():
+            print(f"no {details} of {'/'.join(cell)}: {problem}", file=sys.stderr)
+        rows.write(table, Path(snakemake.output[details]))
+    rows.write(aggregate.join(list(files), measured), Path(snakemake.output.cells))

@@ -7,7 +7,6 @@ the compiled run, and a comparison of every tensor.
 import copy
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch._dynamo.utils import counters
 
 from timmgate import backends, devices, models
 from timmgate.compare import Leaf, Rule, all_finite, compare_leaves
+from timmgate.iterations import Setup, fresh, gradient, iterate, load, make_optimizer
 from timmgate.messages import Reporter
 from timmgate.spec import Spec
 
@@ -24,12 +24,6 @@ ITERATIONS = 2
 INFERENCE_TOLERANCE = 1e-3
 """Tolerance at inference, but for freezing (benchmarks/dynamo timm_models)."""
 
-LEARNING_RATE = 0.01
-"""Of both optimizers (benchmarks/dynamo)."""
-
-LOSS_SCALE = 1000
-"""Divisor of the loss for the suite's scaled_loss models (benchmarks/dynamo)."""
-
 NO_TOLERANCE = Rule(tolerance=0.0)
 """Two eager runs with the same seeds must agree exactly."""
 
@@ -37,15 +31,15 @@ Result = list[Leaf]
 """What one run computed: its output, or its loss, gradients, parameters and buffers."""
 
 
-def measure(spec: Spec, threads: int, reporter: Reporter, weights: Path | None = None) -> None:
-    """Run the check and report stages, facts, evidence and result. `weights` is a state dict, unless they are random."""
-    torch.set_num_threads(threads)
-    devices.make_deterministic()
+def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
+    """Run the check and report stages, facts, evidence and result."""
+    torch.set_num_threads(setup.threads)
+    devices.set_deterministic(True)
     reporter.stage("load")
     if models.skipped(spec):
         reporter.result("pass_due_to_skip", spec.traits.skip_reason, "not run here, by the suite's table")
         return
-    model, images = load(spec, reporter, weights)
+    model, images = load(spec, setup, reporter)
     with torch.set_grad_enabled(spec.options.training), backends.configured(spec):
         reporter.stage("reference")
         reference = run_reference(spec, model, images, reporter)
@@ -60,30 +54,14 @@ def measure(spec: Spec, threads: int, reporter: Reporter, weights: Path | None =
             reporter.result("eager_two_runs_differ", "comparison", f"eager differs from itself in {', '.join(different)}")
             return
         reporter.stage("compile")
-        with backends.compile_stages(reporter):
-            fresh = copy.deepcopy(model)
-            forward = backends.compile_model(spec, fresh, images)
+        devices.set_deterministic(False)  # what is judged is the program that the performance check times
+        with backends.compiling(spec, setup.cache, reporter) as first_iteration:
+            model = copy.deepcopy(model)
+            forward = backends.compile_model(spec, model, images)
             reporter.stage("run")
-            compiled = run(spec, fresh, images, forward)
+            compiled = run(spec, model, images, forward, after_first=first_iteration.stop)
         reporter.stage("compare")
         judge(spec, eager, compiled, reference, reporter)
-
-
-def load(spec: Spec, reporter: Reporter, weights: Path | None) -> tuple[torch.nn.Module, torch.Tensor]:
-    """Model and images, cast as the mode says, on the device."""
-    model = models.create(spec, weights)
-    size, amp_dtype = models.input_size(spec, model), models.amp_dtype(spec)
-    reporter.facts(
-        device_name=devices.name(spec.device),
-        batch_size=spec.requested_batch_size,
-        input_size=list(size),
-        amp_dtype=str(amp_dtype).removeprefix("torch.") if amp_dtype else None,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        weights_hash=models.weights_hash(model),
-        images=models.kind_of_images(spec),
-    )
-    dtype = models.cast_dtype(spec)
-    return model.to(dtype), models.images(spec, size).to(dtype)
 
 
 def run_reference(spec: Spec, model: torch.nn.Module, images: torch.Tensor, reporter: Reporter) -> Result | None:
@@ -97,68 +75,30 @@ def run_reference(spec: Spec, model: torch.nn.Module, images: torch.Tensor, repo
     return reference
 
 
-def run(spec: Spec, model: torch.nn.Module, images: torch.Tensor, forward: Callable[..., Any] | None = None) -> Result:
-    """Seed, iterate, and return what the last iteration computed. `model` is changed by training."""
-    devices.seed_everything(spec.seed)
-    forward = model if forward is None else forward
-    optimizer = make_optimizer(spec, model)
-    for _ in range(ITERATIONS):
-        if spec.options.training:
-            result = training_step(spec, model, forward, images, optimizer)
-        else:
-            with models.autocast(spec, images):
-                result = [Leaf("output", "output", forward(images))]
-    devices.synchronize(spec.device)
-    return result
-
-
-def training_step(
+def run(
     spec: Spec,
     model: torch.nn.Module,
-    forward: Callable[..., Any],
     images: torch.Tensor,
-    optimizer: torch.optim.Optimizer | None,
+    forward: Callable[..., Any] | None = None,
+    after_first: Callable[[], None] = lambda: None,
 ) -> Result:
-    """Forward, loss, backward, and the optimizer's step if there is one."""
-    images = images.detach().clone().requires_grad_()
-    model.zero_grad(set_to_none=True)
-    with models.autocast(spec, images):
-        loss = mean_logit(forward(images)) / (LOSS_SCALE if spec.traits.scaled_loss else 1)
-    loss.backward()
-    if optimizer:
-        optimizer.step()
+    """Seed, iterate, and return what the last iteration computed. `model` is changed by training."""
+    devices.seed_everything(spec.seed)
+    images, optimizer = fresh(spec, images), make_optimizer(spec, model)
+    for number in range(ITERATIONS):
+        returned = iterate(spec, model, model if forward is None else forward, images, optimizer)
+        if number == 0:
+            after_first()
+    devices.synchronize(spec.device)
+    if not spec.options.training:
+        return [Leaf("output", "output", returned)]
     return [
-        Leaf("loss", "loss", loss.detach()),
+        Leaf("loss", "loss", returned),
         *(Leaf(f"gradient.{name}", "gradient", gradient(weight)) for name, weight in model.named_parameters()),
         *(Leaf(f"parameter.{name}", "parameter", weight.detach()) for name, weight in model.named_parameters()),
         *(Leaf(f"buffer.{name}", "buffer", buffer) for name, buffer in model.named_buffers()),
         Leaf("input_gradient", "input_gradient", gradient(images)),
     ]
-
-
-def mean_logit(output: Any) -> torch.Tensor:
-    """The loss: mean of the logits, which are the first tensor of what a model returns (benchmarks/dynamo)."""
-    while not isinstance(output, torch.Tensor):
-        output = next(iter(output.values() if isinstance(output, dict) else output))
-    return output.sum() / output.numel()
-
-
-def gradient(tensor: torch.Tensor) -> torch.Tensor:
-    """The gradient of a leaf; one that received none counts as zero (benchmarks/dynamo)."""
-    return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
-
-
-def make_optimizer(spec: Spec, model: torch.nn.Module) -> torch.optim.Optimizer | None:
-    """The optimizer of the mode; `auto` is the suite's on CUDA and none elsewhere (benchmarks/dynamo)."""
-    choice = spec.options.optimizer
-    if choice == "auto":
-        suite_choice = spec.traits.accuracy_optimizer or spec.traits.training_optimizer
-        choice = suite_choice if spec.device == "cuda" else "none"
-    if not spec.options.training or choice == "none":
-        return None
-    if choice == "sgd":
-        return torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, foreach=True)
-    return torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, foreach=True, capturable=spec.device == "cuda")
 
 
 def rule(spec: Spec, has_reference: bool) -> Rule:
@@ -192,7 +132,7 @@ def judge(spec: Spec, eager: Result, compiled: Result, reference: Result | None,
     how = rule(spec, reference is not None)
     leaves = compare_leaves(eager, compiled, reference, how)
     for leaf in leaves:
-        reporter.evidence(asdict(leaf))
+        reporter.detail(asdict(leaf))
     failed, worst = [leaf for leaf in leaves if not leaf.accuracy], max(leaves, key=lambda leaf: leaf.margin)
     reporter.facts(
         comparison="cosine" if how.cosine else "error",

@@ -4,9 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from timmgate import rows
+from timmgate.spec import CHECKS
+
+KEY = ("device", "mode", "model")
 
 Key = tuple[str, str, str]
 """Device, mode and model of a cell."""
@@ -25,13 +29,24 @@ def merge(kind: str, files: dict[Key, Path]) -> tuple[pa.Table, dict[Key, str]]:
     return pa.concat_tables(tables), problems
 
 
-def complete(cells: pa.Table, problems: dict[Key, str]) -> pa.Table:
-    """Add a row `not_run` for every cell of `problems`, after the others."""
-    missing = [
-        {**dict(zip(("device", "mode", "model"), cell, strict=True)), "accuracy": "not_run", "accuracy_cause": problem}
-        for cell, problem in problems.items()
-    ]
-    return pa.concat_tables([cells, rows.table("accuracy", missing)])
+def join(cells: Sequence[Key], measured: dict[str, tuple[pa.Table, dict[Key, str]]]) -> pa.Table:
+    """One row per cell of `cells`, with the rows of each check that `merge` gave, in their order.
+
+    What two checks both say, as the versions or the batch size, is taken from the later one. A cell whose row is missing has
+    the status `not_run` and the reason as its cause.
+    """
+    schema = rows.SCHEMAS["cells"]
+    columns = dict(zip(KEY, map(pa.array, zip(*cells, strict=True)), strict=True)) if cells else {}
+    for check, (table, problems) in measured.items():
+        numbers = {cell: number for number, cell in enumerate(_keys(table))}
+        aligned = table.take(pa.array([numbers.get(cell) for cell in cells], pa.int64()))
+        for name in aligned.column_names:
+            columns[name] = pc.coalesce(aligned[name], columns[name]) if name in columns else aligned[name]
+        columns[check] = pc.fill_null(columns[check], "not_run")
+        reasons = pa.array([problems.get(cell) for cell in cells], pa.string())
+        columns[f"{check}_cause"] = pc.coalesce(columns[f"{check}_cause"], reasons)
+    missing = {field.name: pa.nulls(len(cells), field.type) for field in schema if field.name not in columns}
+    return pa.table({**columns, **missing}).select(schema.names).cast(schema)
 
 
 def cells_of(paths: Sequence[str]) -> dict[Key, Path]:
@@ -45,7 +60,11 @@ def _read(kind: str, cell: Key, path: Path) -> pa.Table:
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         table = file.read()
     table = pa.concat_tables([schema.empty_table(), table], promote_options="permissive").select(schema.names).cast(schema)
-    cells = list(zip(*(table[name].to_pylist() for name in ("device", "mode", "model")), strict=True))
-    if set(cells) - {cell} or (kind != "evidence" and len(cells) != 1):
+    cells = _keys(table)
+    if set(cells) - {cell} or (kind in CHECKS and len(cells) != 1):
         raise pa.ArrowInvalid(f"it has {len(cells)} rows, and they are not those of this cell")
     return table
+
+
+def _keys(table: pa.Table) -> list[Key]:
+    return list(zip(*(table[name].to_pylist() for name in KEY), strict=True))

@@ -1,5 +1,6 @@
 """Compilers: one model in, the same model compiled out, by the options of a mode."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,11 +8,14 @@ from typing import Any
 
 import torch
 from torch._dynamo.callback import callback_handler
+from torch._dynamo.utils import clear_compilation_metrics, counters, get_compilation_metrics
 
-from timmgate import models
+from timmgate import devices, models
+from timmgate.caches import Cache, build_toolchain
 from timmgate.messages import Reporter
 from timmgate.settings import did_you_mean
 from timmgate.spec import Spec
+from timmgate.supervise import tree_cpu_s
 
 
 class UnknownBackendError(ValueError):
@@ -77,6 +81,16 @@ def exported_program(model: torch.nn.Module, images: torch.Tensor, dynamic: bool
 AHEAD_OF_TIME = {"export": export, "aot_inductor": aot_inductor}
 """Backends that compile a whole model before it runs; torch.compile does not know them. Inference only."""
 
+INDUCTOR_BACKENDS = ("inductor", "aot_inductor")
+
+COMPILER_STAGES = {
+    "dynamo_s": "dynamo_cumulative_compile_time_us",
+    "aot_autograd_s": "aot_autograd_cumulative_compile_time_us",
+    "inductor_s": "inductor_cumulative_compile_time_us",
+    "codegen_s": "inductor_code_gen_cumulative_compile_time_us",
+}
+"""Columns, and the fields of torch._dynamo.utils.CompilationMetrics that they sum; each includes those after it."""
+
 
 @contextmanager
 def configured(spec: Spec) -> Iterator[None]:
@@ -104,11 +118,29 @@ def inductor_changes(spec: Spec) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def compile_stages(reporter: Reporter) -> Iterator[None]:
-    """Forget what was compiled before, then report the stage `compile` while dynamo compiles and `run` in between.
+class FirstIteration:
+    """What a compilation costs, from here to `stop`: seconds by the clock and of the processor, and dynamo's own times."""
 
-    An exception leaves the stage that it was raised in.
+    def __init__(self, device: str, clock: Callable[[], float], was_cold: bool):
+        self._device, self._clock, self.was_cold = device, clock, was_cold
+        clear_compilation_metrics()
+        self._start = clock(), tree_cpu_s(os.getpid())
+        self.costs: dict[str, float] = {}
+
+    def stop(self) -> None:
+        """The first iteration is done."""
+        devices.synchronize(self._device)
+        wall_s, cpu_s = self._clock() - self._start[0], tree_cpu_s(os.getpid()) - self._start[1]
+        self.costs = {"wall_s": wall_s, "cpu_s": cpu_s}
+        for column, field in COMPILER_STAGES.items():
+            self.costs[column] = sum(getattr(metrics, field) or 0 for metrics in get_compilation_metrics()) / 1e6
+
+
+@contextmanager
+def compiling(spec: Spec, cache: Cache, reporter: Reporter) -> Iterator[FirstIteration]:
+    """Compile from nothing but what is in the cache, and report the stage `compile` while dynamo compiles, `run` in between.
+
+    What belongs to the toolchain is built before the clock starts. An exception leaves the stage that it was raised in.
     """
 
     def begin(_: Any) -> None:
@@ -118,10 +150,30 @@ def compile_stages(reporter: Reporter) -> Iterator[None]:
         if sys.exc_info()[0] is None:
             reporter.stage("run")
 
+    is_new = cache.open()
+    if spec.options.backend in INDUCTOR_BACKENDS:
+        build_toolchain(spec.device)
     torch._dynamo.reset()  # also forgets callbacks
+    counters.clear()
     callback_handler.register_start_callback(begin)
     callback_handler.register_end_callback(end)
+    first_iteration = FirstIteration(spec.device, reporter.clock, is_new)
     try:
-        yield
+        yield first_iteration
     finally:
         callback_handler.clear()
+    if is_new:
+        cache.keep_cold(first_iteration.costs)
+
+
+def statistics() -> dict[str, Any]:
+    """What dynamo and inductor counted since `compiling` began, as columns of the row."""
+    breaks = [reason for reason, count in counters["graph_break"].items() for _ in range(count)]
+    return {
+        "graph_breaks": len(breaks),
+        "graph_break_reasons": breaks,
+        "unique_graphs": counters["stats"]["unique_graphs"],
+        "ops_captured": counters["stats"]["calls_captured"],
+        "recompiles": sum(metrics.recompile_reason is not None for metrics in get_compilation_metrics()),
+        "cudagraph_skips": counters["inductor"]["cudagraph_skips"],
+    }

@@ -1,11 +1,17 @@
-"""What differs between torch's device types: name, synchronisation, random state, autocast."""
+"""What differs between torch's device types: name, synchronisation, random state, autocast, cores."""
 
+import os
 import platform
 import random
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import torch
+
+CONTROL_REPEATS = 9
 
 
 def name(device: str) -> str:
@@ -35,15 +41,51 @@ def autocast_dtype(device: str, requested: str | None) -> torch.dtype:
     return getattr(torch, requested) if requested else torch.get_autocast_dtype(device)
 
 
-def make_deterministic() -> None:
-    """Deterministic kernels, no TF32, no autotuned convolutions: the settings of benchmarks/dynamo's accuracy mode."""
-    torch.use_deterministic_algorithms(True)
-    torch.backends.mkldnn.deterministic = True
-    torch.backends.cudnn.deterministic = True
+def set_deterministic(deterministic: bool) -> None:
+    """Deterministic kernels or the fastest ones; no TF32 and no autotuned convolutions in either case.
+
+    The rest of benchmarks/dynamo's accuracy mode is in force for both checks, so that they run the same program.
+    """
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.mkldnn.deterministic = deterministic
+    torch.backends.cudnn.deterministic = deterministic
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(False)
+
+
+@contextmanager
+def pinned(device: str, threads: int) -> Iterator[None]:
+    """On a CPU, all threads of this process on as many cores as they are, so that none moves. Linux only."""
+    if device != "cpu" or not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = {int(task.name): os.sched_getaffinity(int(task.name)) for task in Path("/proc/self/task").iterdir()}
+    cores = set(sorted(before[os.getpid()])[:threads])
+    for task in before:
+        os.sched_setaffinity(task, cores)
+    try:
+        yield
+    finally:
+        for task, allowed in before.items():
+            with suppress(ProcessLookupError):
+                os.sched_setaffinity(task, allowed)
+
+
+def control_s(device: str, clock: Callable[[], float]) -> float:
+    """Median duration in seconds of a fixed matrix product and convolution, which tells how fast the machine is now."""
+    matrix, image = torch.ones(512, 512, device=device), torch.ones(1, 64, 56, 56, device=device)
+    kernels = torch.ones(64, 64, 3, 3, device=device)
+    durations = []
+    for _ in range(CONTROL_REPEATS):
+        synchronize(device)
+        start = clock()
+        matrix @ matrix
+        torch.nn.functional.conv2d(image, kernels, padding=1)
+        synchronize(device)
+        durations.append(clock() - start)
+    return statistics.median(durations)
 
 
 def _processor_name() -> str:

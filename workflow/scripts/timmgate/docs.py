@@ -42,8 +42,9 @@ def tables() -> dict[str, str]:
         "keys": _properties("key", config["properties"], yaml.safe_load((ROOT / "config" / "config.yaml").read_text())),
         "options": _properties("option", config["$defs"]["mode"]["properties"], asdict(Mode())),
         "suite": _properties("column", settings.schema("suite")["properties"], asdict(Traits())),
-        "cells": _columns(rows.SCHEMAS["accuracy"]),
+        "cells": _columns(rows.SCHEMAS["cells"]),
         "evidence": _columns(rows.SCHEMAS["evidence"]),
+        "samples": _columns(rows.SCHEMAS["samples"]),
         "statuses": _table(("status", "meaning"), [(f"`{word}`", meaning) for word, meaning in rows.STATUSES.items()]),
     }
 

@@ -3,6 +3,7 @@
 import signal
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 OWN_SIGNALS = frozenset({signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})
@@ -14,10 +15,15 @@ FAILURE = {
     "eager": ("eager_1st_run_fail", "eager_1st_run_OOM"),
     "compile": ("fail_to_run", "OOM"),
     "run": ("fail_to_run", "OOM"),
+    "warmup": ("fail_to_run", "OOM"),
+    "timing": ("fail_to_run", "OOM"),
 }
 """Stage to the statuses of a failure that the model or the compiler caused, and of one for want of memory."""
 
 SECOND_EAGER_FAILURE = ("eager_2nd_run_fail", "eager_2nd_run_OOM")
+
+OUT_OF_MEMORY = frozenset({"OOM", "eager_1st_run_OOM"})
+"""Statuses that a smaller batch can cure."""
 
 RETRYABLE = frozenset({"infra_error"})
 """Statuses that a second try can cure."""
@@ -25,9 +31,10 @@ RETRYABLE = frozenset({"infra_error"})
 
 @dataclass
 class Ending:
-    """What the supervisor saw of one attempt.
+    """What the supervisor saw of one attempt at one check.
 
-    `visits` counts how often each stage was entered. `result` and `failure` are the worker's last words (see `messages`).
+    `visits` counts how often each stage was entered. `details` are the lines
+    of the check's second table. `result` and `failure` are the worker's last words (see `messages`).
     `trouble` is cause and message of what kept worker and supervisor from working together at all.
     `returncode` is that of `subprocess.Popen` (negative: the signal that ended it), None when the limit was reached.
     """
@@ -35,9 +42,13 @@ class Ending:
     stage: str = "import"
     visits: Counter[str] = field(default_factory=Counter)
     facts: dict[str, Any] = field(default_factory=dict)
-    evidence: list[dict[str, Any]] = field(default_factory=list)
+    details: list[dict[str, Any]] = field(default_factory=list)
     stage_s: dict[str, float] = field(default_factory=dict)
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     worker_s: float | None = None
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    held_s: float = 0.0
     result: dict[str, Any] | None = None
     failure: dict[str, Any] | None = None
     trouble: tuple[str, str] | None = None

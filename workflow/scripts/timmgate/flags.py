@@ -1,17 +1,48 @@
-"""What is wrong in a table of cells: the list of failures, and the counts per mode. Arrow in, Arrow out."""
+"""What is wrong in a table of cells: the list of failures, and the figures per mode. Arrow in, Arrow out."""
 
 from collections import Counter
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from timmgate import timing
 from timmgate.rows import PASSED, STATUSES
 
 FAILURE_COLUMNS = ("stage", "cause", "message", "worst_leaf", "margin", "log", "command")
 
+VERDICTS = ("faster", "same", "slower", "ambiguous")
 
-def failures(cells: pa.Table, check: str = "accuracy") -> pa.Table:
-    """One row per cell whose status is not a pass: the cell, its status, where and why, and how to look into it."""
+SEED = 1337
+"""Of the bootstrap over models."""
+
+SUMMARY = pa.schema(
+    [
+        *((name, pa.string()) for name in ("device", "mode", "check")),
+        *((name, pa.int64()) for name in ("cells", "passed")),
+        *((name, pa.float64()) for name in ("speedup", "speedup_ci_low", "speedup_ci_high")),
+        *((name, pa.float64()) for name in ("speedup_clipped", "speedup_clipped_ci_low", "speedup_clipped_ci_high")),
+        *((name, pa.float64()) for name in ("compile_cold_s", "compile_warm_s", "compression_ratio")),
+        *((name, pa.int64()) for name in (*VERDICTS, "graph_breaks", *STATUSES)),
+    ]
+)
+"""One row per mode and check. Speedups are geometric means over models with a 95 % interval; the clipped ones count a model
+that got slower as 1, as benchmarks/dynamo does. Compile times are medians, the compression ratio is a geometric mean.
+"""
+
+
+FIGURES = ("verdict", "speedup", "compile_cold_s", "compile_warm_s", "compression_ratio", "graph_breaks")
+"""Columns of a cell that the summary of a mode is made of."""
+
+
+def failures(cells: pa.Table, checks: Sequence[str]) -> pa.Table:
+    """One row per check of a cell that did not pass: its status, where and why, and how to look into it."""
+    return pa.concat_tables([_failures(cells, check) for check in checks])
+
+
+def _failures(cells: pa.Table, check: str) -> pa.Table:
     failed = cells.filter(pc.invert(pc.is_in(cells[check], pa.array(PASSED))))
     columns = {"device": "device", "mode": "mode", "model": "model", check: "status"}
     for name in FAILURE_COLUMNS:
@@ -20,27 +51,41 @@ def failures(cells: pa.Table, check: str = "accuracy") -> pa.Table:
     return table.add_column(3, "check", pa.array([check] * len(table), pa.string()))
 
 
-def summary(cells: pa.Table, check: str = "accuracy") -> pa.Table:
-    """One row per device and mode: cells, how many passed, and one column per status with its count."""
-    groups = list(zip(cells["device"].to_pylist(), cells["mode"].to_pylist(), strict=True))
-    statuses: dict[tuple[str, str], Counter[str]] = {group: Counter() for group in groups}
-    for group, status in zip(groups, cells[check].to_pylist(), strict=True):
-        statuses[group][status] += 1
-    schema = pa.schema(
-        [
-            *((name, pa.string()) for name in ("device", "mode", "check")),
-            *((name, pa.int64()) for name in ("cells", "passed", *STATUSES)),
-        ]
-    )
-    counts = [
-        {
-            "device": device,
-            "mode": mode,
-            "check": check,
-            "cells": count.total(),
-            "passed": sum(count[status] for status in PASSED),
-            **{status: count[status] for status in STATUSES},
-        }
-        for (device, mode), count in statuses.items()
-    ]
-    return pa.Table.from_pylist(counts, schema=schema)
+def summary(cells: pa.Table, checks: Sequence[str]) -> pa.Table:
+    """One row per device, mode and check, as `SUMMARY` says."""
+    modes: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    needed = ["device", "mode", *checks, *FIGURES]
+    for row in cells.select(needed).to_pylist():
+        modes.setdefault((row["device"], row["mode"]), []).append(row)
+    lines = []
+    for check in checks:
+        for (device, mode), of_mode in modes.items():
+            statuses = Counter(row[check] for row in of_mode)
+            lines.append(
+                {
+                    "device": device,
+                    "mode": mode,
+                    "check": check,
+                    "cells": statuses.total(),
+                    "passed": sum(statuses[status] for status in PASSED),
+                    **{status: statuses[status] for status in STATUSES},
+                    **(_figures(of_mode) if check == "performance" else {}),
+                }
+            )
+    return pa.Table.from_pylist(lines, schema=SUMMARY)
+
+
+def _figures(of_mode: list[dict[str, Any]]) -> dict[str, float]:
+    known = {name: [row[name] for row in of_mode if row[name] is not None] for name in FIGURES}
+    verdicts = Counter(known["verdict"])
+    figures = {verdict: verdicts[verdict] for verdict in VERDICTS}
+    figures["graph_breaks"] = sum(known["graph_breaks"])
+    for name in ("compile_cold_s", "compile_warm_s"):
+        figures[name] = median(known[name]) if known[name] else None
+    if known["compression_ratio"]:
+        figures["compression_ratio"] = timing.geometric_mean(known["compression_ratio"], SEED)[0]
+    for name, floor in (("speedup", None), ("speedup_clipped", 1.0)):
+        if known["speedup"]:
+            columns = (name, f"{name}_ci_low", f"{name}_ci_high")
+            figures.update(zip(columns, timing.geometric_mean(known["speedup"], SEED, floor), strict=True))
+    return figures

@@ -1,23 +1,30 @@
 """What worker and supervisor say to each other: JSON lines over a pipe, one message a line.
 
-`{"stage": name}` when a stage begins, `{"facts": {column: value}}` as soon as they are known, `{"evidence": {...}}` per
-compared tensor, and at last `{"result": {...}}` or `{"failure": {...}}`.
+`{"check": name}` when a check begins, `{"stage": name}` when a stage of it does, `{"facts": {column: value}}` as soon as
+they are known, `{"detail": {...}}` per line of the check's second table, and at last `{"result": {...}}` or
+`{"failure": {...}}`. A process that has several checks to do goes on to the next one after a result.
 """
 
 import json
 import time
+from collections.abc import Callable
 from typing import Any, TextIO
 
-CONTENTS = {"stage": str, "facts": dict, "evidence": dict, "result": dict, "failure": dict}
+CONTENTS = {"check": str, "stage": str, "facts": dict, "detail": dict, "result": dict, "failure": dict}
 """Type of each kind of message's content."""
 
 
 class Reporter:
-    """The worker's end of the pipe. Every message carries the seconds since the reporter was made."""
+    """The worker's end of the pipe. Every message carries the seconds since the reporter was made, by `clock`."""
 
-    def __init__(self, stream: TextIO):
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.perf_counter):
         self._stream = stream
-        self._start = time.perf_counter()
+        self.clock = clock
+        self._start = clock()
+
+    def check(self, name: str) -> None:
+        """The check `name` begins."""
+        self._send("check", name)
 
     def stage(self, name: str) -> None:
         """The stage `name` of `rows.STAGES` begins."""
@@ -27,12 +34,12 @@ class Reporter:
         """Values of columns that are known from here on, also if the process dies later."""
         self._send("facts", columns)
 
-    def evidence(self, leaf: dict[str, Any]) -> None:
-        """One compared tensor, as a row of the evidence table."""
-        self._send("evidence", leaf)
+    def detail(self, line: dict[str, Any]) -> None:
+        """One line of the check's table in `spec.CHECKS`."""
+        self._send("detail", line)
 
     def result(self, status: str, cause: str | None = None, message: str | None = None) -> None:
-        """The verdict, a word of `rows.STATUSES`: the measurement is complete."""
+        """The verdict, a word of `rows.STATUSES`: the check is complete."""
         self._send("result", {"status": status, "cause": cause, "message": message})
 
     def failure(self, cause: str, message: str, out_of_memory: bool) -> None:
@@ -40,7 +47,7 @@ class Reporter:
         self._send("failure", {"cause": cause, "message": message, "out_of_memory": out_of_memory})
 
     def _send(self, kind: str, content: Any) -> None:
-        self._stream.write(json.dumps({kind: content, "elapsed_s": time.perf_counter() - self._start}) + "\n")
+        self._stream.write(json.dumps({kind: content, "elapsed_s": self.clock() - self._start}) + "\n")
         self._stream.flush()
 
 

@@ -73,9 +73,9 @@ def input_size(spec: Spec, model: torch.nn.Module) -> tuple[int, int, int]:
     return resolve_data_config({}, model=model, use_test_size=not spec.options.training)["input_size"]
 
 
-def images(spec: Spec, size: tuple[int, int, int]) -> torch.Tensor:
+def images(spec: Spec, size: tuple[int, int, int], batch_size: int) -> torch.Tensor:
     """One batch, float32 (batch, *size) on the device."""
-    batch = photos(spec, size) if kind_of_images(spec) == "photos" else noise(spec, size)
+    batch = (photos if kind_of_images(spec) == "photos" else noise)(spec, size, batch_size)
     return batch.to(memory_format=memory_format(spec))
 
 
@@ -84,21 +84,21 @@ def kind_of_images(spec: Spec) -> str:
     return "photos" if spec.weights == "packaged" else "noise"
 
 
-def noise(spec: Spec, size: tuple[int, int, int]) -> torch.Tensor:
+def noise(spec: Spec, size: tuple[int, int, int], batch_size: int) -> torch.Tensor:
     """Integers below 256, standardised as a whole."""
     torch.manual_seed(spec.seed)
-    batch = torch.randint(256, (spec.requested_batch_size, *size), device=spec.device).to(torch.float32)
+    batch = torch.randint(256, (batch_size, *size), device=spec.device).to(torch.float32)
     return (batch - batch.mean()) / batch.std()
 
 
-def photos(spec: Spec, size: tuple[int, int, int]) -> torch.Tensor:
+def photos(spec: Spec, size: tuple[int, int, int], batch_size: int) -> torch.Tensor:
     """Photos prepared as timm does for the model at inference, the same ones again and again until the batch is full."""
     config = resolve_data_config(
         {"input_size": size}, pretrained_cfg=timm.get_pretrained_cfg(spec.model).to_dict(), use_test_size=True
     )
     transform = create_transform(**config, is_training=False)
     prepared = itertools.cycle([transform(photo) for photo in packaged.photos()])
-    return torch.stack(list(itertools.islice(prepared, spec.requested_batch_size))).to(spec.device)
+    return torch.stack(list(itertools.islice(prepared, batch_size))).to(spec.device)
 
 
 def cast_dtype(spec: Spec) -> torch.dtype:

@@ -5,6 +5,7 @@ import platform
 import shlex
 import socket
 import subprocess
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
@@ -19,19 +20,14 @@ MESSAGE_CHARACTERS = 2000
 """A message longer than this is cut; the log has the whole of it."""
 
 
-def row(spec: Spec, policy: Policy, outcome: Outcome, suite: str, log: Path) -> dict[str, Any]:
+def row(spec: Spec, outcome: Outcome, policy: Policy, suite: str, provenance: dict[str, Any]) -> dict[str, Any]:
     """The one row of a check, with the columns of `rows.SCHEMAS[spec.check]`."""
-    return {
-        **identity(spec, suite),
-        **outcome.ending.facts,
-        **_ending(spec.check, policy, outcome),
-        **_provenance(spec, policy, log),
-    }
+    return {**identity(spec, suite), **outcome.ending.facts, **_ending(spec, policy, outcome), **provenance}
 
 
-def evidence(spec: Spec, outcome: Outcome) -> list[dict[str, Any]]:
-    """The rows of the evidence table: one per compared tensor, none if the measurement ended before."""
-    return [{**key(spec), **leaf} for leaf in outcome.ending.evidence]
+def details(spec: Spec, outcome: Outcome) -> list[dict[str, Any]]:
+    """The rows of the check's table in `spec.CHECKS`; none if the measurement ended before it had any."""
+    return [{**key(spec), **line} for line in outcome.ending.details]
 
 
 def key(spec: Spec) -> dict[str, str]:
@@ -52,36 +48,39 @@ def identity(spec: Spec, suite: str) -> dict[str, Any]:
         "weights": spec.weights,
         "seed": spec.seed,
         "protocol": spec.protocol,
-        "identity": spec.identity(),
         "torch": spec.torch,
         "timm": spec.timm,
     }
 
 
-def _ending(check: str, policy: Policy, outcome: Outcome) -> dict[str, Any]:
-    verdict, ending = outcome.verdict, outcome.ending
+def _ending(spec: Spec, policy: Policy, outcome: Outcome) -> dict[str, Any]:
+    check, verdict, ending = spec.check, outcome.verdict, outcome.ending
     columns = {
         "stage": ending.stage,
         "cause": verdict.cause,
         "message": verdict.message and verdict.message[:MESSAGE_CHARACTERS],
+        "identity": spec.identity(),
+        "batch_size": ending.facts.get("batch_size"),
         "attempt": outcome.attempt,
-        "started_at": outcome.started_at,
+        "started_at": ending.started_at,
         "wall_s": outcome.wall_s,
         "worker_s": ending.worker_s,
-        "cpu_s": outcome.cpu_s,
+        "cpu_s": ending.cpu_s,
+        "held_s": ending.held_s,
         "threads": policy.threads,
         **{f"{stage}_s": seconds for stage, seconds in ending.stage_s.items()},
     }
     return {check: verdict.status, **{f"{check}_{name}": value for name, value in columns.items()}}
 
 
-def _provenance(spec: Spec, policy: Policy, log: Path) -> dict[str, Any]:
+def provenance(specs: Sequence[Spec], policy: Policy, log: Path) -> dict[str, Any]:
+    """Where and with what the checks of a cell were measured, and the command that repeats them."""
     return {
         "host": socket.gethostname(),
         "python": platform.python_version(),
         "snakemake": version("snakemake"),
         "commit": commit(PACKAGE_ROOT),
-        "command": f"PYTHONPATH={shlex.quote(str(PACKAGE_ROOT))} {shlex.join(worker_command(spec, policy))}",
+        "command": f"PYTHONPATH={shlex.quote(str(PACKAGE_ROOT))} {shlex.join(worker_command(specs, policy))}",
         "log": str(log),
     }
 

@@ -29,8 +29,11 @@ STATUSES = {
 
 PASSED = ("pass", "pass_due_to_skip")
 
-STAGES = ("import", "load", "reference", "eager", "compile", "run", "compare")
-"""Stages of the accuracy check, in order of first appearance; compile and run alternate."""
+STAGES = {
+    "accuracy": ("import", "load", "reference", "eager", "compile", "run", "compare"),
+    "performance": ("import", "load", "eager", "compile", "run", "compare", "warmup", "queue", "timing", "estimate"),
+}
+"""Stages of each check, in order of first appearance; compile and run alternate. `queue` is waiting for a quiet device."""
 
 Column = tuple[str, pa.DataType, str, str]  # name, type, unit, description
 
@@ -53,7 +56,7 @@ IDENTITY: list[Column] = [
     ("channels_last", pa.bool_(), "", "channels_last memory format"),
     ("dynamic", pa.bool_(), "", "compiled for dynamic shapes"),
     ("options", pa.string(), "", "all options of the mode, as JSON"),
-    ("batch_size", pa.int64(), "images", "batch size that ran"),
+    ("batch_size", pa.int64(), "images", "batch size that ran; of the performance check, where a cell has both"),
     ("batch_size_requested", pa.int64(), "images", "batch size that was asked for"),
     ("input_size", pa.list_(pa.int64()), "pixels", "channels, height and width of one image"),
     ("parameters", pa.int64(), "", "number of parameters"),
@@ -62,7 +65,6 @@ IDENTITY: list[Column] = [
     ("images", pa.string(), "", "noise, or with packaged weights photos"),
     ("seed", pa.int64(), "", "seed of all random number generators"),
     ("protocol", pa.int64(), "", "number of the measurement protocol"),
-    ("identity", pa.string(), "", "SHA-256 of everything that defines the measurement"),
 ]
 
 ACCURACY: list[Column] = [
@@ -80,6 +82,50 @@ ACCURACY: list[Column] = [
     ("top1_agreement", pa.float64(), "", "share of images whose largest logit is the same in eager and compiled"),
 ]
 
+PERFORMANCE: list[Column] = [
+    ("performance", pa.string(), "", "status of the performance check"),
+    ("verdict", pa.string(), "", "faster, slower, same or ambiguous: the speedup's interval against the noise floor"),
+    ("speedup", pa.float64(), "", "exp of the median of log(eager time / compiled time) over paired samples"),
+    ("speedup_ci_low", pa.float64(), "", "lower end of the speedup's 95 % interval"),
+    ("speedup_ci_high", pa.float64(), "", "upper end of the speedup's 95 % interval"),
+    ("noise_floor", pa.float64(), "", "difference of eager from itself that the samples do not rule out, at least 0.01"),
+    ("samples", pa.int64(), "", "number of paired samples"),
+    ("eager_ms", pa.float64(), "ms", "median duration of an eager iteration"),
+    ("eager_p10_ms", pa.float64(), "ms", "10th percentile of the same"),
+    ("eager_p90_ms", pa.float64(), "ms", "90th percentile of the same"),
+    ("compiled_ms", pa.float64(), "ms", "median duration of a compiled iteration"),
+    ("compiled_p10_ms", pa.float64(), "ms", "10th percentile of the same"),
+    ("compiled_p90_ms", pa.float64(), "ms", "90th percentile of the same"),
+    ("eager_images_per_s", pa.float64(), "1/s", "throughput of eager, from its median"),
+    ("images_per_s", pa.float64(), "1/s", "throughput of compiled, from its median"),
+    ("compile_cold_s", pa.float64(), "s", "first compiled iteration with an empty cache; null if the cache is shared"),
+    ("compile_cold_cpu_s", pa.float64(), "s", "processor time of the same, with the compiler's processes"),
+    ("compile_warm_s", pa.float64(), "s", "first compiled iteration after a reset, with that cache"),
+    ("compile_warm_cpu_s", pa.float64(), "s", "processor time of the same, with the compiler's processes"),
+    ("dynamo_s", pa.float64(), "s", "of the cold compile: dynamo, with all that it calls"),
+    ("aot_autograd_s", pa.float64(), "s", "of the cold compile: AOTAutograd, with inductor"),
+    ("inductor_s", pa.float64(), "s", "of the cold compile: inductor, with code generation"),
+    ("codegen_s", pa.float64(), "s", "of the cold compile: inductor's code generation"),
+    ("break_even_iterations", pa.float64(), "", "cold compile time over time saved per iteration; null if none is saved"),
+    ("eager_peak_bytes", pa.int64(), "bytes", "peak memory of an eager iteration with its weights and images"),
+    ("compiled_peak_bytes", pa.int64(), "bytes", "peak memory of a compiled iteration with its weights and images"),
+    ("compression_ratio", pa.float64(), "", "eager_peak_bytes over compiled_peak_bytes"),
+    ("graph_breaks", pa.int64(), "", "graph breaks of the model"),
+    ("graph_break_reasons", pa.list_(pa.string()), "", "each of them in words"),
+    ("unique_graphs", pa.int64(), "", "graphs that dynamo captured"),
+    ("ops_captured", pa.int64(), "", "operators in them"),
+    ("recompiles", pa.int64(), "", "compilations of code that was compiled before, as for another batch size"),
+    ("cudagraph_skips", pa.int64(), "", "graphs that inductor would not run as CUDA graphs"),
+    ("timed_output_ok", pa.bool_(), "", "compiled agrees with eager at the timed batch size"),
+    ("timed_output_error", pa.float64(), "", "norm of compiled - eager over norm of eager; in training of all gradients"),
+    ("gmacs", pa.float64(), "1e9", "multiply-accumulate operations of the forward pass of one image"),
+    ("mactivations", pa.float64(), "1e6", "output elements of convolutions and matrix products in the same"),
+    ("warmup_iterations", pa.int64(), "", "iterations of both sides before the first sample"),
+    ("machine_drift", pa.float64(), "", "duration of a fixed kernel after the samples over its duration before them"),
+    ("timing_started_at", pa.timestamp("us", tz="UTC"), "", "from here on nothing else of ours ran on the device"),
+    ("timing_ended_at", pa.timestamp("us", tz="UTC"), "", "until here"),
+]
+
 PROVENANCE: list[Column] = [
     ("host", pa.string(), "", "host name"),
     ("torch", pa.string(), "", "torch version"),
@@ -92,19 +138,22 @@ PROVENANCE: list[Column] = [
 ]
 
 
-def _endings(check: str, stages: tuple[str, ...]) -> list[Column]:
+def _endings(check: str) -> list[Column]:
     """Columns that every check has, with the check's name in front."""
     columns: list[Column] = [
         ("stage", pa.string(), "", "stage that the measurement ended in; weights if it had none to start with"),
         ("cause", pa.string(), "", "exception class, signal, exit code or limit; null after a pass"),
         ("message", pa.string(), "", "what went wrong, in words"),
+        ("identity", pa.string(), "", "SHA-256 of everything that defines the measurement"),
+        ("batch_size", pa.int64(), "images", "batch size that ran"),
         ("attempt", pa.int64(), "", "which start of the measurement this is, from 1; 0 if it never started"),
         ("started_at", pa.timestamp("us", tz="UTC"), "", "start of this attempt"),
-        ("wall_s", pa.float64(), "s", "duration of the job, all attempts, without Snakemake's own part"),
-        ("worker_s", pa.float64(), "s", "duration inside the worker process"),
+        ("wall_s", pa.float64(), "s", "duration of all attempts, from outside, with whatever they waited for"),
+        ("worker_s", pa.float64(), "s", "duration of this attempt inside the worker, without the time held still"),
         ("cpu_s", pa.float64(), "s", "processor time of this attempt's processes"),
+        ("held_s", pa.float64(), "s", "time that this attempt was held still while another cell was timed"),
         ("threads", pa.int64(), "", "threads of torch, OpenMP and the compiler"),
-        *((f"{stage}_s", pa.float64(), "s", f"time spent in the stage {stage}") for stage in stages),
+        *((f"{stage}_s", pa.float64(), "s", f"time spent in the stage {stage}") for stage in STAGES[check]),
     ]
     return [(f"{check}_{name}", type_, unit, description) for name, type_, unit, description in columns]
 
@@ -136,6 +185,15 @@ EVIDENCE: list[Column] = [
 ]
 
 
+SAMPLES: list[Column] = [
+    *KEY,
+    ("block", pa.int64(), "", "number of the ABBA block, from 0"),
+    ("eager_first", pa.bool_(), "", "eager ran before compiled in this pair"),
+    ("eager_s", pa.float64(), "s", "duration of the eager iteration"),
+    ("compiled_s", pa.float64(), "s", "duration of the compiled iteration"),
+]
+
+
 def _schema(columns: list[Column]) -> pa.Schema:
     return pa.schema(
         pa.field(name, type_, metadata={"unit": unit, "description": description} if unit else {"description": description})
@@ -143,11 +201,20 @@ def _schema(columns: list[Column]) -> pa.Schema:
     )
 
 
-SCHEMAS = {
-    "accuracy": _schema([*IDENTITY, *ACCURACY, *_endings("accuracy", STAGES), *PROVENANCE]),
-    "evidence": _schema(EVIDENCE),
+_OF_CHECK = {
+    "accuracy": [*ACCURACY, *_endings("accuracy")],
+    "performance": [*PERFORMANCE, *_endings("performance")],
 }
-"""Schema of each file of a cell, by the file's stem; `accuracy` holds one row, `evidence` one per compared tensor."""
+
+SCHEMAS = {
+    **{check: _schema([*IDENTITY, *columns, *PROVENANCE]) for check, columns in _OF_CHECK.items()},
+    "evidence": _schema(EVIDENCE),
+    "samples": _schema(SAMPLES),
+    "cells": _schema([*IDENTITY, *_OF_CHECK["accuracy"], *_OF_CHECK["performance"], *PROVENANCE]),
+}
+"""Schema of each table. `accuracy` and `performance` hold one row a cell, as does `cells`, which joins them; `evidence`
+holds one row per compared tensor, `samples` one per pair of timed iterations.
+"""
 
 
 def table(kind: str, rows: list[dict[str, Any]]) -> pa.Table:

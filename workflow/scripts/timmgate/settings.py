@@ -14,7 +14,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
-from timmgate.spec import Mode
+from timmgate.spec import CHECKS, Mode
 
 INFERENCE_ONLY_BACKENDS = ("export", "aot_inductor")
 
@@ -52,6 +52,7 @@ class Settings:
     compile_cache: str
     threads: int
     timeout: int
+    timing_limit: int
     attempts: int
     baseline: str | None
 
@@ -71,12 +72,13 @@ def load(config: dict[str, Any]) -> Settings:
         exclude=tuple(values["exclude"]),
         shard=_shard(values["shard"]),
         modes=modes,
-        checks=tuple(dict.fromkeys(values["checks"])),
+        checks=tuple(check for check in CHECKS if check in values["checks"]),
         weights=_weights(values["weights"], suite),
         batch_size=values["batch_size"],
         compile_cache=values["compile_cache"],
         threads=values["threads"],
         timeout=values["timeout"],
+        timing_limit=values["timing_limit"],
         attempts=values["attempts"],
         baseline=values["baseline"],
     )

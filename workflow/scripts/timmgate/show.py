@@ -4,6 +4,7 @@ python -m timmgate.show results/cpu
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,37 +14,66 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from timmgate.flags import VERDICTS
 from timmgate.rows import PASSED, STATUSES
 
 
 def show(results: Path, console: Console) -> None:
-    """Print a row per mode and a line per failure, from summary.tsv and failures.parquet in the folder `results`."""
-    summary = pd.read_csv(results / "summary.tsv", sep="\t", keep_default_na=False, dtype={"mode": str})
-    console.print(summary_table(summary))
+    """Print a table per check with a row per mode, and a line per failure, from the files in the folder `results`."""
+    summary = pd.read_csv(results / "summary.tsv", sep="\t", na_values=[""], keep_default_na=False, dtype={"mode": str})
+    for check in summary["check"].unique():
+        console.print(summary_table(check, summary[summary["check"] == check]))
     for failure in pq.read_table(results / "failures.parquet").to_pylist():
         console.print(failure_line(failure), soft_wrap=True)
 
 
 def failure_line(failure: dict[str, Any]) -> Text:
-    """Status, cell, stage, cause, the first line of the message, and the log if there is one."""
+    """Status, cell, check, stage, cause, the first line of the message, and the log if there is one."""
     message = (failure["message"] or "").splitlines()[:1]
     reasons = filter(None, (failure["stage"] and f"in {failure['stage']}", failure["cause"], *message))
     log = [f"log: {failure['log']}"] if failure["log"] else []
-    words = [f"{failure['mode']}/{failure['model']}", ": ".join(reasons), *log]
+    words = [f"{failure['mode']}/{failure['model']} {failure['check']}", ": ".join(reasons), *log]
     return Text.assemble((failure["status"], "bold red"), " ", "  ".join(filter(None, words)))
 
 
-def summary_table(summary: pd.DataFrame) -> Table:
-    """A rich table: cells, passed, and one column for each status that occurs and is not a pass."""
+def summary_table(check: str, summary: pd.DataFrame) -> Table:
+    """A rich table: cells, passed, the figures of a performance check, and each status that occurs and is not a pass."""
     occurring = [status for status in STATUSES if status not in PASSED and summary[status].sum()]
-    table = Table(title=f"{', '.join(summary['check'].unique())} on {', '.join(summary['device'].unique())}")
+    figures = FIGURES if check == "performance" else {}
+    table = Table(title=f"{check} on {', '.join(summary['device'].unique())}")
     table.add_column("mode", overflow="fold")
-    for column in ("cells", "passed", *occurring):
+    for column in ("cells", "passed", *figures, *occurring):
         table.add_column(column, justify="right", overflow="fold")
     for row in summary.to_dict("records"):
         counts = [str(row[status]) if row[status] else "" for status in occurring]
-        table.add_row(row["mode"], str(row["cells"]), str(row["passed"]), *counts)
+        values = [figure(row) for figure in figures.values()]
+        table.add_row(row["mode"], str(row["cells"]), str(row["passed"]), *values, *counts)
     return table
+
+
+def _speedup(row: dict[str, Any], name: str) -> str:
+    """A geometric mean over models and its interval."""
+    if pd.isna(row[name]):
+        return ""
+    return f"{row[name]:.2f} [{row[f'{name}_ci_low']:.2f}, {row[f'{name}_ci_high']:.2f}]"
+
+
+def _number(row: dict[str, Any], name: str, form: str) -> str:
+    return "" if pd.isna(row[name]) else format(row[name], form)
+
+
+FIGURES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "speedup": lambda row: _speedup(row, "speedup"),
+    "clipped at 1": lambda row: _speedup(row, "speedup_clipped"),
+    "faster/same/slower/?": lambda row: "/".join(_number(row, name, ".0f") for name in VERDICTS),
+    "compile cold, s": lambda row: _number(row, "compile_cold_s", ".1f"),
+    "warm, s": lambda row: _number(row, "compile_warm_s", ".1f"),
+    "memory": lambda row: _number(row, "compression_ratio", ".2f"),
+    "graph breaks": lambda row: _number(row, "graph_breaks", ".0f"),
+}
+"""Titles and texts of a performance table: geometric means over models with their intervals, medians of seconds, and how
+many times more memory eager takes.
+"""
 
 
 if __name__ == "__main__":

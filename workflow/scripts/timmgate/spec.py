@@ -9,8 +9,11 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Number of the measurement protocol. Raise it when the meaning of a recorded figure changes: every cell is then redone."""
+
+CHECKS = {"accuracy": "evidence", "performance": "samples"}
+"""The checks in the order in which they run, and the table of many lines that each keeps beside its row."""
 
 SEED = 1337
 """Seed of every random number generator before every run, as in PyTorch's benchmarks/dynamo."""
@@ -108,6 +111,14 @@ class Spec:
     def from_json(cls, text: str) -> "Spec":
         """The inverse of `to_json`."""
         return cls.from_dict(json.loads(text))
+
+    def program(self, batch_size: int, threads: int) -> str:
+        """Hex digest of all that the compiler sees, which both checks of a cell have in common if their batch size is equal.
+
+        The number of threads is part of it: inductor writes it into the code that it generates for CPUs.
+        """
+        values = {**self.to_dict(), "check": None, "batch_size": batch_size, "threads": threads}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
     def identity(self) -> str:
         """Hex digest (SHA-256) of all fields: equal if and only if the same thing is measured."""

@@ -8,7 +8,6 @@ import json
 import time
 import traceback
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
@@ -103,7 +102,7 @@ def not_started(verdict: Verdict, log: Path) -> Outcome:
     """The outcome of a measurement that was never started, for want of weights; the file `log` says so."""
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text(f"{verdict.status} {verdict.cause} {verdict.message}\n", encoding="utf-8")
-    return Outcome(Ending(stage=STAGE), verdict, attempt=0, started_at=datetime.now(UTC), wall_s=0.0, cpu_s=0.0)
+    return Outcome(Ending(stage=STAGE), verdict, attempt=0, wall_s=0.0)
 
 
 def digest(file: Path) -> str:

@@ -1,0 +1,48 @@
+"""While one cell is timed every other one holds still, and they go on beside each other for the rest."""
+
+from collections import defaultdict
+from itertools import combinations
+
+import pytest
+
+BUSY = "tick:0.4@compile tick:0.2@performance.warmup tick:0.3@performance.timing"
+
+
+@pytest.fixture(scope="module")
+def ticks(new_project, tmp_path_factory):
+    """By cell and place, the times at which a worker ran there."""
+    project = new_project(tmp_path_factory.mktemp("exclusive"), config={"checks": "accuracy,performance"})
+    project.worker.behaviours = {"*": BUSY}
+    project.run(modes="inference,training", models="test_vit,test_resnet,test_convnext")
+    assert set(project.statuses(check="performance").values()) == {"pass"}
+    times = defaultdict(list)
+    for entry in project.worker.entries():
+        if "tick" in entry:
+            times[entry["tick"], entry["place"]].append(entry["at"])
+    return times
+
+
+def test_nothing_else_runs_while_a_cell_is_timed(ticks):
+    timed = [cell for cell, place in ticks if place == "performance.timing"]
+    assert len(timed) == 6
+    for cell in timed:
+        window = ticks[cell, "performance.timing"][2:]  # the first thing that a window is used for is the control kernel
+        others = [time for (other, _), times in ticks.items() if other != cell for time in times]
+        assert [time for time in others if min(window) < time < max(window)] == []
+
+
+def test_compilation_goes_on_beside_other_cells(ticks):
+    spans = [(min(times), max(times)) for (_, place), times in ticks.items() if place == "compile"]
+    assert any(one[0] < other[1] and other[0] < one[1] for one, other in combinations(spans, 2))
+
+
+def test_a_cell_that_was_held_still_says_for_how_long_and_it_does_not_count(new_project, tmp_path):
+    project = new_project(tmp_path, config={"checks": "accuracy,performance", "timeout": 2})
+    project.worker.behaviours = {"test_vit": "sleep:1.8@performance.timing", "test_resnet": "tick:1.5@compile"}
+    project.run(modes="inference", models="test_vit,test_resnet")
+    rows = {row["model"]: row for row in project.table()}
+    assert rows["test_vit"]["performance"] == rows["test_resnet"]["accuracy"] == "pass"
+    held_s = rows["test_resnet"]["accuracy_held_s"]
+    assert held_s > 1
+    assert rows["test_resnet"]["accuracy_wall_s"] > 1.5 + held_s
+    assert 1.4 < rows["test_resnet"]["accuracy_compile_s"] < 2.5

@@ -1,0 +1,58 @@
+"""Peak memory of one iteration, by the allocator of an accelerator or by the kernel's own book-keeping of this process."""
+
+import contextlib
+import ctypes
+import gc
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+CLEAR_REFS, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+RESET_PEAK_RSS = "5"
+"""What sets VmHWM back to VmRSS when written to clear_refs (man 5 proc)."""
+
+
+def peak_bytes(device: str, run: Callable[[], object], resident: int) -> int | None:
+    """Peak memory in bytes while `run` runs, with the `resident` bytes of weights and images that were there before.
+
+    On an accelerator it is the peak of what its allocator gave out. On a CPU it is `resident` and the growth of the resident
+    set from a heap without free memory to its peak, so that neither libraries nor the compiler's own garbage are in it. None
+    where that cannot be had.
+    """
+    gc.collect()
+    if device == "cpu":
+        return _host_peak_bytes(run, resident)
+    allocator = getattr(torch, device)
+    if not hasattr(allocator, "reset_peak_memory_stats"):
+        run()
+        return None
+    allocator.synchronize()
+    allocator.reset_peak_memory_stats()
+    run()
+    allocator.synchronize()
+    return allocator.max_memory_allocated()
+
+
+def tensor_bytes(model: torch.nn.Module, *images: torch.Tensor) -> int:
+    """Bytes of the model's parameters and buffers and of the images."""
+    return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers(), *images))
+
+
+def _host_peak_bytes(run: Callable[[], object], resident: int) -> int | None:
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)  # glibc only: what the heap kept of earlier iterations goes back
+    try:
+        CLEAR_REFS.write_text(RESET_PEAK_RSS)
+        before = _status_bytes("VmRSS")
+    except OSError:
+        run()
+        return None
+    run()
+    return resident + _status_bytes("VmHWM") - before
+
+
+def _status_bytes(name: str) -> int:
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
+    return int(line.split()[1]) << 10
