@@ -6,6 +6,7 @@ All runs share one compile cache, so that a kernel is built once.
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -30,13 +31,17 @@ def workflow(tmp_path_factory):
     """Run the workflow in a folder of its own with the given config; returns the merged cells as a list of dicts."""
     cache = tmp_path_factory.mktemp("inductor")
 
-    def run(*config: str, configfile: Path | None = None) -> list[dict]:
+    def run(*config: str, configfile: Path | None = None, compile_cache: str = "shared") -> list[dict]:
         folder = tmp_path_factory.mktemp("run")
+        if compile_cache == "shared":  # which has what the compiler builds once per machine
+            (folder / ".cache" / "inductor" / "toolchain" / "cpu").mkdir(parents=True)
         snakemake = Path(sys.executable).with_name("snakemake")
         command = [snakemake, "--cores", "2", "--quiet", "all", "--snakefile", ROOT / "Snakefile", "--directory", folder]
         files = ["--configfile", configfile] if configfile else []
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(cache)}
-        subprocess.run([*command, *files, "--config", "compile_cache=shared", *config], env=environment, check=True)
+        subprocess.run(
+            [*command, *files, "--config", f"compile_cache={compile_cache}", *config], env=environment, check=True
+        )
         return pq.read_table(next(folder.glob("results/*/cells.parquet"))).to_pylist()
 
     return run
@@ -47,7 +52,7 @@ def statuses(cells: list[dict]) -> dict[tuple[str, str], tuple[str, str | None]]
 
 
 def test_the_null_compiler_passes_in_every_cell_of_the_default_run(workflow):
-    cells = workflow(f"modes={EAGER_MODES}")
+    cells = workflow(f"modes={EAGER_MODES}", "checks=accuracy")
     assert len(cells) == 24
     assert set(statuses(cells).values()) == {("pass", None)}
     assert {cell["reference"] for cell in cells} == {"fp64"}
@@ -96,6 +101,34 @@ def test_a_row_says_what_ran(inductor_cells):
     assert cell["accuracy_wall_s"] >= cell["accuracy_worker_s"]
 
 
+def test_both_checks_of_every_cell_pass_and_the_timed_output_is_right(inductor_cells):
+    assert {cell["performance"] for cell in inductor_cells} == {"pass"}
+    assert {cell["timed_output_ok"] for cell in inductor_cells} == {True}
+    assert {cell["graph_breaks"] for cell in inductor_cells} == {0}
+    assert {cell["recompiles"] for cell in inductor_cells} == {0}
+    assert all(cell["speedup_ci_low"] <= cell["speedup"] <= cell["speedup_ci_high"] for cell in inductor_cells)
+
+
+def test_no_two_cells_are_timed_at_once(inductor_cells):
+    windows = sorted((cell["timing_started_at"], cell["timing_ended_at"]) for cell in inductor_cells)
+    assert all(end <= start for (_, end), (start, _) in pairwise(windows))
+
+
+def test_a_cold_compile_time_is_not_claimed_of_a_shared_cache(inductor_cells):
+    assert {cell["compile_cold_s"] for cell in inductor_cells} == {None}
+    assert all(cell["compile_warm_s"] > 0 for cell in inductor_cells)
+
+
+def test_a_cell_with_a_cache_of_its_own_compiles_once_for_both_checks_and_knows_what_cold_and_warm_cost(workflow):
+    (cell,) = workflow("modes=inference", "models=test_vit", "batch_size=2", compile_cache="cell")
+    assert (cell["accuracy"], cell["performance"]) == ("pass", "pass")
+    assert cell["compile_cold_s"] > 2 * cell["compile_warm_s"] > 0
+    assert cell["compile_cold_cpu_s"] > 2 * cell["compile_warm_cpu_s"] > 0
+    assert cell["compile_cold_s"] < cell["accuracy_compile_s"] + cell["accuracy_run_s"], "it was the accuracy check's"
+    assert cell["performance_compile_s"] < cell["compile_cold_s"]
+    assert cell["codegen_s"] < cell["inductor_s"] < cell["aot_autograd_s"] < cell["dynamo_s"] < cell["compile_cold_s"]
+
+
 def test_the_same_weights_run_in_every_mode(inductor_cells):
     assert len({(cell["model"], cell["weights_hash"]) for cell in inductor_cells}) == 2
 
@@ -112,6 +145,7 @@ NEEDS_CUDA = ("fail_to_run", "CUDA graphs need device cuda, this is cpu")
 def test_compilers_other_than_inductor_and_what_the_device_lacks(workflow):
     backends = "inference-aot-eager,training-aot-eager,inference-export,inference-aot-inductor"
     cells = workflow(f"modes={backends},inference-cudagraphs,training-cudagraphs", "models=test_resnet", "batch_size=2")
+    assert all((cell["performance"] == "pass") is ("cudagraphs" not in cell["mode"]) for cell in cells)
     by_mode = {mode: status for (mode, _), status in statuses(cells).items()}
     assert by_mode.pop("inference-cudagraphs") == by_mode.pop("training-cudagraphs") == NEEDS_CUDA
     assert by_mode == dict.fromkeys(backends.split(","), ("pass", None))
@@ -129,7 +163,7 @@ def test_bugs_injected_into_inductor_are_caught(workflow, tmp_path):
     configfile = tmp_path / "bugs.yaml"
     configfile.write_text(INJECTED_BUGS)
     modes = "modes=bug-accuracy,bug-compile,bug-run"
-    cells = workflow(modes, "models=test_resnet", "batch_size=2", "threads=2", configfile=configfile)
+    cells = workflow(modes, "models=test_resnet", "batch_size=2", "threads=2", "checks=accuracy", configfile=configfile)
     assert {cell["mode"]: (cell["accuracy"], cell["accuracy_stage"]) for cell in cells} == {
         "bug-accuracy": ("fail_accuracy", "compare"),
         "bug-compile": ("fail_to_run", "compile"),

@@ -2,8 +2,8 @@ rule merge:
     input:
         **cell_files(),
     output:
-        cells="results/{device}/cells.parquet",
         **{name: f"results/{{device}}/{name}.parquet" for name in map(CHECKS.get, SETTINGS.checks)},
+        cells="results/{device}/cells.parquet",
     log:
         "logs/{device}/merge.log",
     localrule: True

@@ -78,8 +78,13 @@ def exported_program(model: torch.nn.Module, images: torch.Tensor, dynamic: bool
     return torch.export.export(model, (images,), dynamic_shapes=dynamic_shapes)
 
 
-AHEAD_OF_TIME = {"export": export, "aot_inductor": aot_inductor}
-"""Backends that compile a whole model before it runs; torch.compile does not know them. Inference only."""
+def nothing(model: torch.nn.Module, images: torch.Tensor, dynamic: bool) -> Callable[..., Any]:
+    """The model itself: no compiler at all, which the clock itself is tested with (benchmarks/dynamo --nothing)."""
+    return model
+
+
+AHEAD_OF_TIME = {"export": export, "aot_inductor": aot_inductor, "nothing": nothing}
+"""Backends that get a whole model before it runs; torch.compile does not know them. The first two are for inference only."""
 
 INDUCTOR_BACKENDS = ("inductor", "aot_inductor")
 

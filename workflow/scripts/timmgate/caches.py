@@ -75,7 +75,7 @@ class OwnCache(Cache):
 def build_toolchain(device: str) -> None:
     """Have inductor build what belongs to no model: its precompiled header, the probes of the processor, triton's launcher.
 
-    The header goes to torch's own folder of the machine, the rest into the cache that is open.
+    The header goes to torch's own folder of the machine, the rest into the cache that is open. What is there is not built.
     """
     with torch.no_grad():
         torch.compile(_trivial)(torch.ones(64, device=device))

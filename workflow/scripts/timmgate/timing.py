@@ -127,11 +127,12 @@ def collect(
     plan: Plan,
     seed: int,
     clock: Callable[[], float] = time.perf_counter,
+    before_block: Callable[[], object] = lambda: None,
 ) -> list[Sample]:
     """Run blocks of four iterations until the speedup is known as well as `plan` asks or time allows.
 
     `eager` and `compiled` run one iteration and return its seconds. `seed` draws which kind of block is first; from then
-    on the kinds alternate. `clock` gives seconds and decides about `plan.limit_s` alone.
+    on the kinds alternate. `clock` gives seconds and decides about `plan.limit_s` alone. `before_block` is not timed.
     """
     begin, offset = clock(), random.Random(seed).randrange(2)
     samples: list[Sample] = []
@@ -139,6 +140,7 @@ def collect(
     while not samples or (len(samples) < MAX_SAMPLES and clock() - begin < plan.limit_s):
         block = len(samples) // 2
         leads = (block + offset) % 2 == 0
+        before_block()
         samples += [_pair(eager, compiled, block, leads), _pair(eager, compiled, block, not leads)]
         if _look_is_due(samples, max(half_widths, default=0)):
             low, high = _order_interval(_log_ratios(samples))
@@ -249,19 +251,22 @@ def _bootstrap_interval(values: np.ndarray, statistic: Callable, seed: int) -> t
 
 
 def _noise_floor(samples: Sequence[Sample]) -> float:
-    """How far the interval of the median of log(eager / eager), one ratio a block, reaches from 0; relative.
+    """How far the interval of the median of log(eager / next eager) reaches from 0; relative.
 
-    Three steps lie between the eager iterations of a block E C C E and one between those of C E E C, so a drift would not
-    cancel as it does in the speedup: eager's steady trend (Theil and Sen's, which outliers do not move) is taken off. The
-    sign alternates with the kind of block, so what befalls the first iteration of every block does not add up.
+    The interval is Student's, with the standard error of a median, 1.25 times that of a mean, and the spread from the median
+    absolute deviation: of few values an interval of order statistics would be the range, outliers and all. One or three
+    steps lie between two eager iterations, so a drift would not cancel as it does in the speedup: eager's steady trend
+    (Theil and Sen's, which outliers do not move) is taken off. The sign alternates, so that what befalls every other
+    iteration adds up and nothing else does.
     """
     first = np.array([sample.eager_first for sample in samples])
     positions = 2 * np.arange(len(samples)) + ~first
     logs = np.log([sample.eager_s for sample in samples])
     logs -= stats.theilslopes(logs, positions).slope * positions
-    ratios = logs[0::2] - logs[1::2]
-    low, high = _order_interval(np.where(first[0::2], ratios, -ratios))
-    return max(MIN_NOISE_FLOOR, math.expm1(max(-low, high)))
+    ratios = (logs[:-1] - logs[1:]) * (-1.0) ** np.arange(len(logs) - 1)
+    error = stats.median_abs_deviation(ratios, scale="normal") * math.sqrt(math.pi / 2 / len(ratios))
+    half_width = stats.t.ppf((1 + CONFIDENCE) / 2, len(ratios) - 1) * error if len(ratios) > 1 else 0.0
+    return max(MIN_NOISE_FLOOR, math.expm1(abs(np.median(ratios)) + half_width))
 
 
 def _verdict(low: float, high: float, floor: float) -> str:
