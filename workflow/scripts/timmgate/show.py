@@ -64,12 +64,12 @@ def _number(row: dict[str, Any], name: str, form: str) -> str:
 
 FIGURES: dict[str, Callable[[dict[str, Any]], str]] = {
     "speedup": lambda row: _speedup(row, "speedup"),
-    "clipped at 1": lambda row: _speedup(row, "speedup_clipped"),
-    "faster/same/slower/?": lambda row: "/".join(_number(row, name, ".0f") for name in VERDICTS),
-    "compile cold, s": lambda row: _number(row, "compile_cold_s", ".1f"),
+    "clipped\nat 1": lambda row: _speedup(row, "speedup_clipped"),
+    "faster\nsame\nslower\n?": lambda row: "/".join(_number(row, name, ".0f") for name in VERDICTS),
+    "compile\ncold, s": lambda row: _number(row, "compile_cold_s", ".1f"),
     "warm, s": lambda row: _number(row, "compile_warm_s", ".1f"),
     "memory": lambda row: _number(row, "compression_ratio", ".2f"),
-    "graph breaks": lambda row: _number(row, "graph_breaks", ".0f"),
+    "graph\nbreaks": lambda row: _number(row, "graph_breaks", ".0f"),
 }
 """Titles and texts of a performance table: geometric means over models with their intervals, medians of seconds, and how
 many times more memory eager takes.
