@@ -9,10 +9,12 @@ import json
 import os
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch._inductor.cpu_vec_isa import supported_vec_isa_list
 from torch._inductor.utils import clear_caches
 
 COLD = "cold.json"
@@ -88,4 +90,8 @@ def _trivial(values: torch.Tensor) -> torch.Tensor:
 
 if __name__ == "__main__":
     Cache(Path(sys.argv[2])).open()
+    with ThreadPoolExecutor() as pool:
+        list(
+            pool.map(bool, supported_vec_isa_list)
+        )  # each probe waits for a compiler; one after the other takes twice as long
     build_toolchain(sys.argv[1])
