@@ -96,9 +96,11 @@ def test_the_terminal_shows_a_line_per_mode_for_each_check(default):
     _, _, printed = default
     assert printed.rindex("accuracy on cpu") < printed.rindex("performance on cpu")
     for mode in MODES:
-        accuracy, performance = (line.split("│") for line in printed.splitlines() if line.startswith(f"│ {mode} "))
-        assert [word.strip() for word in accuracy[2:4]] == ["6", "6"]
-        assert [word.strip() for word in performance[2:5]] == ["6", "6", "2.00 [2.00, 2.00]"]
+        lines = [line.split("│") for line in printed.splitlines() if line.startswith(f"│ {mode} ")]
+        accuracy, performance, costs = ([word.strip() for word in line[2:-1]] for line in lines)
+        assert accuracy == ["6", "6"]
+        assert performance == ["6", "6", "2.00", "2.00", "6/0/0/0"]
+        assert costs == ["20.0", "1.0", "1.50", "0"]
 
 
 def test_there_is_nothing_to_do_after_a_run_and_it_is_said_quickly(default):

@@ -22,7 +22,10 @@ def show(results: Path, console: Console) -> None:
     """Print a table per check with a row per mode, and a line per failure, from the files in the folder `results`."""
     summary = pd.read_csv(results / "summary.tsv", sep="\t", na_values=[""], keep_default_na=False, dtype={"mode": str})
     for check in summary["check"].unique():
-        console.print(summary_table(check, summary[summary["check"] == check]))
+        of_check = summary[summary["check"] == check]
+        console.print(summary_table(check, of_check))
+        if check == "performance":
+            console.print(costs_table(of_check))
     for failure in pq.read_table(results / "failures.parquet").to_pylist():
         console.print(failure_line(failure), soft_wrap=True)
 
@@ -37,9 +40,9 @@ def failure_line(failure: dict[str, Any]) -> Text:
 
 
 def summary_table(check: str, summary: pd.DataFrame) -> Table:
-    """A rich table: cells, passed, the figures of a performance check, and each status that occurs and is not a pass."""
+    """A rich table: cells, passed, speedups of a performance check, and each status that occurs and is not a pass."""
     occurring = [status for status in STATUSES if status not in PASSED and summary[status].sum()]
-    figures = FIGURES if check == "performance" else {}
+    figures = SPEEDUPS if check == "performance" else {}
     table = Table(title=f"{check} on {', '.join(summary['device'].unique())}")
     table.add_column("mode", overflow="fold")
     for column in ("cells", "passed", *figures, *occurring):
@@ -51,29 +54,42 @@ def summary_table(check: str, summary: pd.DataFrame) -> Table:
     return table
 
 
+def costs_table(summary: pd.DataFrame) -> Table:
+    """A rich table of what compiling costs and what it does to memory."""
+    table = Table(title="compiling")
+    table.add_column("mode", overflow="fold")
+    for column in COSTS:
+        table.add_column(column, justify="right", overflow="fold")
+    for row in summary.to_dict("records"):
+        table.add_row(row["mode"], *(figure(row) for figure in COSTS.values()))
+    return table
+
+
 def _speedup(row: dict[str, Any], name: str) -> str:
     """A geometric mean over models and its interval."""
     if pd.isna(row[name]):
         return ""
-    return f"{row[name]:.2f} [{row[f'{name}_ci_low']:.2f}, {row[f'{name}_ci_high']:.2f}]"
+    return f"{row[name]:.2f}\n[{row[f'{name}_ci_low']:.2f}, {row[f'{name}_ci_high']:.2f}]"
 
 
 def _number(row: dict[str, Any], name: str, form: str) -> str:
     return "" if pd.isna(row[name]) else format(row[name], form)
 
 
-FIGURES: dict[str, Callable[[dict[str, Any]], str]] = {
+SPEEDUPS: dict[str, Callable[[dict[str, Any]], str]] = {
     "speedup": lambda row: _speedup(row, "speedup"),
-    "clipped\nat 1": lambda row: _speedup(row, "speedup_clipped"),
+    "clipped at 1": lambda row: _speedup(row, "speedup_clipped"),
     "faster\nsame\nslower\n?": lambda row: "/".join(_number(row, name, ".0f") for name in VERDICTS),
-    "compile\ncold, s": lambda row: _number(row, "compile_cold_s", ".1f"),
+}
+"""Titles and texts: geometric means over models with their 95 % intervals, and how many models have which verdict."""
+
+COSTS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "cold, s": lambda row: _number(row, "compile_cold_s", ".1f"),
     "warm, s": lambda row: _number(row, "compile_warm_s", ".1f"),
     "memory": lambda row: _number(row, "compression_ratio", ".2f"),
-    "graph\nbreaks": lambda row: _number(row, "graph_breaks", ".0f"),
+    "graph breaks": lambda row: _number(row, "graph_breaks", ".0f"),
 }
-"""Titles and texts of a performance table: geometric means over models with their intervals, medians of seconds, and how
-many times more memory eager takes.
-"""
+"""Titles and texts: medians of seconds, how many times more memory eager takes, and the sum of graph breaks."""
 
 
 if __name__ == "__main__":
