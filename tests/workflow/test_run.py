@@ -11,7 +11,15 @@ MODES = ("inference", "inference-amp", "inference-freezing", "training")
 MODELS = ("test_vit", "test_resnet", "test_convnext", "test_efficientnet", "test_byobnet", "test_nfnet")
 CELLS = [f"{mode}/{model}" for mode in MODES for model in MODELS]
 ROWS = ("accuracy", "evidence", "performance", "samples")
-TABLES = {"cells.parquet", "attempts.parquet", "evidence.parquet", "samples.parquet", "failures.parquet", "failures.tsv", "summary.tsv"}
+TABLES = {
+    "cells.parquet",
+    "attempts.parquet",
+    "evidence.parquet",
+    "samples.parquet",
+    "failures.parquet",
+    "failures.tsv",
+    "summary.tsv",
+}
 
 
 @pytest.fixture(scope="module")
