@@ -201,6 +201,12 @@ def chat(run: Run, messages: str) -> None:
         run.reporter.detail({"leaf": f"gradient.{number}", "kind": "gradient", "message": "x" * 100})
 
 
+def chatter(run: Run, characters: str) -> None:
+    """Print much."""
+    for _ in range(int(characters) // 100):
+        print("y" * 99)
+
+
 def print_garbage(run: Run) -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.buffer.write(b'\xff\xfe\x00 {"result": {"status": "pass"}}\n\x1b[31m not for you\n')
@@ -228,6 +234,7 @@ ACTIONS = {
     "family": family,
     "chat": chat,
     "garbage": print_garbage,
+    "chatter": chatter,
     "half": lambda run: run.write(b'{"result": {"status": "pa'),
     "broken": lambda run: run.write(b'{"result": "pass\n'),
     "strange": lambda run: run.write(b'[1, 2]\n{"result": {"status": "pass"}, "elapsed_s": 1.0}\n'),
