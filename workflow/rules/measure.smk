@@ -25,10 +25,12 @@ rule measure:
         # Policy, not identity: changing these redoes nothing.
         timeout_s=SETTINGS.timeout,
         attempts=SETTINGS.attempts,
+        jobs_per_gpu=SETTINGS.jobs_per_gpu,
         timing_limit_s=SETTINGS.timing_limit,
         compile_cache=compile_cache,
         compile_cache_is_shared=int(SETTINGS.compile_cache == "shared"),
         suite=SUITE.name,
+        gpu=int(SETTINGS.device == "cuda"),  # for cluster executors; on one machine measurements share GPUs by themselves
     params:
         specs=specs,
     script:

@@ -21,6 +21,7 @@ if __name__ == "__main__":
             threads=snakemake.threads,
             timeout_s=limits.timeout_s,
             attempts=limits.attempts,
+            jobs_per_gpu=limits.jobs_per_gpu,
             cache=Path(limits.compile_cache).absolute(),
             weights=given and given.path,
             shared=limits.compile_cache_is_shared,

@@ -22,8 +22,8 @@ FAILURE = {
 
 SECOND_EAGER_FAILURE = ("eager_2nd_run_fail", "eager_2nd_run_OOM")
 
-OUT_OF_MEMORY = frozenset({"OOM", "eager_1st_run_OOM"})
-"""Statuses that a smaller batch can cure."""
+OUT_OF_MEMORY = frozenset({"OOM", "eager_1st_run_OOM", "eager_2nd_run_OOM"})
+"""Statuses that a smaller batch can cure, or a device without neighbours."""
 
 RETRYABLE = frozenset({"infra_error"})
 """Statuses that a second try can cure."""
@@ -91,6 +91,11 @@ def classify(ending: Ending) -> Verdict:
     if -ending.returncode in OWN_SIGNALS:
         return Verdict(fail, name, f"the process died of {name} in stage {ending.stage}")
     return Verdict("infra_error", name, f"the process was killed from outside in stage {ending.stage}")
+
+
+def lacked_memory(ending: Ending, verdict: Verdict) -> bool:
+    """Whether the attempt ran out of memory, or the float64 reference did, without which the verdict is a weaker one."""
+    return verdict.status in OUT_OF_MEMORY or "out of memory" in str(ending.facts.get("reference_error")).lower()
 
 
 def _signal_name(number: int) -> str:

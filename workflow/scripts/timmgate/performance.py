@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from timmgate import backends, claims, devices, memory, models, operations, timing
+from timmgate import backends, claims, devices, gpus, memory, models, operations, timing
 from timmgate.caches import Cache
 from timmgate.iterations import Setup, fresh, gradient, iterate, load, logits, make_optimizer
 from timmgate.messages import Reporter
@@ -178,7 +178,7 @@ def take_samples(
     gc.disable()
     try:
         nothing_new = torch.compiler.set_stance("fail_on_recompile")
-        with claims.quiet(spec.device), devices.pinned(spec.device, setup.threads), nothing_new:
+        with claims.quiet(gpus.names(spec.device)[0]), devices.pinned(spec.device, setup.threads), nothing_new:
             reporter.stage("timing")
             reporter.facts(timing_started_at=now_us())
             before_s = devices.control_s(spec.device, reporter.clock)

@@ -46,6 +46,7 @@ KEY: list[Column] = [
 IDENTITY: list[Column] = [
     *KEY,
     ("device_name", pa.string(), "", "name of the processor or accelerator"),
+    ("device_uuid", pa.string(), "", "UUID of the GPU, or of the part of one, that it ran on; null without CUDA"),
     ("architecture", pa.string(), "", "timm architecture, the model name without its tag"),
     ("suite", pa.string(), "", "suite that the model was taken from"),
     ("backend", pa.string(), "", "compiler, by its torch.compile name"),
@@ -148,7 +149,7 @@ def _endings(check: str) -> list[Column]:
         ("batch_size", pa.int64(), "images", "batch size that ran"),
         ("attempt", pa.int64(), "", "which start of the measurement this is, from 1; 0 if it never started"),
         ("started_at", pa.timestamp("us", tz="UTC"), "", "start of this attempt"),
-        ("wall_s", pa.float64(), "s", "duration of all attempts, from outside, with whatever they waited for"),
+        ("wall_s", pa.float64(), "s", "duration of all attempts, from outside, without the wait for a free GPU"),
         ("worker_s", pa.float64(), "s", "duration of this attempt inside the worker, without the time held still"),
         ("cpu_s", pa.float64(), "s", "processor time of this attempt's processes"),
         ("held_s", pa.float64(), "s", "time that this attempt was held still while another cell was timed"),

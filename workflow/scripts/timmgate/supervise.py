@@ -20,16 +20,16 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
 import psutil
 
-from timmgate import messages, module_environment
-from timmgate.claims import HeldTime, Share
-from timmgate.endings import OUT_OF_MEMORY, RETRYABLE, Ending, Verdict, classify
+from timmgate import claims, gpus, messages, module_environment
+from timmgate.claims import Claim, HeldTime, Share
+from timmgate.endings import OUT_OF_MEMORY, RETRYABLE, Ending, Verdict, classify, lacked_memory
 from timmgate.spec import Spec
 
 POLL_S = 0.05
@@ -67,6 +67,11 @@ class Policy:
     shared: bool = False
     toolchain: Path | None = None
     timing_limit_s: float = 15.0
+    jobs_per_gpu: int = 2
+
+    def wanted(self, device: str) -> claims.Wanted:
+        """The claim that a measurement needs on a torch device type."""
+        return claims.Wanted(tuple(gpus.names(device)), None if device == "cpu" else self.jobs_per_gpu)
 
 
 @dataclass(frozen=True)
@@ -93,9 +98,11 @@ def supervise(specs: Sequence[Spec], policy: Policy, log: Path) -> list[Outcome]
     """Measure the checks of one cell and always come back with an outcome for each. What workers print goes to `log`.
 
     What a second try can cure (`endings.RETRYABLE`) is tried up to `policy.attempts` times. A timing that runs out of memory
-    is tried with smaller batches.
+    is tried with smaller batches. What runs out of memory beside a neighbour is first tried again with the whole device, for
+    that says nothing about the model.
     """
     outcomes: dict[str, Outcome] = {}
+    wanted = policy.wanted(specs[0].device)
     attempts, wall_s, batch_size = Counter(), Counter(), None
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as stream, interruptible():
@@ -103,14 +110,20 @@ def supervise(specs: Sequence[Spec], policy: Policy, log: Path) -> list[Outcome]
             command = worker_command(pending, policy, batch_size)
             number = attempts[pending[0].check] + 1
             print(f"{datetime.now(UTC):%F %T} attempt {number}: {shlex.join(command)}", file=stream, flush=True)
-            for spec, ending in zip(pending, run_worker(command, pending[0].device, policy.timeout_s, stream), strict=False):
+            with contextlib.closing(claims.claim(wanted)) as claim:
+                endings = run_worker(command, claim, policy.timeout_s, stream)
+                had_neighbours = claim.had_neighbours()
+            for spec, ending in zip(pending, endings, strict=False):
                 verdict, check = classify(ending), spec.check
+                ending.facts["device_uuid"] = gpus.uuid_of(claim.device)
                 attempts[check] += 1
                 wall_s[check] += ending.wall_s
                 said = (f"{check}:", verdict.status, verdict.cause, verdict.message)
                 print(" ".join(filter(None, said)), file=stream, flush=True)
                 smaller = next_batch_size(batch_size or spec.requested_batch_size)
-                if verdict.status in OUT_OF_MEMORY and check == "performance" and smaller:
+                if lacked_memory(ending, verdict) and had_neighbours:
+                    wanted = replace(wanted, whole=True)
+                elif verdict.status in OUT_OF_MEMORY and check == "performance" and smaller:
                     batch_size = smaller
                 elif verdict.status in RETRYABLE and attempts[check] < policy.attempts:
                     time.sleep(random.uniform(0, BACKOFF_S * 2 ** (attempts[check] - 1)))
@@ -128,7 +141,7 @@ def next_batch_size(batch_size: int) -> int:
     return power + (batch_size - power - 1) // step * step
 
 
-def run_worker(command: list[str], device: str, timeout_s: float, log: TextIO) -> list[Ending]:
+def run_worker(command: list[str], claim: Claim, timeout_s: float, log: TextIO) -> list[Ending]:
     """Start `command` and follow it until it ends or a limit is reached; how each check that it began ended, at least one.
 
     No process of it is left behind.
@@ -138,7 +151,7 @@ def run_worker(command: list[str], device: str, timeout_s: float, log: TextIO) -
     cpu_before_s, start = children_cpu_s(), time.monotonic()
     reading, writing = os.pipe()
     become_subreaper()
-    with contextlib.closing(Share(device)) as share, tempfile.TemporaryFile() as held:
+    with contextlib.closing(Share(claim.device)) as share, tempfile.TemporaryFile() as held:
         while not share.may_run():
             time.sleep(POLL_S)
         try:
@@ -147,9 +160,9 @@ def run_worker(command: list[str], device: str, timeout_s: float, log: TextIO) -
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                pass_fds=(writing, held.fileno()),
+                pass_fds=(writing, held.fileno(), share.fileno(), *claim.filenos),
                 start_new_session=True,
-                env=module_environment(),
+                env={**module_environment(), **gpus.only(claim.device)},
             )
         except OSError as error:
             os.close(reading)
