@@ -1,11 +1,11 @@
 """Who may use a device now: a few measurements beside each other, or one that is being timed while all others hold still.
 
-Lock files in a folder of this machine, named by the UUID of a GPU, or by the type of any other device. The kernel takes a lock
-back from a process that dies, whatever killed it.
+Lock files in a folder of this machine, named by the UUID of a GPU, or by the type of any other device. The kernel takes a
+lock back from a process that dies, whatever killed it.
 
-* A GPU has some slots. A supervisor holds one from before its worker starts, and so does the worker: a slot is free again when
-  both are gone. Whoever waits for all slots shuts the GPU's `door`, so that no slot is taken any more. Slots are taken at a
-  `desk`, one supervisor at a time. A CPU has no slots.
+* A GPU has some slots. A supervisor holds one from before its worker starts, and so does the worker: a slot is free again
+  when both are gone. Whoever waits for all slots shuts the GPU's `door`, so that no slot is taken any more. Slots are taken
+  at a `desk`, one supervisor at a time. A CPU has no slots.
 * A measurement that is being timed holds `turn` and then `busy`, alone. The supervisor of every other one shares `busy` with
   its like while its processes run, and looks at `turn` to see whether it has to hold them still.
 """
@@ -44,7 +44,7 @@ class Wanted:
 class Claim:
     """A device, for as long as it is not closed or any process that inherited `filenos` lives.
 
-    `files` are the locks that make the claim, `others` the slots that it leaves to others, of which some are `in_use` already.
+    `files` are the locks that make the claim, `others` the slots that it leaves to others, `in_use` whether they have one.
     """
 
     def __init__(self, device: str, files: Sequence[BinaryIO] = (), others: Sequence[str] = (), in_use: bool = False):

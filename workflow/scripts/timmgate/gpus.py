@@ -111,8 +111,13 @@ def _call(driver: Any, function: str, *arguments: Any) -> None:
         raise DriverError(f"{function} returned {result}")
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Print the UUIDs; the exit code is 1, with the reason, if there is no driver or it fails."""
     try:
         print(*uuids(ctypes.CDLL(DRIVER)), sep="\n")
     except (OSError, DriverError) as trouble:
         sys.exit(str(trouble))
+
+
+if __name__ == "__main__":
+    main()
