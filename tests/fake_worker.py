@@ -170,6 +170,12 @@ def cramped(run: Run, starts: str) -> None:
         raise MemoryError("out of memory, on request")
 
 
+def poor_reference(run: Run, starts: str) -> None:
+    """Have no float64 reference, for want of memory, in the first so many starts of this cell."""
+    if journalled("cell").count(run.cell) <= int(starts):
+        run.reporter.facts(reference="none", reference_error="OutOfMemoryError: CUDA out of memory. Tried to allocate")
+
+
 def small_memory(run: Run, images: str) -> None:
     """Run out of memory if the timed batch is larger."""
     if (run.options.timed_batch_size or 10**6) > int(images):
@@ -230,6 +236,7 @@ ACTIONS = {
     "tick": tick,
     "meet": meet,
     "cramped": cramped,
+    "poor_reference": poor_reference,
     "fits": small_memory,
     "hang": hang_here,
     "linger": linger,
