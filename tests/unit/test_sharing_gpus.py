@@ -87,6 +87,13 @@ def test_a_worker_sees_the_gpu_that_its_supervisor_claimed_and_the_row_says_whic
     assert start["gpu"] == outcome.ending.facts["device_uuid"] == "GPU-b"
 
 
+@pytest.mark.parametrize(
+    ("device", "devices", "slots"), [("cpu", ("cpu",), None), ("cuda", GPUS, 3), ("xpu", ("xpu",), 3), ("mps", ("mps",), 3)]
+)
+def test_every_gpu_has_as_many_slots_as_the_policy_says_and_a_cpu_has_none(device, devices, slots):
+    assert Policy(1, 1, 1, "cache", jobs_per_gpu=3).wanted(device) == Wanted(devices, slots)
+
+
 def test_without_a_gpu_the_worker_starts_all_the_same_and_the_row_names_none(measure, fake_worker):
     (outcome,) = measure(gpus="")
     (start,) = fake_worker.starts()

@@ -81,3 +81,9 @@ def test_one_gpu_times_one_cell_after_the_other_although_both_are_on_it(timings)
     assert {(row["performance"], row["device_uuid"]) for row in rows.values()} == {("pass", "GPU-a")}
     first, second = sorted(times.values())
     assert first[-1] < second[0]
+
+
+@pytest.mark.parametrize(("device", "gpus"), [("cuda", 1), ("cpu", 0)])
+def test_a_cell_asks_a_cluster_for_one_gpu_on_cuda_and_for_none_elsewhere(device, gpus, project):
+    printed = project.run("--dry-run", device=device, suite="tiny", weights="random", models="test_vit", modes="inference")
+    assert f" gpu={gpus}" in printed

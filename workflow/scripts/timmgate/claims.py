@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 from urllib.parse import quote
 
-POLL_S = 0.1
+POLL_S = 0.2
 """Mean time between two looks for what is taken: short against the seconds of a measurement, long against a look."""
 
 T = TypeVar("T")
