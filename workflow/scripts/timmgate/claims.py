@@ -76,10 +76,10 @@ def claim(wanted: Wanted) -> Claim:
     """Wait until what is wanted can be had: on the emptiest device, so that a GPU is shared only when all are in use."""
     if wanted.slots is None:
         return Claim(wanted.devices[0])
-    claim = _patiently(lambda: _at_the_desk(wanted))
+    made = _patiently(lambda: _at_the_desk(wanted))
     if wanted.whole:
-        claim.extend(_slots(wanted))
-    return claim
+        made.extend(_slots(wanted))
+    return made
 
 
 def _at_the_desk(wanted: Wanted) -> Claim | None:

@@ -121,7 +121,7 @@ PERFORMANCE: list[Column] = [
     ("timed_output_error", pa.float64(), "", "norm of compiled - eager over norm of eager; in training of all gradients"),
     ("gmacs", pa.float64(), "1e9", "multiply-accumulate operations of the forward pass of one image"),
     ("mactivations", pa.float64(), "1e6", "output elements of convolutions and matrix products in the same"),
-    ("warmup_iterations", pa.int64(), "", "iterations of both sides before the first sample"),
+    ("warmup_iterations", pa.int64(), "", "iterations of both sides in the stage warmup"),
     ("machine_drift", pa.float64(), "", "duration of a fixed kernel after the samples over its duration before them"),
     ("timing_started_at", pa.timestamp("us", tz="UTC"), "", "from here on nothing else of ours ran on the device"),
     ("timing_ended_at", pa.timestamp("us", tz="UTC"), "", "until here"),
