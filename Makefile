@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-slow lint
+.PHONY: run test test-slow test-gpu lint
 
 run: $(BIN)/snakemake
 	$(BIN)/snakemake --cores all --quiet rules reason
@@ -12,6 +12,9 @@ test: lint
 
 test-slow: $(BIN)/snakemake
 	$(BIN)/pytest -m slow -s
+
+test-gpu: $(BIN)/snakemake
+	$(BIN)/pytest -m gpu tests/gpu
 
 lint: $(BIN)/snakemake
 	$(BIN)/ruff check

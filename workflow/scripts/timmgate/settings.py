@@ -51,6 +51,7 @@ class Settings:
     batch_size: int | None
     compile_cache: str
     threads: int
+    jobs_per_gpu: int
     timeout: int
     timing_limit: int
     memory: int | None
@@ -79,6 +80,7 @@ def load(config: dict[str, Any]) -> Settings:
         batch_size=values["batch_size"],
         compile_cache=values["compile_cache"],
         threads=values["threads"],
+        jobs_per_gpu=values["jobs_per_gpu"],
         timeout=values["timeout"],
         timing_limit=values["timing_limit"],
         memory=values["memory"],
