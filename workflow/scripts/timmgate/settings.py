@@ -90,6 +90,17 @@ def load(config: dict[str, Any]) -> Settings:
     )
 
 
+def refuse_quotes(value: Any) -> None:
+    """Raise ConfigError for a text of the command line's --config with a single quote in it, at any depth.
+
+    Snakemake hands these values to the jobs of a cluster between single quotes: a shell would run what follows one.
+    """
+    if isinstance(value, str) and "'" in value:
+        raise ConfigError(f"--config: {value!r} has a single quote; put it into a file and name that with --configfile")
+    for inner in value if isinstance(value, list) else value.values() if isinstance(value, dict) else ():
+        refuse_quotes(inner)
+
+
 @cache
 def schema(name: str) -> dict[str, Any]:
     """The JSON schema workflow/schemas/{name}.schema.yaml."""

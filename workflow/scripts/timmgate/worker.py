@@ -101,6 +101,7 @@ def set_environment(threads: int, cache: Path) -> None:
     os.environ["TRITON_CACHE_DIR"] = str(cache / "triton")
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # what cuBLAS needs to be deterministic
     os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # whatever timm asks for: a pickle from outside runs no code
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
