@@ -45,7 +45,8 @@ class Run:
         behaviours = json.loads(os.environ.get("FAKE_WORKER", "{}"))
         self.words = next((behaviours[key] for key in (self.cell, first.model, "*") if key in behaviours), "").split()
         self.turn = contextlib.ExitStack()
-        journal(cell=self.cell, command=sys.argv)
+        where = {name: os.environ.get(name) for name in ("SLURMD_NODENAME", "CUDA_VISIBLE_DEVICES")}
+        journal(cell=self.cell, command=sys.argv, **where)
 
     def measure(self, spec: Spec) -> None:
         self.reporter.check(spec.check)
@@ -135,9 +136,20 @@ def oom(run: Run, counter: str) -> None:
 
 def flaky(run: Run, starts: str) -> None:
     """Die of SIGKILL in the first so many starts of this cell."""
-    lines = Path(os.environ["FAKE_WORKER_JOURNAL"]).read_text().splitlines()
-    if sum(json.loads(line).get("cell") == run.cell for line in lines) <= int(starts):
+    if number_of_starts(run) <= int(starts):
         send_signal(run, "SIGKILL")
+
+
+def stuck(run: Run, starts: str) -> None:
+    """Hang in the first so many starts of this cell."""
+    if number_of_starts(run) <= int(starts):
+        hang_here(run)
+
+
+def number_of_starts(run: Run) -> int:
+    """How often this cell has been started, by the journal."""
+    lines = Path(os.environ["FAKE_WORKER_JOURNAL"]).read_text().splitlines()
+    return sum(json.loads(line).get("cell") == run.cell for line in lines)
 
 
 def tick(run: Run, seconds: str) -> None:
@@ -203,6 +215,7 @@ ACTIONS = {
     "orphan": orphan,
     "oom": oom,
     "flaky": flaky,
+    "stuck": stuck,
     "sleep": lambda run, seconds: time.sleep(float(seconds)),
     "tick": tick,
     "fits": small_memory,

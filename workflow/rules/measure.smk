@@ -26,6 +26,7 @@ rule measure:
         timeout_s=SETTINGS.timeout,
         attempts=SETTINGS.attempts,
         timing_limit_s=SETTINGS.timing_limit,
+        runtime=runtime_min(),
         compile_cache=compile_cache,
         compile_cache_is_shared=int(SETTINGS.compile_cache == "shared"),
         suite=SUITE.name,
