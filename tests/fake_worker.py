@@ -136,20 +136,15 @@ def oom(run: Run, counter: str) -> None:
 
 def flaky(run: Run, starts: str) -> None:
     """Die of SIGKILL in the first so many starts of this cell."""
-    if number_of_starts(run) <= int(starts):
+    lines = Path(os.environ["FAKE_WORKER_JOURNAL"]).read_text().splitlines()
+    if sum(json.loads(line).get("cell") == run.cell for line in lines) <= int(starts):
         send_signal(run, "SIGKILL")
 
 
-def stuck(run: Run, starts: str) -> None:
-    """Hang in the first so many starts of this cell."""
-    if number_of_starts(run) <= int(starts):
-        hang_here(run)
-
-
-def number_of_starts(run: Run) -> int:
-    """How often this cell has been started, by the journal."""
-    lines = Path(os.environ["FAKE_WORKER_JOURNAL"]).read_text().splitlines()
-    return sum(json.loads(line).get("cell") == run.cell for line in lines)
+def wait(run: Run, path: str) -> None:
+    """Go on when a file is there."""
+    while not Path(path).exists():
+        time.sleep(0.1)
 
 
 def tick(run: Run, seconds: str) -> None:
@@ -215,9 +210,9 @@ ACTIONS = {
     "orphan": orphan,
     "oom": oom,
     "flaky": flaky,
-    "stuck": stuck,
     "sleep": lambda run, seconds: time.sleep(float(seconds)),
     "tick": tick,
+    "wait": wait,
     "fits": small_memory,
     "hang": hang_here,
     "linger": linger,
