@@ -7,6 +7,7 @@ configfile: f"{workflow.basedir}/config/config.yaml"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/retry.smk"
 include: "workflow/rules/suite.smk"
 include: "workflow/rules/weights.smk"
 include: "workflow/rules/measure.smk"
@@ -25,6 +26,9 @@ rule all:
 
 
 onstart:
+    refuse_folders_that_cannot_be_written()
+    RETRIES.save()
+    WEIGHTS_RETRIES.save()
     announce()
 
 

@@ -25,8 +25,8 @@ from pathlib import Path
 
 from timmgate import claims
 from timmgate.messages import Reporter
+from timmgate.processes import die_with_parent
 from timmgate.spec import Spec
-from timmgate.supervise import die_with_parent
 
 COMPILING = ("compile", "run", "compile", "run", "compare")
 STAGES = {

@@ -391,7 +391,7 @@ def test_weights_that_are_not_what_they_were_fail_the_model_with_the_remedy(spoi
     spoil(Path(record.file))
     trouble = record.trouble()
     assert trouble.status == "model_fail_to_load"
-    assert f"the weights {record.file} {said}; delete weights/pretrained/test_vit.json" in trouble.message
+    assert f"the weights {record.file} {said}; retry=failed" in trouble.message
 
 
 @pytest.fixture

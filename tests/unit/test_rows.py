@@ -50,7 +50,7 @@ def test_every_stage_has_a_column_for_its_seconds(check):
 
 
 def test_every_check_has_a_table_of_rows_and_one_of_details_and_the_cells_have_the_columns_of_all():
-    assert {*CHECKS, *CHECKS.values(), "cells"} == set(rows.SCHEMAS)
+    assert {*CHECKS, *CHECKS.values(), "cells", "attempts"} == set(rows.SCHEMAS)
     assert set(rows.SCHEMAS["cells"].names) == {name for check in CHECKS for name in rows.SCHEMAS[check].names}
 
 
@@ -90,54 +90,6 @@ def test_a_file_replaces_the_one_before(tmp_path):
     rows.write(rows.table("accuracy", [{**KEY, "accuracy": "pass"}]), path)
     assert pq.read_table(path)["accuracy"].to_pylist() == ["pass"]
     assert names_in(path.parent) == ["row.parquet"]
-
-
-@pytest.fixture
-def half_way():
-    """Fills a scratch file half and fails."""
-
-    def fill(scratch):
-        scratch.write_text("half of")
-        raise OSError("disk full")
-
-    return fill
-
-
-def test_a_write_that_fails_leaves_nothing(tmp_path, half_way):
-    with pytest.raises(OSError, match="disk full"):
-        rows.write_atomically(tmp_path / "row.parquet", half_way)
-    assert names_in(tmp_path) == []
-
-
-def test_a_write_that_fails_keeps_the_file_that_was_there(tmp_path, half_way):
-    path = tmp_path / "row.parquet"
-    path.write_text("the old row")
-    with pytest.raises(OSError, match="disk full"):
-        rows.write_atomically(path, half_way)
-    assert names_in(tmp_path) == ["row.parquet"]
-    assert path.read_text() == "the old row"
-
-
-def test_the_file_is_not_there_before_it_is_whole(tmp_path):
-    path = tmp_path / "row.parquet"
-    seen = []
-
-    def fill(scratch):
-        scratch.write_text("all of it")
-        seen.append(path.exists())
-
-    rows.write_atomically(path, fill)
-    assert seen == [False]
-    assert path.read_text() == "all of it"
-
-
-def test_whoever_reads_the_old_file_reads_it_to_its_end(tmp_path):
-    path = tmp_path / "row.parquet"
-    path.write_text("the old row")
-    with path.open() as old:
-        rows.write_atomically(path, lambda scratch: scratch.write_text("new"))
-        assert old.read() == "the old row"
-    assert path.read_text() == "new"
 
 
 def test_a_tsv_has_one_line_a_row_whatever_the_texts_hold(tmp_path):

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pytest
 from timm.utils.decay_batch import decay_batch_step
 
-from timmgate import module_environment, record, rows, supervise
+from timmgate import attempts, files, module_environment, processes, record, rows, supervise
+from timmgate.attempts import Journal
 from timmgate.messages import parse
 from timmgate.rows import STAGES
 from timmgate.spec import Spec
@@ -29,11 +30,14 @@ SUPERVISOR = """
 import sys
 from pathlib import Path
 from timmgate.spec import Spec
+from timmgate.attempts import Journal
 from timmgate.supervise import Policy, supervise
 
 folder = Path(sys.argv[2])
-supervise([Spec.from_json(sys.argv[1])], Policy(1, 60, 3, folder / "cache"), folder / "worker.log")
-(folder / "row").touch()
+journal = Journal(folder / "attempts.jsonl")
+with journal.kept():
+    supervise([Spec.from_json(sys.argv[1])], Policy(1, 60, 3, folder / "cache"), folder / "worker.log", journal)
+    (folder / "row").touch()
 """
 """A supervising process: it measures a spec, and the file `row` stands for its row."""
 
@@ -54,7 +58,7 @@ def policy(tmp_path):
 
 
 @pytest.fixture
-def measure(fake_worker, policy, log, monkeypatch):
+def measure(fake_worker, policy, log, tmp_path, monkeypatch):
     """Supervise a fake worker that behaves as the words say; afterwards none of its processes may live."""
     monkeypatch.setattr(supervise, "BACKOFF_S", 0.01)
 
@@ -62,7 +66,7 @@ def measure(fake_worker, policy, log, monkeypatch):
         fake_worker.behaviours = {"test_vit": words}
         for name, value in fake_worker.environment.items():
             monkeypatch.setenv(name, value)
-        (outcome,) = supervise.supervise([SPEC], policy(timeout_s, attempts), log)
+        (outcome,) = supervise.supervise([SPEC], policy(timeout_s, attempts), log, Journal(tmp_path / "attempts.jsonl"))
         assert fake_worker.alive() == []
         return outcome
 
@@ -194,10 +198,10 @@ def test_a_worker_that_hangs_after_it_reported_an_exception_is_not_waited_for(me
     assert time.monotonic() - start < 5
 
 
-def test_a_worker_that_cannot_be_started_gives_a_row_too(policy, log, monkeypatch):
+def test_a_worker_that_cannot_be_started_gives_a_row_too(policy, log, tmp_path, monkeypatch):
     monkeypatch.setattr(supervise, "BACKOFF_S", 0.01)
     monkeypatch.setenv("TIMMGATE_WORKER", "/nonexistent/python -m worker")
-    (outcome,) = supervise.supervise([SPEC], policy(attempts=2), log)
+    (outcome,) = supervise.supervise([SPEC], policy(attempts=2), log, Journal(tmp_path / "attempts.jsonl"))
     assert verdict(outcome) == ("infra_error", "import", "FileNotFoundError")
     assert outcome.attempt == 2
     assert "/nonexistent/python" in outcome.verdict.message
@@ -233,7 +237,7 @@ def test_an_error_message_of_any_text_is_kept_in_row_and_log(measure, policy, lo
 def test_a_long_error_message_is_cut_in_the_row_and_whole_in_the_log(measure, policy, log):
     message = "very%long%" * 1000
     row = the_row(measure(f"raise:{message}@run"), policy(), log)
-    assert len(row["accuracy_message"]) == record.MESSAGE_CHARACTERS
+    assert len(row["accuracy_message"]) == attempts.MESSAGE_CHARACTERS
     assert message.replace("%", " ").strip() in log.read_text()
 
 
@@ -277,7 +281,7 @@ def test_the_row_has_the_number_and_the_start_of_the_last_attempt_and_the_time_o
 def test_a_kill_by_the_kernel_for_want_of_memory_shows_in_its_counter(measure, tmp_path, monkeypatch):
     counter = tmp_path / "memory.events"
     counter.write_text("low 0\noom 0\noom_kill 0\n")
-    monkeypatch.setattr(supervise, "_cgroup_counters", lambda: iter([tmp_path / "absent", counter]))
+    monkeypatch.setattr(processes, "_cgroup_counters", lambda: iter([tmp_path / "absent", counter]))
     by_kernel = measure(f"oom:{counter}@compile")
     assert verdict(by_kernel) == ("OOM", "compile", "SIGKILL")
     by_someone = measure("signal:SIGKILL@compile")  # the counter stays at 1
@@ -349,14 +353,14 @@ def test_the_command_in_the_row_repeats_the_measurement_in_a_shell(measure, poli
 
 
 @pytest.fixture
-def measure_both(fake_worker, policy, log, monkeypatch):
+def measure_both(fake_worker, policy, log, tmp_path, monkeypatch):
     """Supervise both checks of a cell; afterwards no process may live."""
 
     def run(words: str = "", timeout_s: float = UNHURRIED_S) -> list[Outcome]:
         fake_worker.behaviours = {"test_vit": words}
         for name, value in fake_worker.environment.items():
             monkeypatch.setenv(name, value)
-        outcomes = supervise.supervise([SPEC, PERFORMANCE], policy(timeout_s), log)
+        outcomes = supervise.supervise([SPEC, PERFORMANCE], policy(timeout_s), log, Journal(tmp_path / "attempts.jsonl"))
         assert fake_worker.alive() == []
         return outcomes
 
@@ -491,8 +495,8 @@ def test_a_process_that_is_asked_to_end_while_it_writes_leaves_no_file(tmp_path)
         scratch.write_text("half")
         os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(SystemExit) as end, supervise.interruptible():
-        rows.write_atomically(tmp_path / "row", write_and_be_asked)
+    with pytest.raises(SystemExit) as end, processes.interruptible():
+        files.write_atomically(tmp_path / "row", write_and_be_asked)
     assert end.value.code == 143
     assert list(tmp_path.iterdir()) == []
 

@@ -4,6 +4,7 @@ rule merge:
     output:
         **{name: f"results/{{device}}/{name}.parquet" for name in map(CHECKS.get, SETTINGS.checks)},
         cells="results/{device}/cells.parquet",
+        attempts="results/{device}/attempts.parquet",
     log:
         "logs/{device}/merge.log",
     localrule: True
@@ -11,6 +12,7 @@ rule merge:
         "../envs/timmgate.yaml"
     params:
         checks={check: CHECKS[check] for check in SETTINGS.checks},
+        retry=RETRIES.number("merge"),
     script:
         "../scripts/merge.py"
 
@@ -29,5 +31,6 @@ rule flag:
         "../envs/timmgate.yaml"
     params:
         checks=list(SETTINGS.checks),
+        retry=RETRIES.number("flag"),
     script:
         "../scripts/flag.py"

@@ -1,6 +1,7 @@
 """Configuration, the requested cells, and the functions that the rules call. Runs in every job: imports nothing heavy."""
 
 import math
+import os
 import re
 import sys
 from functools import cache
@@ -10,10 +11,13 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, f"{workflow.basedir}/workflow/scripts")
 
-from timmgate import cells, expected, settings, shards, suites
+from timmgate import cells, estimates, expected, files, settings, shards, suites
+from timmgate.processes import RUN
 from timmgate.spec import CHECKS
 
 SUITES = Path(workflow.basedir, "config", "suites")
+
+os.environ[RUN] = str(os.getpid())  # what jobs that we start here die with
 
 try:
     SETTINGS = settings.load(config)
@@ -24,6 +28,7 @@ except settings.ConfigError as error:
     raise WorkflowError(str(error)) from None
 
 SPECS = cells.expand(SETTINGS, MODELS)
+CELLS = [(mode, model) for mode in SETTINGS.modes for model in MODELS]
 TABLES = [name for check in SETTINGS.checks for name in (check, CHECKS[check])]
 
 
@@ -83,20 +88,37 @@ def runtime_min():
     return math.ceil(measuring_s / 60) + 15
 
 
-def files(name):
-    """The table `name` of every requested cell."""
-    return [f"results/{SETTINGS.device}/{mode}/{model}/{name}.parquet" for mode in SETTINGS.modes for model in MODELS]
+def memory_mb(wildcards, attempt):
+    """Memory of a cell in MB; of one whose supervisor was killed more with every attempt, for it may have been too little."""
+    if SETTINGS.memory:
+        return 1000 * SETTINGS.memory
+    of_cell = [SPECS[check, wildcards.mode, wildcards.model] for check in SETTINGS.checks]
+    return attempt * estimates.memory_bytes(of_cell, SUITE.cost[wildcards.model]) // 10**6
+
+
+def cell_file(mode, model, name):
+    """The table `name` of one cell."""
+    return f"results/{SETTINGS.device}/{mode}/{model}/{name}.parquet"
 
 
 def cell_files():
     """By table, the files of all requested cells."""
-    return {name: files(name) for name in TABLES}
+    return {name: [cell_file(mode, model, name) for mode, model in CELLS] for name in TABLES}
 
 
 def tables():
     """The tables of the device."""
-    merged = [f"{name}.parquet" for name in ("cells", *(CHECKS[check] for check in SETTINGS.checks), "failures")]
+    merged = [f"{name}.parquet" for name in ("cells", "attempts", *map(CHECKS.get, SETTINGS.checks), "failures")]
     return [f"results/{SETTINGS.device}/{name}" for name in (*merged, "failures.tsv", "summary.tsv")]
+
+
+def refuse_folders_that_cannot_be_written():
+    """Raise WorkflowError where no result could be written."""
+    folder = files.not_writable([Path("results", SETTINGS.device), Path("logs"), Path(".cache")])
+    if folder:
+        raise WorkflowError(
+            f"{folder.absolute()} cannot be written to; make it writable, or name another folder with --directory"
+        )
 
 
 def announce():

@@ -18,11 +18,13 @@ rule measure:
         **{name: f"results/{{device}}/{{mode}}/{{model}}/{name}.parquet" for name in TABLES},
     log:
         "logs/{device}/{mode}/{model}.log",
+    retries: SETTINGS.attempts  # of a supervisor that was killed; the one after the last measures nothing and writes the row
     conda:
         "../envs/timmgate.yaml"
     threads: SETTINGS.threads
     resources:
         # Policy, not identity: changing these redoes nothing.
+        mem_mb=memory_mb,
         timeout_s=SETTINGS.timeout,
         attempts=SETTINGS.attempts,
         timing_limit_s=SETTINGS.timing_limit,
@@ -32,5 +34,6 @@ rule measure:
         suite=SUITE.name,
     params:
         specs=specs,
+        retry=lambda wildcards: RETRIES.number(f"{wildcards.mode}/{wildcards.model}"),
     script:
         "../scripts/measure.py"

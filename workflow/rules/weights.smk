@@ -16,5 +16,7 @@ rule weights:
         "../envs/timmgate.yaml"
     resources:
         downloads=1,
+    params:
+        retry=lambda wildcards: WEIGHTS_RETRIES.number(wildcards.model),
     script:
         "../scripts/weights.py"

@@ -1,37 +1,50 @@
 """The checks of one cell: supervise a worker, write a row and its details for each."""
 
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from timmgate import record, rows, weights
+from timmgate import attempts, record, rows, weights
+from timmgate.processes import die_with_run, interruptible, machine_memory_bytes
 from timmgate.spec import CHECKS, Spec
-from timmgate.supervise import Policy, die_with_parent, interruptible, supervise
+from timmgate.supervise import Policy, supervise
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
-if __name__ == "__main__":
-    die_with_parent(signal.SIGTERM)
-    with interruptible():  # also while it writes: no scratch file is left
-        specs, log = list(map(Spec.from_dict, snakemake.params.specs)), Path(snakemake.log[0])
-        limits = snakemake.resources
-        given = weights.given(snakemake.input.get("weights"))
-        policy = Policy(
-            threads=snakemake.threads,
-            timeout_s=limits.timeout_s,
-            attempts=limits.attempts,
-            cache=Path(limits.compile_cache).absolute(),
-            weights=given and given.path,
-            shared=limits.compile_cache_is_shared,
-            toolchain=Path(snakemake.input.toolchain).absolute(),
-            timing_limit_s=limits.timing_limit_s,
-        )
+
+def main() -> None:
+    """Measure and write, unless we are asked to end."""
+    specs, log = list(map(Spec.from_dict, snakemake.params.specs)), Path(snakemake.log[0])
+    limits, retry = snakemake.resources, snakemake.params.retry
+    given = weights.given(snakemake.input.get("weights"))
+    policy = Policy(
+        threads=snakemake.threads,
+        timeout_s=limits.timeout_s,
+        attempts=limits.attempts,
+        cache=Path(limits.compile_cache).absolute(),
+        weights=given and given.path,
+        shared=limits.compile_cache_is_shared,
+        toolchain=Path(snakemake.input.toolchain).absolute(),
+        timing_limit_s=limits.timing_limit_s,
+        memory_bytes=min(limits.mem_mb * 10**6, machine_memory_bytes()),
+    )
+    journal = attempts.Journal(Path(snakemake.output[0]).with_name(attempts.NAME), retry)
+    with interruptible(), journal.kept():  # also while it writes: no scratch file is left
         trouble = given and given.trouble()
-        outcomes = [weights.not_started(trouble, log)] * len(specs) if trouble else supervise(specs, policy, log)
-        provenance = record.provenance(specs, policy, log)
+        outcomes = weights.not_started(specs, trouble, log, journal) if trouble else supervise(specs, policy, log, journal)
+        provenance = record.provenance(specs, policy, log, retry)
         for spec, outcome in zip(specs, outcomes, strict=True):
             details = CHECKS[spec.check]
             rows.write(rows.table(details, record.details(spec, outcome)), Path(snakemake.output[details]))
             row = record.row(spec, outcome, policy, limits.suite, provenance)
             rows.write(rows.table(spec.check, [row]), Path(snakemake.output[spec.check]))
+
+
+if __name__ == "__main__":
+    die_with_run(signal.SIGTERM)
+    try:
+        main()
+    except OSError as error:  # a full disk, as a rule: nothing to write a row on
+        sys.exit(f"{'/'.join(snakemake.wildcards)}: {error}")

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from timmgate import aggregate, rows
+from timmgate import aggregate, attempts, rows
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -18,4 +18,6 @@ if __name__ == "__main__":
         for cell, problem in lost.items():
             print(f"no {details} of {'/'.join(cell)}: {problem}", file=sys.stderr)
         rows.write(table, Path(snakemake.output[details]))
+    journals = {cell: path.with_name(attempts.NAME) for cell, path in files.items()}
+    rows.write(aggregate.attempts(journals), Path(snakemake.output.attempts))
     rows.write(aggregate.join(list(files), measured), Path(snakemake.output.cells))

@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from timmgate import weights
-from timmgate.supervise import die_with_parent
+from timmgate.processes import die_with_run
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
-    die_with_parent(signal.SIGTERM)
+    die_with_run(signal.SIGTERM)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     with Path(snakemake.log[0]).open("w") as log:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(log.fileno(), stream.fileno())
     output = Path(snakemake.output[0])
-    found = weights.obtain(snakemake.wildcards.model, snakemake.wildcards.source, output.parent.absolute())
+    model, source = snakemake.wildcards.model, snakemake.wildcards.source
+    found = weights.obtain(model, source, output.parent.absolute(), snakemake.params.retry)
     print(found)
     weights.write(found, output)

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from timmgate import attempts as journal
 from timmgate import rows
 from timmgate.spec import CHECKS
 
@@ -27,6 +28,12 @@ def merge(kind: str, files: dict[Key, Path]) -> tuple[pa.Table, dict[Key, str]]:
         except (pa.ArrowException, OSError) as error:
             problems[cell] = f"unreadable result file: {error}"
     return pa.concat_tables(tables), problems
+
+
+def attempts(files: dict[Key, Path]) -> pa.Table:
+    """Every attempt at the cells, of whose journals the files are; a cell that never began has none."""
+    found = [row for cell, path in files.items() for row in journal.rows_of(path, dict(zip(KEY, cell, strict=True)))]
+    return rows.table("attempts", found)
 
 
 def join(cells: Sequence[Key], measured: dict[str, tuple[pa.Table, dict[Key, str]]]) -> pa.Table:

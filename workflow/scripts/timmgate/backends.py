@@ -13,9 +13,9 @@ from torch._dynamo.utils import clear_compilation_metrics, counters, get_compila
 from timmgate import devices, models
 from timmgate.caches import Cache, build_toolchain
 from timmgate.messages import Reporter
+from timmgate.processes import tree_cpu_s
 from timmgate.settings import did_you_mean
 from timmgate.spec import Spec
-from timmgate.supervise import tree_cpu_s
 
 
 class UnknownBackendError(ValueError):

@@ -36,10 +36,11 @@ class Ending:
     `visits` counts how often each stage was entered. `details` are the lines
     of the check's second table. `result` and `failure` are the worker's last words (see `messages`).
     `trouble` is cause and message of what kept worker and supervisor from working together at all.
-    `returncode` is that of `subprocess.Popen` (negative: the signal that ended it), None when the limit was reached.
+    `returncode` is that of `subprocess.Popen` (negative: the signal that ended it), None when a limit was reached.
+    `stage` is None where nobody knows it. `peak_rss_bytes` is of all processes of the worker together.
     """
 
-    stage: str = "import"
+    stage: str | None = "import"
     visits: Counter[str] = field(default_factory=Counter)
     facts: dict[str, Any] = field(default_factory=dict)
     details: list[dict[str, Any]] = field(default_factory=list)
@@ -54,7 +55,15 @@ class Ending:
     trouble: tuple[str, str] | None = None
     returncode: int | None = None
     timeout_s: float = 0.0
+    memory_bytes: int | None = None
+    peak_rss_bytes: int = 0
     oom_killed: bool = False
+    survivors: tuple[int, ...] = ()
+
+    @property
+    def is_over_memory(self) -> bool:
+        """Whether more memory was used than `memory_bytes` allows."""
+        return self.memory_bytes is not None and self.peak_rss_bytes > self.memory_bytes
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,7 @@ def classify(ending: Ending) -> Verdict:
         status = out_of_memory if ending.failure["out_of_memory"] else fail
         return Verdict(status, ending.failure["cause"], ending.failure["message"])
     if ending.returncode is None:
-        return Verdict("timeout", f"limit of {ending.timeout_s:g} s", f"still in stage {ending.stage} after the limit")
+        return _limit_reached(ending, out_of_memory)
     if ending.returncode >= 0:
         return Verdict("infra_error", f"exit code {ending.returncode}", f"ended without a result in stage {ending.stage}")
     name = _signal_name(-ending.returncode)
@@ -91,6 +100,15 @@ def classify(ending: Ending) -> Verdict:
     if -ending.returncode in OWN_SIGNALS:
         return Verdict(fail, name, f"the process died of {name} in stage {ending.stage}")
     return Verdict("infra_error", name, f"the process was killed from outside in stage {ending.stage}")
+
+
+def _limit_reached(ending: Ending, out_of_memory: str) -> Verdict:
+    survivors = f"; process {', '.join(map(str, ending.survivors))} could not be killed" if ending.survivors else ""
+    if ending.is_over_memory:
+        used = f"used {ending.peak_rss_bytes / 1e9:.1f} GB in stage {ending.stage}"
+        return Verdict(out_of_memory, f"limit of {ending.memory_bytes / 1e9:g} GB", used + survivors)
+    hung = f"still in stage {ending.stage} after the limit"
+    return Verdict("timeout", f"limit of {ending.timeout_s:g} s", hung + survivors)
 
 
 def _signal_name(number: int) -> str:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from timmgate import rows
+from timmgate import files
 from timmgate.settings import did_you_mean
 from timmgate.weights import Found, NoWeightsError, digest
 
@@ -56,7 +56,7 @@ def fetch(model: str, folder: Path) -> Found:
         raise NoWeightsError(f"the tensors of {package} {version(package)} are not those of timm's {model}")
     file = folder / f"{model}.safetensors"
     renamed = {name: tensor.contiguous() for name, tensor in zip(expected, tensors.values(), strict=True)}
-    rows.write_atomically(file, lambda scratch: save_file(renamed, scratch))
+    files.write_atomically(file, lambda scratch: save_file(renamed, scratch))
     return Found(file, digest(file), f"{package} {version(package)}")
 
 

@@ -25,7 +25,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 from timm.models import get_pretrained_cfg
 from timm.models._hub import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME, download_from_hf, get_cache_dir, hf_split
 
-from timmgate import models, rows
+from timmgate import files, models
 from timmgate.weights import Found, NoWeightsError, digest
 
 ATTEMPTS = 4
@@ -112,7 +112,7 @@ def from_url(url: str) -> Found:
         verified(scratch, expected)
 
     if not file.is_file():
-        rows.write_atomically(file, download)
+        files.write_atomically(file, download)
     return Found(file, verified(file, expected), url)
 
 

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from timmgate import PACKAGE_ROOT
+from timmgate.attempts import shortened
+from timmgate.redact import redacted
 from timmgate.spec import Spec
 from timmgate.supervise import Outcome, Policy, worker_command
-
-MESSAGE_CHARACTERS = 2000
-"""A message longer than this is cut; the log has the whole of it."""
 
 
 def row(spec: Spec, outcome: Outcome, policy: Policy, suite: str, provenance: dict[str, Any]) -> dict[str, Any]:
@@ -58,7 +57,7 @@ def _ending(spec: Spec, policy: Policy, outcome: Outcome) -> dict[str, Any]:
     columns = {
         "stage": ending.stage,
         "cause": verdict.cause,
-        "message": verdict.message and verdict.message[:MESSAGE_CHARACTERS],
+        "message": shortened(verdict.message),
         "identity": spec.identity(),
         "batch_size": ending.facts.get("batch_size"),
         "attempt": outcome.attempt,
@@ -67,20 +66,22 @@ def _ending(spec: Spec, policy: Policy, outcome: Outcome) -> dict[str, Any]:
         "worker_s": ending.worker_s,
         "cpu_s": ending.cpu_s,
         "held_s": ending.held_s,
+        "peak_rss_bytes": ending.peak_rss_bytes or None,
         "threads": policy.threads,
         **{f"{stage}_s": seconds for stage, seconds in ending.stage_s.items()},
     }
     return {check: verdict.status, **{f"{check}_{name}": value for name, value in columns.items()}}
 
 
-def provenance(specs: Sequence[Spec], policy: Policy, log: Path) -> dict[str, Any]:
+def provenance(specs: Sequence[Spec], policy: Policy, log: Path, retry: int = 0) -> dict[str, Any]:
     """Where and with what the checks of a cell were measured, and the command that repeats them."""
     return {
+        "retry": retry,
         "host": socket.gethostname(),
         "python": platform.python_version(),
         "snakemake": version("snakemake"),
         "commit": commit(PACKAGE_ROOT),
-        "command": f"PYTHONPATH={shlex.quote(str(PACKAGE_ROOT))} {shlex.join(worker_command(specs, policy))}",
+        "command": redacted(f"PYTHONPATH={shlex.quote(str(PACKAGE_ROOT))} {shlex.join(worker_command(specs, policy))}"),
         "log": str(log),
     }
 

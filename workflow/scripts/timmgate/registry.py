@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from timmgate import module_environment
+from timmgate.files import write_atomically
 from timmgate.settings import ConfigError
 
 REFERENCE_AREA = 224 * 224
@@ -115,8 +116,6 @@ def cost(known: Registry, model: str) -> float:
 
 def main() -> None:
     """List the installed timm into the file that the command line names."""
-    from timmgate.rows import write_atomically
-
     text = json.dumps(asdict(installed()))
     write_atomically(Path(sys.argv[1]), lambda scratch: scratch.write_text(text, encoding="utf-8"))
 

@@ -1,12 +1,13 @@
 """What a result row holds: Arrow types, units and meanings in the fields' metadata, and the status words."""
 
 import csv
-import os
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from timmgate.files import write_atomically
 
 STATUSES = {
     "pass": "the compiled model computes what eager computes, by the tolerance rule of benchmarks/dynamo",
@@ -65,6 +66,7 @@ IDENTITY: list[Column] = [
     ("images", pa.string(), "", "noise, or with packaged weights photos"),
     ("seed", pa.int64(), "", "seed of all random number generators"),
     ("protocol", pa.int64(), "", "number of the measurement protocol"),
+    ("retry", pa.int64(), "", "how often the cell had been asked for again when it was measured"),
 ]
 
 ACCURACY: list[Column] = [
@@ -141,17 +143,23 @@ PROVENANCE: list[Column] = [
 def _endings(check: str) -> list[Column]:
     """Columns that every check has, with the check's name in front."""
     columns: list[Column] = [
-        ("stage", pa.string(), "", "stage that the measurement ended in; weights if it had none to start with"),
+        (
+            "stage",
+            pa.string(),
+            "",
+            "stage that the measurement ended in; weights if it had none; null if nobody knows",
+        ),
         ("cause", pa.string(), "", "exception class, signal, exit code or limit; null after a pass"),
         ("message", pa.string(), "", "what went wrong, in words"),
         ("identity", pa.string(), "", "SHA-256 of everything that defines the measurement"),
         ("batch_size", pa.int64(), "images", "batch size that ran"),
-        ("attempt", pa.int64(), "", "which start of the measurement this is, from 1; 0 if it never started"),
+        ("attempt", pa.int64(), "", "which attempt at the measurement this is, from 1; 0 if it never started"),
         ("started_at", pa.timestamp("us", tz="UTC"), "", "start of this attempt"),
         ("wall_s", pa.float64(), "s", "duration of all attempts, from outside, with whatever they waited for"),
         ("worker_s", pa.float64(), "s", "duration of this attempt inside the worker, without the time held still"),
         ("cpu_s", pa.float64(), "s", "processor time of this attempt's processes"),
         ("held_s", pa.float64(), "s", "time that this attempt was held still while another cell was timed"),
+        ("peak_rss_bytes", pa.int64(), "bytes", "largest memory of all its processes together, sampled from outside"),
         ("threads", pa.int64(), "", "threads of torch, OpenMP and the compiler"),
         *((f"{stage}_s", pa.float64(), "s", f"time spent in the stage {stage}") for stage in STAGES[check]),
     ]
@@ -194,6 +202,24 @@ SAMPLES: list[Column] = [
 ]
 
 
+ATTEMPTS: list[Column] = [
+    *KEY,
+    ("check", pa.string(), "", "accuracy or performance"),
+    ("retry", pa.int64(), "", "how often the cell had been asked for again"),
+    ("attempt", pa.int64(), "", "which attempt at the measurement this is, from 1; 0 if it never started"),
+    ("status", pa.string(), "", "what became of it"),
+    ("stage", pa.string(), "", "stage that it ended in; null if nobody knows"),
+    ("cause", pa.string(), "", "exception class, signal, exit code or limit; lost if it left no trace; null after a pass"),
+    ("message", pa.string(), "", "what went wrong, in words"),
+    ("batch_size", pa.int64(), "images", "batch size that ran"),
+    ("wall_s", pa.float64(), "s", "duration from outside"),
+    ("peak_rss_bytes", pa.int64(), "bytes", "largest memory of all its processes together, sampled from outside"),
+    ("host", pa.string(), "", "host name"),
+    ("began_at", pa.timestamp("us", tz="UTC"), "", "when it began; null if it never started"),
+    ("ended_at", pa.timestamp("us", tz="UTC"), "", "when it ended; null if it left no trace"),
+]
+
+
 def _schema(columns: list[Column]) -> pa.Schema:
     return pa.schema(
         pa.field(name, type_, metadata={"unit": unit, "description": description} if unit else {"description": description})
@@ -210,10 +236,11 @@ SCHEMAS = {
     **{check: _schema([*IDENTITY, *columns, *PROVENANCE]) for check, columns in _OF_CHECK.items()},
     "evidence": _schema(EVIDENCE),
     "samples": _schema(SAMPLES),
+    "attempts": _schema(ATTEMPTS),
     "cells": _schema([*IDENTITY, *_OF_CHECK["accuracy"], *_OF_CHECK["performance"], *PROVENANCE]),
 }
 """Schema of each table. `accuracy` and `performance` hold one row a cell, as does `cells`, which joins them; `evidence`
-holds one row per compared tensor, `samples` one per pair of timed iterations.
+holds one row per compared tensor, `samples` one per pair of timed iterations, `attempts` one per attempt at a check.
 """
 
 
@@ -230,17 +257,6 @@ def table(kind: str, rows: list[dict[str, Any]]) -> pa.Table:
 def write(table: pa.Table, path: Path) -> None:
     """Write a Parquet file, with checksums, that is either complete or absent, also when the process is killed half way."""
     write_atomically(path, lambda scratch: pq.write_table(table, scratch, compression="zstd", write_page_checksum=True))
-
-
-def write_atomically(path: Path, fill: Any) -> None:
-    """Call `fill` with a scratch path beside `path`, then move what it wrote into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        fill(scratch)
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def write_csv(table: pa.Table, path: Path) -> None:

@@ -53,7 +53,9 @@ class Settings:
     threads: int
     timeout: int
     timing_limit: int
+    memory: int | None
     attempts: int
+    retry: tuple[str, ...]
     baseline: str | None
 
 
@@ -79,7 +81,9 @@ def load(config: dict[str, Any]) -> Settings:
         threads=values["threads"],
         timeout=values["timeout"],
         timing_limit=values["timing_limit"],
+        memory=values["memory"],
         attempts=values["attempts"],
+        retry=tuple(values["retry"]),
         baseline=values["baseline"],
     )
 

@@ -7,10 +7,9 @@ being timed on the device it is held still.
 """
 
 import contextlib
-import ctypes
 import os
 import random
-import resource
+import select
 import selectors
 import shlex
 import signal
@@ -19,21 +18,37 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO
 
 import psutil
 
 from timmgate import messages, module_environment
+from timmgate.attempts import LOST, Journal
 from timmgate.claims import HeldTime, Share
 from timmgate.endings import OUT_OF_MEMORY, RETRYABLE, Ending, Verdict, classify
+from timmgate.logs import CappedLog
+from timmgate.processes import (
+    MARK,
+    become_subreaper,
+    children_cpu_s,
+    interruptible,
+    kill_all,
+    kill_leftovers,
+    oom_kills,
+    signal_all,
+    tree_cpu_s,
+    tree_rss_bytes,
+)
 from timmgate.spec import Spec
 
 POLL_S = 0.05
 """Longest time between two looks at the deadline and at the worker."""
+
+MEMORY_POLL_S = 0.25
+"""Time between two looks at the memory of a worker."""
 
 STACK_DUMP_S = 0.5
 """Time that a hung worker gets to write its Python stacks into the log before it is killed."""
@@ -47,8 +62,6 @@ BACKOFF_S = 1.0
 OWN_TIMING = ("queue", "timing")
 """Stages in which a worker waits for the device or has it alone: others hold still then, not it."""
 
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
-
 
 @dataclass(frozen=True)
 class Policy:
@@ -56,7 +69,7 @@ class Policy:
 
     `cache` is the folder of compile caches, with one for each program in it, or if `shared` one cache for all of them.
     `toolchain` has what the compiler builds once per machine. `timeout_s` is for one check, and
-    `timing_limit_s` for the samples of the performance check.
+    `timing_limit_s` for the samples of the performance check. `memory_bytes` is for all processes of a worker together.
     """
 
     threads: int
@@ -67,6 +80,7 @@ class Policy:
     shared: bool = False
     toolchain: Path | None = None
     timing_limit_s: float = 15.0
+    memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -89,34 +103,68 @@ def worker_command(specs: Sequence[Spec], policy: Policy, batch_size: int | None
     return [*worker, *where, *given, *shared, *(spec.to_json() for spec in specs)]
 
 
-def supervise(specs: Sequence[Spec], policy: Policy, log: Path) -> list[Outcome]:
+def supervise(specs: Sequence[Spec], policy: Policy, log: Path, journal: Journal) -> list[Outcome]:
     """Measure the checks of one cell and always come back with an outcome for each. What workers print goes to `log`.
 
-    What a second try can cure (`endings.RETRYABLE`) is tried up to `policy.attempts` times. A timing that runs out of memory
-    is tried with smaller batches.
+    What a second try can cure (`endings.RETRYABLE`) is tried up to `policy.attempts` times, those counted whose supervisor
+    was lost. A timing that runs out of memory is tried with smaller batches.
     """
-    outcomes: dict[str, Outcome] = {}
-    attempts, wall_s, batch_size = Counter(), Counter(), None
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w", encoding="utf-8") as stream, interruptible():
-        while pending := [spec for spec in specs if spec.check not in outcomes]:
-            command = worker_command(pending, policy, batch_size)
-            number = attempts[pending[0].check] + 1
-            print(f"{datetime.now(UTC):%F %T} attempt {number}: {shlex.join(command)}", file=stream, flush=True)
-            for spec, ending in zip(pending, run_worker(command, pending[0].device, policy.timeout_s, stream), strict=False):
-                verdict, check = classify(ending), spec.check
-                attempts[check] += 1
-                wall_s[check] += ending.wall_s
-                said = (f"{check}:", verdict.status, verdict.cause, verdict.message)
-                print(" ".join(filter(None, said)), file=stream, flush=True)
-                smaller = next_batch_size(batch_size or spec.requested_batch_size)
-                if verdict.status in OUT_OF_MEMORY and check == "performance" and smaller:
-                    batch_size = smaller
-                elif verdict.status in RETRYABLE and attempts[check] < policy.attempts:
-                    time.sleep(random.uniform(0, BACKOFF_S * 2 ** (attempts[check] - 1)))
-                else:
-                    outcomes[check] = Outcome(ending, verdict, attempts[check], wall_s[check])
-    return [outcomes[spec.check] for spec in specs]
+    mark = str(log.absolute())
+    kill_leftovers(mark)
+    with CappedLog(log) as stream, interruptible():
+        cell = Cell(specs, policy, stream, journal, mark)
+        while cell.pending:
+            cell.run_worker()
+    return [cell.outcomes[spec.check] for spec in specs]
+
+
+class Cell:
+    """The checks of one cell on the way to their outcomes."""
+
+    def __init__(self, specs: Sequence[Spec], policy: Policy, log: CappedLog, journal: Journal, mark: str):
+        self._specs, self._policy, self._log, self._journal, self._mark = specs, policy, log, journal, mark
+        self._under_way: list[Spec] = []
+        self._batch_size: int | None = None
+        self._wall_s: Counter[str] = Counter()
+        self._pause_s = 0.0
+        self.outcomes = {
+            spec.check: Outcome(Ending(stage=None), LOST, journal.attempts[spec.check], 0.0)
+            for spec in specs
+            if journal.in_vain[spec.check] >= policy.attempts
+        }
+
+    @property
+    def pending(self) -> list[Spec]:
+        """The checks without an outcome."""
+        return [spec for spec in self._specs if spec.check not in self.outcomes]
+
+    def run_worker(self) -> None:
+        """Give a worker what is pending, and follow it to its end."""
+        self._under_way, self._pause_s = self.pending, 0.0
+        command = worker_command(self._under_way, self._policy, self._batch_size)
+        number = self._journal.attempts[self._under_way[0].check] + 1
+        self._log.line(f"{datetime.now(UTC):%F %T} attempt {number}: {shlex.join(command)}")
+        self._journal.began(self._under_way[0].check)
+        run_worker(command, self._under_way[0].device, self._policy, self._log, self._mark, self.ended)
+        time.sleep(self._pause_s)
+
+    def ended(self, ending: Ending, goes_on: bool) -> None:
+        """A check came to an end, and the worker goes on to the next one or not."""
+        spec = self._under_way.pop(0)
+        check, verdict = spec.check, classify(ending)
+        self._journal.ended(check, ending, verdict)
+        self._wall_s[check] += ending.wall_s
+        self._log.line(" ".join(filter(None, (f"{check}:", verdict.status, verdict.cause, verdict.message))))
+        smaller = next_batch_size(self._batch_size or spec.requested_batch_size)
+        in_vain = self._journal.in_vain[check]
+        if verdict.status in OUT_OF_MEMORY and check == "performance" and smaller:
+            self._batch_size = smaller
+        elif verdict.status in RETRYABLE and in_vain < self._policy.attempts:
+            self._pause_s = random.uniform(0, BACKOFF_S * 2 ** (in_vain - 1))
+        else:
+            self.outcomes[check] = Outcome(ending, verdict, self._journal.attempts[check], self._wall_s[check])
+        if goes_on:
+            self._journal.began(self._under_way[0].check)
 
 
 def next_batch_size(batch_size: int) -> int:
@@ -128,99 +176,144 @@ def next_batch_size(batch_size: int) -> int:
     return power + (batch_size - power - 1) // step * step
 
 
-def run_worker(command: list[str], device: str, timeout_s: float, log: TextIO) -> list[Ending]:
-    """Start `command` and follow it until it ends or a limit is reached; how each check that it began ended, at least one.
+def run_worker(
+    command: list[str], device: str, policy: Policy, log: CappedLog, mark: str, on_end: Callable[[Ending, bool], None]
+) -> None:
+    """Start `command` and follow it until it ends or a limit is reached. No process of it is left behind.
 
-    No process of it is left behind.
+    `on_end` is told how each check that it began ended, at least one, and whether the worker goes on to another one.
     """
-    ending = Ending(timeout_s=timeout_s)
     oom_kills_before, others = oom_kills(), set(psutil.Process().children(recursive=True))
     cpu_before_s, start = children_cpu_s(), time.monotonic()
-    reading, writing = os.pipe()
     become_subreaper()
-    with contextlib.closing(Share(device)) as share, tempfile.TemporaryFile() as held:
+    with contextlib.closing(Share(device)) as share, tempfile.TemporaryFile() as held, Pipe() as said, Pipe() as printed:
         while not share.may_run():
             time.sleep(POLL_S)
         try:
             worker = subprocess.Popen(
-                [*command, "--messages", str(writing), "--held", str(held.fileno())],
+                [*command, "--messages", str(said.writing), "--held", str(held.fileno())],
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=printed.writing,
                 stderr=subprocess.STDOUT,
-                pass_fds=(writing, held.fileno()),
+                pass_fds=(said.writing, held.fileno()),
                 start_new_session=True,
-                env=module_environment(),
+                env={**module_environment(), MARK: mark},
             )
         except OSError as error:
-            os.close(reading)
-            ending.trouble = type(error).__name__, f"the worker could not be started: {error}"
-            return [ending]
-        finally:
-            os.close(writing)
-        follower = Follower(worker, share, HeldTime(held), timeout_s)
+            trouble = type(error).__name__, f"the worker could not be started: {error}"
+            on_end(Ending(trouble=trouble, wall_s=time.monotonic() - start), False)
+            return
+        said.close_writing()
+        printed.close_writing()
+        follower = Follower(worker, share, HeldTime(held), policy, on_end)
         try:
-            returncode = follower.follow(reading)
+            returncode = follower.follow(said.reading, printed.reading, log)
             if returncode is None:
                 dump_stacks(worker)
+                drain(printed.reading, log, STACK_DUMP_S)
         finally:
-            os.close(reading)
-            kill_all(worker, others)
-    endings = follower.endings
-    endings[-1].returncode = returncode
-    endings[-1].oom_killed = worker.returncode == -signal.SIGKILL and oom_kills() > oom_kills_before
-    endings[-1].cpu_s = children_cpu_s() - cpu_before_s - sum(ending.cpu_s for ending in endings[:-1])
-    endings[-1].wall_s = time.monotonic() - start - sum(ending.wall_s for ending in endings[:-1])
-    return endings
+            survivors = kill_all(worker, others)
+            drain(printed.reading, log, 0)
+    ending = follower.ending
+    ending.returncode, ending.survivors = returncode, survivors
+    ending.oom_killed = worker.returncode == -signal.SIGKILL and oom_kills() > oom_kills_before
+    ending.cpu_s = children_cpu_s() - cpu_before_s - follower.earlier_cpu_s
+    ending.wall_s = time.monotonic() - start - follower.earlier_wall_s
+    on_end(ending, False)
+
+
+class Pipe:
+    """Both ends of a pipe, as a context manager; nothing blocks the reader."""
+
+    def __enter__(self) -> "Pipe":
+        self.reading, self.writing = os.pipe()
+        os.set_blocking(self.reading, False)
+        self._open = {self.reading, self.writing}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for end in self._open:
+            os.close(end)
+
+    def close_writing(self) -> None:
+        """Leave the writing end to the process that got it."""
+        self._open.discard(self.writing)
+        os.close(self.writing)
+
+
+def drain(reading: int, log: CappedLog, seconds: float) -> None:
+    """Log what is in a pipe, and what comes in so many seconds."""
+    deadline = time.monotonic() + seconds
+    while select.select([reading], [], [], max(deadline - time.monotonic(), 0))[0]:
+        chunk = os.read(reading, 1 << 20)
+        if not chunk:
+            return
+        log.write(chunk)
 
 
 class Follower:
-    """Takes in what a worker says and keeps the time of its stages; `endings` has one for each check that it began."""
+    """Takes in what a worker says and keeps the time of its stages, check by check."""
 
-    def __init__(self, worker: subprocess.Popen, share: Share, held: HeldTime, timeout_s: float):
-        self._worker, self._share, self._held, self._timeout_s = worker, share, held, timeout_s
-        self.endings = [Ending(timeout_s=timeout_s)]
-        self._began, self._began_elapsed_s, self._cpu_s = time.monotonic(), 0.0, 0.0
-        self._last, self._used_s = time.monotonic(), 0.0
+    def __init__(
+        self,
+        worker: subprocess.Popen,
+        share: Share,
+        held: HeldTime,
+        policy: Policy,
+        on_end: Callable[[Ending, bool], None],
+    ):
+        self._worker, self._share, self._held, self._policy, self._on_end = worker, share, held, policy, on_end
+        self.ending = self._begin()
+        self.earlier_wall_s = self.earlier_cpu_s = 0.0
+        self._began_elapsed_s, self._buffered = 0.0, b""
+        self._start = self._last = time.monotonic()
+        self._used_s, self._memory_looked_at = 0.0, 0.0
         self._is_held, self._held_since = False, 0.0
 
-    @property
-    def ending(self) -> Ending:
-        """Of the check that is under way."""
-        return self.endings[-1]
+    def _begin(self) -> Ending:
+        return Ending(timeout_s=self._policy.timeout_s, memory_bytes=self._policy.memory_bytes)
 
-    def follow(self, reading: int) -> int | None:
+    def follow(self, reading: int, printed: int, log: CappedLog) -> int | None:
         """Take in messages until the worker has ended (its return code) or has to be killed (None)."""
-        os.set_blocking(reading, False)
-        buffered = b""
         with selectors.DefaultSelector() as selector:
-            selector.register(reading, selectors.EVENT_READ)
+            selector.register(reading, selectors.EVENT_READ, self._receive)
+            selector.register(printed, selectors.EVENT_READ, log.write)
             while True:
                 gone = self._worker.poll() is not None
                 # Before reading: a worker says that it will wait for the device before it does so.
                 was_alone = self.ending.stage in OWN_TIMING
                 may_run = was_alone or self._share.may_run()
-                for _ in selector.select(0 if gone else POLL_S):
-                    chunk = os.read(reading, 1 << 20)
+                for key, _ in selector.select(0 if gone else POLL_S):
+                    chunk = os.read(key.fd, 1 << 20)
                     if not chunk:
-                        selector.unregister(reading)
-                    *lines, buffered = (buffered + chunk).split(b"\n")
-                    for line in lines:
-                        self._take(line)
-                    gone = gone and not chunk  # there may be more in the pipe of a process that is gone
+                        selector.unregister(key.fd)
+                    key.data(chunk)
+                    gone = gone and not (chunk and key.fd == reading)  # a process that is gone may have left more messages
                 self._count_time()
                 if gone:
                     self._stop_stage()
                     return self._worker.returncode
-                if self.ending.trouble or self._used_s > self._limit_s():
+                if self.ending.trouble or self._used_s > self._limit_s() or self._is_over_memory():
                     self._stop_stage()
                     return None
                 if was_alone and self.ending.stage not in OWN_TIMING:
                     may_run = self._share.may_run()
                 self._hold_still_or_not(may_run)
 
+    def _receive(self, chunk: bytes) -> None:
+        *lines, self._buffered = (self._buffered + chunk).split(b"\n")
+        for line in lines:
+            self._take(line)
+
+    def _is_over_memory(self) -> bool:
+        if self._last - self._memory_looked_at > MEMORY_POLL_S:
+            self._memory_looked_at = self._last
+            self.ending.peak_rss_bytes = max(self.ending.peak_rss_bytes, tree_rss_bytes(self._worker.pid))
+        return self.ending.is_over_memory
+
     def _limit_s(self) -> float:
         """Seconds for the check, or after its last words for the process to end."""
-        return TEARDOWN_S if self.ending.result or self.ending.failure else self._timeout_s
+        return TEARDOWN_S if self.ending.result or self.ending.failure else self._policy.timeout_s
 
     def _count_time(self) -> None:
         """Credit the time since the last call to the stage; what the worker spends held still or waiting does not count."""
@@ -278,114 +371,15 @@ class Follower:
                 self._used_s = 0.0
 
     def _next_check(self, elapsed_s: float) -> None:
-        cpu_s = tree_cpu_s(self._worker.pid)
-        self.ending.cpu_s, self._cpu_s = cpu_s - self._cpu_s, cpu_s
-        self.ending.wall_s, self._began = self._last - self._began, self._last
+        cpu_s, wall_s = tree_cpu_s(self._worker.pid), self._last - self._start
+        self.ending.cpu_s, self.ending.wall_s = cpu_s - self.earlier_cpu_s, wall_s - self.earlier_wall_s
+        self.earlier_cpu_s, self.earlier_wall_s = cpu_s, wall_s
         self._began_elapsed_s, self._used_s = elapsed_s, 0.0
-        self.endings.append(Ending(timeout_s=self._timeout_s))
-
-
-def tree_cpu_s(pid: int) -> float:
-    """Processor seconds, user and system, of a process, of its living descendants, and of all that these have waited for."""
-    try:
-        process = psutil.Process(pid)
-        return sum(sum(each.cpu_times()[:4]) for each in (process, *process.children(recursive=True)))
-    except psutil.NoSuchProcess:
-        return 0.0
-
-
-def signal_all(worker: subprocess.Popen, number: signal.Signals) -> None:
-    """Send a signal to the worker's process group and to its descendants that left it."""
-    with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
-        os.killpg(worker.pid, number)
-        for process in psutil.Process(worker.pid).children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(number)
+        self._on_end(self.ending, True)
+        self.ending = self._begin()
 
 
 def dump_stacks(worker: subprocess.Popen) -> None:
-    """Let a hung worker write where it hangs (it listens for SIGUSR1)."""
+    """Have a hung worker print where it hangs (it listens for SIGUSR1)."""
     with contextlib.suppress(ProcessLookupError):
         worker.send_signal(signal.SIGUSR1)
-        time.sleep(STACK_DUMP_S)
-
-
-def kill_all(worker: subprocess.Popen, others: set[psutil.Process]) -> None:
-    """Kill the worker's process group and everything else that it left behind, until nothing is left.
-
-    Processes that left the group, as inductor's compile pool does, have become our children (see `become_subreaper`);
-    `others` are children that were there before.
-    """
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(worker.pid, signal.SIGKILL)
-    worker.wait()
-    while left := set(psutil.Process().children(recursive=True)) - others:
-        for process in left:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(left, timeout=POLL_S)
-
-
-def children_cpu_s() -> float:
-    """Processor seconds, user and system, of all descendants that have ended and been waited for."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
-
-
-def oom_kills() -> int:
-    """How often the kernel has killed a process of our control group (else of the machine) for want of memory."""
-    for group in _cgroup_counters():
-        if group.is_file():
-            return _counter(group, "oom_kill")
-    vmstat = Path("/proc/vmstat")
-    return _counter(vmstat, "oom_kill") if vmstat.is_file() else 0
-
-
-def _cgroup_counters() -> Iterator[Path]:
-    """Files with an `oom_kill` line: of control groups version 2, then of version 1."""
-    membership = Path("/proc/self/cgroup")
-    for line in membership.read_text().splitlines() if membership.is_file() else []:
-        _, controllers, group = line.split(":", 2)
-        if controllers == "":
-            yield Path("/sys/fs/cgroup") / group.lstrip("/") / "memory.events"
-        elif "memory" in controllers.split(","):
-            yield Path("/sys/fs/cgroup/memory") / group.lstrip("/") / "memory.oom_control"
-
-
-def _counter(path: Path, name: str) -> int:
-    return next((int(line.split()[1]) for line in path.read_text().splitlines() if line.split()[0] == name), 0)
-
-
-def die_with_parent(by: signal.Signals) -> None:
-    """Ask the kernel to send us `by` when the thread that started us ends. Linux only; elsewhere it does nothing."""
-    _prctl(PR_SET_PDEATHSIG, by)
-
-
-def become_subreaper() -> None:
-    """Ask the kernel to make orphans among our descendants our children. Linux only; elsewhere it does nothing."""
-    _prctl(PR_SET_CHILD_SUBREAPER, 1)
-
-
-def _prctl(option: int, value: int) -> None:
-    if sys.platform == "linux" and ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), f"prctl({option}) failed")
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Turn the first signal that asks us to end into SystemExit, and ignore the others, so that the clean-up is complete."""
-    asking = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    previous = {each: signal.getsignal(each) for each in asking if signal.getsignal(each) != signal.SIG_IGN}
-
-    def stop(number: int, _: Any) -> None:
-        for each in previous:
-            signal.signal(each, signal.SIG_IGN)
-        raise SystemExit(128 + number)
-
-    for each in previous:
-        signal.signal(each, stop)
-    try:
-        yield
-    finally:
-        for each, handler in previous.items():
-            signal.signal(each, handler)

@@ -7,13 +7,16 @@ import hashlib
 import json
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
-from timmgate import rows
+from timmgate import files
+from timmgate.attempts import Journal
 from timmgate.endings import Ending, Verdict
+from timmgate.spec import Spec
 from timmgate.supervise import Outcome
 
 STAGE = "weights"
@@ -39,7 +42,10 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Weights:
-    """What is known of one model's weights; `error` is cause and message where they could not be had."""
+    """What is known of one model's weights; `error` is cause and message where they could not be had.
+
+    `retry` is how often they had been asked for again (see `retries`), None if nobody knows.
+    """
 
     model: str
     source: str
@@ -50,6 +56,7 @@ class Weights:
     attempts: int = 1
     seconds: float = 0.0
     error: dict[str, str] | None = None
+    retry: int | None = 0
 
     @property
     def path(self) -> Path | None:
@@ -60,7 +67,7 @@ class Weights:
         """Why a measurement cannot start with these weights, or None if it can."""
         if self.error:
             return Verdict("model_fail_to_load", self.error["cause"], self.error["message"])
-        remedy = f"delete weights/{self.source}/{self.model}.json to have it made or fetched again"
+        remedy = "retry=failed makes or fetches them again"
         if not self.path.is_file():
             return Verdict("model_fail_to_load", "FileNotFoundError", f"the weights {self.file} are gone; {remedy}")
         if digest(self.path) != self.sha256:
@@ -68,9 +75,9 @@ class Weights:
         return None
 
 
-def obtain(model: str, source: str, folder: Path) -> Weights:
+def obtain(model: str, source: str, folder: Path, retry: int = 0) -> Weights:
     """Find, fetch or make the weights of a model; `folder` is for what is made. Never raises: the error is in the result."""
-    start, weights = time.perf_counter(), Weights(model, source)
+    start, weights = time.perf_counter(), Weights(model, source, retry=retry)
     try:
         found = import_module(f"timmgate.{source}").fetch(model, folder)
         size = found.file.stat().st_size
@@ -83,14 +90,18 @@ def obtain(model: str, source: str, folder: Path) -> Weights:
 
 
 def read(path: Path) -> Weights:
-    """The inverse of `write`."""
-    return Weights(**json.loads(path.read_text(encoding="utf-8")))
+    """The inverse of `write`. A file that is damaged tells of no weights, and why."""
+    try:
+        return Weights(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        message = f"{path} is damaged ({error}); retry=failed makes it again"
+        return Weights(path.stem, path.parent.name, error={"cause": "damaged file", "message": message}, retry=None)
 
 
 def write(weights: Weights, path: Path) -> None:
     """Write the JSON file, all or nothing."""
     text = json.dumps(asdict(weights), indent=2) + "\n"
-    rows.write_atomically(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
+    files.write_atomically(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
 
 
 def given(path: str | list) -> Weights | None:
@@ -98,11 +109,13 @@ def given(path: str | list) -> Weights | None:
     return read(Path(path)) if path else None
 
 
-def not_started(verdict: Verdict, log: Path) -> Outcome:
-    """The outcome of a measurement that was never started, for want of weights; the file `log` says so."""
+def not_started(specs: Sequence[Spec], verdict: Verdict, log: Path, journal: Journal) -> list[Outcome]:
+    """The outcomes of a measurement that was never started, for want of weights; the file `log` says so."""
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text(f"{verdict.status} {verdict.cause} {verdict.message}\n", encoding="utf-8")
-    return Outcome(Ending(stage=STAGE), verdict, attempt=0, wall_s=0.0)
+    for spec in specs:
+        journal.ended(spec.check, Ending(stage=STAGE), verdict)
+    return [Outcome(Ending(stage=STAGE), verdict, attempt=0, wall_s=0.0) for _ in specs]
 
 
 def digest(file: Path) -> str:

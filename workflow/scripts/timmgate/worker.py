@@ -20,8 +20,8 @@ from pathlib import Path
 
 from timmgate.claims import HeldTime
 from timmgate.messages import Reporter
+from timmgate.processes import die_with_parent
 from timmgate.spec import Spec
-from timmgate.supervise import die_with_parent
 
 GLIBC_SETTINGS = {-1: 2**31 - 1, -2: 64 << 20, -4: 0}
 """M_TRIM_THRESHOLD: never; M_TOP_PAD: grow the heap by 64 MiB; M_MMAP_MAX: everything on the heap (malloc.h)."""

@@ -1,0 +1,138 @@
+"""Every attempt at a cell, in a file beside its rows that only grows: what became of it, also of those that left no row.
+
+A JSON line when a check begins and one when it ends. A beginning without an end is the trace of a supervisor that was
+killed; the next one finds it, on whatever machine it runs, and so knows how many attempts there were.
+"""
+
+import json
+import os
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from timmgate.endings import RETRYABLE, Ending, Verdict
+from timmgate.redact import redacted
+
+NAME = "attempts.jsonl"
+"""Of the file, beside the rows."""
+
+MESSAGE_CHARACTERS = 2000
+"""A message longer than this is cut; the log has the whole of it."""
+
+LOST = Verdict("infra_error", "lost", "whatever supervised it was killed or its machine went down, and left no trace")
+"""What becomes of a check whose supervisor did not live to see its end."""
+
+
+class Journal:
+    """The attempts at one cell since its rows were written last. `retry` is how often it was asked for again.
+
+    `attempts` counts them by check, `in_vain` those that ended in a way that another attempt can cure. Methods that write
+    raise OSError if they cannot.
+    """
+
+    def __init__(self, path: Path, retry: int = 0):
+        self._path, self._retry = path, retry
+        self.attempts: Counter[str] = Counter()
+        self.in_vain: Counter[str] = Counter()
+        for entry in entries(path):
+            self._count(entry)
+
+    def began(self, check: str) -> None:
+        """An attempt at a check begins."""
+        number = self.attempts[check] + 1
+        where_and_when = {"host": socket.gethostname(), "began_at": datetime.now(UTC).isoformat()}
+        self._append(event="began", check=check, attempt=number, retry=self._retry, **where_and_when)
+
+    def ended(self, check: str, ending: Ending, verdict: Verdict) -> None:
+        """It has ended."""
+        entry = {
+            "event": "ended",
+            "check": check,
+            "status": verdict.status,
+            "stage": ending.stage,
+            "cause": verdict.cause,
+            "message": shortened(verdict.message),
+            "batch_size": ending.facts.get("batch_size"),
+            "wall_s": ending.wall_s,
+            "peak_rss_bytes": ending.peak_rss_bytes or None,
+            "ended_at": datetime.now(UTC).isoformat(),
+        }
+        self._append(**entry)
+        self._count(entry)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """A measurement, up to its rows. One that is ended on request, or by an error here, is none of the attempts."""
+        try:
+            yield
+        except BaseException:
+            with suppress(OSError):
+                self._append(event="interrupted")
+            raise
+        self._append(event="rows")
+
+    def _count(self, entry: dict[str, Any]) -> None:
+        match entry["event"]:
+            case "rows":
+                self.attempts.clear()
+                self.in_vain.clear()
+            case "ended":
+                self.attempts[entry["check"]] += 1
+                self.in_vain[entry["check"]] += entry["status"] in RETRYABLE
+
+    def _append(self, **entry: Any) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a+b") as file:
+            # A line that was cut off, as when the disk was full, stays a line of its own.
+            cut_off = file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) is not None and file.read() != b"\n"
+            file.write(f"{chr(10) if cut_off else ''}{json.dumps(entry)}\n".encode())
+
+
+def entries(path: Path) -> Iterator[dict[str, Any]]:
+    """What the file says, with an end for what was lost. A line that is not complete is passed over."""
+    under_way = None
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if entry["event"] == "began":
+            if under_way:
+                yield lost(under_way)
+            under_way = entry
+        elif entry["event"] == "ended":
+            yield {**(under_way or {}), **entry}
+            under_way = None
+        else:
+            under_way = None
+            yield entry
+    if under_way:
+        yield lost(under_way)
+
+
+def lost(began: dict[str, Any]) -> dict[str, Any]:
+    """The end of an attempt that has none."""
+    return {**began, "event": "ended", "status": LOST.status, "cause": LOST.cause, "message": LOST.message}
+
+
+def shortened(message: str | None) -> str | None:
+    """A message as it is recorded: not too long, and without secrets of the environment."""
+    return message and redacted(message)[:MESSAGE_CHARACTERS]
+
+
+def rows_of(path: Path, key: dict[str, str]) -> list[dict[str, Any]]:
+    """The attempts as rows of the table `attempts`; `key` is the cell."""
+    times = ("began_at", "ended_at")
+    return [
+        {
+            **key,
+            **{name: value for name, value in entry.items() if name not in ("event", *times)},
+            **{name: datetime.fromisoformat(entry[name]) for name in times if name in entry},
+        }
+        for entry in entries(path)
+        if entry["event"] == "ended"
+    ]

@@ -1,0 +1,42 @@
+"""Files that are complete or absent, and whether a Parquet file is complete. Imports nothing heavy."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+MAGIC = b"PAR1"
+"""First and last bytes of every Parquet file."""
+
+
+def write_atomically(path: Path, fill: Callable[[Path], object]) -> None:
+    """Call `fill` with a scratch path beside `path`, then move what it wrote into place.
+
+    It is on the disk before it is in place: after a power failure the file is the new one, the old one or absent.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        fill(scratch)
+        with scratch.open("rb") as written:
+            os.fsync(written.fileno())
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def is_whole_parquet(path: Path) -> bool:
+    """Whether the first and the last bytes are there; says nothing of those between, which have checksums."""
+    with path.open("rb") as file:
+        if file.read(len(MAGIC)) != MAGIC or file.seek(0, os.SEEK_END) < 2 * len(MAGIC):
+            return False
+        file.seek(-len(MAGIC), os.SEEK_END)
+        return file.read() == MAGIC
+
+
+def not_writable(folders: list[Path]) -> Path | None:
+    """The first of these folders, or the nearest parent of one that there is not yet, in which no file can be made."""
+    for folder in folders:
+        existing = next(each for each in (folder, *folder.parents) if each.exists())
+        if not os.access(existing, os.W_OK | os.X_OK):
+            return existing
+    return None
