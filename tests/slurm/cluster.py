@@ -50,7 +50,7 @@ MinJobAge=3600
 GresTypes=gpu
 {nodes}PartitionName=main Nodes=ALL Default=YES LLN=YES DefMemPerCPU=500 State=UP
 """
-NODE = "NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=8 RealMemory=64000 Gres=gpu:fake:{gpus}\n"
+NODE = "NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=4 RealMemory=1000000 Gres=gpu:fake:{gpus}\n"
 GRES = "AutoDetect=off\nNodeName={nodes} Name=gpu Type=fake File={folder}/nvidia[0-{last}]\n"
 # Inside a job the plugin takes SLURM_CONF away from srun, which would then look under /etc.
 SRUN = '#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {srun} "$@"\n'
@@ -143,8 +143,13 @@ class Cluster:
             return {}
 
     def set_node(self, node: str, state: str) -> None:
-        """Make a node down, drain, or resume."""
+        """Make a node `down`, so that its jobs end, or `drain` it, so that it gets no more."""
         self.run("scontrol", "update", f"nodename={node}", f"state={state}", "reason=test")
+
+    def resume(self, node: str) -> None:
+        """Make a node work again."""
+        if not self.states()[node].startswith(("idle", "mixed")):  # Slurm may have taken it back by itself
+            self.run("scontrol", "update", f"nodename={node}", "state=resume")
 
     def jobs(self, *options: str) -> list[dict[str, str]]:
         """The jobs that have not ended, or what `options` of squeue select. `comment` is what the plugin says of a job."""
