@@ -18,7 +18,7 @@ import psutil
 
 COMMANDS = ("munged", "slurmctld", "slurmd", "sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun")
 NODES = ("n1", "n2")
-GPUS = 2
+CPUS, GPUS = 4, 2
 PATIENCE_S = 30
 """Longest time for a daemon to start or to end, and for an answer of Slurm."""
 
@@ -50,7 +50,9 @@ MinJobAge=3600
 GresTypes=gpu
 {nodes}PartitionName=main Nodes=ALL Default=YES LLN=YES DefMemPerCPU=500 State=UP
 """
-NODE = "NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=4 RealMemory=1000000 Gres=gpu:fake:{gpus}\n"
+NODE = """\
+NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory=1000000 Gres=gpu:fake:{gpus}
+"""
 GRES = "AutoDetect=off\nNodeName={nodes} Name=gpu Type=fake File={folder}/nvidia[0-{last}]\n"
 # Inside a job the plugin takes SLURM_CONF away from srun, which would then look under /etc.
 SRUN = '#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {srun} "$@"\n'
@@ -97,7 +99,7 @@ class Cluster:
         wait_until(lambda: self.states() == dict.fromkeys(NODES, "idle"), "the start of Slurm")
 
     def _configure(self) -> None:
-        values = {"folder": self.folder, "host": socket.gethostname().partition(".")[0], "gpus": GPUS}
+        values = {"folder": self.folder, "host": socket.gethostname().partition(".")[0], "cpus": CPUS, "gpus": GPUS}
         port, *ports = free_ports(1 + len(NODES))
         nodes = [NODE.format(node=node, port=port, **values) for node, port in zip(NODES, ports, strict=True)]
         (self.folder / "slurm.conf").write_text(CONFIGURATION.format(port=port, nodes="".join(nodes), **values))
@@ -156,6 +158,10 @@ class Cluster:
         fields = {"id": "%A", "state": "%T", "node": "%N", "comment": "%k"}
         lines = self.run("squeue", "--noheader", f"--format={'|'.join(fields.values())}", *options).splitlines()
         return [dict(zip(fields, line.split("|"), strict=True)) for line in lines]
+
+    def kill_job(self, number: str) -> None:
+        """End all processes of a job at one blow, as when it takes more memory than it may."""
+        self.run("scancel", "--full", "--signal=KILL", number)
 
     def kill_node(self, node: str) -> None:
         """End a node's daemon and all that runs on the node at one blow."""

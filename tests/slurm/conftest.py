@@ -10,7 +10,7 @@ from workflow.conftest import ROOT, Project
 PATIENCE_S = 240
 """Longest time for a run of the workflow: the plugin can wait for ever."""
 
-QUICK = ("--slurm-init-seconds-before-status-checks", "3", "--max-status-checks-per-second", "10")
+QUICK = ("--slurm-init-seconds-before-status-checks", "1", "--max-status-checks-per-second", "10")
 """Instead of the profile's settings for jobs that take minutes."""
 
 
