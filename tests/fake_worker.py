@@ -44,7 +44,7 @@ class Run:
         self.cell = f"{first.mode}/{first.model}"
         behaviours = json.loads(os.environ.get("FAKE_WORKER", "{}"))
         self.words = next((behaviours[key] for key in (self.cell, first.model, "*") if key in behaviours), "").split()
-        self.turn = contextlib.ExitStack()
+        self.turn, self.memory = contextlib.ExitStack(), []
         where = {name: os.environ.get(name) for name in ("SLURMD_NODENAME", "CUDA_VISIBLE_DEVICES")}
         journal(cell=self.cell, command=sys.argv, **where)
 
@@ -128,6 +128,13 @@ def orphan(run: Run) -> None:
     hang_here(run)
 
 
+def orphan_once(run: Run) -> None:
+    """Kill the supervisor in the first start of this cell."""
+    lines = Path(os.environ["FAKE_WORKER_JOURNAL"]).read_text().splitlines()
+    if sum(json.loads(line).get("cell") == run.cell for line in lines) == 1:
+        orphan(run)
+
+
 def oom(run: Run, counter: str) -> None:
     """Die as the kernel's out-of-memory killer lets a process die: SIGKILL, and its counter goes up."""
     Path(counter).write_text("low 0\noom 1\noom_kill 1\n")
@@ -158,6 +165,13 @@ def small_memory(run: Run, images: str) -> None:
     """Run out of memory if the timed batch is larger."""
     if (run.options.timed_batch_size or 10**6) > int(images):
         raise MemoryError("out of memory, on request")
+
+
+def allocate(run: Run, megabytes: str) -> None:
+    """Occupy memory, 10 MB at a time, and keep it."""
+    for _ in range(int(megabytes) // 10):
+        run.memory.append(bytearray(os.urandom(1 << 10) * 10_000))
+        time.sleep(0.01)
 
 
 def hang_here(run: Run) -> None:
@@ -194,6 +208,12 @@ def chat(run: Run, messages: str) -> None:
         run.reporter.detail({"leaf": f"gradient.{number}", "kind": "gradient", "message": "x" * 100})
 
 
+def chatter(run: Run, characters: str) -> None:
+    """Print much."""
+    for _ in range(int(characters) // 100):
+        print("y" * 99)
+
+
 def print_garbage(run: Run) -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.buffer.write(b'\xff\xfe\x00 {"result": {"status": "pass"}}\n\x1b[31m not for you\n')
@@ -208,18 +228,21 @@ ACTIONS = {
     "_exit": lambda run, code: os._exit(int(code)),
     "signal": send_signal,
     "orphan": orphan,
+    "orphan_once": orphan_once,
     "oom": oom,
     "flaky": flaky,
     "sleep": lambda run, seconds: time.sleep(float(seconds)),
     "tick": tick,
     "wait": wait,
     "fits": small_memory,
+    "allocate": allocate,
     "hang": hang_here,
     "linger": linger,
     "stubborn": stubborn,
     "family": family,
     "chat": chat,
     "garbage": print_garbage,
+    "chatter": chatter,
     "half": lambda run: run.write(b'{"result": {"status": "pa'),
     "broken": lambda run: run.write(b'{"result": "pass\n'),
     "strange": lambda run: run.write(b'[1, 2]\n{"result": {"status": "pass"}, "elapsed_s": 1.0}\n'),

@@ -1,5 +1,7 @@
 """Whatever becomes of a worker, the supervisor comes back with a status, a row, and no process left."""
 
+import functools
+import itertools
 import os
 import shlex
 import signal
@@ -16,6 +18,7 @@ from timm.utils.decay_batch import decay_batch_step
 
 from timmgate import attempts, files, module_environment, processes, record, rows, supervise
 from timmgate.attempts import Journal
+from timmgate.logs import CappedLog
 from timmgate.messages import parse
 from timmgate.rows import STAGES
 from timmgate.spec import Spec
@@ -51,8 +54,8 @@ def log(tmp_path) -> Path:
 def policy(tmp_path):
     """Makes a policy; deadlines are generous unless the test is about one."""
 
-    def make(timeout_s: float = UNHURRIED_S, attempts: int = 1) -> Policy:
-        return Policy(threads=2, timeout_s=timeout_s, attempts=attempts, cache=tmp_path / "cache")
+    def make(timeout_s: float = UNHURRIED_S, attempts: int = 1, memory_bytes: int | None = None) -> Policy:
+        return Policy(2, timeout_s, attempts, tmp_path / "cache", memory_bytes=memory_bytes)
 
     return make
 
@@ -62,11 +65,11 @@ def measure(fake_worker, policy, log, tmp_path, monkeypatch):
     """Supervise a fake worker that behaves as the words say; afterwards none of its processes may live."""
     monkeypatch.setattr(supervise, "BACKOFF_S", 0.01)
 
-    def run(words: str = "", timeout_s: float = UNHURRIED_S, attempts: int = 1) -> Outcome:
+    def run(words: str = "", **limits: float) -> Outcome:
         fake_worker.behaviours = {"test_vit": words}
         for name, value in fake_worker.environment.items():
             monkeypatch.setenv(name, value)
-        (outcome,) = supervise.supervise([SPEC], policy(timeout_s, attempts), log, Journal(tmp_path / "attempts.jsonl"))
+        (outcome,) = supervise.supervise([SPEC], policy(**limits), log, Journal(tmp_path / "attempts.jsonl"))
         assert fake_worker.alive() == []
         return outcome
 
@@ -425,6 +428,70 @@ def test_no_worker_starts_while_another_measurement_is_timed(measure):
     other.communicate()
     assert outcome.verdict.status == "pass"
     assert outcome.wall_s > 1 > outcome.ending.worker_s
+
+
+def test_a_cell_that_takes_too_much_memory_is_ended_and_out_of_memory(measure, policy, log):
+    outcome = measure("allocate:3000@eager2 hang@eager2", memory_bytes=200_000_000)
+    assert verdict(outcome) == ("eager_2nd_run_OOM", "eager", "limit of 0.2 GB")
+    assert 2e8 < outcome.ending.peak_rss_bytes < 1.5e9
+    assert the_row(outcome, policy(), log)["accuracy_peak_rss_bytes"] == outcome.ending.peak_rss_bytes
+
+
+def test_the_memory_of_all_processes_of_a_worker_counts(measure):
+    assert measure("hang@compile", memory_bytes=20_000_000, timeout_s=TIMEOUT_S).verdict.status == "timeout"
+    assert verdict(measure("family@load hang@compile", memory_bytes=20_000_000)) == ("OOM", "compile", "limit of 0.02 GB")
+
+
+def test_a_hung_process_that_cannot_be_killed_is_named_in_the_row(measure, fake_worker, monkeypatch):
+    kill_all = supervise.kill_all
+    monkeypatch.setattr(supervise, "kill_all", lambda worker, others: kill_all(worker, others) or (4242,))
+    outcome = measure("hang@compile", timeout_s=TIMEOUT_S)
+    assert outcome.verdict.message == "still in stage compile after the limit; process 4242 could not be killed"
+
+
+def test_a_clock_that_jumps_changes_neither_limits_nor_durations(measure, monkeypatch):
+    jumps = itertools.count()
+    monkeypatch.setattr(time, "time", lambda: next(jumps) * 1e6)
+    monkeypatch.setattr(time, "time_ns", lambda: next(jumps) * 10**15)
+    outcome = measure("sleep:0.3@compile", timeout_s=UNHURRIED_S)
+    assert outcome.verdict.status == "pass"
+    assert outcome.wall_s < UNHURRIED_S
+
+
+def test_what_an_earlier_supervisor_left_behind_is_killed_first(measure, fake_worker, tmp_path, log):
+    leftover = subprocess.Popen(["sleep", "600"], env={**os.environ, processes.MARK: str(log.absolute())})
+    measure()
+    assert leftover.wait(timeout=10) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+def test_attempts_that_left_only_a_trace_count(lost, measure, tmp_path, fake_worker):
+    journal = Journal(tmp_path / "attempts.jsonl")
+    for _ in range(lost):
+        journal.began("accuracy")
+    outcome = measure("", attempts=2)
+    if lost == 1:
+        assert (outcome.verdict.status, outcome.attempt) == ("pass", 2)
+    else:
+        assert (verdict(outcome), outcome.attempt) == (("infra_error", None, "lost"), 2)
+        assert fake_worker.starts() == []
+
+
+def test_a_log_that_grows_without_end_is_cut_and_the_worker_not_held_up(measure, log, monkeypatch):
+    monkeypatch.setattr("timmgate.supervise.CappedLog", functools.partial(CappedLog, half_bytes=10_000))
+    outcome = measure("chatter:2000000@load raise@compile")
+    assert outcome.verdict.status == "fail_to_run"
+    assert log.stat().st_size < 30_000
+    text = log.read_text()
+    assert "attempt 1:" in text[:1000]
+    assert "in raise_error" in text[-3000:], "the end is kept"
+
+
+def test_secrets_of_the_environment_are_in_no_row(measure, policy, log, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_0123456789abcdef")
+    row = the_row(measure("raise:denied%for%hf_0123456789abcdef@load"), policy(), log)
+    assert row["accuracy_message"] == "denied for <HF_TOKEN>"
+    assert "hf_0123456789abcdef" not in str(row)
 
 
 @pytest.fixture

@@ -121,16 +121,3 @@ def test_the_log_of_a_failed_cell_says_what_happened(failed):
 def test_failed_cells_are_not_measured_again_by_themselves(failed):
     project, _ = failed
     assert project.planned() == set()
-
-
-def test_a_cell_whose_supervisor_is_lost_does_not_stop_the_others(project):
-    project.config = {"modes": "inference", "models": "test_vit,test_resnet,test_convnext"}
-    project.worker.behaviours = {"test_vit": "orphan@load"}
-    project.run("--cores", "1", code=1)
-    rows = {f"results/cpu/inference/{model}/accuracy.parquet" for model in ("test_resnet", "test_convnext")}
-    assert rows == {file for file in project.files() if file.endswith("accuracy.parquet")}
-    project.worker.wait_for_end()
-    project.worker.behaviours = {}
-    project.run()
-    assert set(project.statuses().values()) == {"pass"}
-    assert len(project.worker.starts()) == 4, "only the lost cell was measured again"

@@ -8,12 +8,18 @@ import pkgutil, sys
 modules = pkgutil.iter_modules
 pkgutil.iter_modules = lambda *where: [each for each in modules(*where) if each.name != "snakemake_executor_plugin_slurm"]
 from snakemake.cli import main
-try:
-    main(sys.argv[1:])
-except SystemExit as end:
-    assert not end.code, end.code
-print("imported:", *sorted(sys.modules.keys() & {"torch", "timm", "pandas", "pyarrow"}))
+
+def imported_by(*arguments):
+    try:
+        main(arguments)
+    except SystemExit as end:
+        assert not end.code, end.code
+    return sys.modules.keys() & {"torch", "timm", "pandas", "pyarrow"}
+
+by_plugins = imported_by("--version")
+print("imported:", *sorted(imported_by(*sys.argv[1:]) - by_plugins))
 """
+"""Some of Snakemake's own plugins import much, before it looks at the workflow."""
 
 
 def test_the_default_profile_is_found_from_elsewhere(project):

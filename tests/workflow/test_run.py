@@ -11,7 +11,15 @@ MODES = ("inference", "inference-amp", "inference-freezing", "training")
 MODELS = ("test_vit", "test_resnet", "test_convnext", "test_efficientnet", "test_byobnet", "test_nfnet")
 CELLS = [f"{mode}/{model}" for mode in MODES for model in MODELS]
 ROWS = ("accuracy", "evidence", "performance", "samples")
-TABLES = {"cells.parquet", "evidence.parquet", "samples.parquet", "failures.parquet", "failures.tsv", "summary.tsv"}
+TABLES = {
+    "cells.parquet",
+    "attempts.parquet",
+    "evidence.parquet",
+    "samples.parquet",
+    "failures.parquet",
+    "failures.tsv",
+    "summary.tsv",
+}
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +43,10 @@ def test_both_checks_of_every_cell_are_measured_once_by_one_process(default):
 def test_a_run_writes_the_files_of_every_cell_and_the_tables_and_nothing_else(default):
     project, _, _ = default
     files = {f"results/cpu/{cell}/{name}.parquet" for cell in CELLS for name in ROWS}
+    journals = {f"results/cpu/{cell}/attempts.jsonl" for cell in CELLS}
     logs = {f"logs/cpu/{cell}.log" for cell in CELLS}
     steps = {"logs/cpu/merge.log", "logs/cpu/flag.log"}
-    assert project.files() - steps == files | logs | {f"results/cpu/{name}" for name in TABLES}
+    assert project.files() - steps == files | journals | logs | {f"results/cpu/{name}" for name in TABLES}
 
 
 def test_the_table_of_cells_has_one_row_per_cell_in_the_order_of_the_request(default):

@@ -18,7 +18,7 @@ rule measure:
         **{name: f"results/{{device}}/{{mode}}/{{model}}/{name}.parquet" for name in TABLES},
     log:
         "logs/{device}/{mode}/{model}.log",
-    retries: SETTINGS.attempts  # of a supervisor that was killed; the one after the last measures nothing and writes the row
+    retries: SETTINGS.attempts * len(SETTINGS.checks)  # of supervisors that are killed; the last writes the row at least
     conda:
         "../envs/timmgate.yaml"
     threads: SETTINGS.threads

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from timmgate import attempts, record, rows, weights
+from timmgate import attempts, files, record, rows, weights
 from timmgate.processes import die_with_run, interruptible, machine_memory_bytes
 from timmgate.spec import CHECKS, Spec
 from timmgate.supervise import Policy, supervise
@@ -30,7 +30,9 @@ def main() -> None:
         timing_limit_s=limits.timing_limit_s,
         memory_bytes=min(limits.mem_mb * 10**6, machine_memory_bytes()),
     )
-    journal = attempts.Journal(Path(snakemake.output[0]).with_name(attempts.NAME), retry)
+    folder = Path(snakemake.output[0]).parent
+    files.remove_scratch(folder)
+    journal = attempts.Journal(folder / attempts.NAME, retry)
     with interruptible(), journal.kept():  # also while it writes: no scratch file is left
         trouble = given and given.trouble()
         outcomes = weights.not_started(specs, trouble, log, journal) if trouble else supervise(specs, policy, log, journal)

@@ -24,6 +24,13 @@ def write_atomically(path: Path, fill: Callable[[Path], object]) -> None:
         scratch.unlink(missing_ok=True)
 
 
+def remove_scratch(folder: Path) -> None:
+    """Remove what writers that were killed left in a folder in which nobody else writes now."""
+    for path in folder.glob(".*.*.*"):
+        if path.name.rsplit(".", 1)[1].isdigit():
+            path.unlink(missing_ok=True)
+
+
 def is_whole_parquet(path: Path) -> bool:
     """Whether the first and the last bytes are there; says nothing of those between, which have checksums."""
     with path.open("rb") as file:

@@ -3,7 +3,7 @@
 import os
 import re
 
-SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|AUTH|(API|ACCESS|PRIVATE|SIGNING)_?KEY", re.IGNORECASE)
+SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|AUTH(?!OR)|(API|ACCESS|PRIVATE|SIGNING)_?KEY", re.IGNORECASE)
 """Environment variables with such a name hold secrets."""
 
 SHORTEST = 8

@@ -139,8 +139,11 @@ class Cell:
         return [spec for spec in self._specs if spec.check not in self.outcomes]
 
     def run_worker(self) -> None:
-        """Give a worker what is pending, and follow it to its end."""
-        self._under_way, self._pause_s = self.pending, 0.0
+        """Give a worker what is pending, and follow it to its end.
+
+        After trouble only the first of it, so that it is known which check the next trouble belongs to.
+        """
+        self._under_way, self._pause_s = self.pending[: 1 if self._journal.in_vain.total() else None], 0.0
         command = worker_command(self._under_way, self._policy, self._batch_size)
         number = self._journal.attempts[self._under_way[0].check] + 1
         self._log.line(f"{datetime.now(UTC):%F %T} attempt {number}: {shlex.join(command)}")

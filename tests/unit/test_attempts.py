@@ -1,0 +1,118 @@
+"""The journal of a cell: every attempt is in it, also one that left nothing but its beginning."""
+
+import json
+
+import pytest
+
+from timmgate import attempts, rows
+from timmgate.attempts import Journal
+from timmgate.endings import Ending, Verdict
+
+KEY = {"device": "cpu", "mode": "inference", "model": "test_vit"}
+PASS, KILLED = Verdict("pass"), Verdict("infra_error", "SIGKILL", "the process was killed from outside")
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "results" / "attempts.jsonl"
+
+
+def ended(journal, check="accuracy", verdict=PASS):
+    journal.began(check)
+    journal.ended(check, Ending(stage="compare", wall_s=1.5), verdict)
+
+
+def table(path):
+    return rows.table("attempts", attempts.rows_of(path, KEY)).to_pylist()
+
+
+def test_a_cell_that_never_began_has_no_attempts(path):
+    assert table(path) == []
+    assert Journal(path).attempts["accuracy"] == 0
+
+
+def test_an_attempt_says_what_became_of_it_where_and_when(path):
+    ended(Journal(path, retry=2), verdict=KILLED)
+    (row,) = table(path)
+    expected = {
+        **KEY,
+        "check": "accuracy",
+        "retry": 2,
+        "attempt": 1,
+        "status": "infra_error",
+        "cause": "SIGKILL",
+        "wall_s": 1.5,
+    }
+    assert {name: row[name] for name in expected} == expected
+    assert row["host"]
+    assert row["began_at"] <= row["ended_at"]
+
+
+def test_a_beginning_without_an_end_is_a_lost_attempt(path):
+    Journal(path).began("accuracy")
+    (row,) = table(path)
+    assert (row["attempt"], row["status"], row["cause"], row["stage"]) == (1, "infra_error", "lost", None)
+    journal = Journal(path)
+    assert (journal.attempts["accuracy"], journal.in_vain["accuracy"]) == (1, 1)
+    ended(journal)
+    assert [row["attempt"] for row in table(path)] == [1, 2]
+
+
+def test_every_check_counts_its_own_attempts(path):
+    journal = Journal(path)
+    ended(journal, "accuracy")
+    journal.began("performance")
+    again = Journal(path)
+    assert (again.attempts["accuracy"], again.in_vain["accuracy"]) == (1, 0)
+    assert (again.attempts["performance"], again.in_vain["performance"]) == (1, 1)
+
+
+def test_only_what_another_attempt_can_cure_counts_as_in_vain(path):
+    journal = Journal(path)
+    for verdict in (KILLED, Verdict("OOM", "MemoryError"), Verdict("timeout", "limit of 2 s")):
+        ended(journal, verdict=verdict)
+    assert (journal.attempts["accuracy"], journal.in_vain["accuracy"]) == (3, 1)
+
+
+def test_counting_begins_anew_once_the_rows_are_written_and_nothing_is_forgotten(path):
+    journal = Journal(path)
+    with journal.kept():
+        ended(journal, verdict=KILLED)
+    again = Journal(path, retry=1)
+    assert again.attempts["accuracy"] == 0
+    with again.kept():
+        ended(again)
+    assert [(row["retry"], row["attempt"], row["status"]) for row in table(path)] == [(0, 1, "infra_error"), (1, 1, "pass")]
+
+
+def test_a_measurement_that_was_ended_on_request_is_none_of_the_attempts(path):
+    journal = Journal(path)
+    with pytest.raises(SystemExit), journal.kept():
+        journal.began("accuracy")
+        raise SystemExit(143)
+    assert table(path) == []
+    assert Journal(path).in_vain["accuracy"] == 0
+
+
+@pytest.mark.parametrize("kept", [1, 20, -2])
+def test_a_line_that_was_cut_off_costs_no_other_line(kept, path):
+    journal = Journal(path)
+    ended(journal, verdict=KILLED)
+    whole = path.read_bytes()
+    ended(journal)
+    path.write_bytes(whole + path.read_bytes()[len(whole) :][:kept])
+    ended(Journal(path))
+    assert [row["status"] for row in table(path)][:1] + [row["status"] for row in table(path)][-1:] == [
+        "infra_error",
+        "pass",
+    ]
+    assert all(json.loads(line) for line in path.read_text().splitlines()[-2:])
+
+
+def test_a_message_is_cut_and_has_no_secrets(path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_a_secret_token")
+    ended(Journal(path), verdict=Verdict("fail_to_run", "HTTPError", "no entry with hf_a_secret_token " + "x" * 10_000))
+    (row,) = table(path)
+    assert row["message"].startswith("no entry with <HF_TOKEN> xxx")
+    assert len(row["message"]) == attempts.MESSAGE_CHARACTERS
+    assert "hf_a_secret_token" not in path.read_text()

@@ -1,0 +1,94 @@
+"""Processes as the kernel sees them: their memory, and their end also when it does not come by itself."""
+
+import os
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from timmgate import processes
+
+MEGABYTE = 1_000_000
+PARENT = """
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", "import time; kept = bytearray(b'x') * 100_000_000; print(flush=True); time.sleep(600)"])
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def start():
+    """Starts a process of Python code with a piped output; it and its children are killed afterwards."""
+    started = []
+
+    def run(code: str, **environment: str) -> subprocess.Popen:
+        started.append(
+            subprocess.Popen(
+                [sys.executable, "-c", code],
+                env={**os.environ, **environment},
+                stdout=subprocess.PIPE,
+                start_new_session=True,
+            )
+        )
+        return started[-1]
+
+    yield run
+    for process in started:
+        for child in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []:
+            child.kill()
+        process.kill()
+        process.communicate()
+
+
+def test_the_memory_of_a_tree_is_that_of_its_processes(start):
+    parent = start(PARENT)
+    parent.stdout.readline()
+    assert 100 * MEGABYTE < processes.tree_rss_bytes(parent.pid) < 200 * MEGABYTE
+    assert processes.tree_rss_bytes(psutil.Process(parent.pid).children()[0].pid) > 100 * MEGABYTE
+
+
+def test_files_that_can_be_read_again_are_no_memory(start, tmp_path):
+    (tmp_path / "file").write_bytes(bytes(100 * MEGABYTE))
+    code = f"import mmap, time; file = open({str(tmp_path / 'file')!r}, 'rb'); "
+    code += "seen = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ); seen.find(b'x'); print(flush=True); time.sleep(600)"
+    process = start(code)
+    process.stdout.readline()
+    assert psutil.Process(process.pid).memory_info().rss > 100 * MEGABYTE
+    assert processes.tree_rss_bytes(process.pid) < 50 * MEGABYTE
+
+
+def test_a_process_that_is_gone_has_no_memory():
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    assert processes.tree_rss_bytes(gone.pid) == 0
+
+
+def test_leftovers_are_known_by_their_mark_wherever_they_have_gone(start):
+    daemon = start(
+        "import os, time; os.setsid if os.fork() else time.sleep(600); time.sleep(600)", TIMMGATE_CELL="logs/a.log"
+    )
+    other = start("import time; time.sleep(600)", TIMMGATE_CELL="logs/b.log")
+    deadline = time.monotonic() + 10
+    while not psutil.Process(daemon.pid).children():
+        assert time.monotonic() < deadline
+    killed = processes.kill_leftovers("logs/a.log")
+    assert daemon.pid in killed
+    assert len(killed) == 2
+    daemon.wait(timeout=10)
+    assert other.poll() is None
+
+
+def test_a_process_that_cannot_be_killed_is_left_to_itself_and_named(start, monkeypatch):
+    """As one that hangs in a driver: here the signals do not reach it."""
+    process = start("import time; print(flush=True); time.sleep(600)")
+    process.stdout.readline()
+    others = set(psutil.Process().children(recursive=True)) - {psutil.Process(process.pid)}
+    with monkeypatch.context() as no_signals:
+        no_signals.setattr(os, "killpg", lambda group, number: None)
+        no_signals.setattr(processes, "UNKILLABLE_S", 0.3)
+        assert processes.kill_all(process, others) == (process.pid,)
+    assert process.poll() is None
+    assert processes.kill_all(process, others) == ()
+    assert process.returncode == -9

@@ -1,0 +1,168 @@
+"""Whatever is lost on the way, a plain run completes the work: a row per requested cell, and no process left."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+CELLS = {"inference/test_vit", "inference/test_resnet"}
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel must tell and kill")
+
+
+@pytest.fixture
+def two(project):
+    """A project of two cells."""
+    project.config = {"modes": "inference", "models": "test_vit,test_resnet"}
+    return project
+
+
+def outcomes(project) -> dict[str, tuple[str, str | None, int]]:
+    return {row["model"]: (row["accuracy"], row["accuracy_cause"], row["accuracy_attempt"]) for row in project.table()}
+
+
+def attempts(project, model: str) -> list[tuple[int, str, str | None]]:
+    return [(row["attempt"], row["status"], row["cause"]) for row in project.table("attempts") if row["model"] == model]
+
+
+def test_a_cell_whose_supervisor_is_killed_is_started_again_and_nothing_of_the_first_start_lives_on(two):
+    two.worker.behaviours = {"test_vit": "family@load orphan_once@load"}
+    two.run()
+    assert outcomes(two) == {"test_vit": ("pass", None, 2), "test_resnet": ("pass", None, 1)}
+    assert attempts(two, "test_vit") == [(1, "infra_error", "lost"), (2, "pass", None)]
+    two.wait_for_end()
+    assert two.planned() == set()
+
+
+def test_a_cell_whose_supervisors_are_all_killed_has_a_row_that_says_so(two):
+    two.worker.behaviours = {"test_vit": "family@load orphan@load"}
+    two.run()
+    assert outcomes(two) == {"test_vit": ("infra_error", "lost", 2), "test_resnet": ("pass", None, 1)}
+    (row,) = (row for row in two.table() if row["model"] == "test_vit")
+    assert row["accuracy_stage"] is None
+    assert row["backend"] == "inductor", "all that can be known is in the row"
+    assert two.worker.cells().count("inference/test_vit") == 2
+    two.wait_for_end()
+    assert two.planned() == set()
+    two.worker.behaviours = {}
+    two.run(retry="infra_error")
+    assert outcomes(two)["test_vit"] == ("pass", None, 1)
+
+
+def test_a_check_that_takes_its_supervisor_down_does_not_take_the_other_one_with_it(two):
+    two.worker.behaviours = {"test_vit": "sleep:0.3@performance.warmup orphan@performance.warmup"}
+    two.run(checks="accuracy,performance", models="test_vit")
+    (row,) = two.table()
+    assert (row["accuracy"], row["performance"], row["performance_cause"]) == ("pass", "infra_error", "lost")
+
+
+@pytest.mark.parametrize("workers_live", [False, True], ids=["everything", "all but the workers"])
+def test_after_a_power_failure_a_plain_run_completes_the_work(workers_live, two):
+    two.worker.behaviours = {"test_resnet": "stubborn@load hang@compile"}
+    run = two.start()
+    two.worker.wait_for_start(2)
+    while "test_vit/evidence" not in str(sorted(two.files())):
+        assert run.poll() is None
+    workers = {entry["pid"] for entry in two.worker.entries()}
+    for process in two.processes():
+        if not (workers_live and process.pid in workers):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+    run.communicate(timeout=20)
+    two.wait_for_end()
+    two.run("--unlock")
+    two.worker.behaviours = {}
+    two.run()
+    assert {model: status for model, (status, _, _) in outcomes(two).items()} == {"test_vit": "pass", "test_resnet": "pass"}
+    assert attempts(two, "test_resnet") == [(1, "infra_error", "lost"), (2, "pass", None)]
+    assert not any("/." in file for file in two.files()), "no scratch file"
+
+
+def test_a_cell_that_takes_too_much_memory_is_out_of_memory(two):
+    two.worker.behaviours = {"test_vit": "allocate:4000@compile hang@compile", "test_resnet": "allocate:300@compile"}
+    two.run(memory=1)
+    assert outcomes(two) == {"test_vit": ("OOM", "limit of 1 GB", 1), "test_resnet": ("pass", None, 1)}
+    rows = {row["model"]: row for row in two.table()}
+    assert 1e9 < rows["test_vit"]["accuracy_peak_rss_bytes"] < 2.5e9
+    assert 0.25e9 < rows["test_resnet"]["accuracy_peak_rss_bytes"] < 0.6e9
+    assert two.planned(memory=2) == set(), "a limit is policy"
+
+
+@pytest.fixture
+def mounted(two):
+    """Mounts a file system of its own over results/, with the given options; it is gone afterwards."""
+    results = two.folder / "results"
+    results.mkdir()
+
+    def mount(options: str) -> None:
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", results], capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"a file system of one's own needs root: {done.stderr.strip()}")
+
+    yield mount
+    subprocess.run(["umount", results], capture_output=True)
+
+
+def test_a_full_disk_is_said_and_a_plain_run_completes_the_work_once_there_is_room(two, mounted):
+    mounted("size=16k")
+    printed = two.run(code=1)
+    assert "No space left on device" in printed
+    assert not any("/." in file for file in two.files()), "no scratch file"
+    mounted("remount,size=10m")
+    two.run()
+    assert {status for status, _, _ in outcomes(two).values()} == {"pass"}
+    assert set(two.statuses()) == CELLS
+
+
+def test_results_that_cannot_be_written_are_refused_before_any_job(two, mounted):
+    mounted("size=10m,ro")
+    printed = two.run(code=1)
+    assert f"{two.folder / 'results'} cannot be written to; make it writable" in printed
+    assert two.worker.starts() == []
+    assert two.planned() == {*CELLS, "merge", "flag", "all"}, "a dry run may look"
+    mounted("remount,rw")
+    two.run()
+    assert {status for status, _, _ in outcomes(two).values()} == {"pass"}
+
+
+@pytest.mark.parametrize("name", ["inference/test_vit/accuracy", "special/test_resnet/evidence", "cells", "failures"])
+def test_a_file_that_a_crash_left_damaged_is_made_again_and_it_is_said(name, finished):
+    file = finished.folder / "results" / "cpu" / f"{name}.parquet"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    printed = finished.run()
+    assert f"results/cpu/{name}.parquet is damaged, as by a power failure, and is made again" in printed
+    assert finished.worker.cells() == ([name.rsplit("/", 1)[0]] if "/" in name else [])
+    assert len(pq.read_table(file)) == {"cells": 4, "failures": 0, "accuracy": 1, "evidence": 2}[name.rsplit("/", 1)[-1]]
+    assert set(finished.statuses().values()) == {"pass"}
+    assert "damaged" not in finished.run("--dry-run")
+
+
+@pytest.mark.parametrize("jump_s", [-86_400, 86_400])
+def test_a_clock_that_jumped_measures_nothing_again(jump_s, finished):
+    for file in finished.folder.glob("results/cpu/*/test_vit/*"):
+        os.utime(file, (file.stat().st_atime + jump_s, file.stat().st_mtime + jump_s))
+    finished.run()
+    assert finished.worker.starts() == []
+    assert len(finished.table()) == 4
+
+
+def test_a_job_that_starts_after_its_snakemake_was_killed_ends_at_once(finished):
+    """The kernel tells of deaths from the moment on that it is asked, which a process can only do once it runs."""
+    code = "import signal; from timmgate.processes import die_with_run; die_with_run(signal.SIGTERM); print('lives')"
+    scripts = str(finished.snakefile.parent / "workflow" / "scripts")
+
+    def start(run: int) -> str:
+        environment = {**os.environ, "PYTHONPATH": scripts, "TIMMGATE_RUN": str(run)}
+        return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True).stdout
+
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    assert start(os.getpid()) == "lives\n"
+    assert start(gone.pid) == ""
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
