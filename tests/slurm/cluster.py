@@ -155,9 +155,14 @@ class Cluster:
 
     def jobs(self, *options: str) -> list[dict[str, str]]:
         """The jobs that have not ended, or what `options` of squeue select. `comment` is what the plugin says of a job."""
-        fields = {"id": "%A", "state": "%T", "node": "%N", "comment": "%k"}
+        fields = {"id": "%A", "state": "%T", "node": "%N", "comment": "%k", "folder": "%Z"}
         lines = self.run("squeue", "--noheader", f"--format={'|'.join(fields.values())}", *options).splitlines()
         return [dict(zip(fields, line.split("|"), strict=True)) for line in lines]
+
+    def rules(self, folder: Path) -> set[str]:
+        """The rules that had jobs of a workflow that works in this folder."""
+        jobs = [job for job in self.jobs("--states=all") if job["folder"] == str(folder)]
+        return {job["comment"].partition("_wildcards_")[0].removeprefix("rule_") for job in jobs}
 
     def kill_job(self, number: str) -> None:
         """End all processes of a job at one blow, as when it takes more memory than it may."""

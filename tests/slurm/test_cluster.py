@@ -152,7 +152,7 @@ def test_both_nodes_measured(campaign):
 
 
 def test_only_measurements_went_to_the_cluster(campaign):
-    assert [log.name for log in (campaign.project.folder / ".snakemake" / "slurm_logs").iterdir()] == ["rule_measure"]
+    assert campaign.cluster.rules(campaign.project.folder) == {"measure"}
 
 
 def test_no_process_of_a_lost_job_lives_on(campaign):
