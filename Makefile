@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-slow test-gpu lint
+.PHONY: run test test-slow test-gpu test-slurm lint
 
 run: $(BIN)/snakemake
 	$(BIN)/snakemake --cores all --quiet rules reason
 
 test: lint
 	$(BIN)/pytest
+
+test-slurm: $(BIN)/snakemake
+	$(BIN)/pytest -m 'slurm and not slow'
 
 test-slow: $(BIN)/snakemake
 	$(BIN)/pytest -m slow -s

@@ -47,7 +47,8 @@ class Run:
         behaviours = json.loads(os.environ.get("FAKE_WORKER", "{}"))
         self.words = next((behaviours[key] for key in (self.cell, first.model, "*") if key in behaviours), "").split()
         self.turn, self.memory = contextlib.ExitStack(), []
-        journal(cell=self.cell, command=sys.argv, gpu=os.environ.get(gpus.VISIBLE))
+        where = {"gpu": os.environ.get(gpus.VISIBLE), "node": os.environ.get("SLURMD_NODENAME")}
+        journal(cell=self.cell, command=sys.argv, **where)
 
     def measure(self, spec: Spec) -> None:
         self.reporter.check(spec.check)
@@ -154,6 +155,12 @@ def flaky(run: Run, starts: str) -> None:
         send_signal(run, "SIGKILL")
 
 
+def wait(run: Run, path: str) -> None:
+    """Go on when a file is there."""
+    while not Path(path).exists():
+        time.sleep(0.1)
+
+
 def tick(run: Run, seconds: str) -> None:
     """Write the time into the journal every 10 ms while it may run, for so many seconds of running."""
     for _ in range(round(100 * float(seconds))):
@@ -258,6 +265,7 @@ ACTIONS = {
     "meet": meet,
     "cramped": cramped,
     "poor_reference": poor_reference,
+    "wait": wait,
     "fits": small_memory,
     "allocate": allocate,
     "hang": hang_here,

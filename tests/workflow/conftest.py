@@ -43,6 +43,8 @@ class Project:
     snakefile: Path = ROOT / "Snakefile"
     config: dict[str, object] = field(default_factory=dict)
     configfile: Path | None = None
+    executor: tuple[str | Path, ...] = ("--cores", "2")
+    patience_s: float = 120
 
     def __post_init__(self) -> None:
         for device in ("cpu", "cuda"):
@@ -52,7 +54,7 @@ class Project:
         """The command line; keywords become --config, on top of the project's own."""
         files = ["--configfile", self.configfile] if self.configfile else []
         values = [f"{key}={value}" for key, value in {"checks": "accuracy", **self.config, **config}.items()]
-        where = ["--snakefile", self.snakefile, "--directory", self.folder, "--cores", "2"]
+        where = ["--snakefile", self.snakefile, "--directory", self.folder, *self.executor]
         return [SNAKEMAKE, *where, *options, *files, *(["--config", *values] if values else [])]
 
     def start(self, *options: str | Path, **config: object) -> subprocess.Popen:
@@ -70,7 +72,7 @@ class Project:
     def run(self, *options: str | Path, code: int = 0, **config: object) -> str:
         """Run snakemake, which must end with the exit code `code`; what it printed."""
         process = self.start(*options, **config)
-        printed, _ = process.communicate(timeout=120)
+        printed, _ = process.communicate(timeout=self.patience_s)
         assert process.returncode == code, printed
         return printed
 

@@ -17,7 +17,7 @@ def imported_by(*arguments):
 by_plugins = imported_by("--version")
 print("imported:", *sorted(imported_by(*sys.argv[1:]) - by_plugins))
 """
-"""Some of Snakemake's own plugins import much, before it looks at the workflow."""
+"""Plugins are imported first: that for Slurm imports pandas."""
 
 
 def test_the_default_profile_is_found_from_elsewhere(project):

@@ -1,5 +1,6 @@
 """Configuration, the requested cells, and the functions that the rules call. Runs in every job: imports nothing heavy."""
 
+import math
 import os
 import re
 import sys
@@ -77,6 +78,15 @@ def compile_cache(wildcards):
     if SETTINGS.compile_cache == "shared":
         return os.environ.get("TORCHINDUCTOR_CACHE_DIR", ".cache/inductor/shared")
     return f".cache/inductor/{wildcards.device}/{wildcards.mode}/{wildcards.model}"
+
+
+def runtime_min():
+    """Minutes that a cluster must give a cell, so that the supervisor ends a measurement and not the cluster.
+
+    The margin is for what has no limit of its own: starting, and being held still while others are timed on the node.
+    """
+    measuring_s = SETTINGS.timeout * len(SETTINGS.checks) * SETTINGS.attempts
+    return math.ceil(measuring_s / 60) + 15
 
 
 def memory_mb(wildcards, attempt):

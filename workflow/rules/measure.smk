@@ -29,6 +29,7 @@ rule measure:
         attempts=SETTINGS.attempts,
         jobs_per_gpu=SETTINGS.jobs_per_gpu,
         timing_limit_s=SETTINGS.timing_limit,
+        runtime=runtime_min(),
         compile_cache=compile_cache,
         compile_cache_is_shared=int(SETTINGS.compile_cache == "shared"),
         suite=SUITE.name,
