@@ -1,6 +1,6 @@
 rule merge:
     input:
-        **cell_files(),
+        unpack(cell_files),
     output:
         **{name: f"results/{{device}}/{name}.parquet" for name in map(CHECKS.get, SETTINGS.checks)},
         cells="results/{device}/cells.parquet",

@@ -1,11 +1,15 @@
 """Configuration, the requested cells, and the functions that the rules call. Runs in every job: imports nothing heavy."""
 
+import gc
 import re
 import sys
 from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+
+# Snakemake keeps what it makes of the jobs: to search it for garbage as often as Python does by default takes 40 % of the time.
+gc.set_threshold(50_000, 10, 10)
 
 sys.path.insert(0, f"{workflow.basedir}/workflow/scripts")
 
@@ -23,6 +27,8 @@ except settings.ConfigError as error:
     raise WorkflowError(str(error)) from None
 
 SPECS = cells.expand(SETTINGS, MODELS)
+SHARED_CACHE = os.environ.get("TORCHINDUCTOR_CACHE_DIR", ".cache/inductor/shared")
+WEIGHTS = [] if SETTINGS.weights == "random" else f"weights/{SETTINGS.weights}/{{model}}.json"  # says where they lie
 TABLES = [name for check in SETTINGS.checks for name in (check, CHECKS[check])]
 
 
@@ -45,11 +51,6 @@ def specs(wildcards):
     return [SPECS[check, wildcards.mode, wildcards.model].to_dict() for check in SETTINGS.checks]
 
 
-def weights(wildcards):
-    """File that says where the weights of a cell's model lie; nothing is needed for random ones."""
-    return [] if SETTINGS.weights == "random" else f"weights/{SETTINGS.weights}/{wildcards.model}.json"
-
-
 @cache
 def all_expectations():
     """What the baseline expects; no rule's input, lest one that the workflow wrote be made anew before it is compared with."""
@@ -66,20 +67,13 @@ def expectations():
     return expected.asked_for(all_expectations(), SETTINGS, SUITE, MODELS)
 
 
-def compile_cache(wildcards):
-    """Folder of a cell's compile cache."""
-    if SETTINGS.compile_cache == "shared":
-        return os.environ.get("TORCHINDUCTOR_CACHE_DIR", ".cache/inductor/shared")
-    return f".cache/inductor/{wildcards.device}/{wildcards.mode}/{wildcards.model}"
-
-
 def files(name):
     """The table `name` of every requested cell."""
     return [f"results/{SETTINGS.device}/{mode}/{model}/{name}.parquet" for mode in SETTINGS.modes for model in MODELS]
 
 
-def cell_files():
-    """By table, the files of all requested cells."""
+def cell_files(wildcards):
+    """By table, the files of all requested cells. A function, as only the rules that are asked for need the many names."""
     return {name: files(name) for name in TABLES}
 
 

@@ -11,7 +11,7 @@ rule toolchain:
 
 rule measure:
     input:
-        weights=weights,
+        weights=WEIGHTS,
         toolchain=ancient(".cache/inductor/toolchain/{device}"),
     output:
         # Both checks of a cell in one job: they have imports and compilation in common.
@@ -26,7 +26,8 @@ rule measure:
         timeout_s=SETTINGS.timeout,
         attempts=SETTINGS.attempts,
         timing_limit_s=SETTINGS.timing_limit,
-        compile_cache=compile_cache,
+        # The shared folder, or the one that has a folder for each cell: a constant, as functions cost every parse most.
+        compile_cache=SHARED_CACHE if SETTINGS.compile_cache == "shared" else ".cache/inductor",
         compile_cache_is_shared=int(SETTINGS.compile_cache == "shared"),
         suite=SUITE.name,
     params:

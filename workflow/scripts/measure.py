@@ -15,13 +15,16 @@ if __name__ == "__main__":
     die_with_parent(signal.SIGTERM)
     with interruptible():  # also while it writes: no scratch file is left
         specs, log = list(map(Spec.from_dict, snakemake.params.specs)), Path(snakemake.log[0])
-        limits = snakemake.resources
+        limits, cell = snakemake.resources, snakemake.wildcards
+        cache = Path(limits.compile_cache)
+        if not limits.compile_cache_is_shared:
+            cache = cache / cell.device / cell.mode / cell.model
         given = weights.given(snakemake.input.get("weights"))
         policy = Policy(
             threads=snakemake.threads,
             timeout_s=limits.timeout_s,
             attempts=limits.attempts,
-            cache=Path(limits.compile_cache).absolute(),
+            cache=cache.absolute(),
             weights=given and given.path,
             shared=limits.compile_cache_is_shared,
             toolchain=Path(snakemake.input.toolchain).absolute(),

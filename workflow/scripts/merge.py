@@ -14,8 +14,7 @@ if __name__ == "__main__":
     for check, details in snakemake.params.checks.items():
         files = aggregate.cells_of(snakemake.input[check])
         measured[check] = aggregate.merge(check, files)
-        table, lost = aggregate.merge(details, aggregate.cells_of(snakemake.input[details]))
+        lost = aggregate.merge_into(Path(snakemake.output[details]), details, aggregate.cells_of(snakemake.input[details]))
         for cell, problem in lost.items():
             print(f"no {details} of {'/'.join(cell)}: {problem}", file=sys.stderr)
-        rows.write(table, Path(snakemake.output[details]))
     rows.write(aggregate.join(list(files), measured), Path(snakemake.output.cells))

@@ -2,6 +2,7 @@
 
 import csv
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -229,7 +230,18 @@ def table(kind: str, rows: list[dict[str, Any]]) -> pa.Table:
 
 def write(table: pa.Table, path: Path) -> None:
     """Write a Parquet file, with checksums, that is either complete or absent, also when the process is killed half way."""
-    write_atomically(path, lambda scratch: pq.write_table(table, scratch, compression="zstd", write_page_checksum=True))
+    write_parts(table.schema, [table], path)
+
+
+def write_parts(schema: pa.Schema, parts: Iterable[pa.Table], path: Path) -> None:
+    """As `write`, of a table that comes in parts, which need not be in memory together."""
+
+    def fill(scratch: Path) -> None:
+        with pq.ParquetWriter(scratch, schema, compression="zstd", write_page_checksum=True) as writer:
+            for part in parts:
+                writer.write_table(part)
+
+    write_atomically(path, fill)
 
 
 def write_atomically(path: Path, fill: Any) -> None:
