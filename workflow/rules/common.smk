@@ -8,8 +8,8 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-# Snakemake keeps what it makes of the jobs: to search it for garbage as often as Python does by default takes 40 % of the time.
-gc.set_threshold(50_000, 10, 10)
+# All that Snakemake makes of ten thousand jobs stays: looking through it for garbage as often as usual takes seconds.
+gc.set_threshold(700, 10, 1000)
 
 sys.path.insert(0, f"{workflow.basedir}/workflow/scripts")
 
@@ -26,7 +26,6 @@ try:
 except settings.ConfigError as error:
     raise WorkflowError(str(error)) from None
 
-SPECS = cells.expand(SETTINGS, MODELS)
 SHARED_CACHE = os.environ.get("TORCHINDUCTOR_CACHE_DIR", ".cache/inductor/shared")
 WEIGHTS = [] if SETTINGS.weights == "random" else f"weights/{SETTINGS.weights}/{{model}}.json"  # says where they lie
 TABLES = [name for check in SETTINGS.checks for name in (check, CHECKS[check])]
@@ -48,7 +47,8 @@ def suite_table(wildcards):
 
 def specs(wildcards):
     """Identity of a cell's checks, as dicts of plain values: a cell is redone when one of them changes."""
-    return [SPECS[check, wildcards.mode, wildcards.model].to_dict() for check in SETTINGS.checks]
+    of_cell = cells.specs(SETTINGS, wildcards.mode, wildcards.model, MODELS[wildcards.model])
+    return [spec.to_dict() for spec in of_cell]
 
 
 @cache
@@ -75,6 +75,11 @@ def files(name):
 def cell_files(wildcards):
     """By table, the files of all requested cells. A function, as only the rules that are asked for need the many names."""
     return {name: files(name) for name in TABLES}
+
+
+def cell_rows(wildcards):
+    """By check, the rows of all requested cells, beside which their other files lie."""
+    return {check: files(check) for check in SETTINGS.checks}
 
 
 def tables():
