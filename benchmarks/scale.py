@@ -207,7 +207,7 @@ def measure(folder: Path, cells: int, real: int) -> list[dict[str, object]]:
     project = Project(folder / "all", cells)
     add(project, "dry run", project.snakemake("--dry-run", "--quiet", "all"))
     project.write_results()
-    scheduling = project.snakemake("--touch", "--quiet", "all", "--until", "measure")
+    scheduling = project.snakemake("--touch", "--forcerun", "measure", "--until", "measure", "--quiet", "all")
     add(project, "scheduling", scheduling, jobs=len(project.cells))
     add(project, "tables", project.snakemake("--quiet", "progress", "rules"))
     add(project, "nothing to do", project.snakemake())

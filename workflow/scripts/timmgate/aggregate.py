@@ -87,7 +87,7 @@ def _read_together(kind: str, files: dict[Key, Path]) -> pa.Table:
             raise pa.ArrowInvalid("there are rows of other cells")
     if kind in CHECKS and owners.to_pylist() != list(range(len(files))):
         raise pa.ArrowInvalid("there are cells with another number of rows than one")
-    return table.select(schema.names).cast(schema)
+    return table.select(schema.names).combine_chunks().cast(schema)  # of one chunk per file all that follows is slow
 
 
 def _read_one_by_one(kind: str, files: dict[Key, Path], problems: dict[Key, str]) -> pa.Table:
