@@ -11,6 +11,7 @@ test: lint
 	$(BIN)/pytest
 
 test-slurm: $(BIN)/snakemake
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,slurm]'
 	$(BIN)/pytest -m 'slurm and not slow'
 
 test-slow: $(BIN)/snakemake

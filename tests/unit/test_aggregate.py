@@ -189,6 +189,62 @@ def test_evidence_has_as_many_rows_as_each_cell_has_leaves(tmp_path):
     assert not problems
 
 
+@pytest.fixture
+def evidence(tmp_path):
+    """By cell, seven files with two rows of evidence each."""
+    files = {}
+    for number in range(7):
+        cell = {"device": "cpu", "mode": "inference", "model": f"model_{number}"}
+        files[tuple(cell.values())] = path = tmp_path / f"{number}.parquet"
+        rows.write(rows.table("evidence", [{**cell, "leaf": f"output.{leaf}", "margin": 0.5} for leaf in range(2)]), path)
+    return files
+
+
+def test_evidence_that_is_merged_into_a_file_is_what_it_is_in_memory(evidence, tmp_path):
+    assert aggregate.merge_into(tmp_path / "merged.parquet", "evidence", evidence) == {}
+    table, _ = aggregate.merge("evidence", evidence)
+    written = pq.read_table(tmp_path / "merged.parquet")
+    assert written.equals(table)
+    assert len(written) == 14
+    schema = pq.read_schema(tmp_path / "merged.parquet")
+    assert [each.metadata for each in schema] == [each.metadata for each in rows.SCHEMAS["evidence"]]
+
+
+def test_no_more_than_so_many_cells_are_in_memory_at_once(evidence, tmp_path, monkeypatch):
+    monkeypatch.setattr(aggregate, "CELLS_AT_ONCE", 3)
+    aggregate.merge_into(tmp_path / "merged.parquet", "evidence", evidence)
+    file = pq.ParquetFile(tmp_path / "merged.parquet").metadata
+    assert [file.row_group(number).num_rows for number in range(file.num_row_groups)] == [6, 6, 2]
+
+
+def test_files_are_read_one_by_one_only_beside_a_damaged_one(evidence, tmp_path, monkeypatch):
+    monkeypatch.setattr(aggregate, "CELLS_AT_ONCE", 3)
+    read, alone = aggregate._read, []
+    monkeypatch.setattr(aggregate, "_read", lambda kind, cell, path: alone.append(cell[2]) or read(kind, cell, path))
+    truncate(evidence["cpu", "inference", "model_4"])
+    problems = aggregate.merge_into(tmp_path / "merged.parquet", "evidence", evidence)
+    assert alone == ["model_3", "model_4", "model_5"]
+    assert list(problems) == [("cpu", "inference", "model_4")]
+    models = pq.read_table(tmp_path / "merged.parquet")["model"].to_pylist()
+    assert models == [f"model_{number}" for number in (0, 0, 1, 1, 2, 2, 3, 3, 5, 5, 6, 6)]
+
+
+def test_evidence_of_another_cell_is_not_taken_for_this_ones(evidence, tmp_path):
+    first, second = list(evidence)[:2]
+    evidence[second].write_bytes(evidence[first].read_bytes())
+    problems = aggregate.merge_into(tmp_path / "merged.parquet", "evidence", evidence)
+    assert list(problems) == [second]
+    assert pq.read_table(tmp_path / "merged.parquet")["model"].to_pylist().count("model_0") == 2
+
+
+def test_files_of_a_cell_each_with_the_row_of_its_neighbour_are_not_taken(results):
+    paths = [results("a"), results("b")]
+    contents = [path.read_bytes() for path in paths]
+    for path, content in zip(paths, reversed(contents), strict=True):
+        path.write_bytes(content)
+    assert column(merged(*paths), "accuracy") == {"a": "not_run", "b": "not_run"}
+
+
 def performance_row(folder, model, **columns):
     path = folder / "cpu" / "inference" / model / "performance.parquet"
     row = {"device": "cpu", "mode": "inference", "model": model, "performance": "pass", **columns}

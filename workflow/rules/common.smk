@@ -1,5 +1,6 @@
 """Configuration, the requested cells, and the functions that the rules call. Runs in every job: imports nothing heavy."""
 
+import gc
 import math
 import os
 import re
@@ -8,6 +9,9 @@ from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+
+# All that Snakemake makes of ten thousand jobs stays: looking through it for garbage as often as usual takes seconds.
+gc.set_threshold(700, 10, 1000)
 
 sys.path.insert(0, f"{workflow.basedir}/workflow/scripts")
 
@@ -28,8 +32,9 @@ try:
 except settings.ConfigError as error:
     raise WorkflowError(str(error)) from None
 
-SPECS = cells.expand(SETTINGS, MODELS)
 CELLS = [(mode, model) for mode in SETTINGS.modes for model in MODELS]
+SHARED_CACHE = os.environ.get("TORCHINDUCTOR_CACHE_DIR", ".cache/inductor/shared")
+WEIGHTS = [] if SETTINGS.weights == "random" else f"weights/{SETTINGS.weights}/{{model}}.json"  # says where they lie
 TABLES = [name for check in SETTINGS.checks for name in (check, CHECKS[check])]
 
 
@@ -49,12 +54,8 @@ def suite_table(wildcards):
 
 def specs(wildcards):
     """Identity of a cell's checks, as dicts of plain values: a cell is redone when one of them changes."""
-    return [SPECS[check, wildcards.mode, wildcards.model].to_dict() for check in SETTINGS.checks]
-
-
-def weights(wildcards):
-    """File that says where the weights of a cell's model lie; nothing is needed for random ones."""
-    return [] if SETTINGS.weights == "random" else f"weights/{SETTINGS.weights}/{wildcards.model}.json"
+    of_cell = cells.specs(SETTINGS, wildcards.mode, wildcards.model, MODELS[wildcards.model])
+    return [spec.to_dict() for spec in of_cell]
 
 
 @cache
@@ -73,13 +74,6 @@ def expectations():
     return expected.asked_for(all_expectations(), SETTINGS, SUITE, MODELS)
 
 
-def compile_cache(wildcards):
-    """Folder of a cell's compile cache."""
-    if SETTINGS.compile_cache == "shared":
-        return os.environ.get("TORCHINDUCTOR_CACHE_DIR", ".cache/inductor/shared")
-    return f".cache/inductor/{wildcards.device}/{wildcards.mode}/{wildcards.model}"
-
-
 def runtime_min():
     """Minutes that a cluster must give a cell, so that the supervisor ends a measurement and not the cluster.
 
@@ -93,7 +87,7 @@ def memory_mb(wildcards, attempt):
     """Memory of a cell in MB; of one whose supervisor was killed more with every attempt, for it may have been too little."""
     if SETTINGS.memory:
         return 1000 * SETTINGS.memory
-    of_cell = [SPECS[check, wildcards.mode, wildcards.model] for check in SETTINGS.checks]
+    of_cell = cells.specs(SETTINGS, wildcards.mode, wildcards.model, MODELS[wildcards.model])
     return attempt * estimates.memory_bytes(of_cell, SUITE.cost[wildcards.model]) // 10**6
 
 
@@ -102,9 +96,19 @@ def cell_file(mode, model, name):
     return f"results/{SETTINGS.device}/{mode}/{model}/{name}.parquet"
 
 
-def cell_files():
-    """By table, the files of all requested cells."""
-    return {name: [cell_file(mode, model, name) for mode, model in CELLS] for name in TABLES}
+def files_of_cells(name):
+    """The table `name` of every requested cell."""
+    return [cell_file(mode, model, name) for mode, model in CELLS]
+
+
+def cell_files(wildcards):
+    """By table, the files of all requested cells. A function, as only the rules that are asked for need the many names."""
+    return {name: files_of_cells(name) for name in TABLES}
+
+
+def cell_rows(wildcards):
+    """By check, the rows of all requested cells, beside which their other files lie."""
+    return {check: files_of_cells(check) for check in SETTINGS.checks}
 
 
 def tables():

@@ -11,7 +11,7 @@ rule toolchain:
 
 rule measure:
     input:
-        weights=weights,
+        weights=WEIGHTS,
         toolchain=ancient(".cache/inductor/toolchain/{device}"),
     output:
         # Both checks of a cell in one job: they have imports and compilation in common.
@@ -30,7 +30,8 @@ rule measure:
         jobs_per_gpu=SETTINGS.jobs_per_gpu,
         timing_limit_s=SETTINGS.timing_limit,
         runtime=runtime_min(),
-        compile_cache=compile_cache,
+        # The shared folder, or the one that has a folder for each cell: a constant, as functions cost every parse most.
+        compile_cache=SHARED_CACHE if SETTINGS.compile_cache == "shared" else ".cache/inductor",
         compile_cache_is_shared=int(SETTINGS.compile_cache == "shared"),
         suite=SUITE.name,
         gpu=int(SETTINGS.device == "cuda"),  # for cluster executors; on one machine measurements share GPUs by themselves

@@ -18,12 +18,13 @@ def main() -> None:
     """Measure and write, unless we are asked to end."""
     specs, log = list(map(Spec.from_dict, snakemake.params.specs)), Path(snakemake.log[0])
     limits, retry = snakemake.resources, snakemake.params.retry
+    cell = "" if limits.compile_cache_is_shared else "/".join(snakemake.wildcards)
     given = weights.given(snakemake.input.get("weights"))
     policy = Policy(
         threads=snakemake.threads,
         timeout_s=limits.timeout_s,
         attempts=limits.attempts,
-        cache=Path(limits.compile_cache).absolute(),
+        cache=Path(limits.compile_cache, cell).absolute(),
         weights=given and given.path,
         shared=limits.compile_cache_is_shared,
         toolchain=Path(snakemake.input.toolchain).absolute(),

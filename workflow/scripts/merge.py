@@ -14,10 +14,10 @@ if __name__ == "__main__":
     for check, details in snakemake.params.checks.items():
         files = aggregate.cells_of(snakemake.input[check])
         measured[check] = aggregate.merge(check, files)
-        table, lost = aggregate.merge(details, aggregate.cells_of(snakemake.input[details]))
+        beside = {cell: row.with_name(f"{details}.parquet") for cell, row in files.items()}
+        lost = aggregate.merge_into(Path(snakemake.output[details]), details, beside)
         for cell, problem in lost.items():
             print(f"no {details} of {'/'.join(cell)}: {problem}", file=sys.stderr)
-        rows.write(table, Path(snakemake.output[details]))
     journals = {cell: path.with_name(attempts.NAME) for cell, path in files.items()}
     rows.write(aggregate.attempts(journals), Path(snakemake.output.attempts))
     rows.write(aggregate.join(list(files), measured), Path(snakemake.output.cells))

@@ -1,27 +1,29 @@
-"""Settings and a suite to the specs of all requested measurements. Knows no paths."""
+"""Settings and a cell to the specs of its measurements. Knows no paths."""
 
+from functools import cache
 from importlib.metadata import version
 
 from timmgate.settings import Settings
 from timmgate.spec import Spec, Traits
 
 
-def expand(settings: Settings, models: dict[str, Traits]) -> dict[tuple[str, str, str], Spec]:
-    """One spec per (check, mode, model), modes outermost."""
-    versions = {package: version(package) for package in ("torch", "timm")}
-    return {
-        (check, mode, model): Spec(
+def specs(settings: Settings, mode: str, model: str, traits: Traits) -> list[Spec]:
+    """One spec per check that is asked for, in their order."""
+    return [
+        Spec(
             check=check,
             device=settings.device,
             mode=mode,
             model=model,
             weights=settings.weights,
             batch_size=settings.batch_size,
-            options=options,
+            options=settings.modes[mode],
             traits=traits,
-            **versions,
+            torch=_version("torch"),
+            timm=_version("timm"),
         )
         for check in settings.checks
-        for mode, options in settings.modes.items()
-        for model, traits in models.items()
-    }
+    ]
+
+
+_version = cache(version)

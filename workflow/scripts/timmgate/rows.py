@@ -1,6 +1,7 @@
 """What a result row holds: Arrow types, units and meanings in the fields' metadata, and the status words."""
 
 import csv
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -257,7 +258,18 @@ def table(kind: str, rows: list[dict[str, Any]]) -> pa.Table:
 
 def write(table: pa.Table, path: Path) -> None:
     """Write a Parquet file, with checksums, that is either complete or absent, also when the process is killed half way."""
-    write_atomically(path, lambda scratch: pq.write_table(table, scratch, compression="zstd", write_page_checksum=True))
+    write_parts(table.schema, [table], path)
+
+
+def write_parts(schema: pa.Schema, parts: Iterable[pa.Table], path: Path) -> None:
+    """As `write`, of a table that comes in parts, which need not be in memory together."""
+
+    def fill(scratch: Path) -> None:
+        with pq.ParquetWriter(scratch, schema, compression="zstd", write_page_checksum=True) as writer:
+            for part in parts:
+                writer.write_table(part)
+
+    write_atomically(path, fill)
 
 
 def write_csv(table: pa.Table, path: Path) -> None:

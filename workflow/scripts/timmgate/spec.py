@@ -6,7 +6,7 @@ changes. Policy (deadline, threads, attempts, caches) is not part of it.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 PROTOCOL = 2
@@ -94,8 +94,8 @@ class Spec:
         return max(1, self.traits.batch_size // self.traits.batch_divisor)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, strings, numbers and None all the way down."""
-        return asdict(self)
+        """Plain dicts, strings, numbers and None all the way down. Change nothing in it: equal parts are in memory once."""
+        return {**vars(self), "options": vars(self.options), "traits": vars(self.traits)}
 
     def to_json(self) -> str:
         """Canonical JSON: equal specs give equal text."""
