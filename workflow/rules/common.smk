@@ -88,7 +88,7 @@ def memory_mb(wildcards, attempt):
     if SETTINGS.memory:
         return 1000 * SETTINGS.memory
     of_cell = cells.specs(SETTINGS, wildcards.mode, wildcards.model, MODELS[wildcards.model])
-    return attempt * estimates.memory_bytes(of_cell, SUITE.cost[wildcards.model]) // 10**6
+    return attempt * estimates.memory_bytes(of_cell, SUITE.cost[wildcards.model], SETTINGS.threads) // 10**6
 
 
 def cell_file(mode, model, name):

@@ -1,24 +1,37 @@
-"""How much memory a cell may be expected to take, from what the suite's table says of its model. Deliberately too much."""
+"""How much memory a cell may be expected to take, from what the suite's table says of its model. Deliberately too much.
+
+`cost` is millions of parameters times input pixels over 224 x 224, which is never less than the parameters of a usual input.
+"""
 
 import math
 from collections.abc import Collection
 
 from timmgate.spec import Spec
 
-BASE_BYTES = 4e9
-"""Of the processes themselves: torch, inductor, the C++ compiler, and images."""
+BASE_BYTES, THREAD_BYTES = 3.5e9, 0.5e9
+"""Of the processes themselves: torch, inductor and images; and of a process of the compiler's pool, for each thread."""
 
-BYTES_PER_COST = 24e6
-"""Per million parameters: weights in float64 and float32, for the reference, eager, compiled, and the gradients of each."""
+WEIGHTS_BYTES = 40e6
+"""Per million parameters: float64 and float32 weights, for the reference, eager and compiled, and the gradients of each."""
 
-BYTES_PER_COST_AND_IMAGE = {True: 25e6, False: 8e6}
-"""In training and at inference, on a CPU: activations, of the float64 reference at worst. `cost` is millions of parameters
-times input pixels over 224 x 224 (see the suite's tables), which is a rough measure of them.
-"""
+IMAGE_BYTES, IMAGE_BYTES_PER_COST = 60e6, 8e6
+"""Activations of one image in float32 training: what small models take, and what large ones take beside that."""
+
+INFERENCE_SHARE = 0.3
+"""Of the activations of training that inference keeps at a time."""
+
+WIDTH = {"accuracy": 2, "performance": 1}
+"""Of the numbers, in units of float32: only the accuracy check has a float64 reference."""
 
 
-def memory_bytes(specs: Collection[Spec], cost: float) -> int:
+def memory_bytes(specs: Collection[Spec], cost: float, threads: int) -> int:
     """Bytes that the processes of one cell may occupy together on the host, in whole GB."""
-    images = max(spec.requested_batch_size if spec.device == "cpu" else 0 for spec in specs)
-    activations = max(BYTES_PER_COST_AND_IMAGE[spec.options.training] for spec in specs) * images
-    return math.ceil((BASE_BYTES + cost * (BYTES_PER_COST + activations)) / 1e9) * 10**9
+    processes = BASE_BYTES + threads * THREAD_BYTES
+    return math.ceil((processes + cost * WEIGHTS_BYTES + max(_activations(spec, cost) for spec in specs)) / 1e9) * 10**9
+
+
+def _activations(spec: Spec, cost: float) -> float:
+    if spec.device != "cpu":
+        return 0.0
+    share = 1.0 if spec.options.training else INFERENCE_SHARE
+    return WIDTH[spec.check] * share * spec.requested_batch_size * (IMAGE_BYTES + IMAGE_BYTES_PER_COST * cost)
