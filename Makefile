@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-slurm test-slow lint
+.PHONY: run test test-slow test-gpu test-slurm lint
 
 run: $(BIN)/snakemake
 	$(BIN)/snakemake --cores all --quiet rules reason
@@ -15,6 +15,9 @@ test-slurm: $(BIN)/snakemake
 
 test-slow: $(BIN)/snakemake
 	$(BIN)/pytest -m slow -s
+
+test-gpu: $(BIN)/snakemake
+	$(BIN)/pytest -m gpu tests/gpu
 
 lint: $(BIN)/snakemake
 	$(BIN)/ruff check

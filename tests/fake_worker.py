@@ -22,8 +22,9 @@ import time
 import traceback
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
-from timmgate import claims
+from timmgate import claims, gpus
 from timmgate.messages import Reporter
 from timmgate.processes import die_with_parent
 from timmgate.spec import Spec
@@ -34,6 +35,7 @@ STAGES = {
     "performance": ("import", "load", "eager", *COMPILING, "warmup", "queue", "timing", "estimate"),
 }
 FOREVER_S = 600
+PATIENCE_S = 30
 
 
 class Run:
@@ -45,7 +47,7 @@ class Run:
         behaviours = json.loads(os.environ.get("FAKE_WORKER", "{}"))
         self.words = next((behaviours[key] for key in (self.cell, first.model, "*") if key in behaviours), "").split()
         self.turn, self.memory = contextlib.ExitStack(), []
-        where = {name: os.environ.get(name) for name in ("SLURMD_NODENAME", "CUDA_VISIBLE_DEVICES")}
+        where = {"gpu": os.environ.get(gpus.VISIBLE), "node": os.environ.get("SLURMD_NODENAME")}
         journal(cell=self.cell, command=sys.argv, **where)
 
     def measure(self, spec: Spec) -> None:
@@ -55,7 +57,7 @@ class Run:
         for stage in STAGES[spec.check]:
             visits[stage] += 1
             if stage == "timing":
-                self.turn.enter_context(claims.quiet(spec.device))
+                self.turn.enter_context(claims.quiet(gpus.names(spec.device)[0]))
             if stage == "estimate":
                 self.turn.close()
             self.reporter.stage(stage)
@@ -104,6 +106,12 @@ def journal(**entry: object) -> None:
             file.write(json.dumps({"pid": os.getpid(), **entry}) + "\n")
 
 
+def journalled(key: str) -> list[Any]:
+    """What all processes have written into the journal under `key` until now."""
+    lines = Path(os.environ["FAKE_WORKER_JOURNAL"]).read_text().split("\n")[:-1]
+    return [entry[key] for entry in map(json.loads, lines) if key in entry]
+
+
 def raise_error(run: Run, message: str = "on%request") -> None:
     raise RuntimeError(message.replace("%", " "))
 
@@ -143,8 +151,7 @@ def oom(run: Run, counter: str) -> None:
 
 def flaky(run: Run, starts: str) -> None:
     """Die of SIGKILL in the first so many starts of this cell."""
-    lines = Path(os.environ["FAKE_WORKER_JOURNAL"]).read_text().splitlines()
-    if sum(json.loads(line).get("cell") == run.cell for line in lines) <= int(starts):
+    if journalled("cell").count(run.cell) <= int(starts):
         send_signal(run, "SIGKILL")
 
 
@@ -157,8 +164,30 @@ def wait(run: Run, path: str) -> None:
 def tick(run: Run, seconds: str) -> None:
     """Write the time into the journal every 10 ms while it may run, for so many seconds of running."""
     for _ in range(round(100 * float(seconds))):
-        journal(tick=run.cell, place=run.place, at=time.monotonic())
+        journal(tick=run.cell, place=run.place, at=time.monotonic(), gpu=os.environ.get(gpus.VISIBLE))
         time.sleep(0.01)
+
+
+def meet(run: Run, workers: str) -> None:
+    """Wait until so many workers are at this place at once."""
+    journal(arrived=run.place)
+    deadline = time.monotonic() + PATIENCE_S
+    while journalled("arrived").count(run.place) < int(workers):
+        if time.monotonic() > deadline:
+            raise TimeoutError("nobody else came")
+        time.sleep(0.01)
+
+
+def cramped(run: Run, starts: str) -> None:
+    """Run out of memory in the first so many starts of this cell."""
+    if journalled("cell").count(run.cell) <= int(starts):
+        raise MemoryError("out of memory, on request")
+
+
+def poor_reference(run: Run, starts: str) -> None:
+    """Have no float64 reference, for want of memory, in the first so many starts of this cell."""
+    if journalled("cell").count(run.cell) <= int(starts):
+        run.reporter.facts(reference="none", reference_error="OutOfMemoryError: CUDA out of memory. Tried to allocate")
 
 
 def small_memory(run: Run, images: str) -> None:
@@ -233,6 +262,9 @@ ACTIONS = {
     "flaky": flaky,
     "sleep": lambda run, seconds: time.sleep(float(seconds)),
     "tick": tick,
+    "meet": meet,
+    "cramped": cramped,
+    "poor_reference": poor_reference,
     "wait": wait,
     "fits": small_memory,
     "allocate": allocate,

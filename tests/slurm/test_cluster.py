@@ -148,7 +148,7 @@ def test_a_cell_that_was_lost_in_every_start_has_a_row_that_says_so(campaign):
 
 
 def test_both_nodes_measured(campaign):
-    assert {start["SLURMD_NODENAME"] for start in campaign.starts} == set(NODES)
+    assert {start["node"] for start in campaign.starts} == set(NODES)
 
 
 def test_only_measurements_went_to_the_cluster(campaign):
@@ -213,18 +213,18 @@ def gpus(again_and_gpus):
 
 def test_exactly_the_failed_cells_are_measured_again_when_asked_for(campaign, again):
     assert sorted(start["cell"] for start in again) == sorted([campaign.killed(), WRONG])
-    assert {start["SLURMD_NODENAME"] for start in again} <= set(NODES)
+    assert {start["node"] for start in again} <= set(NODES)
     assert set(campaign.project.statuses().values()) == {"pass"}
     assert campaign.project.planned(retry="failed") == set()
 
 
 def test_every_cell_that_runs_has_a_gpu_of_its_own(gpus):
-    places = [(start["SLURMD_NODENAME"], start["CUDA_VISIBLE_DEVICES"]) for start in gpus.first]
+    places = [(start["node"], start["gpu"]) for start in gpus.first]
     assert sorted(places) == [(node, str(gpu)) for node in NODES for gpu in range(GPUS)]
 
 
 def test_a_node_that_is_drained_ends_what_it_has_and_gets_no_more(gpus):
     later = gpus.starts[len(gpus.first) :]
     assert len(later) == 2
-    assert DRAINED not in {start["SLURMD_NODENAME"] for start in later}
+    assert DRAINED not in {start["node"] for start in later}
     assert [row["accuracy_attempt"] for row in gpus.project.table(device="cuda")] == [1] * 6

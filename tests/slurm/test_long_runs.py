@@ -35,4 +35,4 @@ def test_cells_can_be_submitted_as_an_array(cluster, new_cluster_project, tmp_pa
     project.executor = ("--profile", tmp_path, *project.executor[2:])
     assert "Submitted array job" in project.run(modes="inference")
     assert list(project.statuses().values()) == ["pass"] * 6
-    assert {start["SLURMD_NODENAME"] for start in project.worker.starts()} == set(NODES)
+    assert {start["node"] for start in project.worker.starts()} == set(NODES)

@@ -1,16 +1,19 @@
 """Claims of a device, between real processes."""
 
 import contextlib
+import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 import pytest
 
 from timmgate import claims, module_environment
-from timmgate.claims import HeldTime, Share
+from timmgate.claims import HeldTime, Share, Wanted
 
 TIMING = (
     "import time; from timmgate import claims\nwith claims.quiet('{device}'):\n    print(flush=True)\n    time.sleep(600)"
@@ -108,3 +111,144 @@ def test_a_clock_stands_still_for_the_time_that_was_held(tmp_path):
         held.add(2.5)
         assert HeldTime(file.fileno()).seconds == 7.5
         assert held.clock() - start == pytest.approx(-7.5, abs=0.5)
+
+
+GPUS = ("GPU-a", "GPU-b", "GPU-c")
+
+CLAIMING = """
+import subprocess, sys, time
+from timmgate import claims
+claim = claims.claim(claims.Wanted(("GPU-a",), slots=1))
+child = subprocess.Popen(["sleep", "600"], pass_fds=claim.filenos)
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+"""A supervisor with a claim, and a worker that inherits it and that no signal of the kernel ends with its supervisor."""
+
+
+@pytest.fixture
+def claim():
+    """Makes claims, which end with the test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *given, **wanted: stack.enter_context(contextlib.closing(claims.claim(Wanted(*given, **wanted))))
+
+
+def claim_later(claim, *given, **wanted):
+    """Start to wait for a claim in a thread; the list that it will be in, and the thread."""
+    got = []
+    thread = threading.Thread(target=lambda: got.append(claim(*given, **wanted)), daemon=True)
+    thread.start()
+    return got, thread
+
+
+def is_free(device, name):
+    return not claims._is_locked(device, name)
+
+
+def test_a_gpu_is_shared_only_when_all_are_in_use(claim):
+    assert [claim(GPUS, slots=2).device for _ in range(6)] == [*GPUS, *GPUS]
+
+
+def test_a_claim_that_ends_makes_room_on_its_gpu(claim):
+    made = [claim(GPUS, slots=1) for _ in range(3)]
+    made[1].close()
+    assert claim(GPUS, slots=1).device == "GPU-b"
+
+
+def test_a_claim_waits_while_every_slot_is_taken(claim):
+    first, second = claim(("GPU-a",), slots=2), claim(("GPU-a",), slots=2)
+    got, thread = claim_later(claim, ("GPU-a",), slots=2)
+    thread.join(0.5)
+    assert got == []
+    second.close()
+    thread.join(10)
+    assert got[0].device == first.device
+
+
+def test_a_cpu_has_as_many_claims_as_one_likes(claim):
+    made = [claim(("cpu",)) for _ in range(10)]
+    assert {each.device for each in made} == {"cpu"}
+    assert not any(each.filenos or each.had_neighbours() for each in made)
+
+
+def test_the_whole_gpu_is_had_when_all_others_have_left_and_nobody_comes_in_between(claim):
+    neighbour = claim(("GPU-a",), slots=2)
+    whole, waiting = claim_later(claim, ("GPU-a",), slots=2, whole=True)
+    wait_until(lambda: not is_free("GPU-a", "door"))
+    newcomer, coming = claim_later(claim, ("GPU-a",), slots=2)
+    coming.join(0.5)
+    assert whole == newcomer == []
+    neighbour.close()
+    waiting.join(10)
+    coming.join(0.5)
+    assert newcomer == [], "both slots belong to the one that wanted the whole"
+    assert not whole[0].had_neighbours()
+    whole[0].close()
+    coming.join(10)
+    assert newcomer[0].device == "GPU-a"
+
+
+def test_two_that_want_the_whole_gpu_get_it_one_after_the_other(claim):
+    neighbours = [claim(("GPU-a",), slots=2) for _ in range(2)]
+    waiting = [claim_later(claim, ("GPU-a",), slots=2, whole=True) for _ in range(2)]
+    for neighbour in neighbours:
+        neighbour.close()
+    wait_until(lambda: sum(len(got) for got, _ in waiting) == 1)
+    next(got for got, _ in waiting if got)[0].close()
+    wait_until(lambda: sum(len(got) for got, _ in waiting) == 2)
+
+
+def test_the_whole_of_the_emptiest_gpu_is_chosen(claim):
+    claim(("GPU-a",), slots=2)
+    assert claim(("GPU-a", "GPU-b"), slots=2, whole=True).device == "GPU-b"
+
+
+def test_a_neighbour_is_known_whether_it_was_there_before_came_later_or_has_gone(claim):
+    first = claim(("GPU-a",), slots=2)
+    assert not first.had_neighbours()
+    second = claim(("GPU-a",), slots=2)
+    assert first.had_neighbours() and second.had_neighbours()
+    second.close()
+    assert first.had_neighbours()
+    first.close()
+    time.sleep(0.05)  # more than a tick of the kernel's clock
+    assert not claim(("GPU-a",), slots=2).had_neighbours()
+
+
+def test_a_claim_outlives_a_killed_supervisor_until_its_worker_is_gone_too(claim):
+    command = [sys.executable, "-c", CLAIMING]
+    with subprocess.Popen(command, env=module_environment(), stdout=subprocess.PIPE, text=True) as supervisor:
+        worker = int(supervisor.stdout.readline())
+        supervisor.kill()
+    try:
+        got, thread = claim_later(claim, ("GPU-a",), slots=1)
+        thread.join(0.5)
+        assert got == []
+    finally:
+        os.kill(worker, signal.SIGKILL)
+    thread.join(10)
+    assert got[0].device == "GPU-a"
+
+
+def test_a_timing_waits_for_a_worker_that_outlives_its_supervisor(share, timing):
+    assert share.may_run()
+    worker = subprocess.Popen(["sleep", "600"], pass_fds=[share.fileno()])
+    try:
+        share.close()
+        process = timing()
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.3)
+    finally:
+        worker.kill()
+        worker.wait()
+    process.stdout.readline()
+
+
+def test_timings_on_two_gpus_do_not_wait_for_each_other(timing):
+    for gpu in GPUS[:2]:
+        timing(gpu).stdout.readline()
+
+
+def test_the_name_of_a_device_is_no_path(claim):
+    assert claim(("MIG-GPU-1234/5/0",), slots=1).device == "MIG-GPU-1234/5/0"
+    assert all(path.is_file() for path in claims.folder().iterdir())

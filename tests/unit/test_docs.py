@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import subprocess
 import tomllib
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -14,7 +13,7 @@ from jsonschema import Draft202012Validator
 from snakemake.cli import parse_config
 from snakemake.utils import update_config
 
-from timmgate import docs, flags, rows, settings, suites
+from timmgate import docs, rows, settings, suites
 from timmgate.spec import Mode, Traits
 
 ROOT = Path(__file__).parents[2]
@@ -78,13 +77,18 @@ def test_every_property_of_a_schema_is_documented_and_nothing_else(name, propert
     )
 
 
-@pytest.mark.parametrize("name", ["cells", "evidence", "samples"])
+@pytest.mark.parametrize("name", ["cells", "evidence", "samples", "attempts"])
 def test_every_column_is_documented_with_unit_and_meaning_and_nothing_else(name):
     documented = {column: tuple(line[1:]) for column, line in table("config/README.md", name).items()}
     assert documented == {
         field.name: (field.metadata.get(b"unit", b"").decode(), field.metadata[b"description"].decode())
         for field in rows.SCHEMAS[name]
     }
+
+
+def test_every_status_but_a_pass_can_be_asked_for_again():
+    known = CONFIG_SCHEMA["properties"]["retry"]["items"]["enum"]
+    assert set(known) == {"failed", *rows.STATUSES} - {*rows.PASSED, "not_run"}
 
 
 def test_every_status_is_documented_and_nothing_else():
@@ -174,24 +178,6 @@ def test_columns_in_the_examples_exist():
     for block in re.findall(r"```python\n(.*?)```", TEXTS["README.md"], re.DOTALL):
         for names in re.findall(r"\[\[(.*?)\]\]", block):
             assert set(re.findall(r'"(\w+)"', names)) <= known
-
-
-def test_the_command_for_failed_cells_deletes_their_rows_and_no_others(tmp_path):
-    statuses = {"good": "pass", "bad": "fail_accuracy", "worse": "timeout"}
-    table = rows.table(
-        "accuracy",
-        [
-            {"device": "cpu", "mode": "training", "model": model, "accuracy": status, "accuracy_message": "a\n\tb"}
-            for model, status in statuses.items()
-        ],
-    )
-    results = tmp_path / "results" / "cpu"
-    for model in statuses:
-        rows.write(table, results / "training" / model / "accuracy.parquet")
-    rows.write_tsv(flags.failures(table, ["accuracy"]), results / "failures.tsv")
-    (command,) = re.findall(r"^awk .*$", TEXTS["README.md"], re.MULTILINE)
-    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
-    assert [path.parent.name for path in results.rglob("accuracy.parquet")] == ["good"]
 
 
 def test_the_conda_environment_has_the_dependencies_of_the_project():

@@ -1,10 +1,14 @@
 """Models and inputs are made as the protocol says."""
 
+import os
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import timm
 import torch
 
-from timmgate import models
+from timmgate import models, worker
 from timmgate.spec import Mode, Spec, Traits
 
 
@@ -127,3 +131,19 @@ def test_channels_last_reaches_weights_and_images():
     assert models.images(made, (3, 32, 32), 2).is_contiguous(memory_format=torch.channels_last)
     weight = models.create(made).layer1[0].conv1.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_pickle_from_outside_runs_no_code(tmp_path, monkeypatch):
+    class Exploit:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "pwned",)
+
+    torch.save({"state_dict": Exploit()}, tmp_path / "weights.pth")
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    worker.set_environment(1, tmp_path)
+    assert os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] == "1"
+    with pytest.raises(Exception, match=r"weights_only|Weights only"):
+        models.create(replace(spec(), weights="pretrained"), tmp_path / "weights.pth")
+    with pytest.raises(Exception, match=r"weights_only|Weights only"):
+        torch.load(tmp_path / "weights.pth", weights_only=False)
+    assert not (tmp_path / "pwned").exists()

@@ -13,7 +13,8 @@ from timmgate import processes
 MEGABYTE = 1_000_000
 PARENT = """
 import subprocess, sys, time
-subprocess.Popen([sys.executable, "-c", "import time; kept = bytearray(b'x') * 100_000_000; print(flush=True); time.sleep(600)"])
+code = "import time; kept = bytearray(b'x') * 100_000_000; print(flush=True); time.sleep(600)"
+subprocess.Popen([sys.executable, "-c", code])
 time.sleep(600)
 """
 

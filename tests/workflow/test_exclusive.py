@@ -46,3 +46,44 @@ def test_a_cell_that_was_held_still_says_for_how_long_and_it_does_not_count(new_
     assert held_s > 1
     assert rows["test_resnet"]["accuracy_wall_s"] > 1.5 + held_s
     assert 1.4 < rows["test_resnet"]["accuracy_compile_s"] < 2.5
+
+
+ON_GPUS = {"device": "cuda", "suite": "tiny", "weights": "random", "checks": "performance"}
+
+
+@pytest.fixture
+def timings(new_project, tmp_path, monkeypatch):
+    """Time two models on simulated GPUs; the rows by model, and the times at which each was timed."""
+
+    def run(gpus: str, words: str) -> tuple[dict, dict]:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+        monkeypatch.setenv("TMPDIR", str(tmp_path))
+        project = new_project(tmp_path, config=ON_GPUS)
+        project.worker.behaviours = {"*": words}
+        project.run(modes="inference", models="test_vit,test_resnet")
+        times = defaultdict(list)
+        for entry in project.worker.entries():
+            if "tick" in entry:
+                times[entry["tick"]].append(entry["at"])
+        return {row["model"]: row for row in project.table(device="cuda")}, times
+
+    return run
+
+
+def test_two_gpus_time_two_cells_at_once(timings):
+    rows, _ = timings("GPU-a,GPU-b", "meet:2@performance.timing")  # whoever is there first waits for the other
+    assert {row["performance"] for row in rows.values()} == {"pass"}
+    assert {row["device_uuid"] for row in rows.values()} == {"GPU-a", "GPU-b"}
+
+
+def test_one_gpu_times_one_cell_after_the_other_although_both_are_on_it(timings):
+    rows, times = timings("GPU-a", "meet:2@performance.warmup tick:0.4@performance.timing")
+    assert {(row["performance"], row["device_uuid"]) for row in rows.values()} == {("pass", "GPU-a")}
+    first, second = sorted(times.values())
+    assert first[-1] < second[0]
+
+
+@pytest.mark.parametrize(("device", "gpus"), [("cuda", 1), ("cpu", 0)])
+def test_a_cell_asks_a_cluster_for_one_gpu_on_cuda_and_for_none_elsewhere(device, gpus, project):
+    printed = project.run("--dry-run", device=device, suite="tiny", weights="random", models="test_vit", modes="inference")
+    assert f" gpu={gpus}" in printed

@@ -75,7 +75,7 @@ def test_an_inductor_option_for_all_modes_redoes_every_cell(finished):
 
 def test_policy_redoes_nothing(finished):
     limits = ["--set-resources", "accuracy:timeout_s=77", "--set-threads", "accuracy=2"]
-    assert finished.planned(*limits, threads=2, timeout=99, attempts=5, compile_cache="shared") == set()
+    assert finished.planned(*limits, threads=2, timeout=99, attempts=5, jobs_per_gpu=5, compile_cache="shared") == set()
 
 
 def test_a_model_that_is_added_is_measured_alone(finished):

@@ -20,6 +20,7 @@ SUITES = Path(workflow.basedir, "config", "suites")
 os.environ[RUN] = str(os.getpid())  # what jobs that we start here die with
 
 try:
+    settings.refuse_quotes(workflow.config_settings.config)
     SETTINGS = settings.load(config)
     SUITE = suites.read(SETTINGS.suite, SUITES)
     MODELS = suites.select(SUITE, SETTINGS.models, SETTINGS.exclude)

@@ -27,11 +27,13 @@ rule measure:
         mem_mb=memory_mb,
         timeout_s=SETTINGS.timeout,
         attempts=SETTINGS.attempts,
+        jobs_per_gpu=SETTINGS.jobs_per_gpu,
         timing_limit_s=SETTINGS.timing_limit,
         runtime=runtime_min(),
         compile_cache=compile_cache,
         compile_cache_is_shared=int(SETTINGS.compile_cache == "shared"),
         suite=SUITE.name,
+        gpu=int(SETTINGS.device == "cuda"),  # for cluster executors; on one machine measurements share GPUs by themselves
     params:
         specs=specs,
         retry=lambda wildcards: RETRIES.number(f"{wildcards.mode}/{wildcards.model}"),

@@ -28,6 +28,7 @@ def main() -> None:
         shared=limits.compile_cache_is_shared,
         toolchain=Path(snakemake.input.toolchain).absolute(),
         timing_limit_s=limits.timing_limit_s,
+        jobs_per_gpu=limits.jobs_per_gpu,
         memory_bytes=min(limits.mem_mb * 10**6, machine_memory_bytes()),
     )
     folder = Path(snakemake.output[0]).parent

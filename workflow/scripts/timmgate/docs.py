@@ -45,6 +45,7 @@ def tables() -> dict[str, str]:
         "cells": _columns(rows.SCHEMAS["cells"]),
         "evidence": _columns(rows.SCHEMAS["evidence"]),
         "samples": _columns(rows.SCHEMAS["samples"]),
+        "attempts": _columns(rows.SCHEMAS["attempts"]),
         "statuses": _table(("status", "meaning"), [(f"`{word}`", meaning) for word, meaning in rows.STATUSES.items()]),
     }
 

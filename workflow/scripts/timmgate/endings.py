@@ -22,8 +22,8 @@ FAILURE = {
 
 SECOND_EAGER_FAILURE = ("eager_2nd_run_fail", "eager_2nd_run_OOM")
 
-OUT_OF_MEMORY = frozenset({"OOM", "eager_1st_run_OOM"})
-"""Statuses that a smaller batch can cure."""
+OUT_OF_MEMORY = frozenset({"OOM", "eager_1st_run_OOM", "eager_2nd_run_OOM"})
+"""Statuses that a smaller batch can cure, or a device without neighbours."""
 
 RETRYABLE = frozenset({"infra_error"})
 """Statuses that a second try can cure."""
@@ -109,6 +109,11 @@ def _limit_reached(ending: Ending, out_of_memory: str) -> Verdict:
         return Verdict(out_of_memory, f"limit of {ending.memory_bytes / 1e9:g} GB", used + survivors)
     hung = f"still in stage {ending.stage} after the limit"
     return Verdict("timeout", f"limit of {ending.timeout_s:g} s", hung + survivors)
+
+
+def lacked_memory(ending: Ending, verdict: Verdict) -> bool:
+    """Whether the attempt ran out of memory, or the float64 reference did, without which the verdict is a weaker one."""
+    return verdict.status in OUT_OF_MEMORY or "out of memory" in str(ending.facts.get("reference_error")).lower()
 
 
 def _signal_name(number: int) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from timmgate import backends, claims, devices, memory, models, operations, timing
+from timmgate import backends, claims, devices, gpus, memory, models, operations, timing
 from timmgate.caches import Cache
 from timmgate.iterations import Setup, fresh, gradient, iterate, load, logits, make_optimizer
 from timmgate.messages import Reporter
@@ -178,8 +178,11 @@ def take_samples(
     gc.disable()
     try:
         nothing_new = torch.compiler.set_stance("fail_on_recompile")
-        with claims.quiet(spec.device), devices.pinned(spec.device, setup.threads), nothing_new:
+        with claims.quiet(gpus.names(spec.device)[0]), devices.pinned(spec.device, setup.threads), nothing_new:
             reporter.stage("timing")
+            if spec.device != "cpu":
+                # A neighbour that is held still has launched kernels that run on, and clocks have fallen while we waited.
+                timing.warm_up(lambda: iterations.timed(model) + iterations.timed(forward))
             reporter.facts(timing_started_at=now_us())
             before_s = devices.control_s(spec.device, reporter.clock)
             samples = timing.collect(

@@ -51,6 +51,7 @@ class Settings:
     batch_size: int | None
     compile_cache: str
     threads: int
+    jobs_per_gpu: int
     timeout: int
     timing_limit: int
     memory: int | None
@@ -79,6 +80,7 @@ def load(config: dict[str, Any]) -> Settings:
         batch_size=values["batch_size"],
         compile_cache=values["compile_cache"],
         threads=values["threads"],
+        jobs_per_gpu=values["jobs_per_gpu"],
         timeout=values["timeout"],
         timing_limit=values["timing_limit"],
         memory=values["memory"],
@@ -86,6 +88,17 @@ def load(config: dict[str, Any]) -> Settings:
         retry=tuple(values["retry"]),
         baseline=values["baseline"],
     )
+
+
+def refuse_quotes(value: Any) -> None:
+    """Raise ConfigError for a text of the command line's --config with a single quote in it, at any depth.
+
+    Snakemake hands these values to the jobs of a cluster between single quotes: a shell would run what follows one.
+    """
+    if isinstance(value, str) and "'" in value:
+        raise ConfigError(f"--config: {value!r} has a single quote; put it into a file and name that with --configfile")
+    for inner in value if isinstance(value, list) else value.values() if isinstance(value, dict) else ():
+        refuse_quotes(inner)
 
 
 @cache

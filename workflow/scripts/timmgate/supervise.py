@@ -19,16 +19,17 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import psutil
 
-from timmgate import messages, module_environment
+from timmgate import claims, gpus, messages, module_environment
 from timmgate.attempts import LOST, Journal
-from timmgate.claims import HeldTime, Share
-from timmgate.endings import OUT_OF_MEMORY, RETRYABLE, Ending, Verdict, classify
+from timmgate.claims import Claim, HeldTime, Share
+from timmgate.endings import OUT_OF_MEMORY, RETRYABLE, Ending, Verdict, classify, lacked_memory
 from timmgate.logs import CappedLog
 from timmgate.processes import (
     MARK,
@@ -81,6 +82,11 @@ class Policy:
     toolchain: Path | None = None
     timing_limit_s: float = 15.0
     memory_bytes: int | None = None
+    jobs_per_gpu: int = 2
+
+    def wanted(self, device: str) -> claims.Wanted:
+        """The claim that a measurement needs on a torch device type."""
+        return claims.Wanted(tuple(gpus.names(device)), None if device == "cpu" else self.jobs_per_gpu)
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,8 @@ def supervise(specs: Sequence[Spec], policy: Policy, log: Path, journal: Journal
     """Measure the checks of one cell and always come back with an outcome for each. What workers print goes to `log`.
 
     What a second try can cure (`endings.RETRYABLE`) is tried up to `policy.attempts` times, those counted whose supervisor
-    was lost. A timing that runs out of memory is tried with smaller batches.
+    was lost. A timing that runs out of memory is tried with smaller batches. What runs out of memory beside a neighbour is
+    first tried again with the whole device, for that says nothing about the model.
     """
     mark = str(log.absolute())
     kill_leftovers(mark)
@@ -127,6 +134,7 @@ class Cell:
         self._batch_size: int | None = None
         self._wall_s: Counter[str] = Counter()
         self._pause_s = 0.0
+        self._wanted = policy.wanted(specs[0].device)
         self.outcomes = {
             spec.check: Outcome(Ending(stage=None), LOST, journal.attempts[spec.check], 0.0)
             for spec in specs
@@ -147,20 +155,24 @@ class Cell:
         command = worker_command(self._under_way, self._policy, self._batch_size)
         number = self._journal.attempts[self._under_way[0].check] + 1
         self._log.line(f"{datetime.now(UTC):%F %T} attempt {number}: {shlex.join(command)}")
-        self._journal.began(self._under_way[0].check)
-        run_worker(command, self._under_way[0].device, self._policy, self._log, self._mark, self.ended)
+        with contextlib.closing(claims.claim(self._wanted)) as claim:
+            self._journal.began(self._under_way[0].check)
+            run_worker(command, claim, self._policy, self._log, self._mark, partial(self.ended, claim))
         time.sleep(self._pause_s)
 
-    def ended(self, ending: Ending, goes_on: bool) -> None:
+    def ended(self, claim: Claim, ending: Ending, goes_on: bool) -> None:
         """A check came to an end, and the worker goes on to the next one or not."""
         spec = self._under_way.pop(0)
+        ending.facts["device_uuid"] = gpus.uuid_of(claim.device)
         check, verdict = spec.check, classify(ending)
         self._journal.ended(check, ending, verdict)
         self._wall_s[check] += ending.wall_s
         self._log.line(" ".join(filter(None, (f"{check}:", verdict.status, verdict.cause, verdict.message))))
         smaller = next_batch_size(self._batch_size or spec.requested_batch_size)
         in_vain = self._journal.in_vain[check]
-        if verdict.status in OUT_OF_MEMORY and check == "performance" and smaller:
+        if lacked_memory(ending, verdict) and claim.had_neighbours():
+            self._wanted = replace(self._wanted, whole=True)
+        elif verdict.status in OUT_OF_MEMORY and check == "performance" and smaller:
             self._batch_size = smaller
         elif verdict.status in RETRYABLE and in_vain < self._policy.attempts:
             self._pause_s = random.uniform(0, BACKOFF_S * 2 ** (in_vain - 1))
@@ -180,7 +192,7 @@ def next_batch_size(batch_size: int) -> int:
 
 
 def run_worker(
-    command: list[str], device: str, policy: Policy, log: CappedLog, mark: str, on_end: Callable[[Ending, bool], None]
+    command: list[str], claim: Claim, policy: Policy, log: CappedLog, mark: str, on_end: Callable[[Ending, bool], None]
 ) -> None:
     """Start `command` and follow it until it ends or a limit is reached. No process of it is left behind.
 
@@ -189,7 +201,12 @@ def run_worker(
     oom_kills_before, others = oom_kills(), set(psutil.Process().children(recursive=True))
     cpu_before_s, start = children_cpu_s(), time.monotonic()
     become_subreaper()
-    with contextlib.closing(Share(device)) as share, tempfile.TemporaryFile() as held, Pipe() as said, Pipe() as printed:
+    with (
+        contextlib.closing(Share(claim.device)) as share,
+        tempfile.TemporaryFile() as held,
+        Pipe() as said,
+        Pipe() as printed,
+    ):
         while not share.may_run():
             time.sleep(POLL_S)
         try:
@@ -198,9 +215,9 @@ def run_worker(
                 stdin=subprocess.DEVNULL,
                 stdout=printed.writing,
                 stderr=subprocess.STDOUT,
-                pass_fds=(said.writing, held.fileno()),
+                pass_fds=(said.writing, held.fileno(), share.fileno(), *claim.filenos),
                 start_new_session=True,
-                env={**module_environment(), MARK: mark},
+                env={**module_environment(), **gpus.only(claim.device), MARK: mark},
             )
         except OSError as error:
             trouble = type(error).__name__, f"the worker could not be started: {error}"

@@ -26,8 +26,8 @@ from timmgate.spec import Spec
 GLIBC_SETTINGS = {-1: 2**31 - 1, -2: 64 << 20, -4: 0}
 """M_TRIM_THRESHOLD: never; M_TOP_PAD: grow the heap by 64 MiB; M_MMAP_MAX: everything on the heap (malloc.h)."""
 
-OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
-"""How torch's allocators say in a plain RuntimeError that memory is short."""
+OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "_status_alloc_failed")
+"""How torch's allocators, CUDA, cuBLAS and cuDNN say in a plain RuntimeError that memory is short."""
 
 
 def main(arguments: list[str]) -> int:
@@ -101,11 +101,14 @@ def set_environment(threads: int, cache: Path) -> None:
     os.environ["TRITON_CACHE_DIR"] = str(cache / "triton")
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # what cuBLAS needs to be deterministic
     os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # whatever timm asks for: a pickle from outside runs no code
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
     """Whether an exception, or the one that it was raised from, says that host or device memory ran out."""
-    while error is not None:
+    seen = []
+    while error is not None and error not in seen:
+        seen.append(error)
         names = {cls.__name__ for cls in type(error).__mro__}
         if names & {"MemoryError", "OutOfMemoryError"}:
             return True
