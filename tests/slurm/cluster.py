@@ -149,9 +149,16 @@ class Cluster:
         self.run("scontrol", "update", f"nodename={node}", f"state={state}", "reason=test")
 
     def resume(self, node: str) -> None:
-        """Make a node work again."""
-        if not self.states()[node].startswith(("idle", "mixed")):  # Slurm may have taken it back by itself
-            self.run("scontrol", "update", f"nodename={node}", "state=resume")
+        """Make a node work again; returns when it does."""
+
+        def works() -> bool:
+            if self.states().get(node, "").startswith(("idle", "mixed", "allocated")):
+                return True
+            with suppress(subprocess.CalledProcessError):  # Slurm may have taken it back by itself
+                self.run("scontrol", "update", f"nodename={node}", "state=resume")
+            return False
+
+        wait_until(works, f"that {node} is back")
 
     def jobs(self, *options: str) -> list[dict[str, str]]:
         """The jobs that have not ended, or what `options` of squeue select. `comment` is what the plugin says of a job."""

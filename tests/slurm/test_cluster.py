@@ -170,8 +170,9 @@ class Gpus:
     def __init__(self, project: Project, cluster: Cluster):
         self.project, self.cluster = project, cluster
         self.gates = Gates(project, [cell for cell in CELLS if cell.startswith("inference/")])
-        project.executor += ("--set-resources", "measure:gpu=1")
-        self.gates.run_while(self.drain, device="cuda", suite="tiny", weights="random", modes="inference")
+        config = {"device": "cuda", "suite": "tiny", "weights": "random", "modes": "inference"}
+        # Both nodes are this machine, and a CUDA without a driver is one GPU to its measurements.
+        self.gates.run_while(self.drain, jobs_per_gpu=len(NODES) * GPUS, **config)
         self.starts = project.worker.starts()
 
     def drain(self) -> None:
