@@ -5,7 +5,7 @@
 
 No model is measured. For each number of cells there is a suite of so many models by eight modes, and the real commands run:
 
-dry run         `snakemake --dry-run` with nothing done
+dry run         `snakemake --dry-run --quiet` with nothing done, which counts the jobs
 real jobs       a real run with a stand-in for the worker (tests/fake_worker.py), of at most `--real` cells
 scheduling      `snakemake --touch` over files of all cells, which are synthetic: every job passes through the scheduler and
                 is recorded as in a run, but has no process of its own
@@ -205,7 +205,7 @@ def measure(folder: Path, cells: int, real: int) -> list[dict[str, object]]:
     few = Project(folder / "real", min(cells, real))
     add(few, "real jobs", few.snakemake("--quiet", "all"), jobs=len(few.cells))
     project = Project(folder / "all", cells)
-    add(project, "dry run", project.snakemake("--dry-run", "--quiet", "all"))
+    add(project, "dry run", project.snakemake("--dry-run", "--quiet"))
     project.write_results()
     scheduling = project.snakemake("--touch", "--forcerun", "measure", "--until", "measure", "--quiet", "all")
     add(project, "scheduling", scheduling, jobs=len(project.cells))

@@ -155,9 +155,8 @@ def test_weights_that_could_not_be_had_are_asked_for_again(without_weights):
     assert without_weights.planned() == set()
 
 
-@pytest.mark.parametrize("content", ["", '{"model": "test_v', "[]"])
-def test_a_damaged_record_of_weights_fails_the_model_and_is_made_again(content, without_weights):
-    (without_weights.folder / "weights/pretrained/test_vit.json").write_text(content)
+def test_a_damaged_record_of_weights_fails_the_model_and_is_made_again(without_weights):
+    (without_weights.folder / "weights/pretrained/test_vit.json").write_text('{"model": "test_v')
     time.sleep(0.01)
     without_weights.run()
     assert {row["accuracy_cause"] for row in without_weights.table()} == {"damaged file"}
