@@ -136,6 +136,12 @@ def orphan(run: Run) -> None:
     hang_here(run)
 
 
+def dismiss(run: Run) -> None:
+    """Ask the supervisor to end, as whoever cancels a job does."""
+    os.kill(os.getppid(), signal.SIGTERM)
+    hang_here(run)
+
+
 def orphan_once(run: Run) -> None:
     """Kill the supervisor in the first start of this cell."""
     lines = Path(os.environ["FAKE_WORKER_JOURNAL"]).read_text().splitlines()
@@ -258,6 +264,7 @@ ACTIONS = {
     "signal": send_signal,
     "orphan": orphan,
     "orphan_once": orphan_once,
+    "dismiss": dismiss,
     "oom": oom,
     "flaky": flaky,
     "sleep": lambda run, seconds: time.sleep(float(seconds)),

@@ -54,6 +54,13 @@ def test_a_cell_whose_supervisors_are_all_killed_has_a_row_that_says_so(two):
     assert outcomes(two)["test_vit"] == ("pass", None, 1)
 
 
+def test_a_cell_whose_supervisors_are_all_asked_to_end_has_a_row_that_says_so(two):
+    two.worker.behaviours = {"test_vit": "dismiss@load"}
+    two.run()
+    assert outcomes(two) == {"test_vit": ("infra_error", "lost", 0), "test_resnet": ("pass", None, 1)}
+    assert attempts(two, "test_vit") == [], "nothing of what was asked to end counts"
+
+
 def test_a_check_that_takes_its_supervisor_down_does_not_take_the_other_one_with_it(two):
     two.worker.behaviours = {"test_vit": "sleep:0.3@performance.warmup orphan@performance.warmup"}
     two.run(checks="accuracy,performance", models="test_vit")

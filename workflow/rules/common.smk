@@ -32,6 +32,7 @@ try:
 except settings.ConfigError as error:
     raise WorkflowError(str(error)) from None
 
+LOSSES = SETTINGS.attempts * len(SETTINGS.checks)  # so many supervisors of a cell may be killed before its row says so
 CELLS = [(mode, model) for mode in SETTINGS.modes for model in MODELS]
 SHARED_CACHE = os.environ.get("TORCHINDUCTOR_CACHE_DIR", ".cache/inductor/shared")
 WEIGHTS = [] if SETTINGS.weights == "random" else f"weights/{SETTINGS.weights}/{{model}}.json"  # says where they lie
@@ -83,12 +84,20 @@ def runtime_min():
     return math.ceil(measuring_s / 60) + 15
 
 
+def attempts_left(wildcards, attempt):
+    """How often a measurement may be started: not at all in a job's last attempt, which only writes the row that says so."""
+    return SETTINGS.attempts if attempt <= LOSSES else 0
+
+
 def memory_mb(wildcards, attempt):
-    """Memory of a cell in MB; of one whose supervisor was killed more with every attempt, for it may have been too little."""
+    """Memory of a job in MB; twice as much once its supervisor was killed, for it may have been too little."""
+    if attempt > LOSSES:
+        return estimates.SUPERVISION_MB
     if SETTINGS.memory:
-        return 1000 * SETTINGS.memory
+        return estimates.SUPERVISION_MB + 1000 * SETTINGS.memory
     of_cell = cells.specs(SETTINGS, wildcards.mode, wildcards.model, MODELS[wildcards.model])
-    return attempt * estimates.memory_bytes(of_cell, SUITE.cost[wildcards.model], SETTINGS.threads) // 10**6
+    measured_bytes = estimates.memory_bytes(of_cell, SUITE.cost[wildcards.model], SETTINGS.threads)
+    return estimates.SUPERVISION_MB + min(attempt, 2) * measured_bytes // 10**6
 
 
 def cell_file(mode, model, name):

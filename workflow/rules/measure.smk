@@ -18,7 +18,7 @@ rule measure:
         **{name: f"results/{{device}}/{{mode}}/{{model}}/{name}.parquet" for name in TABLES},
     log:
         "logs/{device}/{mode}/{model}.log",
-    retries: SETTINGS.attempts * len(SETTINGS.checks)  # of supervisors that are killed; the last writes the row at least
+    retries: LOSSES
     conda:
         "../envs/timmgate.yaml"
     threads: SETTINGS.threads
@@ -26,7 +26,7 @@ rule measure:
         # Policy, not identity: changing these redoes nothing.
         mem_mb=memory_mb,
         timeout_s=SETTINGS.timeout,
-        attempts=SETTINGS.attempts,
+        attempts=attempts_left,
         jobs_per_gpu=SETTINGS.jobs_per_gpu,
         timing_limit_s=SETTINGS.timing_limit,
         runtime=runtime_min(),

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from timmgate import attempts, files, record, rows, weights
+from timmgate import attempts, estimates, files, record, rows, weights
 from timmgate.processes import die_with_run, interruptible, machine_memory_bytes
 from timmgate.spec import CHECKS, Spec
 from timmgate.supervise import Policy, supervise
@@ -30,7 +30,7 @@ def main() -> None:
         toolchain=Path(snakemake.input.toolchain).absolute(),
         timing_limit_s=limits.timing_limit_s,
         jobs_per_gpu=limits.jobs_per_gpu,
-        memory_bytes=min(limits.mem_mb * 10**6, machine_memory_bytes()),
+        memory_bytes=min((limits.mem_mb - estimates.SUPERVISION_MB) * 10**6, machine_memory_bytes()),
     )
     folder = Path(snakemake.output[0]).parent
     files.remove_scratch(folder)

@@ -23,7 +23,7 @@ NAME = "attempts.jsonl"
 MESSAGE_CHARACTERS = 2000
 """A message longer than this is cut; the log has the whole of it."""
 
-LOST = Verdict("infra_error", "lost", "whatever supervised it was killed or its machine went down, and left no trace")
+LOST = Verdict("infra_error", "lost", "whatever supervised it was ended from outside, or its machine went down")
 """What becomes of a check whose supervisor did not live to see its end."""
 
 

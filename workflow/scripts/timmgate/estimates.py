@@ -8,6 +8,9 @@ from collections.abc import Collection
 
 from timmgate.spec import Spec
 
+SUPERVISION_MB = 1000
+"""What a job takes beside the processes of its cell: the supervisor, and on a cluster Snakemake itself."""
+
 BASE_BYTES, THREAD_BYTES = 3.5e9, 0.5e9
 """Of the processes themselves: torch, inductor and images; and of a process of the compiler's pool, for each thread."""
 

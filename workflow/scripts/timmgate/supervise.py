@@ -113,8 +113,9 @@ def supervise(specs: Sequence[Spec], policy: Policy, log: Path, journal: Journal
     """Measure the checks of one cell and always come back with an outcome for each. What workers print goes to `log`.
 
     What a second try can cure (`endings.RETRYABLE`) is tried up to `policy.attempts` times, those counted whose supervisor
-    was lost. A timing that runs out of memory is tried with smaller batches. What runs out of memory beside a neighbour is
-    first tried again with the whole device, for that says nothing about the model.
+    was lost; with 0 nothing is measured, and what has no outcome yet was lost. A timing that runs out of memory is tried
+    with smaller batches. What runs out of memory beside a neighbour is first tried again with the whole device, for that
+    says nothing about the model.
     """
     mark = str(log.absolute())
     kill_leftovers(mark)
