@@ -1,7 +1,9 @@
 """Weights in a real run: fetched or made once per model, handed to the worker, and a row where there are none."""
 
 import json
+import os
 import re
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -133,3 +135,14 @@ def test_random_weights_need_no_job_and_no_network(project, hub):
     assert len(hub.requests) == requests
     assert not (project.folder / "weights").exists()
     assert project.statuses() == {"inference/test_vit": "pass"}
+
+
+def test_random_weights_need_no_network(project):
+    """In a network namespace of its own, in which not even this machine itself can be reached."""
+    alone = ["unshare", "--map-root-user", "--net"]
+    if subprocess.run([*alone, "true"], capture_output=True).returncode:
+        pytest.skip("this kernel gives us no network namespace")
+    command = project.command("--quiet", "all", modes="inference-eager", models="test_vit")
+    environment = {name: value for name, value in os.environ.items() if name != "TIMMGATE_WORKER"}
+    subprocess.run([*alone, *command], cwd=project.folder, env=environment, check=True, timeout=300)
+    assert project.statuses() == {"inference-eager/test_vit": "pass"}
