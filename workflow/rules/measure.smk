@@ -3,6 +3,7 @@ rule toolchain:
         directory(".cache/inductor/toolchain/{device}"),
     log:
         "logs/{device}/toolchain.log",
+    retries: 2  # of a job that was killed; without it no cell can start
     conda:
         "../envs/timmgate.yaml"
     script:
