@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).parents[1]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it starts in the background ignore it
 PATIENCE_S = 20.0
 
 

@@ -66,18 +66,18 @@ def test_a_process_that_is_gone_has_no_memory():
     assert processes.tree_rss_bytes(gone.pid) == 0
 
 
-def test_leftovers_are_known_by_their_mark_wherever_they_have_gone(start):
-    daemon = start(
-        "import os, time; os.setsid if os.fork() else time.sleep(600); time.sleep(600)", TIMMGATE_CELL="logs/a.log"
-    )
-    other = start("import time; time.sleep(600)", TIMMGATE_CELL="logs/b.log")
+def test_leftovers_are_known_by_their_supervisor_wherever_they_have_gone(start):
+    gone = subprocess.Popen(["true"])
+    code = "import os, time; os.fork() or os.setsid(); time.sleep(600)"
+    daemon = start(code, TIMMGATE_SUPERVISOR=str(gone.pid))  # which is a zombie until we wait for it
+    other = start("import time; time.sleep(600)", TIMMGATE_SUPERVISOR=str(os.getpid()))
     deadline = time.monotonic() + 10
     while not psutil.Process(daemon.pid).children():
         assert time.monotonic() < deadline
-    killed = processes.kill_leftovers("logs/a.log")
-    assert daemon.pid in killed
-    assert len(killed) == 2
+    child = psutil.Process(daemon.pid).children()[0].pid
+    assert {daemon.pid, child} <= set(processes.kill_leftovers())
     daemon.wait(timeout=10)
+    gone.wait()
     assert other.poll() is None
 
 

@@ -458,8 +458,10 @@ def test_a_clock_that_jumps_changes_neither_limits_nor_durations(measure, monkey
     assert outcome.wall_s < UNHURRIED_S
 
 
-def test_what_an_earlier_supervisor_left_behind_is_killed_first(measure, fake_worker, tmp_path, log):
-    leftover = subprocess.Popen(["sleep", "600"], env={**os.environ, processes.MARK: str(log.absolute())})
+def test_what_an_earlier_supervisor_left_behind_is_killed_first(measure):
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    leftover = subprocess.Popen(["sleep", "600"], env={**os.environ, processes.SUPERVISOR: str(gone.pid)})
     measure()
     assert leftover.wait(timeout=10) == -signal.SIGKILL
 

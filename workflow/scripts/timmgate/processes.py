@@ -29,8 +29,8 @@ SHARE_OF_MACHINE = 0.9
 RUN = "TIMMGATE_RUN"
 """Environment variable with the process id of the Snakemake that started us."""
 
-MARK = "TIMMGATE_CELL"
-"""Environment variable of a worker and of everything that it starts: which cell it belongs to."""
+SUPERVISOR = "TIMMGATE_SUPERVISOR"
+"""Environment variable of a worker and of everything that it starts: the process id of its supervisor."""
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
@@ -113,15 +113,29 @@ def kill_all(worker: subprocess.Popen, others: set[psutil.Process]) -> tuple[int
             return tuple(stuck)
 
 
-def kill_leftovers(mark: str) -> list[int]:
-    """Kill every process of ours on this machine that bears this `MARK`: what a supervisor that was killed left behind."""
+def kill_leftovers() -> list[int]:
+    """Kill every process of ours on this machine whose `SUPERVISOR` is dead, which cannot do so any more; say which.
+
+    They would keep the claim to a device, which nobody else could have then.
+    """
     killed = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.uids().real == os.getuid() and process.environ().get(MARK) == mark:
+            if process.uids().real != os.getuid():
+                continue
+            supervisor = process.environ().get(SUPERVISOR)
+            if supervisor and not _is_alive(int(supervisor)):
                 process.kill()
                 killed.append(process.pid)
     return killed
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether there is such a process that is more than a zombie."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def children_cpu_s() -> float:

@@ -32,7 +32,7 @@ from timmgate.claims import Claim, HeldTime, Share
 from timmgate.endings import OUT_OF_MEMORY, RETRYABLE, Ending, Verdict, classify, lacked_memory
 from timmgate.logs import CappedLog
 from timmgate.processes import (
-    MARK,
+    SUPERVISOR,
     become_subreaper,
     children_cpu_s,
     interruptible,
@@ -117,10 +117,9 @@ def supervise(specs: Sequence[Spec], policy: Policy, log: Path, journal: Journal
     with smaller batches. What runs out of memory beside a neighbour is first tried again with the whole device, for that
     says nothing about the model.
     """
-    mark = str(log.absolute())
-    kill_leftovers(mark)
+    kill_leftovers()
     with CappedLog(log) as stream, interruptible():
-        cell = Cell(specs, policy, stream, journal, mark)
+        cell = Cell(specs, policy, stream, journal)
         while cell.pending:
             cell.run_worker()
     return [cell.outcomes[spec.check] for spec in specs]
@@ -129,8 +128,8 @@ def supervise(specs: Sequence[Spec], policy: Policy, log: Path, journal: Journal
 class Cell:
     """The checks of one cell on the way to their outcomes."""
 
-    def __init__(self, specs: Sequence[Spec], policy: Policy, log: CappedLog, journal: Journal, mark: str):
-        self._specs, self._policy, self._log, self._journal, self._mark = specs, policy, log, journal, mark
+    def __init__(self, specs: Sequence[Spec], policy: Policy, log: CappedLog, journal: Journal):
+        self._specs, self._policy, self._log, self._journal = specs, policy, log, journal
         self._under_way: list[Spec] = []
         self._batch_size: int | None = None
         self._wall_s: Counter[str] = Counter()
@@ -158,7 +157,7 @@ class Cell:
         self._log.line(f"{datetime.now(UTC):%F %T} attempt {number}: {shlex.join(command)}")
         with contextlib.closing(claims.claim(self._wanted)) as claim:
             self._journal.began(self._under_way[0].check)
-            run_worker(command, claim, self._policy, self._log, self._mark, partial(self.ended, claim))
+            run_worker(command, claim, self._policy, self._log, partial(self.ended, claim))
         time.sleep(self._pause_s)
 
     def ended(self, claim: Claim, ending: Ending, goes_on: bool) -> None:
@@ -193,7 +192,7 @@ def next_batch_size(batch_size: int) -> int:
 
 
 def run_worker(
-    command: list[str], claim: Claim, policy: Policy, log: CappedLog, mark: str, on_end: Callable[[Ending, bool], None]
+    command: list[str], claim: Claim, policy: Policy, log: CappedLog, on_end: Callable[[Ending, bool], None]
 ) -> None:
     """Start `command` and follow it until it ends or a limit is reached. No process of it is left behind.
 
@@ -218,7 +217,7 @@ def run_worker(
                 stderr=subprocess.STDOUT,
                 pass_fds=(said.writing, held.fileno(), share.fileno(), *claim.filenos),
                 start_new_session=True,
-                env={**module_environment(), **gpus.only(claim.device), MARK: mark},
+                env={**module_environment(), **gpus.only(claim.device), SUPERVISOR: str(os.getpid())},
             )
         except OSError as error:
             trouble = type(error).__name__, f"the worker could not be started: {error}"
