@@ -116,3 +116,29 @@ def test_a_message_is_cut_and_has_no_secrets(path, monkeypatch):
     assert row["message"].startswith("no entry with <HF_TOKEN> xxx")
     assert len(row["message"]) == attempts.MESSAGE_CHARACTERS
     assert "hf_a_secret_token" not in path.read_text()
+
+
+def test_what_never_began_is_told_too(path):
+    journal = Journal(path, retry=1)
+    journal.never_began("accuracy", Ending(stage="weights"), Verdict("model_fail_to_load", "HTTP 404"))
+    (row,) = table(path)
+    assert (row["attempt"], row["retry"], row["stage"], row["began_at"]) == (0, 1, "weights", None)
+    assert row["host"]
+
+
+def test_an_error_of_our_own_is_remembered_until_the_rows_are_written(path):
+    with pytest.raises(OSError, match="no room"), Journal(path).kept():
+        raise OSError("no room")
+    assert Journal(path).error == "no room"
+    with pytest.raises(SystemExit), Journal(path).kept():
+        raise SystemExit(143)
+    assert Journal(path).error is None
+
+
+def test_the_last_attempt_in_vain_and_the_time_of_all_are_known(path):
+    journal = Journal(path)
+    ended(journal, verdict=KILLED)
+    ended(journal, verdict=KILLED)
+    again = Journal(path)
+    assert again.wall_s["accuracy"] == 3.0
+    assert again.last_in_vain["accuracy"]["cause"] == "SIGKILL"

@@ -69,16 +69,21 @@ def test_a_process_that_is_gone_has_no_memory():
 def test_leftovers_are_known_by_their_supervisor_wherever_they_have_gone(start):
     gone = subprocess.Popen(["true"])
     code = "import os, time; os.fork() or os.setsid(); time.sleep(600)"
-    daemon = start(code, TIMMGATE_SUPERVISOR=str(gone.pid))  # which is a zombie until we wait for it
-    other = start("import time; time.sleep(600)", TIMMGATE_SUPERVISOR=str(os.getpid()))
+    _, started, namespace = processes.mark().split()
+    daemon = start(code, TIMMGATE_SUPERVISOR=f"{gone.pid} 1 {namespace}")  # which is a zombie until we wait for it
+    reused = start(code, TIMMGATE_SUPERVISOR=f"{os.getpid()} {int(started) - 1} {namespace}")
+    others = [
+        start("import time; time.sleep(600)", TIMMGATE_SUPERVISOR=processes.mark()),
+        start("import time; time.sleep(600)", TIMMGATE_SUPERVISOR=f"{gone.pid} 1 pid:[1]"),  # of another container
+    ]
     deadline = time.monotonic() + 10
     while not psutil.Process(daemon.pid).children():
         assert time.monotonic() < deadline
     child = psutil.Process(daemon.pid).children()[0].pid
-    assert {daemon.pid, child} <= set(processes.kill_leftovers())
+    assert {daemon.pid, child, reused.pid} <= set(processes.kill_leftovers())
     daemon.wait(timeout=10)
     gone.wait()
-    assert other.poll() is None
+    assert [other.poll() for other in others] == [None, None]
 
 
 def test_a_process_that_cannot_be_killed_is_left_to_itself_and_named(start, monkeypatch):

@@ -20,3 +20,10 @@ def test_a_secret_is_replaced_by_the_name_of_its_variable(name, monkeypatch):
 def test_what_is_no_secret_stays(name, value, monkeypatch):
     monkeypatch.setenv(name, value)
     assert redacted("1 international text") == "1 international text"
+
+
+def test_of_two_secrets_of_which_one_begins_the_other_neither_is_left(monkeypatch):
+    monkeypatch.setenv("A_TOKEN", "0123456789")
+    monkeypatch.setenv("B_TOKEN", "0123456789abcdef")
+    row = {"message": "0123456789abcdef 0123456789", "number": 3}
+    assert redacted(row) == {"message": "<B_TOKEN> <A_TOKEN>", "number": 3}

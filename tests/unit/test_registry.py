@@ -137,9 +137,10 @@ def test_a_misspelt_tag_gets_near_matches(suite):
         suites.select(suite, ("resnet50.a1_in1",), ())
 
 
-def test_the_cost_of_a_model_of_the_registry_is_guessed_by_its_input_area(suite):
-    assert suite.cost["resnet50"] == suites.UNKNOWN_COST
-    assert suite.cost["vit_base_patch14_dinov2.lvd142m"] == pytest.approx(suites.UNKNOWN_COST * (518 / 224) ** 2)
+def test_the_cost_of_a_model_of_the_registry_is_its_input_area_which_tells_no_size(suite):
+    assert suite.cost["resnet50"] == 1.0
+    assert suite.cost["vit_base_patch14_dinov2.lvd142m"] == pytest.approx((518 / 224) ** 2)
+    assert suite.size("resnet50") is None
 
 
 def test_the_registry_has_no_table_to_refresh():

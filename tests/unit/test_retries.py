@@ -1,6 +1,5 @@
 """What is asked for again: cells by their status, and what is damaged; each once for every time that it was done."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -57,6 +56,11 @@ def test_a_cell_that_failed_again_is_asked_for_once_more(asked, cells):
     assert asked.number("inference/slow") == 2
 
 
+def test_a_number_that_was_lost_goes_on_from_that_of_the_row(asked):
+    asked.ask("inference/slow", 1)
+    assert asked.number("inference/slow") == 2
+
+
 def test_a_cell_without_a_row_is_not_asked_for_and_one_that_cannot_be_read_is(asked, cells):
     Path(cells["inference/wrong"]["accuracy"]).unlink()
     Path(cells["inference/good"]["accuracy"]).write_text("PAR1 nothing else PAR1")
@@ -88,23 +92,13 @@ def test_a_damaged_memory_is_an_error_with_a_remedy(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", bytes(1000), b"PAR1 cut off in the middle"])
-def test_a_damaged_file_is_named_and_its_job_asked_for(content, asked, cells, tmp_path):
+def test_a_damaged_file_is_named_and_its_job_asked_for(content, asked, cells):
     file = Path(cells["inference/good"]["accuracy"])
     file.write_bytes(content)
     jobs = {cell: files.values() for cell, files in cells.items()}
-    assert retries.ask_for_damaged(asked, jobs, tmp_path / "cells.parquet") == [str(file)]
+    assert retries.ask_for_damaged(asked, jobs) == [str(file)]
     assert [cell for cell in cells if asked.number(cell)] == ["inference/good"]
 
 
-def test_what_was_merged_since_is_not_looked_at_again(asked, cells, tmp_path):
-    file, table = Path(cells["inference/good"]["accuracy"]), tmp_path / "cells.parquet"
-    rows.write(rows.table("cells", []), table)
-    file.write_bytes(b"")
-    os.utime(file, (1, 1))
-    assert retries.ask_for_damaged(asked, {"inference/good": [str(file)]}, table) == []
-    table.write_bytes(b"")  # damaged itself
-    assert retries.ask_for_damaged(asked, {"inference/good": [str(file)]}, table) == [str(file)]
-
-
 def test_a_missing_file_is_not_damaged(asked, tmp_path):
-    assert retries.ask_for_damaged(asked, {"job": [str(tmp_path / "absent.parquet")]}, tmp_path / "cells.parquet") == []
+    assert retries.ask_for_damaged(asked, {"job": [str(tmp_path / "absent.parquet")]}) == []

@@ -34,11 +34,12 @@ import sys
 from pathlib import Path
 from timmgate.spec import Spec
 from timmgate.attempts import Journal
+from timmgate.processes import interruptible
 from timmgate.supervise import Policy, supervise
 
 folder = Path(sys.argv[2])
 journal = Journal(folder / "attempts.jsonl")
-with journal.kept():
+with interruptible(), journal.kept():
     supervise([Spec.from_json(sys.argv[1])], Policy(1, 60, 3, folder / "cache"), folder / "worker.log", journal)
     (folder / "row").touch()
 """
@@ -461,7 +462,9 @@ def test_a_clock_that_jumps_changes_neither_limits_nor_durations(measure, monkey
 def test_what_an_earlier_supervisor_left_behind_is_killed_first(measure):
     gone = subprocess.Popen(["true"])
     gone.wait()
-    leftover = subprocess.Popen(["sleep", "600"], env={**os.environ, processes.SUPERVISOR: str(gone.pid)})
+    leftover = subprocess.Popen(
+        ["sleep", "600"], env={**os.environ, processes.SUPERVISOR: f"{gone.pid} 1 {processes.mark().split()[2]}"}
+    )
     measure()
     assert leftover.wait(timeout=10) == -signal.SIGKILL
 
@@ -493,6 +496,10 @@ def test_secrets_of_the_environment_are_in_no_row(measure, policy, log, monkeypa
     monkeypatch.setenv("HF_TOKEN", "hf_0123456789abcdef")
     row = the_row(measure("raise:denied%for%hf_0123456789abcdef@load"), policy(), log)
     assert row["accuracy_message"] == "denied for <HF_TOKEN>"
+    outcome = measure("")
+    outcome.ending.facts["reference_error"] = "denied for hf_0123456789abcdef"
+    outcome.ending.details[0]["message"] = "hf_0123456789abcdef"
+    row |= the_row(outcome, policy(), log) | {"details": record.details(SPEC, outcome)}
     assert "hf_0123456789abcdef" not in str(row)
 
 

@@ -73,3 +73,5 @@ def test_a_pattern_is_a_pattern(project):
 def test_a_value_that_would_end_a_quotation_on_a_cluster_belongs_in_a_file(project):
     printed = project.run("--dry-run", code=1, models="test_*' ; touch pwned '")
     assert "has a single quote; put it into a file and name that with --configfile" in printed
+    printed = project.run("--dry-run", code=1, inductor_config="{a'b: 1}")
+    assert "has a single quote" in printed

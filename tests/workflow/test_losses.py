@@ -127,6 +127,15 @@ def test_a_full_disk_is_said_and_a_plain_run_completes_the_work_once_there_is_ro
     assert set(two.statuses()) == CELLS
 
 
+def test_what_does_not_fit_on_a_disk_is_no_loss_and_is_measured_again_once_there_is_room(two, mounted):
+    mounted("size=120k")
+    two.worker.behaviours = {"*": "chat:20000@compare"}
+    two.run(code=1)
+    mounted("remount,size=20m")
+    two.run()
+    assert {status for status, _, _ in outcomes(two).values()} == {"pass"}
+
+
 def test_results_that_cannot_be_written_are_refused_before_any_job(two, mounted):
     mounted("size=10m,ro")
     printed = two.run(code=1)
@@ -149,6 +158,15 @@ def test_a_file_that_a_crash_left_damaged_is_made_again_and_it_is_said(name, fin
     assert len(pq.read_table(file)) == {"cells": 4, "failures": 0, "accuracy": 1, "evidence": 2}[name.rsplit("/", 1)[-1]]
     assert set(finished.statuses().values()) == {"pass"}
     assert "damaged" not in finished.run("--dry-run")
+
+
+def test_a_damaged_file_is_found_also_after_a_run_of_other_cells(finished):
+    file = finished.folder / "results/cpu/special/test_vit/accuracy.parquet"
+    file.write_bytes(file.read_bytes()[:100])
+    finished.run(modes="inference")
+    finished.run()
+    assert finished.worker.cells() == ["special/test_vit"]
+    assert set(finished.statuses().values()) == {"pass"}
 
 
 @pytest.mark.parametrize("jump_s", [-86_400, 86_400])

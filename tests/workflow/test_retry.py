@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from timmgate import rows
+
 TABLES = {"merge", "flag", "all"}
 FAILED = {"special/test_vit": "fail_accuracy", "inference/test_resnet": "timeout"}
 
@@ -123,6 +125,12 @@ def test_retry_works_on_what_is_asked_for_only(failed):
     assert failed.planned(retry="failed", modes="special") == {"special/test_vit", *TABLES}
 
 
+def test_without_snakemakes_records_it_is_said_what_to_do_instead(failed):
+    shutil.rmtree(failed.folder / ".snakemake" / "metadata")
+    printed = failed.run("--dry-run", code=1, retry="timeout")
+    assert "instead: rm -f results/cpu/inference/test_resnet/accuracy.parquet" in printed
+
+
 def test_a_misspelt_status_gets_the_known_ones(failed):
     printed = failed.run("--dry-run", code=1, retry="timeouts")
     assert "retry.0 is 'timeouts'; it must be one of failed, fail_accuracy" in printed
@@ -153,6 +161,13 @@ def test_weights_that_could_not_be_had_are_asked_for_again(without_weights):
     after = json.loads((without_weights.folder / "weights/pretrained/test_vit.json").read_text())
     assert (before["retry"], after["retry"]) == (0, 1)
     assert without_weights.planned() == set()
+
+
+def test_weights_that_are_fetched_again_do_not_concern_cells_that_passed(without_weights):
+    """The cell that passed had the same weights before."""
+    row = {"device": "cpu", "mode": "training", "model": "test_vit", "accuracy": "pass", "retry": 0}
+    rows.write(rows.table("accuracy", [row]), without_weights.folder / "results/cpu/training/test_vit/accuracy.parquet")
+    assert without_weights.planned(retry="failed") == {"weights", "inference/test_vit", *TABLES}
 
 
 def test_a_damaged_record_of_weights_fails_the_model_and_is_made_again(without_weights):

@@ -36,6 +36,7 @@ LOSSES = SETTINGS.attempts * len(SETTINGS.checks)  # so many supervisors of a ce
 CELLS = [(mode, model) for mode in SETTINGS.modes for model in MODELS]
 SHARED_CACHE = os.environ.get("TORCHINDUCTOR_CACHE_DIR", ".cache/inductor/shared")
 WEIGHTS = [] if SETTINGS.weights == "random" else f"weights/{SETTINGS.weights}/{{model}}.json"  # says where they lie
+MEMORY_IS_KNOWN = bool(SETTINGS.memory) or None not in map(SUITE.size, MODELS)
 TABLES = [name for check in SETTINGS.checks for name in (check, CHECKS[check])]
 
 
@@ -78,9 +79,10 @@ def expectations():
 def runtime_min():
     """Minutes that a cluster must give a cell, so that the supervisor ends a measurement and not the cluster.
 
-    The margin is for what has no limit of its own: starting, and being held still while others are timed on the node.
+    One more attempt is for those that do not count, as with smaller batches. The margin is for what has no limit of its own:
+    starting, and being held still while others are timed on the node.
     """
-    measuring_s = SETTINGS.timeout * len(SETTINGS.checks) * SETTINGS.attempts
+    measuring_s = SETTINGS.timeout * len(SETTINGS.checks) * (SETTINGS.attempts + 1)
     return math.ceil(measuring_s / 60) + 15
 
 
@@ -96,7 +98,7 @@ def memory_mb(wildcards, attempt):
     if SETTINGS.memory:
         return estimates.SUPERVISION_MB + 1000 * SETTINGS.memory
     of_cell = cells.specs(SETTINGS, wildcards.mode, wildcards.model, MODELS[wildcards.model])
-    measured_bytes = estimates.memory_bytes(of_cell, SUITE.cost[wildcards.model], SETTINGS.threads)
+    measured_bytes = estimates.memory_bytes(of_cell, SUITE.size(wildcards.model), SETTINGS.threads)
     return estimates.SUPERVISION_MB + min(attempt, 2) * measured_bytes // 10**6
 
 

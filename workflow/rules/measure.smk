@@ -12,7 +12,7 @@ rule toolchain:
 
 rule measure:
     input:
-        weights=WEIGHTS,
+        weights=ancient(WEIGHTS),  # those that were fetched again are the same, or of another version of timm
         toolchain=ancient(".cache/inductor/toolchain/{device}"),
     output:
         # Both checks of a cell in one job: they have imports and compilation in common.
@@ -26,6 +26,7 @@ rule measure:
     resources:
         # Policy, not identity: changing these redoes nothing.
         mem_mb=memory_mb,
+        mem_is_limit=int(MEMORY_IS_KNOWN),
         timeout_s=SETTINGS.timeout,
         attempts=attempts_left,
         jobs_per_gpu=SETTINGS.jobs_per_gpu,

@@ -14,7 +14,7 @@ def ask_for_damaged():
     merged = [table for table in tables() if table.endswith(".parquet")]
     jobs = {f"{mode}/{model}": [cell_file(mode, model, name) for name in TABLES] for mode, model in CELLS}
     jobs |= {"merge": merged[:-1], "flag": merged[-1:]}
-    for file in retries.ask_for_damaged(RETRIES, jobs, Path(merged[0])):
+    for file in retries.ask_for_damaged(RETRIES, jobs):
         print(f"{file} is damaged, as by a power failure, and is made again", file=sys.stderr)
 
 
@@ -26,6 +26,11 @@ def ask_for_failed():
         file = Path("weights", SETTINGS.weights, f"{model}.json")
         if file.is_file():
             WEIGHTS_RETRIES.ask(model, known_weights.read(file).retry)
+    if found and not any(Path(".snakemake", "metadata").glob("*")):
+        rows_of_found = " ".join(file for cell in found for file in rows[cell].values())
+        raise WorkflowError(
+            f"retry needs Snakemake's records of what was done, but .snakemake/metadata is gone; instead: rm -f {rows_of_found}"
+        )
     print(f"retry: {len(found)} of {len(CELLS)} cells are measured again", file=sys.stderr)
 
 

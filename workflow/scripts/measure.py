@@ -1,5 +1,6 @@
 """The checks of one cell: supervise a worker, write a row and its details for each."""
 
+import math
 import signal
 import sys
 from pathlib import Path
@@ -20,6 +21,9 @@ def main() -> None:
     limits, retry = snakemake.resources, snakemake.params.retry
     cell = "" if limits.compile_cache_is_shared else "/".join(snakemake.wildcards)
     given = weights.given(snakemake.input.get("weights"))
+    memory_mb = limits.mem_mb - estimates.SUPERVISION_MB
+    if limits.attempts and memory_mb <= 0:
+        sys.exit(f"mem_mb is {limits.mem_mb}; it must be more than the {estimates.SUPERVISION_MB} of the supervisor")
     policy = Policy(
         threads=snakemake.threads,
         timeout_s=limits.timeout_s,
@@ -30,11 +34,13 @@ def main() -> None:
         toolchain=Path(snakemake.input.toolchain).absolute(),
         timing_limit_s=limits.timing_limit_s,
         jobs_per_gpu=limits.jobs_per_gpu,
-        memory_bytes=min((limits.mem_mb - estimates.SUPERVISION_MB) * 10**6, machine_memory_bytes()),
+        memory_bytes=min(memory_mb * 10**6 if limits.mem_is_limit else math.inf, machine_memory_bytes()),
     )
     folder = Path(snakemake.output[0]).parent
     files.remove_scratch(folder)
     journal = attempts.Journal(folder / attempts.NAME, retry)
+    if journal.error and not limits.attempts:
+        sys.exit(f"{'/'.join(snakemake.wildcards)}: {journal.error}")  # this was no loss: another run may well measure it
     with interruptible(), journal.kept():  # also while it writes: no scratch file is left
         trouble = given and given.trouble()
         outcomes = weights.not_started(specs, trouble, log, journal) if trouble else supervise(specs, policy, log, journal)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from timmgate import weights
-from timmgate.processes import die_with_run
+from timmgate.processes import die_with_run, interruptible
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -20,6 +20,7 @@ if __name__ == "__main__":
             os.dup2(log.fileno(), stream.fileno())
     output = Path(snakemake.output[0])
     model, source = snakemake.wildcards.model, snakemake.wildcards.source
-    found = weights.obtain(model, source, output.parent.absolute(), snakemake.params.retry)
-    print(found)
-    weights.write(found, output)
+    with interruptible():  # no scratch file is left
+        found = weights.obtain(model, source, output.parent.absolute(), snakemake.params.retry)
+        print(found)
+        weights.write(found, output)

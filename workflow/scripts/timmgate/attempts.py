@@ -30,28 +30,40 @@ LOST = Verdict("infra_error", "lost", "whatever supervised it was ended from out
 class Journal:
     """The attempts at one cell since its rows were written last. `retry` is how often it was asked for again.
 
-    `attempts` counts them by check, `in_vain` those that ended in a way that another attempt can cure. Methods that write
-    raise OSError if they cannot.
+    By check, `attempts` counts them, `in_vain` those that ended in a way that another attempt can cure, and `last_in_vain`
+    has what is known of the last of these; `wall_s` is the duration of all. `error` is what kept the rows from being written
+    the last time, if it was not somebody's request. Methods that write raise OSError if they cannot.
     """
 
     def __init__(self, path: Path, retry: int = 0):
         self._path, self._retry = path, retry
         self.attempts: Counter[str] = Counter()
         self.in_vain: Counter[str] = Counter()
+        self.wall_s: Counter[str] = Counter()
+        self.last_in_vain: dict[str, dict[str, Any]] = {}
+        self.error: str | None = None
         for entry in entries(path):
             self._count(entry)
 
     def began(self, check: str) -> None:
         """An attempt at a check begins."""
         number = self.attempts[check] + 1
-        where_and_when = {"host": socket.gethostname(), "began_at": datetime.now(UTC).isoformat()}
-        self._append(event="began", check=check, attempt=number, retry=self._retry, **where_and_when)
+        self._append(**self._about("began", check, number), began_at=datetime.now(UTC).isoformat())
 
     def ended(self, check: str, ending: Ending, verdict: Verdict) -> None:
         """It has ended."""
+        self._end(check, self.attempts[check] + 1, ending, verdict)
+
+    def never_began(self, check: str, ending: Ending, verdict: Verdict) -> None:
+        """There is nothing to begin with."""
+        self._end(check, 0, ending, verdict)
+
+    def _about(self, event: str, check: str, number: int) -> dict[str, Any]:
+        return {"event": event, "check": check, "attempt": number, "retry": self._retry, "host": socket.gethostname()}
+
+    def _end(self, check: str, number: int, ending: Ending, verdict: Verdict) -> None:
         entry = {
-            "event": "ended",
-            "check": check,
+            **self._about("ended", check, number),
             "status": verdict.status,
             "stage": ending.stage,
             "cause": verdict.cause,
@@ -69,20 +81,27 @@ class Journal:
         """A measurement, up to its rows. One that is ended on request, or by an error here, is none of the attempts."""
         try:
             yield
-        except BaseException:
+        except BaseException as error:
             with suppress(OSError):
-                self._append(event="interrupted")
+                self._append(event="interrupted", error=None if isinstance(error, SystemExit) else shortened(str(error)))
             raise
         self._append(event="rows")
 
     def _count(self, entry: dict[str, Any]) -> None:
         match entry["event"]:
             case "rows":
-                self.attempts.clear()
-                self.in_vain.clear()
+                for of_checks in (self.attempts, self.in_vain, self.wall_s, self.last_in_vain):
+                    of_checks.clear()
+                self.error = None
+            case "interrupted":
+                self.error = entry.get("error")
             case "ended":
-                self.attempts[entry["check"]] += 1
-                self.in_vain[entry["check"]] += entry["status"] in RETRYABLE
+                check = entry["check"]
+                self.attempts[check] += 1
+                self.wall_s[check] += entry.get("wall_s") or 0.0
+                if entry["status"] in RETRYABLE:
+                    self.in_vain[check] += 1
+                    self.last_in_vain[check] = entry
 
     def _append(self, **entry: Any) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ fills a folder with what is in all.
 import json
 import os
 import shutil
+import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Any
 import torch
 from torch._inductor.cpu_vec_isa import supported_vec_isa_list
 from torch._inductor.utils import clear_caches
+
+from timmgate.processes import die_with_parent
 
 COLD = "cold.json"
 """What the first compilation into a folder cost; a folder without it was left half way."""
@@ -89,6 +92,7 @@ def _trivial(values: torch.Tensor) -> torch.Tensor:
 
 
 if __name__ == "__main__":
+    die_with_parent(signal.SIGKILL)
     Cache(Path(sys.argv[2])).open()
     with ThreadPoolExecutor() as pool:
         list(

@@ -175,8 +175,8 @@ class HeldTime:
 
 
 def folder() -> Path:
-    """Where the lock files of this machine and user are."""
-    return Path(tempfile.gettempdir(), f"timmgate-{os.getuid()}")
+    """Where the lock files of this machine and user are: TIMMGATE_LOCKS, or a folder in that of temporary files."""
+    return Path(os.environ.get("TIMMGATE_LOCKS") or Path(tempfile.gettempdir(), f"timmgate-{os.getuid()}"))
 
 
 def _lock_file(device: str, name: str) -> BinaryIO:

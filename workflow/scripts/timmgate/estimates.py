@@ -17,6 +17,9 @@ BASE_BYTES, THREAD_BYTES = 3.5e9, 0.5e9
 WEIGHTS_BYTES = 40e6
 """Per million parameters: float64 and float32 weights, for the reference, eager and compiled, and the gradients of each."""
 
+UNKNOWN_COST = 100.0
+"""About that of a ViT-B/16, more than that of most models; no limit is made of what follows from it."""
+
 IMAGE_BYTES, IMAGE_BYTES_PER_COST = 60e6, 8e6
 """Activations of one image in float32 training: what small models take, and what large ones take beside that."""
 
@@ -27,8 +30,9 @@ WIDTH = {"accuracy": 2, "performance": 1}
 """Of the numbers, in units of float32: only the accuracy check has a float64 reference."""
 
 
-def memory_bytes(specs: Collection[Spec], cost: float, threads: int) -> int:
-    """Bytes that the processes of one cell may occupy together on the host, in whole GB."""
+def memory_bytes(specs: Collection[Spec], cost: float | None, threads: int) -> int:
+    """Bytes that the processes of one cell may occupy together on the host, in whole GB; a guess if `cost` is None."""
+    cost = UNKNOWN_COST if cost is None else cost
     processes = BASE_BYTES + threads * THREAD_BYTES
     return math.ceil((processes + cost * WEIGHTS_BYTES + max(_activations(spec, cost) for spec in specs)) / 1e9) * 10**9
 

@@ -30,7 +30,7 @@ RUN = "TIMMGATE_RUN"
 """Environment variable with the process id of the Snakemake that started us."""
 
 SUPERVISOR = "TIMMGATE_SUPERVISOR"
-"""Environment variable of a worker and of everything that it starts: the process id of its supervisor."""
+"""Environment variable of a worker and of everything that it starts: the `mark` of its supervisor."""
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
@@ -113,29 +113,44 @@ def kill_all(worker: subprocess.Popen, others: set[psutil.Process]) -> tuple[int
             return tuple(stuck)
 
 
+def mark() -> str:
+    """What tells this process from all others: its id, its start in clock ticks since boot, its namespace of ids."""
+    return f"{os.getpid()} {_start_ticks(os.getpid())} {_namespace()}"
+
+
 def kill_leftovers() -> list[int]:
     """Kill every process of ours on this machine whose `SUPERVISOR` is dead, which cannot do so any more; say which.
 
-    They would keep the claim to a device, which nobody else could have then.
+    They would keep the claim to a device, which nobody else could have then. Linux only; elsewhere it does nothing.
     """
     killed = []
-    for process in psutil.process_iter():
+    for process in psutil.process_iter() if sys.platform == "linux" else ():
         with contextlib.suppress(psutil.Error):
-            if process.uids().real != os.getuid():
-                continue
-            supervisor = process.environ().get(SUPERVISOR)
-            if supervisor and not _is_alive(int(supervisor)):
+            if process.uids().real == os.getuid() and _is_leftover(process.environ().get(SUPERVISOR)):
                 process.kill()
                 killed.append(process.pid)
     return killed
 
 
-def _is_alive(pid: int) -> bool:
-    """Whether there is such a process that is more than a zombie."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+def _is_leftover(supervisor: str | None) -> bool:
+    match (supervisor or "").split():
+        case [pid, start_ticks, namespace] if namespace == _namespace():
+            return start_ticks != _start_ticks(int(pid))
+    return False
+
+
+def _start_ticks(pid: int) -> str | None:
+    """When a process started, None if there is none or it is a zombie (proc(5), stat)."""
+    with contextlib.suppress(OSError):
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if state == "Z" else fields[18]
+    return None
+
+
+def _namespace() -> str | None:
+    with contextlib.suppress(OSError):
+        return str(Path("/proc/self/ns/pid").readlink())
+    return None
 
 
 def children_cpu_s() -> float:

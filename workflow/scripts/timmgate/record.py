@@ -21,12 +21,12 @@ from timmgate.supervise import Outcome, Policy, worker_command
 
 def row(spec: Spec, outcome: Outcome, policy: Policy, suite: str, provenance: dict[str, Any]) -> dict[str, Any]:
     """The one row of a check, with the columns of `rows.SCHEMAS[spec.check]`."""
-    return {**identity(spec, suite), **outcome.ending.facts, **_ending(spec, policy, outcome), **provenance}
+    return redacted({**identity(spec, suite), **outcome.ending.facts, **_ending(spec, policy, outcome), **provenance})
 
 
 def details(spec: Spec, outcome: Outcome) -> list[dict[str, Any]]:
     """The rows of the check's table in `spec.CHECKS`; none if the measurement ended before it had any."""
-    return [{**key(spec), **line} for line in outcome.ending.details]
+    return [redacted({**key(spec), **line}) for line in outcome.ending.details]
 
 
 def key(spec: Spec) -> dict[str, str]:
@@ -81,7 +81,7 @@ def provenance(specs: Sequence[Spec], policy: Policy, log: Path, retry: int = 0)
         "python": platform.python_version(),
         "snakemake": version("snakemake"),
         "commit": commit(PACKAGE_ROOT),
-        "command": redacted(f"PYTHONPATH={shlex.quote(str(PACKAGE_ROOT))} {shlex.join(worker_command(specs, policy))}"),
+        "command": f"PYTHONPATH={shlex.quote(str(PACKAGE_ROOT))} {shlex.join(worker_command(specs, policy))}",
         "log": str(log),
     }
 

@@ -1,7 +1,8 @@
-"""Keeps secrets of the environment out of what is recorded."""
+"""Keeps secrets of the environment out of rows and tables."""
 
 import os
 import re
+from typing import Any
 
 SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|AUTH(?!OR)|(API|ACCESS|PRIVATE|SIGNING)_?KEY", re.IGNORECASE)
 """Environment variables with such a name hold secrets."""
@@ -10,9 +11,17 @@ SHORTEST = 8
 """Characters of the shortest value that is taken for a secret: `1` or `true` stand everywhere."""
 
 
-def redacted(text: str) -> str:
-    """The text, with the name of the variable in the place of every secret."""
-    for name, value in os.environ.items():
-        if len(value) >= SHORTEST and SECRET_NAME.search(name) and value in text:
-            text = text.replace(value, f"<{name}>")
-    return text
+def redacted(value: Any) -> Any:
+    """The value, a text or a row, with the name of the variable in the place of every secret; what is no text stays."""
+    known = [(f"<{name}>", secret) for name, secret in os.environ.items() if SECRET_NAME.search(name)]
+    known = [(name, secret) for name, secret in known if len(secret) >= SHORTEST]
+    return _replaced(value, sorted(known, key=lambda variable: -len(variable[1])))  # one secret may begin another
+
+
+def _replaced(value: Any, known: list[tuple[str, str]]) -> Any:
+    if isinstance(value, dict):
+        return {key: _replaced(inner, known) for key, inner in value.items()}
+    if isinstance(value, str):
+        for name, secret in known:
+            value = value.replace(secret, name)
+    return value

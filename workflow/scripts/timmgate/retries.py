@@ -28,7 +28,7 @@ class Retries:
     def ask(self, name: str, done: int | None = None) -> None:
         """Ask for `name` again; not if that was done since its result was made, which was at the number `done`."""
         if done is None or self.number(name) <= done:
-            self._numbers[name] = self.number(name) + 1
+            self._numbers[name] = max(self.number(name), done or 0) + 1
 
     def save(self) -> None:
         """Remember what was asked for."""
@@ -74,21 +74,17 @@ def ask_for_failed(retries: Retries, cells: Mapping[str, Mapping[str, str]], wan
     return found
 
 
-def ask_for_damaged(retries: Retries, jobs: Mapping[str, Iterable[str]], merged: Path) -> list[str]:
-    """Ask for the jobs with a file that is no whole Parquet file, as after a power failure; those files.
-
-    `merged` was made of them, and found them whole: none that is older is looked at.
-    """
-    since_ns = merged.stat().st_mtime_ns if merged.is_file() and is_whole_parquet(merged) else 0
-    damaged = {job: [file for file in files if _is_damaged(Path(file), since_ns)] for job, files in jobs.items()}
+def ask_for_damaged(retries: Retries, jobs: Mapping[str, Iterable[str]]) -> list[str]:
+    """Ask for the jobs with a file that is no whole Parquet file, as after a power failure; those files."""
+    damaged = {job: [file for file in files if _is_damaged(Path(file))] for job, files in jobs.items()}
     for job, files in damaged.items():
         if files:
             retries.ask(job)
     return [file for files in damaged.values() for file in files]
 
 
-def _is_damaged(file: Path, since_ns: int) -> bool:
+def _is_damaged(file: Path) -> bool:
     try:
-        return file.stat().st_mtime_ns >= since_ns and not is_whole_parquet(file)
+        return not is_whole_parquet(file)
     except FileNotFoundError:
         return False

@@ -97,7 +97,7 @@ def refuse_quotes(value: Any) -> None:
     """
     if isinstance(value, str) and "'" in value:
         raise ConfigError(f"--config: {value!r} has a single quote; put it into a file and name that with --configfile")
-    for inner in value if isinstance(value, list) else value.values() if isinstance(value, dict) else ():
+    for inner in [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ():
         refuse_quotes(inner)
 
 

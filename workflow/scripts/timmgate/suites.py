@@ -11,9 +11,6 @@ from timmgate.spec import Traits
 
 GLOB_CHARACTERS = frozenset("*?[")
 
-UNKNOWN_COST = 100.0
-"""Of a model whose table does not say: about that of a ViT-B/16, more than that of most."""
-
 WHOLE_REGISTRY = "timm"
 """The suite that has no table."""
 
@@ -22,14 +19,18 @@ WHOLE_REGISTRY = "timm"
 class Suite:
     """A named table: model name to traits, in the table's order.
 
-    `cost` is millions of parameters times input pixels over 224 x 224, or a guess at that. `tagged` holds the models that
-    only a pattern with a dot selects.
+    `cost` is what a model costs relative to the others, 1 if it is not in there. `tagged` holds the models that only a
+    pattern with a dot selects.
     """
 
     name: str
     models: dict[str, Traits]
     cost: dict[str, float] = field(default_factory=dict)
     tagged: dict[str, Traits] = field(default_factory=dict)
+
+    def size(self, model: str) -> float | None:
+        """Millions of parameters times input pixels over 224 x 224; None where the suite does not say."""
+        return None if self.name == WHOLE_REGISTRY else self.cost.get(model)
 
 
 def read(suite: str, folder: Path) -> Suite:
@@ -65,7 +66,7 @@ def _whole_registry() -> Suite:
     return Suite(
         WHOLE_REGISTRY,
         models=dict.fromkeys(known.architectures, Traits()),
-        cost={name: UNKNOWN_COST * known.relative_area(name) for name in [*known.architectures, *known.tagged]},
+        cost={name: known.relative_area(name) for name in [*known.architectures, *known.tagged]},
         tagged=dict.fromkeys(known.tagged, Traits()),
     )
 
@@ -83,7 +84,8 @@ def _models_and_cost(path: Path) -> tuple[dict[str, Traits], dict[str, float]]:
         model, _ = row.pop("model"), row.pop("reason", None)
         if model in models:
             raise ConfigError(f"{where}: the model {model!r} is listed twice")
-        cost[model] = row.pop("cost", UNKNOWN_COST)
+        if "cost" in row:
+            cost[model] = row.pop("cost")
         models[model] = Traits(**row)
     if not models:
         raise ConfigError(f"{path}: the table lists no model")

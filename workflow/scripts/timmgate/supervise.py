@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -35,9 +34,9 @@ from timmgate.processes import (
     SUPERVISOR,
     become_subreaper,
     children_cpu_s,
-    interruptible,
     kill_all,
     kill_leftovers,
+    mark,
     oom_kills,
     signal_all,
     tree_cpu_s,
@@ -53,6 +52,9 @@ MEMORY_POLL_S = 0.25
 
 STACK_DUMP_S = 0.5
 """Time that a hung worker gets to write its Python stacks into the log before it is killed."""
+
+DRAIN_S = 1.0
+"""Longest time for what a dead worker's processes left in the pipe of their output."""
 
 TEARDOWN_S = 10.0
 """Time that a worker gets to exit by itself after its last words."""
@@ -118,11 +120,18 @@ def supervise(specs: Sequence[Spec], policy: Policy, log: Path, journal: Journal
     says nothing about the model.
     """
     kill_leftovers()
-    with CappedLog(log) as stream, interruptible():
+    with CappedLog(log) as stream:
         cell = Cell(specs, policy, stream, journal)
         while cell.pending:
             cell.run_worker()
     return [cell.outcomes[spec.check] for spec in specs]
+
+
+def in_vain(journal: Journal, check: str) -> Outcome:
+    """The outcome of a check that is not tried any more: the last thing that is known of it."""
+    known = journal.last_in_vain.get(check, {"status": LOST.status, "cause": LOST.cause, "message": LOST.message})
+    verdict = Verdict(known["status"], known["cause"], known["message"])
+    return Outcome(Ending(stage=known.get("stage")), verdict, journal.attempts[check], journal.wall_s[check])
 
 
 class Cell:
@@ -132,13 +141,10 @@ class Cell:
         self._specs, self._policy, self._log, self._journal = specs, policy, log, journal
         self._under_way: list[Spec] = []
         self._batch_size: int | None = None
-        self._wall_s: Counter[str] = Counter()
         self._pause_s = 0.0
         self._wanted = policy.wanted(specs[0].device)
         self.outcomes = {
-            spec.check: Outcome(Ending(stage=None), LOST, journal.attempts[spec.check], 0.0)
-            for spec in specs
-            if journal.in_vain[spec.check] >= policy.attempts
+            spec.check: in_vain(journal, spec.check) for spec in specs if journal.in_vain[spec.check] >= policy.attempts
         }
 
     @property
@@ -166,18 +172,17 @@ class Cell:
         ending.facts["device_uuid"] = gpus.uuid_of(claim.device)
         check, verdict = spec.check, classify(ending)
         self._journal.ended(check, ending, verdict)
-        self._wall_s[check] += ending.wall_s
         self._log.line(" ".join(filter(None, (f"{check}:", verdict.status, verdict.cause, verdict.message))))
         smaller = next_batch_size(self._batch_size or spec.requested_batch_size)
-        in_vain = self._journal.in_vain[check]
+        times_in_vain = self._journal.in_vain[check]
         if lacked_memory(ending, verdict) and claim.had_neighbours():
             self._wanted = replace(self._wanted, whole=True)
         elif verdict.status in OUT_OF_MEMORY and check == "performance" and smaller:
             self._batch_size = smaller
-        elif verdict.status in RETRYABLE and in_vain < self._policy.attempts:
-            self._pause_s = random.uniform(0, BACKOFF_S * 2 ** (in_vain - 1))
+        elif verdict.status in RETRYABLE and times_in_vain < self._policy.attempts:
+            self._pause_s = random.uniform(0, BACKOFF_S * 2 ** (times_in_vain - 1))
         else:
-            self.outcomes[check] = Outcome(ending, verdict, self._journal.attempts[check], self._wall_s[check])
+            self.outcomes[check] = Outcome(ending, verdict, self._journal.attempts[check], self._journal.wall_s[check])
         if goes_on:
             self._journal.began(self._under_way[0].check)
 
@@ -217,7 +222,7 @@ def run_worker(
                 stderr=subprocess.STDOUT,
                 pass_fds=(said.writing, held.fileno(), share.fileno(), *claim.filenos),
                 start_new_session=True,
-                env={**module_environment(), **gpus.only(claim.device), SUPERVISOR: str(os.getpid())},
+                env={**module_environment(), **gpus.only(claim.device), SUPERVISOR: mark()},
             )
         except OSError as error:
             trouble = type(error).__name__, f"the worker could not be started: {error}"
@@ -233,7 +238,7 @@ def run_worker(
                 drain(printed.reading, log, STACK_DUMP_S)
         finally:
             survivors = kill_all(worker, others)
-            drain(printed.reading, log, 0)
+            drain(printed.reading, log, DRAIN_S)
     ending = follower.ending
     ending.returncode, ending.survivors = returncode, survivors
     ending.oom_killed = worker.returncode == -signal.SIGKILL and oom_kills() > oom_kills_before
@@ -266,9 +271,9 @@ def drain(reading: int, log: CappedLog, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while select.select([reading], [], [], max(deadline - time.monotonic(), 0))[0]:
         chunk = os.read(reading, 1 << 20)
-        if not chunk:
-            return
         log.write(chunk)
+        if not chunk or time.monotonic() > deadline:
+            return
 
 
 class Follower:

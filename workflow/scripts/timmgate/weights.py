@@ -114,7 +114,7 @@ def not_started(specs: Sequence[Spec], verdict: Verdict, log: Path, journal: Jou
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text(f"{verdict.status} {verdict.cause} {verdict.message}\n", encoding="utf-8")
     for spec in specs:
-        journal.ended(spec.check, Ending(stage=STAGE), verdict)
+        journal.never_began(spec.check, Ending(stage=STAGE), verdict)
     return [Outcome(Ending(stage=STAGE), verdict, attempt=0, wall_s=0.0) for _ in specs]
 
 
