@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from timmgate import rows
-
 TABLES = {"merge", "flag", "all"}
 FAILED = {"special/test_vit": "fail_accuracy", "inference/test_resnet": "timeout"}
 
@@ -161,13 +159,6 @@ def test_weights_that_could_not_be_had_are_asked_for_again(without_weights):
     after = json.loads((without_weights.folder / "weights/pretrained/test_vit.json").read_text())
     assert (before["retry"], after["retry"]) == (0, 1)
     assert without_weights.planned() == set()
-
-
-def test_weights_that_are_fetched_again_do_not_concern_cells_that_passed(without_weights):
-    """The cell that passed had the same weights before."""
-    row = {"device": "cpu", "mode": "training", "model": "test_vit", "accuracy": "pass", "retry": 0}
-    rows.write(rows.table("accuracy", [row]), without_weights.folder / "results/cpu/training/test_vit/accuracy.parquet")
-    assert without_weights.planned(retry="failed") == {"weights", "inference/test_vit", *TABLES}
 
 
 def test_a_damaged_record_of_weights_fails_the_model_and_is_made_again(without_weights):

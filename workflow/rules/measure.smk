@@ -12,7 +12,7 @@ rule toolchain:
 
 rule measure:
     input:
-        weights=ancient(WEIGHTS),  # those that were fetched again are the same, or of another version of timm
+        weights=WEIGHTS,
         toolchain=ancient(".cache/inductor/toolchain/{device}"),
     output:
         # Both checks of a cell in one job: they have imports and compilation in common.
