@@ -10,9 +10,10 @@ import socket
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from timmgate.endings import RETRYABLE, Ending, Verdict
 from timmgate.redact import redacted
@@ -107,8 +108,15 @@ class Journal:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a+b") as file:
             # A line that was cut off, as when the disk was full, stays a line of its own.
-            cut_off = file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) is not None and file.read() != b"\n"
-            file.write(f"{chr(10) if cut_off else ''}{json.dumps(entry)}\n".encode())
+            start = b"\n" if _is_cut_off(file) else b""
+            file.write(start + json.dumps(entry).encode() + b"\n")
+
+
+def _is_cut_off(file: BinaryIO) -> bool:
+    if file.seek(0, os.SEEK_END) == 0:
+        return False
+    file.seek(-1, os.SEEK_END)
+    return file.read() != b"\n"
 
 
 def entries(path: Path) -> Iterator[dict[str, Any]]:
@@ -135,7 +143,7 @@ def entries(path: Path) -> Iterator[dict[str, Any]]:
 
 def lost(began: dict[str, Any]) -> dict[str, Any]:
     """The end of an attempt that has none."""
-    return {**began, "event": "ended", "status": LOST.status, "cause": LOST.cause, "message": LOST.message}
+    return {**began, "event": "ended", **asdict(LOST)}
 
 
 def shortened(message: str | None) -> str | None:

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -129,7 +129,7 @@ def supervise(specs: Sequence[Spec], policy: Policy, log: Path, journal: Journal
 
 def in_vain(journal: Journal, check: str) -> Outcome:
     """The outcome of a check that is not tried any more: the last thing that is known of it."""
-    known = journal.last_in_vain.get(check, {"status": LOST.status, "cause": LOST.cause, "message": LOST.message})
+    known = journal.last_in_vain.get(check, asdict(LOST))
     verdict = Verdict(known["status"], known["cause"], known["message"])
     return Outcome(Ending(stage=known.get("stage")), verdict, journal.attempts[check], journal.wall_s[check])
 
