@@ -73,6 +73,14 @@ def _wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_locks(tmp_path_factory):
+    """Locks of devices of our own: whatever else is measured on this machine shall not hold our processes still."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TIMMGATE_LOCKS", str(tmp_path_factory.mktemp("locks")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def new_fake_worker() -> type[FakeWorker]:
     """Makes one from the path of its journal."""

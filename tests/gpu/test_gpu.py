@@ -59,7 +59,7 @@ def test_the_driver_names_the_gpu_that_it_is_told_to_show(gpu):
 
 def test_a_process_with_a_claim_sees_its_gpu_and_no_other(gpu):
     code = "import torch; print(torch.cuda.device_count(), torch.cuda.get_device_properties(0).uuid)"
-    with contextlib.closing(claims.claim(Wanted((gpu,), slots=1))) as claim:
+    with contextlib.closing(claims.claim(Wanted((gpu,), slots=(0,)))) as claim:
         environment = {**os.environ, **gpus.only(claim.device)}
         printed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert printed.stdout.split() == ["1", gpu.removeprefix("GPU-")]

@@ -22,8 +22,6 @@ def cluster(tmp_path_factory):
     with clusters.running(tmp_path_factory.mktemp("slurm")) as cluster, pytest.MonkeyPatch.context() as patch:
         for name, value in cluster.environment.items():
             patch.setenv(name, value)
-        # Locks of devices are there: whatever else is measured on this machine shall not hold our jobs still.
-        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("tmp")))
         yield cluster
 
 

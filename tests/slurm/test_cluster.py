@@ -20,6 +20,9 @@ CELLS = [f"{mode}/{model}" for mode in MODES for model in MODELS]
 
 DRAINED = NODES[0]
 
+DEVICE = "cuda"
+ON_CUDA = {"device": DEVICE, "suite": "tiny", "weights": "random"}
+
 START_S = 90
 """Longest time until some cells have started: two processors may do all the work of the cluster."""
 
@@ -62,11 +65,14 @@ class Campaign:
 
     def __init__(self, project: Project, cluster: Cluster):
         self.project, self.cluster = project, cluster
+        # On CUDA, without asking Slurm for GPUs: on CPU more cells than this machine has cores would wait for each other.
+        project.config = ON_CUDA | {"jobs_per_gpu": len(NODES) * CPUS}
+        project.executor += ("--set-resources", "measure:gpu=0")
         self.struck: dict[str, str] = {}
         self.gates = Gates(project, CELLS)
         project.worker.behaviours[WRONG] += " fail_accuracy"
         self.gates.run_while(self.strike)
-        self.rows = {f"{row['mode']}/{row['model']}": row for row in project.table()}
+        self.rows = {f"{row['mode']}/{row['model']}": row for row in project.table("cells", DEVICE)}
         self.starts = project.worker.starts()
 
     def strike(self) -> None:
@@ -102,7 +108,7 @@ class Campaign:
     def job(self, cell: str) -> dict[str, str]:
         """The running job of a cell."""
         ending = cell.replace("/", "_")
-        (job,) = (job for job in self.cluster.jobs("--states=running") if job["comment"].endswith(f"_cpu_{ending}"))
+        (job,) = (job for job in self.cluster.jobs("--states=running") if job["comment"].endswith(f"_{DEVICE}_{ending}"))
         return job
 
     def note(self, what: str, *cells: str) -> None:
@@ -170,9 +176,8 @@ class Gpus:
     def __init__(self, project: Project, cluster: Cluster):
         self.project, self.cluster = project, cluster
         self.gates = Gates(project, [cell for cell in CELLS if cell.startswith("inference/")])
-        config = {"device": "cuda", "suite": "tiny", "weights": "random", "modes": "inference"}
         # Both nodes are this machine, and a CUDA without a driver is one GPU to its measurements.
-        self.gates.run_while(self.drain, jobs_per_gpu=len(NODES) * GPUS, **config)
+        self.gates.run_while(self.drain, jobs_per_gpu=len(NODES) * GPUS, modes="inference", **ON_CUDA)
         self.starts = project.worker.starts()
 
     def drain(self) -> None:
@@ -215,7 +220,7 @@ def gpus(again_and_gpus):
 def test_exactly_the_failed_cells_are_measured_again_when_asked_for(campaign, again):
     assert sorted(start["cell"] for start in again) == sorted([campaign.killed(), WRONG])
     assert {start["node"] for start in again} <= set(NODES)
-    assert set(campaign.project.statuses().values()) == {"pass"}
+    assert set(campaign.project.statuses(DEVICE).values()) == {"pass"}
     assert campaign.project.planned(retry="failed") == set()
 
 
@@ -228,4 +233,4 @@ def test_a_node_that_is_drained_ends_what_it_has_and_gets_no_more(gpus):
     later = gpus.starts[len(gpus.first) :]
     assert len(later) == 2
     assert DRAINED not in {start["node"] for start in later}
-    assert [row["accuracy_attempt"] for row in gpus.project.table(device="cuda")] == [1] * 6
+    assert [row["accuracy_attempt"] for row in gpus.project.table("cells", DEVICE)] == [1] * 6

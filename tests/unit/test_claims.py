@@ -6,7 +6,6 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 
@@ -22,8 +21,7 @@ TIMING = (
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setenv("TIMMGATE_LOCKS", str(tmp_path / "locks"))
 
 
 @pytest.fixture
@@ -118,7 +116,7 @@ GPUS = ("GPU-a", "GPU-b", "GPU-c")
 CLAIMING = """
 import subprocess, sys, time
 from timmgate import claims
-claim = claims.claim(claims.Wanted(("GPU-a",), slots=1))
+claim = claims.claim(claims.Wanted(("GPU-a",), slots=(0,)))
 child = subprocess.Popen(["sleep", "600"], pass_fds=claim.filenos)
 print(child.pid, flush=True)
 time.sleep(600)
@@ -146,18 +144,18 @@ def is_free(device, name):
 
 
 def test_a_gpu_is_shared_only_when_all_are_in_use(claim):
-    assert [claim(GPUS, slots=2).device for _ in range(6)] == [*GPUS, *GPUS]
+    assert [claim(GPUS, slots=(0, 1)).device for _ in range(6)] == [*GPUS, *GPUS]
 
 
 def test_a_claim_that_ends_makes_room_on_its_gpu(claim):
-    made = [claim(GPUS, slots=1) for _ in range(3)]
+    made = [claim(GPUS, slots=(0,)) for _ in range(3)]
     made[1].close()
-    assert claim(GPUS, slots=1).device == "GPU-b"
+    assert claim(GPUS, slots=(0,)).device == "GPU-b"
 
 
 def test_a_claim_waits_while_every_slot_is_taken(claim):
-    first, second = claim(("GPU-a",), slots=2), claim(("GPU-a",), slots=2)
-    got, thread = claim_later(claim, ("GPU-a",), slots=2)
+    first, second = claim(("GPU-a",), slots=(0, 1)), claim(("GPU-a",), slots=(0, 1))
+    got, thread = claim_later(claim, ("GPU-a",), slots=(0, 1))
     thread.join(0.5)
     assert got == []
     second.close()
@@ -165,17 +163,11 @@ def test_a_claim_waits_while_every_slot_is_taken(claim):
     assert got[0].device == first.device
 
 
-def test_a_cpu_has_as_many_claims_as_one_likes(claim):
-    made = [claim(("cpu",)) for _ in range(10)]
-    assert {each.device for each in made} == {"cpu"}
-    assert not any(each.filenos or each.had_neighbours() for each in made)
-
-
 def test_the_whole_gpu_is_had_when_all_others_have_left_and_nobody_comes_in_between(claim):
-    neighbour = claim(("GPU-a",), slots=2)
-    whole, waiting = claim_later(claim, ("GPU-a",), slots=2, whole=True)
+    neighbour = claim(("GPU-a",), slots=(0, 1))
+    whole, waiting = claim_later(claim, ("GPU-a",), slots=(0, 1), count=2)
     wait_until(lambda: not is_free("GPU-a", "door"))
-    newcomer, coming = claim_later(claim, ("GPU-a",), slots=2)
+    newcomer, coming = claim_later(claim, ("GPU-a",), slots=(0, 1))
     coming.join(0.5)
     assert whole == newcomer == []
     neighbour.close()
@@ -189,8 +181,8 @@ def test_the_whole_gpu_is_had_when_all_others_have_left_and_nobody_comes_in_betw
 
 
 def test_two_that_want_the_whole_gpu_get_it_one_after_the_other(claim):
-    neighbours = [claim(("GPU-a",), slots=2) for _ in range(2)]
-    waiting = [claim_later(claim, ("GPU-a",), slots=2, whole=True) for _ in range(2)]
+    neighbours = [claim(("GPU-a",), slots=(0, 1)) for _ in range(2)]
+    waiting = [claim_later(claim, ("GPU-a",), slots=(0, 1), count=2) for _ in range(2)]
     for neighbour in neighbours:
         neighbour.close()
     wait_until(lambda: sum(len(got) for got, _ in waiting) == 1)
@@ -199,20 +191,20 @@ def test_two_that_want_the_whole_gpu_get_it_one_after_the_other(claim):
 
 
 def test_the_whole_of_the_emptiest_gpu_is_chosen(claim):
-    claim(("GPU-a",), slots=2)
-    assert claim(("GPU-a", "GPU-b"), slots=2, whole=True).device == "GPU-b"
+    claim(("GPU-a",), slots=(0, 1))
+    assert claim(("GPU-a", "GPU-b"), slots=(0, 1), count=2).device == "GPU-b"
 
 
 def test_a_neighbour_is_known_whether_it_was_there_before_came_later_or_has_gone(claim):
-    first = claim(("GPU-a",), slots=2)
+    first = claim(("GPU-a",), slots=(0, 1))
     assert not first.had_neighbours()
-    second = claim(("GPU-a",), slots=2)
+    second = claim(("GPU-a",), slots=(0, 1))
     assert first.had_neighbours() and second.had_neighbours()
     second.close()
     assert first.had_neighbours()
     first.close()
     time.sleep(0.05)  # more than a tick of the kernel's clock
-    assert not claim(("GPU-a",), slots=2).had_neighbours()
+    assert not claim(("GPU-a",), slots=(0, 1)).had_neighbours()
 
 
 def test_a_claim_outlives_a_killed_supervisor_until_its_worker_is_gone_too(claim):
@@ -221,7 +213,7 @@ def test_a_claim_outlives_a_killed_supervisor_until_its_worker_is_gone_too(claim
         worker = int(supervisor.stdout.readline())
         supervisor.kill()
     try:
-        got, thread = claim_later(claim, ("GPU-a",), slots=1)
+        got, thread = claim_later(claim, ("GPU-a",), slots=(0,))
         thread.join(0.5)
         assert got == []
     finally:
@@ -250,5 +242,88 @@ def test_timings_on_two_gpus_do_not_wait_for_each_other(timing):
 
 
 def test_the_name_of_a_device_is_no_path(claim):
-    assert claim(("MIG-GPU-1234/5/0",), slots=1).device == "MIG-GPU-1234/5/0"
+    assert claim(("MIG-GPU-1234/5/0",), slots=(0,)).device == "MIG-GPU-1234/5/0"
     assert all(path.is_file() for path in claims.folder().iterdir())
+
+
+CPU = ("cpu",)
+
+
+def test_the_slots_of_a_claim_are_the_first_that_are_free_in_the_order_that_is_wanted(claim):
+    assert claim(CPU, slots=(0, 2, 1, 3), count=2).slots == [0, 2]
+    assert claim(CPU, slots=(0, 2, 1, 3)).slots == [1]
+
+
+def test_claims_to_several_slots_do_not_overlap_and_who_waits_for_them_is_not_overtaken(claim):
+    one, two = (claim(CPU, slots=(0, 1, 2, 3), count=count) for count in (1, 2))
+    large, waiting = claim_later(claim, CPU, slots=(0, 1, 2, 3), count=3)
+    wait_until(lambda: not is_free("cpu", "door"))
+    small, coming = claim_later(claim, CPU, slots=(0, 1, 2, 3))
+    one.close()  # the small one could have it at once
+    coming.join(0.5)
+    assert large == small == []
+    two.close()
+    waiting.join(10)
+    coming.join(10)
+    assert sorted(large[0].slots + small[0].slots) == [0, 1, 2, 3]
+
+
+@pytest.fixture
+def give_up(claim):
+    """Makes a claim whose worker, a process to end, cannot be killed."""
+    with contextlib.ExitStack() as stack:
+
+        def give(*given, **wanted):
+            made = claim(*given, **wanted)
+            worker = stack.enter_context(subprocess.Popen(["sleep", "600"], pass_fds=made.filenos))
+            stack.callback(worker.kill)
+            made.give_up([worker.pid])
+            made.close()
+            return worker
+
+        yield give
+
+
+def test_a_gpu_whose_slots_are_held_by_what_cannot_be_killed_is_passed_over(claim, give_up):
+    give_up(GPUS, slots=(0,))
+    assert claim(GPUS, slots=(0,)).device == "GPU-b"
+
+
+def test_nobody_waits_for_what_cannot_be_killed(claim, give_up):
+    worker = give_up(("GPU-a",), slots=(0, 1))
+    assert claim(("GPU-a",), slots=(0, 1)).slots == [1], "the other slot can be had"
+    with pytest.raises(claims.StuckError, match=rf"process {worker.pid} cannot be killed and holds GPU-a; .*"):
+        claim(("GPU-a",), slots=(0, 1), count=2)
+    with pytest.raises(claims.StuckError):
+        claim(("GPU-a",), slots=(0,))
+
+
+def test_who_waits_already_is_told_too(give_up):
+    with contextlib.closing(claims.claim(Wanted(("GPU-a",), (0,)))) as first:
+        waiting = subprocess.Popen(
+            [sys.executable, "-c", CLAIMING], env=module_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(1)
+        with subprocess.Popen(["sleep", "600"], pass_fds=first.filenos) as worker:
+            first.give_up([worker.pid])
+            _, printed = waiting.communicate(timeout=10)
+            worker.kill()
+    assert b"StuckError" in printed
+
+
+def test_what_could_not_be_killed_and_ends_after_all_is_forgotten(claim, give_up):
+    worker = give_up(("GPU-a",), slots=(0,))
+    assert claims.stuck("GPU-a") == {worker.pid: [0]}
+    worker.kill()
+    worker.wait()
+    assert claims.stuck("GPU-a") == {}
+    assert claim(("GPU-a",), slots=(0,)).slots == [0]
+
+
+def test_others_go_on_when_what_cannot_be_killed_was_being_timed(share, timing, claim):
+    process = timing()
+    process.stdout.readline()
+    assert not share.may_run()
+    claim(CPU, slots=(0,)).give_up([process.pid])
+    assert share.may_run()

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
@@ -15,7 +14,7 @@ import pytest
 
 from timmgate import claims, module_environment, supervise
 from timmgate.attempts import Journal
-from timmgate.claims import Wanted
+from timmgate.claims import Share, Wanted
 from timmgate.spec import Spec
 from timmgate.supervise import Policy
 
@@ -41,8 +40,7 @@ policy = Policy(1, 60, 3, folder / "cache", jobs_per_gpu=int(sys.argv[2]))
 def simulated_gpus(tmp_path, monkeypatch):
     """Three GPUs, and a folder of locks of their own."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(GPUS))
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setenv("TIMMGATE_LOCKS", str(tmp_path / "locks"))
 
 
 @pytest.fixture
@@ -63,7 +61,7 @@ def measure(fake_worker, tmp_path, monkeypatch):
 @pytest.fixture
 def neighbour():
     """Somebody on the first GPU who leaves when another wants all of it."""
-    claim = claims.claim(Wanted(("GPU-a",), slots=2))
+    claim = claims.claim(Wanted(("GPU-a",), (0, 1)))
 
     def leave_when_asked():
         while not claims._is_locked("GPU-a", "door") and not gone.wait(0.02):
@@ -83,17 +81,15 @@ def statuses(outcomes):
 
 
 def test_a_worker_sees_the_gpu_that_its_supervisor_claimed_and_the_row_says_which(measure, fake_worker):
-    with contextlib.closing(claims.claim(Wanted(GPUS, slots=1))):
+    with contextlib.closing(claims.claim(Wanted(GPUS, (0,)))):
         (outcome,) = measure(gpus="GPU-a,GPU-b")
     (start,) = fake_worker.starts()
     assert start["gpu"] == outcome.ending.facts["device_uuid"] == "GPU-b"
 
 
-@pytest.mark.parametrize(
-    ("device", "devices", "slots"), [("cpu", ("cpu",), None), ("cuda", GPUS, 3), ("xpu", ("xpu",), 3), ("mps", ("mps",), 3)]
-)
-def test_every_gpu_has_as_many_slots_as_the_policy_says_and_a_cpu_has_none(device, devices, slots):
-    assert Policy(1, 1, 1, "cache", jobs_per_gpu=3).wanted(device) == Wanted(devices, slots)
+@pytest.mark.parametrize(("device", "devices"), [("cuda", GPUS), ("xpu", ("xpu",)), ("mps", ("mps",))])
+def test_every_gpu_has_as_many_slots_as_the_policy_says_and_a_measurement_needs_one(device, devices):
+    assert Policy(4, 1, 1, "cache", jobs_per_gpu=3).wanted(device) == Wanted(devices, (0, 1, 2))
 
 
 def test_without_a_gpu_the_worker_starts_all_the_same_and_the_row_names_none(measure, fake_worker):
@@ -137,6 +133,38 @@ def test_a_float64_reference_that_did_not_fit_beside_a_neighbour_is_tried_again(
     assert statuses([accuracy, performance]) == [("pass", 2), ("pass", 1)]
     assert len(fake_worker.starts()) == 2
     assert "reference_error" not in accuracy.ending.facts
+
+
+@pytest.fixture
+def unkillable():
+    """A process in a slot of the first GPU that nothing ends, with the share that it had when it was given up."""
+    claim, share = claims.claim(Wanted(("GPU-a",), (0, 1))), Share("GPU-a")
+    assert share.may_run()
+    with subprocess.Popen(["sleep", "600"], pass_fds=[*claim.filenos, share.fileno()]) as process:
+        claim.give_up([process.pid])
+        claim.close()
+        share.close()
+        yield process
+        process.kill()
+
+
+def test_a_gpu_that_is_held_by_what_cannot_be_killed_leaves_a_row_that_says_so(measure, unkillable, fake_worker):
+    (outcome,) = measure(jobs_per_gpu=1)
+    assert (outcome.verdict.status, outcome.verdict.cause) == ("infra_error", "stuck")
+    assert f"process {unkillable.pid} cannot be killed and holds GPU-a" in outcome.verdict.message
+    assert fake_worker.starts() == []
+
+
+def test_the_other_gpus_are_used(measure, unkillable):
+    (outcome,) = measure(jobs_per_gpu=1, gpus="GPU-a,GPU-b")
+    assert (outcome.verdict.status, outcome.ending.facts["device_uuid"]) == ("pass", "GPU-b")
+
+
+def test_nothing_is_timed_beside_what_cannot_be_killed(measure, unkillable):
+    accuracy, performance = measure(specs=[SPEC, PERFORMANCE])
+    assert accuracy.verdict.status == "pass"
+    assert (performance.verdict.status, performance.verdict.cause) == ("infra_error", "stuck")
+    assert performance.ending.stage == "queue"
 
 
 class Crowd:

@@ -16,8 +16,21 @@ import pyarrow as pa
 import pytest
 from timm.utils.decay_batch import decay_batch_step
 
-from timmgate import attempts, files, module_environment, processes, record, rows, supervise
+from timmgate import (
+    attempts,
+    claims,
+    control_groups,
+    cores,
+    files,
+    follow,
+    module_environment,
+    processes,
+    record,
+    rows,
+    supervise,
+)
 from timmgate.attempts import Journal
+from timmgate.claims import Wanted
 from timmgate.logs import CappedLog
 from timmgate.messages import parse
 from timmgate.rows import STAGES
@@ -187,7 +200,7 @@ def test_children_of_the_supervising_process_that_are_not_the_workers_are_left_a
 
 @pytest.mark.parametrize(("words", "status"), [("hang@end", "pass"), ("hang@end fail_accuracy", "fail_accuracy")])
 def test_a_worker_that_hangs_after_its_result_is_not_waited_for_and_the_result_stands(words, status, measure, monkeypatch):
-    monkeypatch.setattr(supervise, "TEARDOWN_S", 0.5)
+    monkeypatch.setattr(follow, "TEARDOWN_S", 0.5)
     start = time.monotonic()
     outcome = measure(words)
     assert outcome.verdict.status == status
@@ -195,7 +208,7 @@ def test_a_worker_that_hangs_after_its_result_is_not_waited_for_and_the_result_s
 
 
 def test_a_worker_that_hangs_after_it_reported_an_exception_is_not_waited_for(measure, monkeypatch):
-    monkeypatch.setattr(supervise, "TEARDOWN_S", 0.5)
+    monkeypatch.setattr(follow, "TEARDOWN_S", 0.5)
     start = time.monotonic()
     outcome = measure("linger@load raise@compile")
     assert verdict(outcome) == ("fail_to_run", "compile", "RuntimeError")
@@ -285,7 +298,7 @@ def test_the_row_has_the_number_and_the_start_of_the_last_attempt_and_the_time_o
 def test_a_kill_by_the_kernel_for_want_of_memory_shows_in_its_counter(measure, tmp_path, monkeypatch):
     counter = tmp_path / "memory.events"
     counter.write_text("low 0\noom 0\noom_kill 0\n")
-    monkeypatch.setattr(processes, "_cgroup_counters", lambda: iter([tmp_path / "absent", counter]))
+    monkeypatch.setattr(control_groups, "_groups", lambda: iter([tmp_path / "absent", tmp_path]))
     by_kernel = measure(f"oom:{counter}@compile")
     assert verdict(by_kernel) == ("OOM", "compile", "SIGKILL")
     by_someone = measure("signal:SIGKILL@compile")  # the counter stays at 1
@@ -444,10 +457,30 @@ def test_the_memory_of_all_processes_of_a_worker_counts(measure):
 
 
 def test_a_hung_process_that_cannot_be_killed_is_named_in_the_row(measure, fake_worker, monkeypatch):
-    kill_all = supervise.kill_all
-    monkeypatch.setattr(supervise, "kill_all", lambda worker, others: kill_all(worker, others) or (4242,))
+    kill_all = follow.kill_all
+    monkeypatch.setattr(follow, "kill_all", lambda worker, others: kill_all(worker, others) or (4242,))
     outcome = measure("hang@compile", timeout_s=TIMEOUT_S)
     assert outcome.verdict.message == "still in stage compile after the limit; process 4242 could not be killed"
+
+
+def test_a_process_that_cannot_be_killed_is_known_to_whoever_comes_next(measure, monkeypatch):
+    kill_all = follow.kill_all
+    with subprocess.Popen(["sleep", "600"]) as process:
+        monkeypatch.setattr(follow, "kill_all", lambda worker, others: kill_all(worker, others) or (process.pid,))
+        measure("hang@compile", timeout_s=TIMEOUT_S)
+        assert claims.stuck("cpu") == {process.pid: sorted(cores.available()[:2])}
+        process.kill()
+    assert claims.stuck("cpu") == {}
+
+
+def test_on_a_cpu_a_worker_stays_on_the_cores_of_its_claim(measure, policy, fake_worker):
+    measure()
+    (start,) = fake_worker.starts()
+    assert start["cores"] == cores.available()[: policy().threads]
+
+
+def test_a_worker_with_more_threads_than_there_are_cores_gets_all_of_them():
+    assert Policy(10_000, 1, 1, "cache").wanted("cpu") == Wanted(("cpu",), tuple(cores.available()), len(cores.available()))
 
 
 def test_a_clock_that_jumps_changes_neither_limits_nor_durations(measure, monkeypatch):

@@ -31,6 +31,15 @@ def test_nothing_else_runs_while_a_cell_is_timed(ticks):
         assert [time for time in others if min(window) < time < max(window)] == []
 
 
+def test_on_a_cpu_every_cell_that_runs_has_a_core_of_its_own(new_project, tmp_path):
+    project = new_project(tmp_path)
+    project.worker.behaviours = {"*": "meet:2@compile"}
+    project.run(modes="inference", models="test_vit,test_resnet")
+    one, other = (start["cores"] for start in project.worker.starts())
+    assert len(one) == len(other) == 1
+    assert one != other
+
+
 def test_compilation_goes_on_beside_other_cells(ticks):
     spans = [(min(times), max(times)) for (_, place), times in ticks.items() if place == "compile"]
     assert any(one[0] < other[1] and other[0] < one[1] for one, other in combinations(spans, 2))
@@ -57,7 +66,7 @@ def timings(new_project, tmp_path, monkeypatch):
 
     def run(gpus: str, words: str) -> tuple[dict, dict]:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
-        monkeypatch.setenv("TMPDIR", str(tmp_path))
+        monkeypatch.setenv("TIMMGATE_LOCKS", str(tmp_path / "locks"))
         project = new_project(tmp_path, config=ON_GPUS)
         project.worker.behaviours = {"*": words}
         project.run(modes="inference", models="test_vit,test_resnet")

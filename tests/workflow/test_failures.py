@@ -121,3 +121,13 @@ def test_the_log_of_a_failed_cell_says_what_happened(failed):
 def test_failed_cells_are_not_measured_again_by_themselves(failed):
     project, _ = failed
     assert project.planned() == set()
+
+
+def test_a_compiler_that_hangs_before_any_cell_is_killed_and_the_cells_are_measured(project):
+    (project.folder / ".cache/inductor/toolchain/cpu").rmdir()
+    project.run(models="test_vit", modes="inference", timeout=1)  # to import torch alone takes longer
+    assert "killed after 1 s" in (project.folder / "logs/cpu/toolchain.log").read_text()
+    assert project.statuses() == {"inference/test_vit": "pass"}
+    project.wait_for_end()
+    assert project.processes() == []
+    assert project.planned(models="test_vit", modes="inference", timeout=1) == set()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from timmgate import attempts, estimates, files, record, rows, weights
+from timmgate.control_groups import memory_limit_bytes
 from timmgate.processes import die_with_run, interruptible, machine_memory_bytes
 from timmgate.spec import CHECKS, Spec
 from timmgate.supervise import Policy, supervise
@@ -21,9 +22,10 @@ def main() -> None:
     limits, retry = snakemake.resources, snakemake.params.retry
     cell = "" if limits.compile_cache_is_shared else "/".join(snakemake.wildcards)
     given = weights.given(snakemake.input.get("weights"))
-    memory_mb = limits.mem_mb - estimates.SUPERVISION_MB
-    if limits.attempts and memory_mb <= 0:
-        sys.exit(f"mem_mb is {limits.mem_mb}; it must be more than the {estimates.SUPERVISION_MB} of the supervisor")
+    job_bytes = min(limits.mem_mb * 10**6 if limits.mem_is_limit else math.inf, memory_limit_bytes())
+    supervision_bytes = estimates.SUPERVISION_MB * 10**6
+    if limits.attempts and job_bytes <= supervision_bytes:
+        sys.exit(f"the job has {job_bytes // 10**6} MB, but its supervisor alone takes {estimates.SUPERVISION_MB}")
     policy = Policy(
         threads=snakemake.threads,
         timeout_s=limits.timeout_s,
@@ -34,10 +36,13 @@ def main() -> None:
         toolchain=Path(snakemake.input.toolchain).absolute(),
         timing_limit_s=limits.timing_limit_s,
         jobs_per_gpu=limits.jobs_per_gpu,
-        memory_bytes=min(memory_mb * 10**6 if limits.mem_is_limit else math.inf, machine_memory_bytes()),
+        memory_bytes=min(job_bytes - supervision_bytes, machine_memory_bytes()),
     )
     folder = Path(snakemake.output[0]).parent
+    details = {spec.check: folder / f"{CHECKS[spec.check]}.parquet" for spec in specs}
     files.remove_scratch(folder)
+    for file in details.values():  # Snakemake has removed the rows that they belong to
+        file.unlink(missing_ok=True)
     journal = attempts.Journal(folder / attempts.NAME, retry)
     if journal.error and not limits.attempts:
         sys.exit(f"{'/'.join(snakemake.wildcards)}: {journal.error}")  # this was no loss: another run may well measure it
@@ -46,8 +51,7 @@ def main() -> None:
         outcomes = weights.not_started(specs, trouble, log, journal) if trouble else supervise(specs, policy, log, journal)
         provenance = record.provenance(specs, policy, log, retry)
         for spec, outcome in zip(specs, outcomes, strict=True):
-            details = CHECKS[spec.check]
-            rows.write(rows.table(details, record.details(spec, outcome)), Path(snakemake.output[details]))
+            rows.write(rows.table(CHECKS[spec.check], record.details(spec, outcome)), details[spec.check])
             row = record.row(spec, outcome, policy, limits.suite, provenance)
             rows.write(rows.table(spec.check, [row]), Path(snakemake.output[spec.check]))
 

@@ -1,22 +1,45 @@
 """What the compiler builds once per machine, in a folder that every cell's cache starts with."""
 
+import contextlib
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from timmgate import module_environment
-from timmgate.processes import die_with_run
+from timmgate import claims
+from timmgate.endings import Ending
+from timmgate.follow import run_worker
+from timmgate.logs import CappedLog
+from timmgate.processes import die_with_run, interruptible, kill_leftovers
+from timmgate.supervise import Policy
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
+
+def main() -> None:
+    """Build, supervised like a measurement, and say what came of it in the log.
+
+    Without a compiler that works every cell has a row that says so: no reason to stop here.
+    """
+    device, folder, limits = snakemake.wildcards.device, Path(snakemake.output[0]).absolute(), snakemake.resources
+    folder.mkdir(parents=True, exist_ok=True)
+    policy = Policy(snakemake.threads, limits.timeout_s, attempts=1, cache=folder, jobs_per_gpu=limits.jobs_per_gpu)
+    command = [sys.executable, "-m", "timmgate.caches", device, str(folder)]
+    kill_leftovers()
+    with CappedLog(Path(snakemake.log[0])) as log, interruptible():
+        try:
+            with contextlib.closing(claims.claim(policy.wanted(device))) as claim:
+                run_worker(command, claim, policy.limits, log, lambda ending, _: log.line(how_it_ended(ending)))
+        except claims.StuckError as error:
+            log.line(str(error))
+
+
+def how_it_ended(ending: Ending) -> str:
+    """For the log."""
+    return f"killed after {ending.timeout_s:g} s" if ending.returncode is None else f"exit code {ending.returncode}"
+
+
 if __name__ == "__main__":
     die_with_run(signal.SIGTERM)
-    folder = Path(snakemake.output[0])
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "timmgate.caches", snakemake.wildcards.device, str(folder.absolute())]
-    with Path(snakemake.log[0]).open("w") as log:
-        # Without a compiler that works every cell has a row that says so: no reason to stop here.
-        subprocess.run(command, env=module_environment(), stdout=log, stderr=subprocess.STDOUT, check=False)
+    main()

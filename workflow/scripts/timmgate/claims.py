@@ -3,11 +3,12 @@
 Lock files in a folder of this machine, named by the UUID of a GPU, or by the type of any other device. The kernel takes a
 lock back from a process that dies, whatever killed it.
 
-* A GPU has some slots. A supervisor holds one from before its worker starts, and so does the worker: a slot is free again
-  when both are gone. Whoever waits for all slots shuts the GPU's `door`, so that no slot is taken any more. Slots are taken
-  at a `desk`, one supervisor at a time. A CPU has no slots.
+* A device has slots: a GPU a few, a CPU its cores. A supervisor holds some of one device from before its worker starts, and
+  so does the worker: they are free again when both are gone. Whoever waits for more than one of them shuts the `door`, so
+  that nobody else takes any. Slots are taken at a `desk`, one supervisor at a time.
 * A measurement that is being timed holds `turn` and then `busy`, alone. The supervisor of every other one shares `busy` with
   its like while its processes run, and looks at `turn` to see whether it has to hold them still.
+* A process that even SIGKILL does not end keeps its slots. They are in the list `stuck`, so that nobody waits for them.
 """
 
 import fcntl
@@ -16,95 +17,156 @@ import random
 import struct
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 from urllib.parse import quote
+
+from timmgate.processes import start_ticks
 
 POLL_S = 0.2
 """Mean time between two looks for what is taken: short against the seconds of a measurement, long against a look."""
 
-T = TypeVar("T")
+
+class StuckError(RuntimeError):
+    """What is wanted is held by a process that cannot be killed."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a supervisor asks for: one of the `slots` of one of the `devices`, or with `whole` all of that device's slots.
+    """What a supervisor asks for: `count` of the slots with these numbers, of one of the `devices`.
 
-    Without slots (None) any number of measurements may use the first device. Those who share a GPU must agree on its slots.
+    Those who share a device must agree on its slots. Of two that are free the one that comes first in `slots` is taken.
     """
 
     devices: tuple[str, ...]
-    slots: int | None = None
-    whole: bool = False
+    slots: tuple[int, ...]
+    count: int = 1
 
 
 class Claim:
-    """A device, for as long as it is not closed or any process that inherited `filenos` lives.
+    """Slots of a device, for as long as the claim is not closed or any process that inherited `filenos` lives.
 
-    `files` are the locks that make the claim, `others` the slots that it leaves to others, `in_use` whether they have one.
+    Made behind the `door`, which opens as soon as there are enough.
     """
 
-    def __init__(self, device: str, files: Sequence[BinaryIO] = (), others: Sequence[str] = (), in_use: bool = False):
-        self.device, self._files, self._others, self._in_use = device, list(files), others, in_use
-        for file in files:
-            os.utime(file.fileno())  # tells the holders of other slots when we came
+    def __init__(self, device: str, wanted: Wanted, door: BinaryIO):
+        self.device, self._wanted, self._door = device, wanted, door
+        self._files: dict[int, BinaryIO] = {}
+        self._in_use = False
+
+    @property
+    def slots(self) -> list[int]:
+        """The numbers of the slots."""
+        return sorted(self._files)
 
     @property
     def filenos(self) -> list[int]:
         """File descriptors that the worker has to inherit."""
-        return [file.fileno() for file in self._files]
+        return [file.fileno() for file in self._files.values()]
 
-    def extend(self, names: Sequence[str]) -> None:
-        """Wait for further locks of the device and add them to the claim."""
-        self._files += [_patiently(lambda name=name: _locked(self.device, name)) for name in names]
+    @property
+    def is_complete(self) -> bool:
+        """Whether it has as many slots as are wanted."""
+        return len(self._files) == self._wanted.count
+
+    def take(self) -> None:
+        """Take what is free, as far as it is missing."""
+        for slot in self._others():
+            if not self.is_complete and (file := _locked(self.device, _slot(slot))):
+                os.utime(file.fileno())  # tells the holders of other slots when we came
+                self._files[slot] = file
+        if self.is_complete:
+            self._in_use = any(_is_locked(self.device, _slot(slot)) for slot in self._others())
+            self._door.close()
 
     def had_neighbours(self) -> bool:
         """Whether somebody else had a slot of the device at any time since we have ours."""
-        since_ns = max((os.fstat(number).st_mtime_ns for number in self.filenos), default=0)
-        return self._in_use or any(_last_taken_ns(self.device, name) >= since_ns for name in self._others)
+        since_ns = max(os.fstat(number).st_mtime_ns for number in self.filenos)
+        return self._in_use or any(_last_taken_ns(self.device, _slot(slot)) >= since_ns for slot in self._others())
+
+    def _others(self) -> list[int]:
+        return [slot for slot in self._wanted.slots if slot not in self._files]
+
+    def give_up(self, pids: Iterable[int]) -> None:
+        """Let everybody know that these processes, which inherited the claim, cannot be killed."""
+        for pid in pids:
+            with _lock_file(self.device, "stuck") as file:
+                file.write(f"{pid} {start_ticks(pid)} {' '.join(map(str, self.slots))}\n".encode())
 
     def close(self) -> None:
-        """Give the device back, unless a process that inherited `filenos` lives."""
-        for file in self._files:
+        """Give the slots back, unless a process that inherited `filenos` lives."""
+        for file in (*self._files.values(), self._door):
             file.close()
 
 
 def claim(wanted: Wanted) -> Claim:
-    """Wait until what is wanted can be had: on the emptiest device, so that a GPU is shared only when all are in use."""
-    if wanted.slots is None:
-        return Claim(wanted.devices[0])
-    made = _patiently(lambda: _at_the_desk(wanted))
-    if wanted.whole:
-        made.extend(_slots(wanted))
+    """Wait until what is wanted can be had: on the emptiest device, so that a GPU is shared only when all are in use.
+
+    Raises StuckError if it never can, because processes that cannot be killed hold too much of every device.
+    """
+    while (made := _at_the_desk(wanted)) is None:
+        _pause()
+    try:
+        while not made.is_complete:
+            if _lacks_slots(wanted, made.device):
+                raise StuckError(stuck_message([made.device]))
+            _pause()
+            made.take()
+    except BaseException:
+        made.close()
+        raise
     return made
 
 
 def _at_the_desk(wanted: Wanted) -> Claim | None:
-    """A claim to a slot, or to the door behind which to wait for all slots; None if that cannot be had now."""
+    """A claim that has its slots, or that has the door behind which to wait for them; None if neither can be had now."""
     if not (desk := _locked("all", "desk")):
         return None
     with desk:
+        devices = [device for device in wanted.devices if not _lacks_slots(wanted, device)]
+        if not devices:
+            raise StuckError(stuck_message(wanted.devices))
         free = {
-            device: [name for name in _slots(wanted) if not _is_locked(device, name)]
-            for device in wanted.devices
+            device: sum(not _is_locked(device, _slot(slot)) for slot in wanted.slots)
+            for device in devices
             if not _is_locked(device, "door")
         }
-        device = max(free, key=lambda each: len(free[each]), default=None)
-        if device is None:
+        device = max(free, key=free.get, default=None)
+        if device is None or (wanted.count == 1 and not free[device]):
             return None
-        name = "door" if wanted.whole else next(iter(free[device]), None)
-        file = name and _locked(device, name)
-        if not file:
+        if not (door := _locked(device, "door")):
             return None
-        others = [] if wanted.whole else [slot for slot in _slots(wanted) if slot != name]
-        return Claim(device, [file], others, in_use=bool(set(others) - set(free[device])))
+        made = Claim(device, wanted, door)
+        made.take()
+        return made
 
 
-def _slots(wanted: Wanted) -> list[str]:
-    return [f"slot{number}" for number in range(wanted.slots)]
+def _lacks_slots(wanted: Wanted, device: str) -> bool:
+    """Whether too few slots are left by what cannot be killed."""
+    lost = {slot for slots in stuck(device).values() for slot in slots}
+    return len(set(wanted.slots) - lost) < wanted.count
+
+
+def stuck(device: str) -> dict[int, list[int]]:
+    """Processes that could not be killed and still live, and the slots of the device that they hold."""
+    try:
+        lines = [line.split() for line in _path(device, "stuck").read_text().splitlines()]
+    except FileNotFoundError:
+        return {}
+    return {int(pid): list(map(int, slots)) for pid, started, *slots in lines if start_ticks(int(pid)) == started}
+
+
+def stuck_message(devices: Iterable[str]) -> str:
+    """Who holds what, and what is to be done about it."""
+    held = [f"process {', '.join(map(str, stuck(device)))} cannot be killed and holds {device}" for device in devices]
+    return f"{'; '.join(held)}; reset the device, or start the machine again"
+
+
+def _slot(number: int) -> str:
+    return f"slot{number}"
 
 
 def _last_taken_ns(device: str, name: str) -> int:
@@ -112,10 +174,8 @@ def _last_taken_ns(device: str, name: str) -> int:
         return os.fstat(file.fileno()).st_mtime_ns
 
 
-def _patiently(attempt: Callable[[], T | None]) -> T:
-    while (got := attempt()) is None:
-        time.sleep(random.uniform(0.5, 1.5) * POLL_S)  # at random, lest two that wait keep getting in each other's way
-    return got
+def _pause() -> None:
+    time.sleep(random.uniform(0.5, 1.5) * POLL_S)  # at random, lest two that wait keep getting in each other's way
 
 
 @contextmanager
@@ -131,6 +191,7 @@ class Share:
     """A supervisor's share in a device. Its worker has to inherit `fileno`, lest another is timed while it still dies."""
 
     def __init__(self, device: str):
+        self.device = device
         self._turn, self._busy = _lock_file(device, "turn"), _lock_file(device, "busy")
 
     def fileno(self) -> int:
@@ -138,11 +199,15 @@ class Share:
         return self._busy.fileno()
 
     def may_run(self) -> bool:
-        """Whether our processes may run; if so we have the share. If not, hold them still and then release it."""
-        if not _try(self._turn, fcntl.LOCK_SH):
-            return False
-        fcntl.flock(self._turn, fcntl.LOCK_UN)
-        return _try(self._busy, fcntl.LOCK_SH)
+        """Whether our processes may run; if so we have the share. If not, hold them still and then release it.
+
+        Where something cannot be killed nothing is timed, and we need no share.
+        """
+        if _try(self._turn, fcntl.LOCK_SH):
+            fcntl.flock(self._turn, fcntl.LOCK_UN)
+            if _try(self._busy, fcntl.LOCK_SH):
+                return True
+        return bool(stuck(self.device))
 
     def release(self) -> None:
         """Give the share back, so that another measurement can be timed; `may_run` takes it again."""
@@ -179,9 +244,13 @@ def folder() -> Path:
     return Path(os.environ.get("TIMMGATE_LOCKS") or Path(tempfile.gettempdir(), f"timmgate-{os.getuid()}"))
 
 
+def _path(device: str, name: str) -> Path:
+    return folder() / f"{quote(device, safe='')}.{name}"
+
+
 def _lock_file(device: str, name: str) -> BinaryIO:
     folder().mkdir(mode=0o700, exist_ok=True)
-    return (folder() / f"{quote(device, safe='')}.{name}").open("ab")
+    return _path(device, name).open("ab")
 
 
 def _locked(device: str, name: str) -> BinaryIO | None:

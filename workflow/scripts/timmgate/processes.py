@@ -115,7 +115,7 @@ def kill_all(worker: subprocess.Popen, others: set[psutil.Process]) -> tuple[int
 
 def mark() -> str:
     """What tells this process from all others: its id, its start in clock ticks since boot, its namespace of ids."""
-    return f"{os.getpid()} {_start_ticks(os.getpid())} {_namespace()}"
+    return f"{os.getpid()} {start_ticks(os.getpid())} {_namespace()}"
 
 
 def kill_leftovers() -> list[int]:
@@ -134,12 +134,12 @@ def kill_leftovers() -> list[int]:
 
 def _is_leftover(supervisor: str | None) -> bool:
     match (supervisor or "").split():
-        case [pid, start_ticks, namespace] if namespace == _namespace():
-            return start_ticks != _start_ticks(int(pid))
+        case [pid, ticks, namespace] if namespace == _namespace():
+            return ticks != start_ticks(int(pid))
     return False
 
 
-def _start_ticks(pid: int) -> str | None:
+def start_ticks(pid: int) -> str | None:
     """When a process started, None if there is none or it is a zombie (proc(5), stat)."""
     with contextlib.suppress(OSError):
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -157,30 +157,6 @@ def children_cpu_s() -> float:
     """Processor seconds, user and system, of all descendants that have ended and been waited for."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
-
-
-def oom_kills() -> int:
-    """How often the kernel has killed a process of our control group (else of the machine) for want of memory."""
-    for group in _cgroup_counters():
-        if group.is_file():
-            return _counter(group, "oom_kill")
-    vmstat = Path("/proc/vmstat")
-    return _counter(vmstat, "oom_kill") if vmstat.is_file() else 0
-
-
-def _cgroup_counters() -> Iterator[Path]:
-    """Files with an `oom_kill` line: of control groups version 2, then of version 1."""
-    membership = Path("/proc/self/cgroup")
-    for line in membership.read_text().splitlines() if membership.is_file() else []:
-        _, controllers, group = line.split(":", 2)
-        if controllers == "":
-            yield Path("/sys/fs/cgroup") / group.lstrip("/") / "memory.events"
-        elif "memory" in controllers.split(","):
-            yield Path("/sys/fs/cgroup/memory") / group.lstrip("/") / "memory.oom_control"
-
-
-def _counter(path: Path, name: str) -> int:
-    return next((int(line.split()[1]) for line in path.read_text().splitlines() if line.split()[0] == name), 0)
 
 
 def die_with_parent(by: signal.Signals) -> None:
