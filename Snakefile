@@ -20,12 +20,13 @@ rule all:
     default_target: True
     input:
         # The rows themselves are targets: a row that was deleted is measured again, although the tables exist.
-        unpack(cell_files),
+        unpack(cell_rows),
         tables=tables(),
     localrule: True
 
 
 onstart:
+    collect_garbage_from_now_on()
     refuse_folders_that_cannot_be_written()
     RETRIES.save()
     WEIGHTS_RETRIES.save()

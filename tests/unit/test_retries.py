@@ -95,10 +95,20 @@ def test_a_damaged_memory_is_an_error_with_a_remedy(tmp_path):
 def test_a_damaged_file_is_named_and_its_job_asked_for(content, asked, cells):
     file = Path(cells["inference/good"]["accuracy"])
     file.write_bytes(content)
-    jobs = {cell: files.values() for cell, files in cells.items()}
+    jobs = {cell: [tuple(files.values())] for cell, files in cells.items()}
     assert retries.ask_for_damaged(asked, jobs) == [str(file)]
     assert [cell for cell in cells if asked.number(cell)] == ["inference/good"]
 
 
-def test_a_missing_file_is_not_damaged(asked, tmp_path):
-    assert retries.ask_for_damaged(asked, {"job": [str(tmp_path / "absent.parquet")]}) == []
+def test_a_file_without_those_that_were_made_before_it_is_no_result(asked, cells):
+    row = cells["inference/good"]["accuracy"]
+    absent = str(Path(row).with_name("evidence.parquet"))
+    assert retries.ask_for_damaged(asked, {"inference/good": [(absent, row)]}) == [absent]
+
+
+def test_where_nothing_was_made_nothing_is_damaged(asked, cells, tmp_path):
+    cut_off = Path(cells["inference/good"]["accuracy"])
+    cut_off.write_bytes(b"PAR1 cut off")
+    absent = str(tmp_path / "absent.parquet")
+    assert retries.ask_for_damaged(asked, {"job": [(absent,), (str(cut_off), absent)]}) == []
+    assert asked.number("job") == 0

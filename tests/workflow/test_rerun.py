@@ -1,6 +1,7 @@
 """What is done again after a change, and what is not: identity redoes the cells that it touches, policy redoes nothing."""
 
 import os
+import shutil
 
 CELLS = {"inference/test_vit", "inference/test_resnet", "special/test_vit", "special/test_resnet"}
 TABLES = {"merge", "flag", "all"}
@@ -25,6 +26,19 @@ def test_lost_tables_are_made_again_from_the_rows_there_are(finished):
     for path in finished.folder.glob("results/cpu/*.*"):
         path.unlink()
     assert finished.planned() == TABLES
+
+
+def test_rows_that_another_machine_measured_are_merged_and_not_measured(finished, new_project, tmp_path):
+    shutil.copytree(finished.folder / "results", tmp_path / "gathered" / "results")
+    for name in ("models.tsv", "mine.yaml"):
+        shutil.copy2(finished.folder / name, tmp_path / "gathered")
+    gathered = new_project(tmp_path / "gathered", configfile=finished.configfile)
+    (gathered.folder / "results/cpu/cells.parquet").write_bytes(
+        (finished.folder / "results/cpu/failures.parquet").read_bytes()  # of one machine's part
+    )
+    gathered.run("--forcerun", "merge")
+    assert gathered.worker.starts() == []
+    assert set(gathered.statuses()) == CELLS
 
 
 def edit(project, file: str, old: str, new: str) -> None:

@@ -1,6 +1,6 @@
 rule merge:
     input:
-        unpack(cell_rows),  # the details beside them are made by the same jobs: declared, they would cost every parse a second
+        unpack(cell_rows),
     output:
         **{name: f"results/{{device}}/{name}.parquet" for name in map(CHECKS.get, SETTINGS.checks)},
         cells="results/{device}/cells.parquet",

@@ -1,6 +1,6 @@
 rule check:
     input:
-        unpack(cell_files),  # one that was deleted is measured again first
+        unpack(cell_rows),  # one that was deleted is measured again first
         cells=f"results/{SETTINGS.device}/cells.parquet",
     # The table is not an output: Snakemake removes those of a job that fails, and this one fails when it has most to say.
     log:
@@ -17,7 +17,7 @@ rule check:
 
 rule update_expected:
     input:
-        unpack(cell_files),
+        unpack(cell_rows),
         cells=f"results/{SETTINGS.device}/cells.parquet",
     output:
         # Never over config/expected itself: a person compares, and moves the files.

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-# All that Snakemake makes of ten thousand jobs stays: looking through it for garbage as often as usual takes seconds.
-gc.set_threshold(700, 10, 1000)
+gc.disable()  # all that Snakemake makes of ten thousand jobs stays: looking through it for garbage takes seconds
 
 sys.path.insert(0, f"{workflow.basedir}/workflow/scripts")
 
@@ -37,7 +36,6 @@ CELLS = [(mode, model) for mode in SETTINGS.modes for model in MODELS]
 SHARED_CACHE = os.environ.get("TORCHINDUCTOR_CACHE_DIR", ".cache/inductor/shared")
 WEIGHTS = [] if SETTINGS.weights == "random" else f"weights/{SETTINGS.weights}/{{model}}.json"  # says where they lie
 MEMORY_IS_KNOWN = bool(SETTINGS.memory) or None not in map(SUITE.size, MODELS)
-TABLES = [name for check in SETTINGS.checks for name in (check, CHECKS[check])]
 
 
 wildcard_constraints:
@@ -107,19 +105,9 @@ def cell_file(mode, model, name):
     return f"results/{SETTINGS.device}/{mode}/{model}/{name}.parquet"
 
 
-def files_of_cells(name):
-    """The table `name` of every requested cell."""
-    return [cell_file(mode, model, name) for mode, model in CELLS]
-
-
-def cell_files(wildcards):
-    """By table, the files of all requested cells. A function, as only the rules that are asked for need the many names."""
-    return {name: files_of_cells(name) for name in TABLES}
-
-
 def cell_rows(wildcards):
-    """By check, the rows of all requested cells, beside which their other files lie."""
-    return {check: files_of_cells(check) for check in SETTINGS.checks}
+    """By check, the rows of all requested cells. A function, as only the rules that are asked for need the many names."""
+    return {check: [cell_file(mode, model, check) for mode, model in CELLS] for check in SETTINGS.checks}
 
 
 def tables():
@@ -135,6 +123,12 @@ def refuse_folders_that_cannot_be_written():
         raise WorkflowError(
             f"{folder.absolute()} cannot be written to; make it writable, or name another folder with --directory"
         )
+
+
+def collect_garbage_from_now_on():
+    """Of what running makes; what planning made stays."""
+    gc.freeze()
+    gc.enable()
 
 
 def announce():

@@ -3,7 +3,7 @@ from dataclasses import asdict
 
 rule export:
     input:
-        unpack(cell_files),  # one that was deleted is measured again first
+        unpack(cell_rows),  # one that was deleted is measured again first
         cells=f"results/{SETTINGS.device}/cells.parquet",
     output:
         directory(f"results/{SETTINGS.device}/export"),

@@ -6,6 +6,11 @@ rule toolchain:
     retries: 2  # of a job that was killed; without it no cell can start
     conda:
         "../envs/timmgate.yaml"
+    threads: 4  # compilers that run at once
+    resources:
+        timeout_s=SETTINGS.timeout,
+        jobs_per_gpu=SETTINGS.jobs_per_gpu,
+        gpu=int(SETTINGS.device == "cuda"),
     script:
         "../scripts/toolchain.py"
 
@@ -15,8 +20,9 @@ rule measure:
         weights=WEIGHTS,
         toolchain=ancient(".cache/inductor/toolchain/{device}"),
     output:
-        # Both checks of a cell in one job: they have imports and compilation in common.
-        **{name: f"results/{{device}}/{{mode}}/{{model}}/{name}.parquet" for name in TABLES},
+        # Both checks of a cell in one job: they have imports and compilation in common. The details of each are written before
+        # its row, beside it: declared, they would cost every parse a sixth more.
+        **{check: f"results/{{device}}/{{mode}}/{{model}}/{check}.parquet" for check in SETTINGS.checks},
     log:
         "logs/{device}/{mode}/{model}.log",
     retries: LOSSES

@@ -12,10 +12,15 @@ except settings.ConfigError as error:
 def ask_for_damaged():
     """Ask for every job with a damaged file, and say so."""
     merged = [table for table in tables() if table.endswith(".parquet")]
-    jobs = {f"{mode}/{model}": [cell_file(mode, model, name) for name in TABLES] for mode, model in CELLS}
-    jobs |= {"merge": merged[:-1], "flag": merged[-1:]}
+    jobs = {
+        f"{mode}/{model}": [
+            (cell_file(mode, model, CHECKS[check]), cell_file(mode, model, check)) for check in SETTINGS.checks
+        ]
+        for mode, model in CELLS
+    }
+    jobs |= {"merge": [(table,) for table in merged[:-1]], "flag": [(merged[-1],)]}
     for file in retries.ask_for_damaged(RETRIES, jobs):
-        print(f"{file} is damaged, as by a power failure, and is made again", file=sys.stderr)
+        print(f"{file} is missing or damaged, as by a power failure, and is made again", file=sys.stderr)
 
 
 def ask_for_failed():

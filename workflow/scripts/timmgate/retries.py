@@ -6,7 +6,7 @@ nothing: what was asked for and is not done yet is done by the next run.
 """
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from timmgate.files import is_whole_parquet, write_atomically
@@ -74,17 +74,18 @@ def ask_for_failed(retries: Retries, cells: Mapping[str, Mapping[str, str]], wan
     return found
 
 
-def ask_for_damaged(retries: Retries, jobs: Mapping[str, Iterable[str]]) -> list[str]:
-    """Ask for the jobs with a file that is no whole Parquet file, as after a power failure; those files."""
-    damaged = {job: [file for file in files if _is_damaged(Path(file))] for job, files in jobs.items()}
+def ask_for_damaged(retries: Retries, jobs: Mapping[str, Collection[tuple[str, ...]]]) -> list[str]:
+    """Ask for the jobs with a file that is missing or no whole Parquet file, as after a power failure; those files.
+
+    A job's files come in groups, and where the last of a group is not there, nothing was made yet.
+    """
+    damaged = {job: [file for group in groups for file in _damaged(*group)] for job, groups in jobs.items()}
     for job, files in damaged.items():
         if files:
             retries.ask(job)
     return [file for files in damaged.values() for file in files]
 
 
-def _is_damaged(file: Path) -> bool:
-    try:
-        return not is_whole_parquet(file)
-    except FileNotFoundError:
-        return False
+def _damaged(*group: str) -> list[str]:
+    found = [file for file in group if not is_whole_parquet(file)]
+    return [] if group[-1] in found and not Path(group[-1]).exists() else found
