@@ -26,7 +26,6 @@ rule all:
 
 
 onstart:
-    collect_garbage_from_now_on()
     refuse_folders_that_cannot_be_written()
     RETRIES.save()
     WEIGHTS_RETRIES.save()

@@ -24,7 +24,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from timmgate import claims, cores, gpus
+from timmgate import claims, gpus
 from timmgate.messages import Reporter
 from timmgate.processes import die_with_parent
 from timmgate.spec import Spec
@@ -48,7 +48,7 @@ class Run:
         self.words = next((behaviours[key] for key in (self.cell, first.model, "*") if key in behaviours), "").split()
         self.turn, self.memory = contextlib.ExitStack(), []
         where = {"gpu": os.environ.get(gpus.VISIBLE), "node": os.environ.get("SLURMD_NODENAME")}
-        journal(cell=self.cell, command=sys.argv, cores=cores.available(), **where)
+        journal(cell=self.cell, command=sys.argv, **where)
 
     def measure(self, spec: Spec) -> None:
         self.reporter.check(spec.check)

@@ -277,8 +277,8 @@ def give_up(claim):
             made = claim(*given, **wanted)
             worker = stack.enter_context(subprocess.Popen(["sleep", "600"], pass_fds=made.filenos))
             stack.callback(worker.kill)
-            made.give_up([worker.pid])
             made.close()
+            claims.give_up([worker.pid])
             return worker
 
         yield give
@@ -298,32 +298,63 @@ def test_nobody_waits_for_what_cannot_be_killed(claim, give_up):
         claim(("GPU-a",), slots=(0,))
 
 
-def test_who_waits_already_is_told_too(give_up):
-    with contextlib.closing(claims.claim(Wanted(("GPU-a",), (0,)))) as first:
-        waiting = subprocess.Popen(
-            [sys.executable, "-c", CLAIMING], env=module_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        with pytest.raises(subprocess.TimeoutExpired):
-            waiting.wait(1)
-        with subprocess.Popen(["sleep", "600"], pass_fds=first.filenos) as worker:
-            first.give_up([worker.pid])
-            _, printed = waiting.communicate(timeout=10)
-            worker.kill()
+def wait_in_vain(claim, devices):
+    """Wait for a whole GPU beside a worker on the first one, and behind its door, while that turns out to be immortal."""
+    first = claim(devices, slots=(0, 1))
+    waiting = CLAIMING.replace("""("GPU-a",), slots=(0,)""", f"{devices}, slots=(0, 1), count=2")
+    process = subprocess.Popen(
+        [sys.executable, "-c", waiting], env=module_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    wait_until(lambda: not is_free("GPU-a", "door"))
+    return first, process
+
+
+def test_who_waits_already_is_told_too(claim):
+    first, waiting = wait_in_vain(claim, ("GPU-a",))
+    with subprocess.Popen(["sleep", "600"], pass_fds=first.filenos) as worker:
+        claims.give_up([worker.pid])
+        _, printed = waiting.communicate(timeout=10)
+        worker.kill()
     assert b"StuckError" in printed
+    assert is_free("GPU-a", "door")
+
+
+def test_who_waits_already_turns_to_another_gpu(claim):
+    other = claim(("GPU-b",), slots=(0, 1))
+    other = claim(("GPU-b",), slots=(0, 1)), other  # so that the first one is the emptiest
+    first, waiting = wait_in_vain(claim, ("GPU-a", "GPU-b"))
+    with subprocess.Popen(["sleep", "600"], pass_fds=first.filenos) as worker:
+        claims.give_up([worker.pid])
+        for each in other:
+            each.close()
+        child = int(waiting.stdout.readline())
+        assert not is_free("GPU-b", "slot0")
+        for pid in (child, waiting.pid, worker.pid):
+            os.kill(pid, signal.SIGKILL)
+        waiting.communicate()
+
+
+def test_what_holds_nothing_is_in_nobodys_way(claim):
+    with subprocess.Popen(["sleep", "600"]) as harmless:
+        claims.give_up([harmless.pid])
+        assert claims.stuck("GPU-a") == {}
+        harmless.kill()
 
 
 def test_what_could_not_be_killed_and_ends_after_all_is_forgotten(claim, give_up):
     worker = give_up(("GPU-a",), slots=(0,))
-    assert claims.stuck("GPU-a") == {worker.pid: [0]}
+    assert claims.stuck("GPU-a") == {"slot0": worker.pid}
     worker.kill()
     worker.wait()
     assert claims.stuck("GPU-a") == {}
+    claims.give_up([worker.pid])
     assert claim(("GPU-a",), slots=(0,)).slots == [0]
 
 
-def test_others_go_on_when_what_cannot_be_killed_was_being_timed(share, timing, claim):
+def test_others_go_on_when_what_cannot_be_killed_was_being_timed(share, timing):
     process = timing()
     process.stdout.readline()
     assert not share.may_run()
-    claim(CPU, slots=(0,)).give_up([process.pid])
+    claims.give_up([process.pid])
     assert share.may_run()
+    assert share.is_stuck()

@@ -123,6 +123,12 @@ def test_the_control_kernels_are_timed_until_the_gpu_is_done(monkeypatch, calls)
     assert calls == ["synchronize meta", "clock", "run", "synchronize meta", "clock"] * devices.CONTROL_REPEATS
 
 
+def test_threads_are_not_pinned_for_a_gpu(monkeypatch):
+    monkeypatch.setattr(os, "sched_setaffinity", lambda *_: pytest.fail("pinned"))
+    with devices.pinned("cuda", 1):
+        pass
+
+
 def test_peak_memory_is_the_allocators_between_two_synchronisations(calls):
     assert memory.peak_bytes("cuda", lambda: calls.append("run"), resident=7) == 3 * GIBIBYTE
     assert calls == ["synchronize", "reset_peak_memory_stats", "run", "synchronize", "max_memory_allocated"]

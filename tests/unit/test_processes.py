@@ -77,11 +77,11 @@ def test_leftovers_are_known_by_their_supervisor_wherever_they_have_gone(start):
         start("import time; time.sleep(600)", TIMMGATE_SUPERVISOR=f"{gone.pid} 1 pid:[1]"),  # of another container
     ]
     deadline = time.monotonic() + 10
-    while not psutil.Process(daemon.pid).children():
+    while not all(psutil.Process(process.pid).children() for process in (daemon, reused)):
         assert time.monotonic() < deadline
-    child = psutil.Process(daemon.pid).children()[0].pid
-    assert {daemon.pid, child, reused.pid} <= set(processes.kill_leftovers())
-    daemon.wait(timeout=10)
+    leftovers = {daemon.pid, reused.pid, *(psutil.Process(process.pid).children()[0].pid for process in (daemon, reused))}
+    assert not leftovers & set(processes.kill_leftovers())
+    assert not any(map(psutil.pid_exists, leftovers))
     gone.wait()
     assert [other.poll() for other in others] == [None, None]
 

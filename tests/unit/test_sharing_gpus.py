@@ -10,9 +10,10 @@ import time
 from collections import Counter, defaultdict
 from dataclasses import replace
 
+import psutil
 import pytest
 
-from timmgate import claims, module_environment, supervise
+from timmgate import claims, module_environment, processes, supervise
 from timmgate.attempts import Journal
 from timmgate.claims import Share, Wanted
 from timmgate.spec import Spec
@@ -137,13 +138,12 @@ def test_a_float64_reference_that_did_not_fit_beside_a_neighbour_is_tried_again(
 
 @pytest.fixture
 def unkillable():
-    """A process in a slot of the first GPU that nothing ends, with the share that it had when it was given up."""
-    claim, share = claims.claim(Wanted(("GPU-a",), (0, 1))), Share("GPU-a")
-    assert share.may_run()
-    with subprocess.Popen(["sleep", "600"], pass_fds=[*claim.filenos, share.fileno()]) as process:
-        claim.give_up([process.pid])
-        claim.close()
-        share.close()
+    """A worker in a slot of the first GPU that nothing ends."""
+    with contextlib.closing(claims.claim(Wanted(("GPU-a",), (0, 1)))) as claim, contextlib.closing(Share("GPU-a")) as share:
+        assert share.may_run()
+        process = subprocess.Popen(["sleep", "600"], pass_fds=[*claim.filenos, share.fileno()])
+    with process:
+        claims.give_up([process.pid])
         yield process
         process.kill()
 
@@ -165,6 +165,40 @@ def test_nothing_is_timed_beside_what_cannot_be_killed(measure, unkillable):
     assert accuracy.verdict.status == "pass"
     assert (performance.verdict.status, performance.verdict.cause) == ("infra_error", "stuck")
     assert performance.ending.stage == "queue"
+
+
+def test_a_timing_ends_when_what_was_held_still_beside_it_cannot_be_killed(measure):
+    share = Share("GPU-a")
+
+    def give_up_when_somebody_is_timed(process):
+        while share.may_run():
+            share.release()
+            time.sleep(0.05)
+        claims.give_up([process.pid])
+
+    with contextlib.closing(share), subprocess.Popen(["sleep", "600"], pass_fds=[share.fileno()]) as process:
+        thread = threading.Thread(target=give_up_when_somebody_is_timed, args=[process])
+        thread.start()
+        (outcome,) = measure("hang@performance.timing", [PERFORMANCE])
+        thread.join()
+        process.kill()
+    assert (outcome.verdict.status, outcome.verdict.cause) == ("infra_error", "stuck")
+    assert outcome.ending.stage == "timing"
+
+
+def test_what_a_killed_supervisor_left_behind_and_cannot_be_killed_is_not_waited_for(measure, monkeypatch):
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    environment = {**os.environ, processes.SUPERVISOR: f"{gone.pid} 1 {processes.mark().split()[2]}"}
+    with contextlib.closing(claims.claim(Wanted(("GPU-a",), (0,)))) as claim:
+        leftover = subprocess.Popen(["sleep", "600"], pass_fds=claim.filenos, env=environment)
+    with leftover, monkeypatch.context() as no_signals:
+        no_signals.setattr(psutil.Process, "kill", lambda process: None)
+        no_signals.setattr(processes, "LEFTOVERS_S", 0.1)
+        (outcome,) = measure(jobs_per_gpu=1)
+        no_signals.undo()
+        leftover.kill()
+    assert (outcome.verdict.status, outcome.verdict.cause) == ("infra_error", "stuck")
 
 
 class Crowd:

@@ -1,9 +1,11 @@
 """While one cell is timed every other one holds still, and they go on beside each other for the rest."""
 
 from collections import defaultdict
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
+
+from timmgate import cores
 
 BUSY = "tick:0.4@compile tick:0.2@performance.warmup tick:0.3@performance.timing"
 
@@ -31,13 +33,16 @@ def test_nothing_else_runs_while_a_cell_is_timed(ticks):
         assert [time for time in others if min(window) < time < max(window)] == []
 
 
-def test_on_a_cpu_every_cell_that_runs_has_a_core_of_its_own(new_project, tmp_path):
-    project = new_project(tmp_path)
-    project.worker.behaviours = {"*": "meet:2@compile"}
-    project.run(modes="inference", models="test_vit,test_resnet")
-    one, other = (start["cores"] for start in project.worker.starts())
-    assert len(one) == len(other) == 1
-    assert one != other
+def test_on_a_cpu_no_more_cells_run_at_once_than_there_are_cores(new_project, tmp_path):
+    project = new_project(tmp_path, executor=("--cores", "8"))
+    project.worker.behaviours = {"*": "tick:0.5@compile"}
+    project.run(modes="inference", suite="tiny", threads=len(cores.available()))
+    times = defaultdict(list)
+    for entry in project.worker.entries():
+        if "tick" in entry:
+            times[entry["tick"]].append(entry["at"])
+    assert len(times) == 6
+    assert all(first[-1] < second[0] for first, second in pairwise(sorted(times.values())))
 
 
 def test_compilation_goes_on_beside_other_cells(ticks):

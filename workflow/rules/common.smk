@@ -10,7 +10,8 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-gc.disable()  # all that Snakemake makes of ten thousand jobs stays: looking through it for garbage takes seconds
+# All that Snakemake makes of ten thousand jobs stays: looking through it for garbage as often as usual takes seconds.
+gc.set_threshold(700, 10, 1000)
 
 sys.path.insert(0, f"{workflow.basedir}/workflow/scripts")
 
@@ -74,14 +75,12 @@ def expectations():
     return expected.asked_for(all_expectations(), SETTINGS, SUITE, MODELS)
 
 
-def runtime_min():
-    """Minutes that a cluster must give a cell, so that the supervisor ends a measurement and not the cluster.
+def runtime_min(timeouts):
+    """Minutes that a cluster must give a job of so many time limits, so that the supervisor ends it and not the cluster.
 
-    One more attempt is for those that do not count, as with smaller batches. The margin is for what has no limit of its own:
-    starting, and being held still while others are timed on the node.
+    The margin is for what has no limit of its own: starting, and being held still while others are timed on the node.
     """
-    measuring_s = SETTINGS.timeout * len(SETTINGS.checks) * (SETTINGS.attempts + 1)
-    return math.ceil(measuring_s / 60) + 15
+    return math.ceil(SETTINGS.timeout * timeouts / 60) + 15
 
 
 def attempts_left(wildcards, attempt):
@@ -123,12 +122,6 @@ def refuse_folders_that_cannot_be_written():
         raise WorkflowError(
             f"{folder.absolute()} cannot be written to; make it writable, or name another folder with --directory"
         )
-
-
-def collect_garbage_from_now_on():
-    """Of what running makes; what planning made stays."""
-    gc.freeze()
-    gc.enable()
 
 
 def announce():

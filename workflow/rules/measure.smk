@@ -6,9 +6,10 @@ rule toolchain:
     retries: 2  # of a job that was killed; without it no cell can start
     conda:
         "../envs/timmgate.yaml"
-    threads: 4  # compilers that run at once
+    threads: 4  # about as many compilers run at once
     resources:
         timeout_s=SETTINGS.timeout,
+        runtime=runtime_min(1),
         jobs_per_gpu=SETTINGS.jobs_per_gpu,
         gpu=int(SETTINGS.device == "cuda"),
     script:
@@ -37,7 +38,8 @@ rule measure:
         attempts=attempts_left,
         jobs_per_gpu=SETTINGS.jobs_per_gpu,
         timing_limit_s=SETTINGS.timing_limit,
-        runtime=runtime_min(),
+        # One more attempt is for those that do not count, as with smaller batches.
+        runtime=runtime_min(len(SETTINGS.checks) * (SETTINGS.attempts + 1)),
         # The shared folder, or the one that has a folder for each cell: a constant, as functions cost every parse most.
         compile_cache=SHARED_CACHE if SETTINGS.compile_cache == "shared" else ".cache/inductor",
         compile_cache_is_shared=int(SETTINGS.compile_cache == "shared"),

@@ -10,7 +10,7 @@ except settings.ConfigError as error:
 
 
 def ask_for_damaged():
-    """Ask for every job with a damaged file, and say so."""
+    """Ask for every job with a missing or damaged file, and say so."""
     merged = [table for table in tables() if table.endswith(".parquet")]
     jobs = {
         f"{mode}/{model}": [

@@ -24,8 +24,6 @@ def main() -> None:
     given = weights.given(snakemake.input.get("weights"))
     job_bytes = min(limits.mem_mb * 10**6 if limits.mem_is_limit else math.inf, memory_limit_bytes())
     supervision_bytes = estimates.SUPERVISION_MB * 10**6
-    if limits.attempts and job_bytes <= supervision_bytes:
-        sys.exit(f"the job has {job_bytes // 10**6} MB, but its supervisor alone takes {estimates.SUPERVISION_MB}")
     policy = Policy(
         threads=snakemake.threads,
         timeout_s=limits.timeout_s,
@@ -47,6 +45,8 @@ def main() -> None:
     if journal.error and not limits.attempts:
         sys.exit(f"{'/'.join(snakemake.wildcards)}: {journal.error}")  # this was no loss: another run may well measure it
     with interruptible(), journal.kept():  # also while it writes: no scratch file is left
+        if limits.attempts and job_bytes <= supervision_bytes:
+            raise OSError(f"the job has {job_bytes // 10**6} MB, but its supervisor alone takes {estimates.SUPERVISION_MB}")
         trouble = given and given.trouble()
         outcomes = weights.not_started(specs, trouble, log, journal) if trouble else supervise(specs, policy, log, journal)
         provenance = record.provenance(specs, policy, log, retry)
@@ -60,5 +60,5 @@ if __name__ == "__main__":
     die_with_run(signal.SIGTERM)
     try:
         main()
-    except OSError as error:  # a full disk, as a rule: nothing to write a row on
+    except OSError as error:  # a full disk, as a rule: nothing to write a row on, and worth another try
         sys.exit(f"{'/'.join(snakemake.wildcards)}: {error}")

@@ -1,6 +1,7 @@
 """What the compiler builds once per machine, in a folder that every cell's cache starts with."""
 
 import contextlib
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -26,18 +27,24 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     policy = Policy(snakemake.threads, limits.timeout_s, attempts=1, cache=folder, jobs_per_gpu=limits.jobs_per_gpu)
     command = [sys.executable, "-m", "timmgate.caches", device, str(folder)]
-    kill_leftovers()
+    claims.give_up(kill_leftovers())
     with CappedLog(Path(snakemake.log[0])) as log, interruptible():
         try:
             with contextlib.closing(claims.claim(policy.wanted(device))) as claim:
-                run_worker(command, claim, policy.limits, log, lambda ending, _: log.line(how_it_ended(ending)))
+                run_worker(command, claim, policy.limits, log, lambda ending, _: ended(ending, folder, log))
         except claims.StuckError as error:
             log.line(str(error))
 
 
-def how_it_ended(ending: Ending) -> str:
-    """For the log."""
-    return f"killed after {ending.timeout_s:g} s" if ending.returncode is None else f"exit code {ending.returncode}"
+def ended(ending: Ending, folder: Path, log: CappedLog) -> None:
+    """Say how, and keep nothing that is not whole."""
+    if ending.returncode == 0:
+        return
+    killed = "limit", f"killed after {ending.timeout_s:g} s"
+    cause, how = ending.trouble or (killed if ending.returncode is None else ("exit code", str(ending.returncode)))
+    log.line(f"{cause}: {how}")
+    shutil.rmtree(folder)
+    folder.mkdir()
 
 
 if __name__ == "__main__":

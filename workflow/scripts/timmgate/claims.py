@@ -8,21 +8,20 @@ lock back from a process that dies, whatever killed it.
   that nobody else takes any. Slots are taken at a `desk`, one supervisor at a time.
 * A measurement that is being timed holds `turn` and then `busy`, alone. The supervisor of every other one shares `busy` with
   its like while its processes run, and looks at `turn` to see whether it has to hold them still.
-* A process that even SIGKILL does not end keeps its slots. They are in the list `stuck`, so that nobody waits for them.
+* A process that even SIGKILL does not end keeps its locks. They are in the list `stuck`, so that nobody waits for them.
 """
 
 import fcntl
 import os
 import random
 import struct
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from timmgate.processes import start_ticks
 
@@ -90,12 +89,6 @@ class Claim:
     def _others(self) -> list[int]:
         return [slot for slot in self._wanted.slots if slot not in self._files]
 
-    def give_up(self, pids: Iterable[int]) -> None:
-        """Let everybody know that these processes, which inherited the claim, cannot be killed."""
-        for pid in pids:
-            with _lock_file(self.device, "stuck") as file:
-                file.write(f"{pid} {start_ticks(pid)} {' '.join(map(str, self.slots))}\n".encode())
-
     def close(self) -> None:
         """Give the slots back, unless a process that inherited `filenos` lives."""
         for file in (*self._files.values(), self._door):
@@ -107,18 +100,21 @@ def claim(wanted: Wanted) -> Claim:
 
     Raises StuckError if it never can, because processes that cannot be killed hold too much of every device.
     """
-    while (made := _at_the_desk(wanted)) is None:
+    while not (made := _at_the_desk(wanted)) or not _completed(made, wanted):
         _pause()
+    return made
+
+
+def _completed(made: Claim, wanted: Wanted) -> bool:
+    """Wait behind the door for what is missing; whether that came. If not, the claim is closed."""
     try:
-        while not made.is_complete:
-            if _lacks_slots(wanted, made.device):
-                raise StuckError(stuck_message([made.device]))
+        while not made.is_complete and not _lacks_slots(wanted, made.device):
             _pause()
             made.take()
-    except BaseException:
-        made.close()
-        raise
-    return made
+    finally:
+        if not made.is_complete:
+            made.close()
+    return made.is_complete
 
 
 def _at_the_desk(wanted: Wanted) -> Claim | None:
@@ -146,23 +142,43 @@ def _at_the_desk(wanted: Wanted) -> Claim | None:
 
 def _lacks_slots(wanted: Wanted, device: str) -> bool:
     """Whether too few slots are left by what cannot be killed."""
-    lost = {slot for slots in stuck(device).values() for slot in slots}
-    return len(set(wanted.slots) - lost) < wanted.count
+    return len({_slot(slot) for slot in wanted.slots} - stuck(device).keys()) < wanted.count
 
 
-def stuck(device: str) -> dict[int, list[int]]:
-    """Processes that could not be killed and still live, and the slots of the device that they hold."""
+def give_up(pids: Iterable[int]) -> None:
+    """Let everybody know which locks these processes hold, which cannot be killed. Linux only; elsewhere it does nothing."""
+    for pid in pids:
+        for device, names in _locks_of(pid).items():
+            with _lock_file(device, "stuck") as file:
+                file.write(f"{pid} {start_ticks(pid)} {' '.join(names)}\n".encode())
+
+
+def _locks_of(pid: int) -> dict[str, list[str]]:
+    """By device, the names of the lock files that a process has open, and so holds if it got them from its supervisor."""
+    names: dict[str, list[str]] = {}
+    for link in Path(f"/proc/{pid}/fd").glob("*"):  # none if it has ended after all
+        with suppress(OSError):  # it has just been closed
+            path = link.readlink()
+            if path.parent == folder().resolve():
+                device, _, name = path.name.rpartition(".")
+                names.setdefault(unquote(device), []).append(name)
+    return names
+
+
+def stuck(device: str) -> dict[str, int]:
+    """Names of the locks of a device that are held by processes which could not be killed and still live, and these."""
     try:
-        lines = [line.split() for line in _path(device, "stuck").read_text().splitlines()]
+        lines = [line.split(" ") for line in _path(device, "stuck").read_text().split("\n")[:-1]]
     except FileNotFoundError:
         return {}
-    return {int(pid): list(map(int, slots)) for pid, started, *slots in lines if start_ticks(int(pid)) == started}
+    return {name: int(pid) for pid, started, *names in lines if start_ticks(int(pid)) == started for name in names}
 
 
 def stuck_message(devices: Iterable[str]) -> str:
     """Who holds what, and what is to be done about it."""
-    held = [f"process {', '.join(map(str, stuck(device)))} cannot be killed and holds {device}" for device in devices]
-    return f"{'; '.join(held)}; reset the device, or start the machine again"
+    pids = {device: ", ".join(map(str, sorted(set(stuck(device).values())))) for device in devices}
+    held = "; ".join(f"process {those} cannot be killed and holds {device}" for device, those in pids.items())
+    return f"{held}; reset the device, or start the machine again"
 
 
 def _slot(number: int) -> str:
@@ -201,13 +217,17 @@ class Share:
     def may_run(self) -> bool:
         """Whether our processes may run; if so we have the share. If not, hold them still and then release it.
 
-        Where something cannot be killed nothing is timed, and we need no share.
+        Where what cannot be killed keeps others from the device, nothing is timed, and we need no share.
         """
         if _try(self._turn, fcntl.LOCK_SH):
             fcntl.flock(self._turn, fcntl.LOCK_UN)
             if _try(self._busy, fcntl.LOCK_SH):
                 return True
-        return bool(stuck(self.device))
+        return self.is_stuck()
+
+    def is_stuck(self) -> bool:
+        """Whether nobody can have the device alone, because of what cannot be killed."""
+        return bool(stuck(self.device).keys() & {"turn", "busy"})
 
     def release(self) -> None:
         """Give the share back, so that another measurement can be timed; `may_run` takes it again."""
@@ -240,8 +260,11 @@ class HeldTime:
 
 
 def folder() -> Path:
-    """Where the lock files of this machine and user are: TIMMGATE_LOCKS, or a folder in that of temporary files."""
-    return Path(os.environ.get("TIMMGATE_LOCKS") or Path(tempfile.gettempdir(), f"timmgate-{os.getuid()}"))
+    """Where the lock files of this machine and user are: TIMMGATE_LOCKS, or a folder in /tmp.
+
+    Not in TMPDIR, which on many clusters is another folder for each job.
+    """
+    return Path(os.environ.get("TIMMGATE_LOCKS") or f"/tmp/timmgate-{os.getuid()}")
 
 
 def _path(device: str, name: str) -> Path:

@@ -1,11 +1,6 @@
-"""The cores of this machine: which ones a process may use, in which order to hand them out, and keeping a process on some.
-
-A core here is what the kernel numbers as a CPU. Linux only; elsewhere there are as many cores, but nothing is bound to any.
-"""
+"""Which cores of this machine a process may use, and in which order. A core here is what the kernel numbers as a CPU."""
 
 import os
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 SYSTEM = Path("/sys/devices/system/cpu")
@@ -14,7 +9,7 @@ SYSTEM = Path("/sys/devices/system/cpu")
 def available() -> list[int]:
     """Numbers of the cores that this process may use, for every physical one its first, node by node; then the second ones.
 
-    So that cores which are neighbours in this list share no execution units, and memory if they can.
+    So that the first ones share no execution units, and memory if they can. Elsewhere than on Linux simply as many numbers.
     """
     if not hasattr(os, "sched_getaffinity"):
         return list(range(os.cpu_count() or 1))
@@ -37,17 +32,3 @@ def _siblings(core: int) -> list[int]:
 def _node(core: int) -> int:
     """The number of its memory node (NUMA), 0 where there is only one."""
     return next((int(path.name.removeprefix("node")) for path in (SYSTEM / f"cpu{core}").glob("node[0-9]*")), 0)
-
-
-@contextmanager
-def bound(cores: Collection[int]) -> Iterator[None]:
-    """Processes that this thread starts meanwhile stay on these cores. Raises OSError if they do not exist any more."""
-    if not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)

@@ -1,6 +1,6 @@
 """Runs one worker process to its end, whatever that is, and says how each check that it began ended. Knows no torch.
 
-A worker has a session of its own, and on a CPU the cores of its claim; when it is over, for whatever reason, every process
+A worker has a session of its own; when it is over, for whatever reason, every process
 that it started is dead. While another measurement is being timed on the device it is held still.
 """
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from timmgate import claims, cores, gpus, messages, module_environment
+from timmgate import claims, gpus, messages, module_environment
 from timmgate.claims import Claim, HeldTime, Share
 from timmgate.control_groups import oom_kills
 from timmgate.endings import Ending
@@ -79,16 +79,15 @@ def run_worker(
         while not share.may_run():
             time.sleep(POLL_S)
         try:
-            with cores.bound(claim.slots) if claim.device == "cpu" else contextlib.nullcontext():
-                worker = subprocess.Popen(
-                    [*command, "--messages", str(said.writing), "--held", str(held.fileno())],
-                    stdin=subprocess.DEVNULL,
-                    stdout=printed.writing,
-                    stderr=subprocess.STDOUT,
-                    pass_fds=(said.writing, held.fileno(), share.fileno(), *claim.filenos),
-                    start_new_session=True,
-                    env={**module_environment(), **gpus.only(claim.device), SUPERVISOR: mark()},
-                )
+            worker = subprocess.Popen(
+                [*command, "--messages", str(said.writing), "--held", str(held.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=printed.writing,
+                stderr=subprocess.STDOUT,
+                pass_fds=(said.writing, held.fileno(), share.fileno(), *claim.filenos),
+                start_new_session=True,
+                env={**module_environment(), **gpus.only(claim.device), SUPERVISOR: mark()},
+            )
         except OSError as error:
             trouble = type(error).__name__, f"the worker could not be started: {error}"
             on_end(Ending(trouble=trouble, wall_s=time.monotonic() - start), False)
@@ -103,7 +102,7 @@ def run_worker(
                 drain(printed.reading, log, STACK_DUMP_S)
         finally:
             survivors = kill_all(worker, others)
-            claim.give_up(survivors)
+            claims.give_up(survivors)
             drain(printed.reading, log, DRAIN_S)
     ending = follower.ending
     ending.returncode, ending.survivors = returncode, survivors
@@ -198,11 +197,11 @@ class Follower:
             self._take(line)
 
     def _look_around(self) -> None:
-        """At what the worker uses, and whether it waits for a device that it cannot have alone any more."""
+        """At what the worker uses, and whether it wants or has a device alone that it cannot have alone any more."""
         if self._last - self._looked_at > LOOK_S:
             self._looked_at = self._last
             self.ending.peak_rss_bytes = max(self.ending.peak_rss_bytes, tree_rss_bytes(self._worker.pid))
-            if self.ending.stage == "queue" and claims.stuck(self._share.device):
+            if self.ending.stage in OWN_TIMING and self._share.is_stuck():
                 self.ending.trouble = "stuck", claims.stuck_message([self._share.device])
 
     def _limit_s(self) -> float:

@@ -178,7 +178,7 @@ def take_samples(
     gc.disable()
     try:
         nothing_new = torch.compiler.set_stance("fail_on_recompile")
-        with claims.quiet(gpus.names(spec.device)[0]), nothing_new:
+        with claims.quiet(gpus.names(spec.device)[0]), devices.pinned(spec.device, setup.threads), nothing_new:
             reporter.stage("timing")
             if spec.device != "cpu":
                 # A neighbour that is held still has launched kernels that run on, and clocks have fallen while we waited.

@@ -23,6 +23,9 @@ POLL_S = 0.05
 UNKILLABLE_S = 30.0
 """Time after which a process that SIGKILL does not end, because the kernel itself hangs in a driver, is left to itself."""
 
+LEFTOVERS_S = 5.0
+"""The same for what a dead supervisor has left: it has probably tried before us."""
+
 SHARE_OF_MACHINE = 0.9
 """Of its memory, for one cell."""
 
@@ -119,17 +122,19 @@ def mark() -> str:
 
 
 def kill_leftovers() -> list[int]:
-    """Kill every process of ours on this machine whose `SUPERVISOR` is dead, which cannot do so any more; say which.
+    """Kill every process of ours on this machine whose `SUPERVISOR` is dead, which cannot do so any more.
 
-    They would keep the claim to a device, which nobody else could have then. Linux only; elsewhere it does nothing.
+    They would keep the claim to a device, which nobody else could have then. Returns those that could not be killed. Linux
+    only; elsewhere it does nothing.
     """
     killed = []
     for process in psutil.process_iter() if sys.platform == "linux" else ():
         with contextlib.suppress(psutil.Error):
             if process.uids().real == os.getuid() and _is_leftover(process.environ().get(SUPERVISOR)):
                 process.kill()
-                killed.append(process.pid)
-    return killed
+                killed.append(process)
+    _, stuck = psutil.wait_procs(killed, timeout=LEFTOVERS_S)
+    return [process.pid for process in stuck]
 
 
 def _is_leftover(supervisor: str | None) -> bool:

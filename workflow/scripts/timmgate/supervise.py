@@ -90,7 +90,7 @@ def supervise(specs: Sequence[Spec], policy: Policy, log: Path, journal: Journal
     with smaller batches. What runs out of memory beside a neighbour is first tried again with the whole device, for that
     says nothing about the model.
     """
-    kill_leftovers()
+    claims.give_up(kill_leftovers())
     with CappedLog(log) as stream:
         cell = Cell(specs, policy, stream, journal)
         while cell.pending:
@@ -149,7 +149,7 @@ class Cell:
         self._log.line(" ".join(filter(None, (f"{check}:", verdict.status, verdict.cause, verdict.message))))
         smaller = next_batch_size(self._batch_size or spec.requested_batch_size)
         times_in_vain = self._journal.in_vain[check]
-        # On a CPU every cell has its own limit of memory: neighbours take nothing from it.
+        # On a CPU it is the cell's own limit that ends it.
         if lacked_memory(ending, verdict) and spec.device != "cpu" and claim.had_neighbours():
             self._wanted = replace(self._wanted, count=len(self._wanted.slots))
         elif verdict.status in OUT_OF_MEMORY and check == "performance" and smaller:
