@@ -26,6 +26,7 @@ rule all:
 
 
 onstart:
+    lift_default_rate_limit()
     refuse_folders_that_cannot_be_written()
     RETRIES.save()
     WEIGHTS_RETRIES.save()

@@ -122,6 +122,12 @@ def test_there_is_nothing_to_do_after_a_run_and_it_is_said_quickly(default):
     assert len(project.worker.starts()) == len(CELLS)
 
 
+def test_the_scheduler_looks_at_what_is_ready_once_for_every_job_that_ends_and_not_ever_more_often(project):
+    printed = project.run("--verbose", modes="inference,training")
+    assert "Finished jobid" in printed
+    assert printed.count("Ready jobs: ") <= 12 + 3
+
+
 def test_one_cell_can_be_asked_for_alone(project):
     project.run("results/cpu/training/test_vit/accuracy.parquet")
     assert project.worker.cells() == ["training/test_vit"]

@@ -124,6 +124,17 @@ def refuse_folders_that_cannot_be_written():
         )
 
 
+def lift_default_rate_limit():
+    """Let jobs start at any rate, unless somebody asked for a limit of their own (`--max-jobs-per-timespan`).
+
+    With Snakemake 9's default, 100 in a second, the end of every job makes the scheduler look at all that is ready once more
+    each second for the rest of the run: after some hundred jobs it takes a whole core, and never gives it back.
+    """
+    limit = workflow.scheduling_settings.max_jobs_per_timespan
+    if limit and (limit.max_jobs, limit.timespan) == (100, 1):
+        workflow.scheduler.job_rate_limiter = None
+
+
 def announce():
     """Say what was asked for, with everything that was `auto` resolved."""
     checks, modes = " and ".join(SETTINGS.checks), ", ".join(SETTINGS.modes)

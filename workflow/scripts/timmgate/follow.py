@@ -1,7 +1,7 @@
 """Runs one worker process to its end, whatever that is, and says how each check that it began ended. Knows no torch.
 
-A worker has a session of its own; when it is over, for whatever reason, every process
-that it started is dead. While another measurement is being timed on the device it is held still.
+A worker has a session of its own; when it is over, for whatever reason, every process that it started is dead. While another
+measurement is being timed on the device it is held still.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ POLL_S = 0.05
 """Longest time between two looks at the deadline and at the worker."""
 
 LOOK_S = 0.25
-"""Time between two looks at the memory of a worker, and at what it waits for."""
+"""Time between two looks at the memory of a worker, and at who else has its device."""
 
 STACK_DUMP_S = 0.5
 """Time that a hung worker gets to write its Python stacks into the log before it is killed."""
