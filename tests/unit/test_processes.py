@@ -81,7 +81,8 @@ def test_leftovers_are_known_by_their_supervisor_wherever_they_have_gone(start):
         assert time.monotonic() < deadline
     leftovers = {daemon.pid, reused.pid, *(psutil.Process(process.pid).children()[0].pid for process in (daemon, reused))}
     assert not leftovers & set(processes.kill_leftovers())
-    assert not any(map(psutil.pid_exists, leftovers))
+    assert [processes.start_ticks(pid) for pid in leftovers] == [None] * 4
+    assert daemon.wait(timeout=10) == reused.wait(timeout=10) == -9
     gone.wait()
     assert [other.poll() for other in others] == [None, None]
 

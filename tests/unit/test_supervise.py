@@ -496,7 +496,7 @@ def test_what_an_earlier_supervisor_left_behind_is_killed_first(measure):
         ["sleep", "600"], env={**os.environ, processes.SUPERVISOR: f"{gone.pid} 1 {processes.mark().split()[2]}"}
     )
     measure()
-    leftover.wait(timeout=10)
+    assert leftover.wait(timeout=10) == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("lost", [1, 2])

@@ -94,8 +94,6 @@ def _trivial(values: torch.Tensor) -> torch.Tensor:
 if __name__ == "__main__":
     die_with_parent(signal.SIGKILL)
     Cache(Path(sys.argv[2])).open()
-    with ThreadPoolExecutor() as pool:
-        list(
-            pool.map(bool, supported_vec_isa_list)
-        )  # each probe waits for a compiler; one after the other takes twice as long
+    with ThreadPoolExecutor() as pool:  # each probe waits for a compiler; one after the other takes twice as long
+        list(pool.map(bool, supported_vec_isa_list))
     build_toolchain(sys.argv[1])

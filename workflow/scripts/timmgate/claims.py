@@ -156,10 +156,11 @@ def give_up(pids: Iterable[int]) -> None:
 def _locks_of(pid: int) -> dict[str, list[str]]:
     """By device, the names of the lock files that a process has open, and so holds if it got them from its supervisor."""
     names: dict[str, list[str]] = {}
+    ours = folder().resolve()
     for link in Path(f"/proc/{pid}/fd").glob("*"):  # none if it has ended after all
         with suppress(OSError):  # it has just been closed
             path = link.readlink()
-            if path.parent == folder().resolve():
+            if path.parent == ours:
                 device, _, name = path.name.rpartition(".")
                 names.setdefault(unquote(device), []).append(name)
     return names

@@ -64,8 +64,9 @@ def pinned(device: str, threads: int) -> Iterator[None]:
         yield
         return
     before = {int(task.name): os.sched_getaffinity(int(task.name)) for task in Path("/proc/self/task").iterdir()}
+    cores = available()[:threads]
     for task in before:
-        os.sched_setaffinity(task, available()[:threads])
+        os.sched_setaffinity(task, cores)
     try:
         yield
     finally:

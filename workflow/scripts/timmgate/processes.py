@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 
 POLL_S = 0.05
-"""Pause between two attempts to kill what is left of a worker."""
+"""Pause between two attempts to kill what is left of a worker, or two looks at it."""
 
 UNKILLABLE_S = 30.0
 """Time after which a process that SIGKILL does not end, because the kernel itself hangs in a driver, is left to itself."""
@@ -127,14 +127,17 @@ def kill_leftovers() -> list[int]:
     They would keep the claim to a device, which nobody else could have then. Returns those that could not be killed. Linux
     only; elsewhere it does nothing.
     """
-    killed = []
+    left, deadline = {}, time.monotonic() + LEFTOVERS_S
     for process in psutil.process_iter() if sys.platform == "linux" else ():
         with contextlib.suppress(psutil.Error):
             if process.uids().real == os.getuid() and _is_leftover(process.environ().get(SUPERVISOR)):
+                left[process.pid] = start_ticks(process.pid)
                 process.kill()
-                killed.append(process)
-    _, stuck = psutil.wait_procs(killed, timeout=LEFTOVERS_S)
-    return [process.pid for process in stuck]
+    while left := {pid: ticks for pid, ticks in left.items() if ticks and start_ticks(pid) == ticks}:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(POLL_S)
+    return list(left)
 
 
 def _is_leftover(supervisor: str | None) -> bool:

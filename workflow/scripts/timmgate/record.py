@@ -26,7 +26,7 @@ def row(spec: Spec, outcome: Outcome, policy: Policy, suite: str, provenance: di
 
 def details(spec: Spec, outcome: Outcome) -> list[dict[str, Any]]:
     """The rows of the check's table in `spec.CHECKS`; none if the measurement ended before it had any."""
-    return [redacted({**key(spec), **line}) for line in outcome.ending.details]
+    return redacted([{**key(spec), **line} for line in outcome.ending.details])
 
 
 def key(spec: Spec) -> dict[str, str]:

@@ -12,7 +12,7 @@ SHORTEST = 8
 
 
 def redacted(value: Any) -> Any:
-    """The value, a text or a row, with the name of the variable in the place of every secret; what is no text stays."""
+    """The text, row or list with the name of the variable in the place of every secret; what is no text stays."""
     known = [(f"<{name}>", secret) for name, secret in os.environ.items() if SECRET_NAME.search(name)]
     known = [(name, secret) for name, secret in known if len(secret) >= SHORTEST]
     return _replaced(value, sorted(known, key=lambda variable: -len(variable[1])))  # one secret may begin another
@@ -21,6 +21,8 @@ def redacted(value: Any) -> Any:
 def _replaced(value: Any, known: list[tuple[str, str]]) -> Any:
     if isinstance(value, dict):
         return {key: _replaced(inner, known) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_replaced(inner, known) for inner in value]
     if isinstance(value, str):
         for name, secret in known:
             value = value.replace(secret, name)
