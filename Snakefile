@@ -10,9 +10,10 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/retry.smk"
 include: "workflow/rules/suite.smk"
 include: "workflow/rules/weights.smk"
+include: "workflow/rules/preflight.smk"
 include: "workflow/rules/measure.smk"
-include: "workflow/rules/aggregate.smk"
-include: "workflow/rules/check.smk"
+include: "workflow/rules/tables.smk"
+include: "workflow/rules/gate.smk"
 include: "workflow/rules/export.smk"
 
 
@@ -28,6 +29,8 @@ rule all:
 onstart:
     lift_default_rate_limit()
     refuse_folders_that_cannot_be_written()
+    Path(OUTCOME).unlink(missing_ok=True)
+    builds.save(BUILD, Path(FACTS))
     RETRIES.save()
     WEIGHTS_RETRIES.save()
     announce()
@@ -35,3 +38,7 @@ onstart:
 
 onsuccess:
     show_tables()
+
+
+onerror:
+    say_why()

@@ -33,7 +33,8 @@ import pandas as pd
 import psutil
 import pyarrow as pa
 
-from timmgate import module_environment, rows
+from timmgate import module_environment
+from timmgate.tables import parquet
 
 ROOT = Path(__file__).parents[1]
 DEVICE = "cpu"
@@ -101,8 +102,8 @@ class Project:
         details = evidence()
         for number, cell in enumerate(self.cells):
             folder = self.folder / "results" / Path(*cell)
-            rows.write(of_cell(details, cell), folder / "evidence.parquet")
-            rows.write(
+            parquet.write(of_cell(details, cell), folder / "evidence.parquet")
+            parquet.write(
                 of_cell(results["fail_accuracy" if number % FAILING == 0 else "pass"], cell), folder / "accuracy.parquet"
             )
 
@@ -165,12 +166,12 @@ def accuracy(status: str) -> pa.Table:
     row |= {"accuracy_identity": "f" * 64, "accuracy_wall_s": 12.5, "command": "python -m timmgate.worker " * 20}
     if status != "pass":
         row |= {"accuracy_stage": "compare", "accuracy_cause": "comparison", "accuracy_message": "1 of 200 tensors differ"}
-    return rows.table("accuracy", [row])
+    return parquet.table("accuracy", [row])
 
 
 def evidence() -> pa.Table:
     """The evidence of a cell without its key."""
-    columns = [field.name for field in rows.SCHEMAS["evidence"] if field.type == pa.float64()]
+    columns = [field.name for field in parquet.SCHEMAS["evidence"] if field.type == pa.float64()]
     leaves = [
         {
             "leaf": f"gradient.stages.{leaf}.weight",
@@ -182,7 +183,7 @@ def evidence() -> pa.Table:
         | {name: 1e-6 * (leaf + number / 7) for number, name in enumerate(columns)}
         for leaf in range(LEAVES)
     ]
-    return rows.table("evidence", leaves)
+    return parquet.table("evidence", leaves)
 
 
 def of_cell(table: pa.Table, cell: tuple[str, str, str]) -> pa.Table:

@@ -24,10 +24,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from timmgate import claims, gpus
-from timmgate.messages import Reporter
-from timmgate.processes import die_with_parent
-from timmgate.spec import Spec
+from timmgate.system import gpus, timing_lock
+from timmgate.core.protocol import Reporter
+from timmgate.system.process_tree import die_with_parent
+from timmgate.core.spec import Spec
 
 COMPILING = ("compile", "run", "compile", "run", "compare")
 STAGES = {
@@ -57,7 +57,7 @@ class Run:
         for stage in STAGES[spec.check]:
             visits[stage] += 1
             if stage == "timing":
-                self.turn.enter_context(claims.quiet(gpus.names(spec.device)[0]))
+                self.turn.enter_context(timing_lock.exclusive_device(gpus.names(spec.device)[0]))
             if stage == "estimate":
                 self.turn.close()
             self.reporter.stage(stage)

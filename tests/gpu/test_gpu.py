@@ -11,11 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from timmgate import claims, devices, gpus, memory, supervise
-from timmgate.attempts import Journal
-from timmgate.claims import Wanted
-from timmgate.spec import Mode, Spec
-from timmgate.supervise import Policy
+from timmgate.system import device_locks, gpus
+from timmgate.worker import peak_memory, torch_device
+from timmgate.supervisor import cell
+from timmgate.supervisor.journal import Journal
+from timmgate.system.device_locks import SlotRequest
+from timmgate.core.spec import Mode, Spec
+from timmgate.core.run_options import RunOptions
 
 ROOT = Path(__file__).parents[2]
 MEBIBYTE = 1 << 20
@@ -47,8 +49,8 @@ def measure(tmp_path, monkeypatch):
     def run(*checks, batch_size=2, **options):
         mode = Mode(**options)
         specs = [Spec(check, "cuda", "m", "test_resnet", "random", "", "", batch_size, mode) for check in checks]
-        policy = Policy(1, 300, 1, tmp_path / "cache", jobs_per_gpu=1, timing_limit_s=3)
-        return supervise.supervise(specs, policy, tmp_path / "worker.log", Journal(tmp_path / "attempts.jsonl"))
+        policy = RunOptions(1, 300, 1, tmp_path / "cache", jobs_per_gpu=1, timing_limit_s=3)
+        return cell.supervise(specs, policy, tmp_path / "worker.log", Journal(tmp_path / "attempts.jsonl"))
 
     return run
 
@@ -59,7 +61,7 @@ def test_the_driver_names_the_gpu_that_it_is_told_to_show(gpu):
 
 def test_a_process_with_a_claim_sees_its_gpu_and_no_other(gpu):
     code = "import torch; print(torch.cuda.device_count(), torch.cuda.get_device_properties(0).uuid)"
-    with contextlib.closing(claims.claim(Wanted((gpu,), slots=(0,)))) as claim:
+    with contextlib.closing(device_locks.lease(SlotRequest((gpu,), slots=(0,)))) as claim:
         environment = {**os.environ, **gpus.only(claim.device)}
         printed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert printed.stdout.split() == ["1", gpu.removeprefix("GPU-")]
@@ -70,12 +72,12 @@ def test_peak_memory_is_what_was_allocated():
         torch.ones(100 * MEBIBYTE, dtype=torch.uint8, device="cuda")
 
     before = torch.cuda.memory_allocated()
-    assert memory.peak_bytes("cuda", allocate, resident=0) - before == 100 * MEBIBYTE
+    assert peak_memory.peak_bytes("cuda", allocate, resident=0) - before == 100 * MEBIBYTE
 
 
 def test_products_and_convolutions_have_the_precision_of_float32():
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    devices.set_deterministic(False)
+    torch_device.set_deterministic(False)
     matrix = torch.full((256, 256), 1 + 2**-12, device="cuda")  # TF32 would round it to 1
     image, kernels = matrix.reshape(1, 64, 32, 32), matrix[:, :64].reshape(256, 64, 1, 1)
     exact = (1 + 2**-12) ** 2
@@ -89,13 +91,13 @@ def test_what_was_launched_is_done_after_a_synchronisation():
         matrix @ matrix
     done.record()
     assert not done.query(), "the product should still be computed"
-    devices.synchronize("cuda")
+    torch_device.synchronize("cuda")
     assert done.query()
 
 
 @pytest.mark.parametrize("check", ["accuracy", "performance"])
 def test_a_batch_that_no_gpu_can_hold_is_out_of_memory(check, measure, monkeypatch):
-    monkeypatch.setattr(supervise, "next_batch_size", lambda size: 0)
+    monkeypatch.setattr(cell, "next_batch_size", lambda size: 0)
     (outcome,) = measure(check, batch_size=TOO_MANY_IMAGES)
     assert (outcome.verdict.status, outcome.verdict.cause, outcome.ending.stage) == ("OOM", "OutOfMemoryError", "load")
 

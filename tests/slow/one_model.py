@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from timmgate import iterations, models, suites
-from timmgate.spec import Mode, Spec
+from timmgate.worker import models, training_step
+from timmgate.config import suites
+from timmgate.core.spec import Mode, Spec
 
 SUITES = Path(__file__).parents[2] / "config" / "suites"
 
@@ -23,9 +24,9 @@ def main(suite: str, model: str) -> dict[str, Any]:
         batch_size = 2 if training else 1  # BatchNorm cannot train on one value per channel, which some heads have
         spec = Spec("accuracy", "cpu", "m", model, "random", "", "", batch_size, Mode(training=training), traits)
         made, figures["load_s"] = timed(models.create, spec)
-        images = iterations.fresh(spec, models.images(spec, models.input_size(spec, made), batch_size))
+        images = training_step.fresh(spec, models.images(spec, models.input_size(spec, made), batch_size))
         if training:
-            _, figures["training_step_s"] = timed(iterations.iterate, spec, made, made, images)
+            _, figures["training_step_s"] = timed(training_step.iterate, spec, made, made, images)
         else:
             _, figures["forward_s"] = timed(made, images)
     figures["parameters"] = sum(parameter.numel() for parameter in made.parameters())

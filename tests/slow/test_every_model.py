@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from timmgate import suites
+from timmgate.config import suites
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -5,7 +5,7 @@ from itertools import combinations, pairwise
 
 import pytest
 
-from timmgate import cores
+from timmgate.system import cpu_topology
 
 BUSY = "tick:0.4@compile tick:0.2@performance.warmup tick:0.3@performance.timing"
 
@@ -36,7 +36,7 @@ def test_nothing_else_runs_while_a_cell_is_timed(ticks):
 def test_on_a_cpu_no_more_cells_run_at_once_than_there_are_cores(new_project, tmp_path):
     project = new_project(tmp_path, executor=("--cores", "8"))
     project.worker.behaviours = {"*": "tick:0.5@compile"}
-    project.run(modes="inference", suite="tiny", threads=len(cores.available()))
+    project.run(modes="inference", suite="tiny", threads=len(cpu_topology.available()))
     times = defaultdict(list)
     for entry in project.worker.entries():
         if "tick" in entry:

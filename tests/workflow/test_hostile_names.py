@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from timmgate import settings, suites
+from timmgate.config import settings, suites
+from timmgate.core import errors
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = "a b;$(touch pwned)`touch pwned`'q\"d&|<>{x}%#é"
@@ -53,14 +54,14 @@ def test_a_suite_may_be_a_file_of_any_name(project):
 @pytest.mark.parametrize("name", NO_NAMES)
 def test_a_model_that_is_no_name_is_refused(name, tmp_path):
     (tmp_path / "mine.tsv").write_text(f"model\n{name}\n")
-    with pytest.raises(settings.ConfigError, match=rf"mine\.tsv, line 2: model: .* {FORM}"):
+    with pytest.raises(errors.ConfigError, match=rf"mine\.tsv, line 2: model: .* {FORM}"):
         suites.read(str(tmp_path / "mine.tsv"), tmp_path)
 
 
 @pytest.mark.parametrize("name", NO_NAMES)
 def test_a_mode_that_is_no_name_is_refused(name):
     config = {**yaml.safe_load((ROOT / "config" / "config.yaml").read_text()), "mode_catalogue": {name: {}}, "modes": [name]}
-    with pytest.raises(settings.ConfigError, match=FORM):
+    with pytest.raises(errors.ConfigError, match=FORM):
         settings.load(config)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from timmgate import refresh, registry, suites
-from timmgate.spec import Traits
+from timmgate.config import registry, suite_refresh, suites
+from timmgate.core.spec import Traits
 
 TABLES = {"merge", "flag", "all"}
 PLAN_CPU_S = 15.0
@@ -85,7 +85,7 @@ def refreshed(new_project, listed, tmp_path_factory):
     """
     project = new_project(tmp_path_factory.mktemp("refreshed"))
     shutil.copytree(listed, project.folder / ".cache", dirs_exist_ok=True)
-    families = refresh.representatives(registry.load(listed))
+    families = suite_refresh.representatives(registry.load(listed))
     del families["vgg"], families["nest"]
     rows = [f"{model}\t64\t\t\t1" for model in families.values()]
     rows[1:1] = ["jx_nest_base\t32\t0.05\tmeasured by hand\t", "resnet_of_yore\t16\t\t\t1"]

@@ -5,7 +5,7 @@ import resource
 import pyarrow.parquet as pq
 import pytest
 
-from timmgate import rows
+from timmgate.tables import parquet
 
 MODES = ("inference", "inference-amp", "inference-freezing", "training")
 MODELS = ("test_vit", "test_resnet", "test_convnext", "test_efficientnet", "test_byobnet", "test_nfnet")
@@ -60,7 +60,7 @@ def test_the_columns_of_the_tables_say_unit_and_meaning(default):
     for name in ("cells", "evidence", "samples"):
         written = pq.read_schema(project.folder / "results" / "cpu" / f"{name}.parquet")
         assert [(each.name, each.metadata) for each in written] == [
-            (each.name, each.metadata) for each in rows.SCHEMAS[name]
+            (each.name, each.metadata) for each in parquet.SCHEMAS[name]
         ]
         assert all(each.metadata[b"description"] for each in written)
     cells = pq.read_schema(project.folder / "results" / "cpu" / "cells.parquet")

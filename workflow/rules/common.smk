@@ -1,46 +1,49 @@
 """Configuration, the requested cells, and the functions that the rules call. Runs in every job: imports nothing heavy."""
 
-import gc
 import math
 import os
 import re
 import sys
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-# All that Snakemake makes of ten thousand jobs stays: looking through it for garbage as often as usual takes seconds.
-gc.set_threshold(700, 10, 1000)
-
 sys.path.insert(0, f"{workflow.basedir}/workflow/scripts")
 
-from timmgate import cells, estimates, expected, files, settings, shards, suites
-from timmgate.processes import RUN
-from timmgate.spec import CHECKS
-
-SUITES = Path(workflow.basedir, "config", "suites")
+from timmgate.config import builds, cells, memory_estimate, settings, shards, suites
+from timmgate.core import files
+from timmgate.core.checks import CHECKS
+from timmgate.core.errors import ConfigError
+from timmgate.system.process_tree import RUN
+from timmgate.tables import baseline, outcome
 
 os.environ[RUN] = str(os.getpid())  # what jobs that we start here die with
 
 try:
     settings.refuse_quotes(workflow.config_settings.config)
     SETTINGS = settings.load(config)
-    SUITE = suites.read(SETTINGS.suite, SUITES)
+    SUITE = suites.read(SETTINGS.suite)
     MODELS = suites.select(SUITE, SETTINGS.models, SETTINGS.exclude)
     MODELS = shards.select(MODELS, SUITE.cost, SETTINGS.shard)
-except settings.ConfigError as error:
+except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
-LOSSES = SETTINGS.attempts * len(SETTINGS.checks)  # so many supervisors of a cell may be killed before its row says so
+FACTS = f".cache/builds/{SETTINGS.device}"
+# What the main process found is what the jobs of a cluster go by: their nodes may differ.
+BUILD = builds.find(Path(".cache/builds")) if workflow.is_main_process else builds.load(Path(FACTS))
+OUTCOME = f"results/{SETTINGS.device}/outcome.json"
+LOSSES = SETTINGS.run.attempts * len(SETTINGS.checks)  # so many supervisors of a cell may be killed before its row says so
 CELLS = [(mode, model) for mode in SETTINGS.modes for model in MODELS]
 SHARED_CACHE = os.environ.get("TORCHINDUCTOR_CACHE_DIR", ".cache/inductor/shared")
 WEIGHTS = [] if SETTINGS.weights == "random" else f"weights/{SETTINGS.weights}/{{model}}.json"  # says where they lie
-MEMORY_IS_KNOWN = bool(SETTINGS.memory) or None not in map(SUITE.size, MODELS)
+MEMORY_IS_KNOWN = bool(SETTINGS.run.memory) or None not in map(SUITE.size, MODELS)
 
 
 wildcard_constraints:
     device=SETTINGS.device,
+    build=re.escape(BUILD.label),
     mode="|".join(map(re.escape, SETTINGS.modes)),
     model="[^/]+",
 
@@ -48,23 +51,32 @@ wildcard_constraints:
 def suite_table(wildcards):
     """The table of the suite. Raises WorkflowError for the suite that has none."""
     try:
-        return suites.table(SETTINGS.suite, SUITES)
-    except settings.ConfigError as error:
+        return suites.table(SETTINGS.suite)
+    except ConfigError as error:
         raise WorkflowError(str(error)) from None
 
 
-def specs(wildcards):
-    """Identity of a cell's checks, as dicts of plain values: a cell is redone when one of them changes."""
-    of_cell = cells.specs(SETTINGS, wildcards.mode, wildcards.model, MODELS[wildcards.model])
-    return [spec.to_dict() for spec in of_cell]
+def cell(wildcards):
+    """Everything that defines a cell."""
+    return cells.cell(SETTINGS, BUILD, wildcards.mode, wildcards.model, MODELS[wildcards.model])
+
+
+def identity(wildcards):
+    """The same as a dict of plain values: a cell is measured again when one of them changes."""
+    return cell(wildcards).to_dict()
+
+
+def typed_models():
+    """Names of models that somebody typed, which must exist."""
+    return suites.typed(SUITE, MODELS, SETTINGS.models)
 
 
 @cache
 def all_expectations():
-    """What the baseline expects; no rule's input, lest one that the workflow wrote be made anew before it is compared with."""
+    """What the baseline expects; no rule's input, so that one that the workflow wrote is not made anew before it is compared with."""
     try:
-        return expected.load(SETTINGS, SUITE, Path(workflow.basedir, "config", "expected"))
-    except settings.ConfigError as error:
+        return baseline.load(SETTINGS, SUITE, Path(workflow.basedir, "config", "expected"))
+    except ConfigError as error:
         raise WorkflowError(str(error)) from None
 
 
@@ -72,36 +84,36 @@ def expectations():
     """What the baseline expects of this run. Raises WorkflowError where no accuracy is measured."""
     if "accuracy" not in SETTINGS.checks:
         raise WorkflowError(f"what is expected is accuracy, but checks is {', '.join(SETTINGS.checks)}")
-    return expected.asked_for(all_expectations(), SETTINGS, SUITE, MODELS)
+    return baseline.asked_for(all_expectations(), SETTINGS, SUITE, MODELS)
 
 
 def runtime_min(timeouts):
     """Minutes that a cluster must give a job of so many time limits, so that the supervisor ends it and not the cluster.
 
-    The margin is for what has no limit of its own: starting, and being held still while others are timed on the node.
+    The margin is for what has no limit of its own: starting, and being paused while others are timed on the node.
     """
-    return math.ceil(SETTINGS.timeout * timeouts / 60) + 15
+    return math.ceil(SETTINGS.run.timeout * timeouts / 60) + 15
 
 
 def attempts_left(wildcards, attempt):
     """How often a measurement may be started: not at all in a job's last attempt, which only writes the row that says so."""
-    return SETTINGS.attempts if attempt <= LOSSES else 0
+    return SETTINGS.run.attempts if attempt <= LOSSES else 0
 
 
 def memory_mb(wildcards, attempt):
     """Memory of a job in MB; twice as much once its supervisor was killed, for it may have been too little."""
     if attempt > LOSSES:
-        return estimates.SUPERVISION_MB
-    if SETTINGS.memory:
-        return estimates.SUPERVISION_MB + 1000 * SETTINGS.memory
-    of_cell = cells.specs(SETTINGS, wildcards.mode, wildcards.model, MODELS[wildcards.model])
-    measured_bytes = estimates.memory_bytes(of_cell, SUITE.size(wildcards.model), SETTINGS.threads)
-    return estimates.SUPERVISION_MB + min(attempt, 2) * measured_bytes // 10**6
+        return memory_estimate.SUPERVISION_MB
+    if SETTINGS.run.memory:
+        return memory_estimate.SUPERVISION_MB + 1000 * SETTINGS.run.memory
+    specs = [cell(wildcards).spec(check) for check in SETTINGS.checks]
+    measured_bytes = memory_estimate.memory_bytes(specs, SUITE.size(wildcards.model), SETTINGS.run.threads)
+    return memory_estimate.SUPERVISION_MB + min(attempt, 2) * measured_bytes // 10**6
 
 
-def cell_file(mode, model, name):
-    """The table `name` of one cell."""
-    return f"results/{SETTINGS.device}/{mode}/{model}/{name}.parquet"
+def cell_file(mode, model, check):
+    """The file of a check of one cell."""
+    return f"results/{SETTINGS.device}/{BUILD.label}/{mode}/{model}/{check}.parquet"
 
 
 def cell_rows(wildcards):
@@ -111,7 +123,7 @@ def cell_rows(wildcards):
 
 def tables():
     """The tables of the device."""
-    merged = [f"{name}.parquet" for name in ("cells", "attempts", *map(CHECKS.get, SETTINGS.checks), "failures")]
+    merged = [f"{name}.parquet" for name in ("cells", "attempts", *(check.details for check in CHECKS.values()), "failures")]
     return [f"results/{SETTINGS.device}/{name}" for name in (*merged, "failures.tsv", "summary.tsv")]
 
 
@@ -145,7 +157,14 @@ def announce():
 def show_tables():
     """Print the tables in the terminal, once the workflow is done, unless only something before them was asked for."""
     from rich.console import Console
-    from timmgate.show import show
+    from timmgate.report.terminal import show
 
     if all(Path(table).is_file() for table in tables()):
         show(Path("results", SETTINGS.device), Console())
+
+
+def say_why():
+    """Repeat at the very end why what was requested is not possible, if that is the reason."""
+    ended = outcome.read(Path(OUTCOME))
+    if ended and ended[0] == outcome.Outcome.WRONG_REQUEST:
+        print(*ended[1], sep="\n", file=sys.stderr)

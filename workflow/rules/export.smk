@@ -1,6 +1,3 @@
-from dataclasses import asdict
-
-
 rule export:
     input:
         unpack(cell_rows),  # one that was deleted is measured again first
@@ -16,4 +13,4 @@ rule export:
         device=SETTINGS.device,
         modes={name: asdict(mode) for name, mode in SETTINGS.modes.items()},
     script:
-        "../scripts/export_tables.py"
+        "../scripts/export.py"

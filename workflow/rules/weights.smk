@@ -17,6 +17,6 @@ rule weights:
     resources:
         downloads=1,
     params:
-        retry=lambda wildcards: WEIGHTS_RETRIES.number(wildcards.model),
+        retry=lambda wildcards: WEIGHTS_RETRIES.rerun_generation(wildcards.model),
     script:
         "../scripts/weights.py"

@@ -1,23 +1,19 @@
-"""The rows and the details of all requested cells into one table of cells, and one table for each kind of details."""
+"""The files of all cells of a folder into its tables: one of cells, one for each kind of details, one of attempts."""
 
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from timmgate import aggregate, attempts, rows
+from timmgate.config import builds, cells, settings, suites
+from timmgate.tables import merge
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
-    measured = {}
-    for check, details in snakemake.params.checks.items():
-        files = aggregate.cells_of(snakemake.input[check])
-        measured[check] = aggregate.merge(check, files)
-        beside = {cell: row.with_name(f"{details}.parquet") for cell, row in files.items()}
-        lost = aggregate.merge_into(Path(snakemake.output[details]), details, beside)
-        for cell, problem in lost.items():
-            print(f"no {details} of {'/'.join(cell)}: {problem}", file=sys.stderr)
-    journals = {cell: path.with_name(attempts.NAME) for cell, path in files.items()}
-    rows.write(aggregate.attempts(journals), Path(snakemake.output.attempts))
-    rows.write(aggregate.join(list(files), measured), Path(snakemake.output.cells))
+    config = settings.load(snakemake.config)
+    build, suite = builds.load(Path(snakemake.params.facts)), suites.read(config.suite)
+    requested = [Path(path).parts[-5:-1] for path in snakemake.input[config.checks[0]]]
+    today = cells.identities(config, build, suite)
+    for cell, problem in merge.merge(Path(snakemake.output.cells).parent, requested, config.checks, today).items():
+        print(f"{'/'.join(cell)}: {problem}", file=sys.stderr)

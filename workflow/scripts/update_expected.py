@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 
-from timmgate import gate, rows
+from timmgate.tables import gate, parquet
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -14,4 +14,4 @@ if __name__ == "__main__":
     cells, params = pq.read_table(snakemake.input.cells), snakemake.params
     renewed = gate.updated(cells, params.everything, params.expectations)
     for file in map(Path, snakemake.output):
-        rows.write_csv(renewed[file.stem], file)
+        parquet.write_csv(renewed[file.stem], file)

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from timmgate import weights
-from timmgate.processes import die_with_run, interruptible
+from timmgate.system.process_tree import die_with_run, interruptible
+from timmgate.weights import record
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -21,6 +21,6 @@ if __name__ == "__main__":
     output = Path(snakemake.output[0])
     model, source = snakemake.wildcards.model, snakemake.wildcards.source
     with interruptible():  # no scratch file is left
-        found = weights.obtain(model, source, output.parent.absolute(), snakemake.params.retry)
+        found = record.obtain(model, source, output.parent.absolute(), snakemake.params.retry)
         print(found)
-        weights.write(found, output)
+        record.write(found, output)

@@ -1,0 +1,150 @@
+"""What a run prints in the terminal at its end."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import timmgate
+from timmgate.tables import failures, parquet
+from timmgate.report.terminal import show
+
+NARROW, WIDE = 44, 200
+
+
+@pytest.fixture
+def printed(tmp_path):
+    """Writes the tables of some cells, prints them, and returns the text."""
+
+    def print_cells(*cells, width=WIDE, color=False, checks=("accuracy",)):
+        table = parquet.table("cells", [{"device": "cpu", "model": "test_vit", **cell} for cell in cells])
+        parquet.write(failures.failures(table, checks), tmp_path / "failures.parquet")
+        parquet.write_tsv(failures.summary(table, checks), tmp_path / "summary.tsv")
+        with (tmp_path / "terminal").open("w") as terminal:
+            console = Console(record=True, width=width, file=terminal, force_terminal=color)
+            show(tmp_path, console)
+        return console.export_text(styles=color)
+
+    return print_cells
+
+
+def cell(mode, status, **columns):
+    return {"mode": mode, "accuracy": status, **columns}
+
+
+def table_of(text):
+    """The words of the header and of each row of the table."""
+    lines = [line.replace("┃", "│").strip("│ ") for line in text.splitlines() if line.startswith(("┃", "│"))]
+    return [[word.strip() for word in line.split("│")] for line in lines]
+
+
+def test_the_table_has_a_row_per_mode_and_a_column_per_status_that_occurs(printed):
+    text = printed(
+        *[cell("training", "pass")] * 3,
+        *[cell("training", "timeout")] * 2,
+        *[cell("inference", "pass"), cell("inference", "fail_accuracy"), cell("inference", "pass_due_to_skip")],
+    )
+    assert "accuracy on cpu" in text
+    assert table_of(text) == [
+        ["mode", "cells", "passed", "fail_accuracy", "timeout"],
+        ["training", "5", "3", "", "2"],
+        ["inference", "3", "2", "1"],
+    ]
+
+
+def test_a_run_that_passed_shows_nothing_but_the_table(printed):
+    text = printed(cell("inference", "pass"))
+    assert table_of(text) == [["mode", "cells", "passed"], ["inference", "1", "1"]]
+    assert text.strip().splitlines()[-1].startswith("└")
+
+
+def test_a_failure_has_a_line_with_cell_stage_cause_message_and_log(printed):
+    ending = {"stage": "compile", "cause": "RuntimeError", "message": "no such kernel"}
+    columns = {f"accuracy_{name}": value for name, value in ending.items()}
+    text = printed(cell("inference", "fail_to_run", log="logs/x.log", **columns))
+    assert "fail_to_run inference/test_vit accuracy  in compile: RuntimeError: no such kernel  log: logs/x.log\n" in text
+
+
+def test_a_cell_that_was_not_run_has_a_line_with_what_is_known(printed):
+    text = printed(cell("inference", "not_run", accuracy_cause="no result file"))
+    assert text.endswith("not_run inference/test_vit accuracy  no result file\n")
+
+
+def test_a_failure_without_any_reason_has_a_line(printed):
+    assert printed(cell("inference", "timeout")).endswith("timeout inference/test_vit accuracy\n")
+
+
+def test_only_the_first_line_of_a_message_is_shown(printed):
+    text = printed(cell("inference", "fail_to_run", accuracy_message="first\nsecond\r\nthird"))
+    assert "first" in text
+    assert "second" not in text
+
+
+def test_a_message_is_shown_as_it_is(printed):
+    message = 'expected [bold]"3"[/bold] not [/] :smile:'
+    assert message in printed(cell("inference", "fail_to_run", accuracy_message=message))
+
+
+@pytest.mark.parametrize("mode", ["null", "NA", "007", "1e3", "True"])
+def test_a_mode_that_looks_like_something_else_keeps_its_name(printed, mode):
+    text = printed(cell(mode, "timeout"))
+    assert table_of(text)[1] == [mode, "1", "0", "1"]
+    assert f"timeout {mode}/test_vit" in text
+
+
+@pytest.mark.parametrize("width", [NARROW, WIDE])
+def test_a_failure_stays_on_one_line_at_any_width_so_that_its_path_can_be_copied(printed, width):
+    log = f"logs/cpu/inference/{'long_name_' * 8}/accuracy.log"
+    text = printed(cell("inference", "timeout", accuracy_message="word " * 20, log=log), width=width)
+    (line,) = [line for line in text.splitlines() if line.startswith("timeout")]
+    assert line.endswith(f"log: {log}")
+
+
+def test_a_narrow_terminal_shows_every_count_and_every_letter_of_the_names(printed):
+    statuses = ["pass", "fail_accuracy", "eager_two_runs_differ", "timeout"]
+    text = printed(*[cell("inference-amp", status) for status in statuses], width=NARROW)
+    table = [line for line in text.splitlines() if line.startswith(("┃", "│"))]
+    assert all(len(line) <= NARROW for line in table)
+    header_lines = [line.strip("┃").split("┃") for line in table if line.startswith("┃")]
+    row_lines = [line.strip("│").split("│") for line in table if line.startswith("│")]
+    header = ["".join(part.strip() for part in column) for column in zip(*header_lines, strict=True)]
+    row = ["".join(part.strip() for part in column) for column in zip(*row_lines, strict=True)]
+    assert header == ["mode", "cells", "passed", *statuses[1:3], "timeout"]
+    assert row == ["inference-amp", "4", "1", "1", "1", "1"]
+
+
+def test_the_status_of_a_failure_is_red(printed):
+    text = printed(cell("inference", "timeout"), color=True)
+    assert "\x1b[1;31mtimeout\x1b[0m inference/test_vit" in text
+
+
+def test_an_empty_run_is_shown(printed):
+    assert printed() == ""
+
+
+def test_a_performance_table_has_speedups_with_intervals_verdicts_compile_times_and_memory(printed):
+    figures = {"compile_cold_s": 31.24, "compile_warm_s": 1.55, "compression_ratio": 1.3, "graph_breaks": 2}
+    passed = {"mode": "inference", "accuracy": "pass", "performance": "pass", **figures}
+    cells = [{**passed, "speedup": each} for each in (0.5, 2.0)]
+    cells += [{"mode": "training", "accuracy": "pass", "performance": "timeout"}]
+    text = printed(*cells, checks=("accuracy", "performance"))
+    assert "performance on cpu" in text
+    lines = table_of(text)
+    inference = [line for line in lines if line[0] == "inference" and "1.00" in line]
+    assert [line[1:5] for line in inference] == [["2", "2", "1.00", "1.41"]]
+    interval = lines[lines.index(inference[0]) + 1]
+    assert interval[-1].startswith("[1.00, 2.00") and interval[-2].startswith("[0.50, 2.00")
+    assert ["training", "1", "0", "", "", "0/0/0/0", "1"] in lines
+    costs = lines[lines.index(["mode", "cold, s", "warm, s", "memory", "graph breaks"]) :]
+    assert costs[1:] == [["inference", "31.2", "1.6", "1.30", "4"], ["training", "", "", "", "0"]]
+
+
+def test_the_tables_of_a_folder_are_shown_by_a_command(printed, tmp_path):
+    text = printed(cell("inference", "timeout", log="logs/x.log"))
+    environment = {**os.environ, "PYTHONPATH": str(Path(timmgate.__file__).parents[1])}
+    command = [sys.executable, "-m", "timmgate.show", str(tmp_path)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    assert shown.splitlines()[-1] == text.splitlines()[-1]

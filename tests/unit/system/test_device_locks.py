@@ -1,0 +1,362 @@
+"""Claims of a device, between real processes."""
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from timmgate import module_environment
+from timmgate.system import device_locks
+from timmgate.system.timing_lock import PausedTime, ActivityLock
+from timmgate.system.device_locks import SlotRequest
+
+TIMING = (
+    "import time; from timmgate import claims\nwith claims.quiet('{device}'):\n    print(flush=True)\n    time.sleep(600)"
+)
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("TIMMGATE_LOCKS", str(tmp_path / "locks"))
+
+
+@pytest.fixture
+def timing():
+    """Starts a process that claims a device for itself."""
+    with contextlib.ExitStack() as stack:
+
+        def start(device="cpu"):
+            process = subprocess.Popen(
+                [sys.executable, "-c", TIMING.format(device=device)], env=module_environment(), stdout=subprocess.PIPE
+            )
+            stack.callback(process.communicate)
+            stack.callback(process.kill)
+            return process
+
+        yield start
+
+
+@pytest.fixture
+def share():
+    with contextlib.closing(ActivityLock("cpu")) as made:
+        yield made
+
+
+def wait_until(condition, patience_s=10.0):
+    deadline = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_measurements_run_beside_each_other(share):
+    with contextlib.closing(ActivityLock("cpu")) as other:
+        assert share.may_run() and other.may_run()
+
+
+def test_a_timing_waits_until_all_others_have_given_up_their_share(share, timing):
+    assert share.may_run()
+    process = timing()
+    wait_until(lambda: not share.may_run())
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.3)  # it says nothing as long as we have not released
+    share.release()
+    process.stdout.readline()
+    assert not share.may_run()
+
+
+@pytest.mark.parametrize("signal", ["kill", "terminate"])
+def test_the_kernel_gives_the_device_back_when_a_timing_dies(share, timing, signal):
+    process = timing()
+    process.stdout.readline()
+    assert not share.may_run()
+    getattr(process, signal)()
+    process.wait()
+    assert share.may_run()
+
+
+def test_two_timings_take_turns(timing):
+    first, second = timing(), timing()
+    ready = [process for process in (first, second) if _said_something(process)]
+    assert len(ready) == 1
+    ready[0].kill()
+    (other,) = {first, second} - set(ready)
+    other.stdout.readline()
+
+
+def _said_something(process):
+    return bool(select.select([process.stdout], [], [], 2.0)[0])
+
+
+def test_another_device_is_not_concerned(share, timing):
+    timing("cuda").stdout.readline()
+    assert share.may_run()
+
+
+def test_the_folder_is_for_this_user_alone(share):
+    assert device_locks.folder().stat().st_mode & 0o777 == 0o700
+
+
+def test_a_clock_stands_still_for_the_time_that_was_held(tmp_path):
+    with (tmp_path / "held").open("w+b") as file:
+        held = PausedTime(file)
+        start = held.clock()
+        held.add(5.0)
+        held.add(2.5)
+        assert PausedTime(file.fileno()).seconds == 7.5
+        assert held.clock() - start == pytest.approx(-7.5, abs=0.5)
+
+
+GPUS = ("GPU-a", "GPU-b", "GPU-c")
+
+CLAIMING = """
+import subprocess, sys, time
+from timmgate import claims
+claim = claims.claim(claims.Wanted(("GPU-a",), slots=(0,)))
+child = subprocess.Popen(["sleep", "600"], pass_fds=claim.filenos)
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+"""A supervisor with a claim, and a worker that inherits it and that no signal of the kernel ends with its supervisor."""
+
+
+@pytest.fixture
+def claim():
+    """Makes claims, which end with the test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *given, **wanted: stack.enter_context(contextlib.closing(device_locks.lease(SlotRequest(*given, **wanted))))
+
+
+def claim_later(claim, *given, **wanted):
+    """Start to wait for a claim in a thread; the list that it will be in, and the thread."""
+    got = []
+    thread = threading.Thread(target=lambda: got.append(claim(*given, **wanted)), daemon=True)
+    thread.start()
+    return got, thread
+
+
+def is_free(device, name):
+    return not device_locks._is_locked(device, name)
+
+
+def test_a_gpu_is_shared_only_when_all_are_in_use(claim):
+    assert [claim(GPUS, slots=(0, 1)).device for _ in range(6)] == [*GPUS, *GPUS]
+
+
+def test_a_claim_that_ends_makes_room_on_its_gpu(claim):
+    made = [claim(GPUS, slots=(0,)) for _ in range(3)]
+    made[1].close()
+    assert claim(GPUS, slots=(0,)).device == "GPU-b"
+
+
+def test_a_claim_waits_while_every_slot_is_taken(claim):
+    first, second = claim(("GPU-a",), slots=(0, 1)), claim(("GPU-a",), slots=(0, 1))
+    got, thread = claim_later(claim, ("GPU-a",), slots=(0, 1))
+    thread.join(0.5)
+    assert got == []
+    second.close()
+    thread.join(10)
+    assert got[0].device == first.device
+
+
+def test_the_whole_gpu_is_had_when_all_others_have_left_and_nobody_comes_in_between(claim):
+    neighbour = claim(("GPU-a",), slots=(0, 1))
+    whole, waiting = claim_later(claim, ("GPU-a",), slots=(0, 1), count=2)
+    wait_until(lambda: not is_free("GPU-a", "door"))
+    newcomer, coming = claim_later(claim, ("GPU-a",), slots=(0, 1))
+    coming.join(0.5)
+    assert whole == newcomer == []
+    neighbour.close()
+    waiting.join(10)
+    coming.join(0.5)
+    assert newcomer == [], "both slots belong to the one that wanted the whole"
+    assert not whole[0].had_neighbours()
+    whole[0].close()
+    coming.join(10)
+    assert newcomer[0].device == "GPU-a"
+
+
+def test_two_that_want_the_whole_gpu_get_it_one_after_the_other(claim):
+    neighbours = [claim(("GPU-a",), slots=(0, 1)) for _ in range(2)]
+    waiting = [claim_later(claim, ("GPU-a",), slots=(0, 1), count=2) for _ in range(2)]
+    for neighbour in neighbours:
+        neighbour.close()
+    wait_until(lambda: sum(len(got) for got, _ in waiting) == 1)
+    next(got for got, _ in waiting if got)[0].close()
+    wait_until(lambda: sum(len(got) for got, _ in waiting) == 2)
+
+
+def test_the_whole_of_the_emptiest_gpu_is_chosen(claim):
+    claim(("GPU-a",), slots=(0, 1))
+    assert claim(("GPU-a", "GPU-b"), slots=(0, 1), count=2).device == "GPU-b"
+
+
+def test_a_neighbour_is_known_whether_it_was_there_before_came_later_or_has_gone(claim):
+    first = claim(("GPU-a",), slots=(0, 1))
+    assert not first.had_neighbours()
+    second = claim(("GPU-a",), slots=(0, 1))
+    assert first.had_neighbours() and second.had_neighbours()
+    second.close()
+    assert first.had_neighbours()
+    first.close()
+    time.sleep(0.05)  # more than a tick of the kernel's clock
+    assert not claim(("GPU-a",), slots=(0, 1)).had_neighbours()
+
+
+def test_a_claim_outlives_a_killed_supervisor_until_its_worker_is_gone_too(claim):
+    command = [sys.executable, "-c", CLAIMING]
+    with subprocess.Popen(command, env=module_environment(), stdout=subprocess.PIPE, text=True) as supervisor:
+        worker = int(supervisor.stdout.readline())
+        supervisor.kill()
+    try:
+        got, thread = claim_later(claim, ("GPU-a",), slots=(0,))
+        thread.join(0.5)
+        assert got == []
+    finally:
+        os.kill(worker, signal.SIGKILL)
+    thread.join(10)
+    assert got[0].device == "GPU-a"
+
+
+def test_a_timing_waits_for_a_worker_that_outlives_its_supervisor(share, timing):
+    assert share.may_run()
+    worker = subprocess.Popen(["sleep", "600"], pass_fds=[share.fileno()])
+    try:
+        share.close()
+        process = timing()
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.3)
+    finally:
+        worker.kill()
+        worker.wait()
+    process.stdout.readline()
+
+
+def test_timings_on_two_gpus_do_not_wait_for_each_other(timing):
+    for gpu in GPUS[:2]:
+        timing(gpu).stdout.readline()
+
+
+def test_the_name_of_a_device_is_no_path(claim):
+    assert claim(("MIG-GPU-1234/5/0",), slots=(0,)).device == "MIG-GPU-1234/5/0"
+    assert all(path.is_file() for path in device_locks.folder().iterdir())
+
+
+CPU = ("cpu",)
+
+
+def test_the_slots_of_a_claim_are_the_first_that_are_free_in_the_order_that_is_wanted(claim):
+    assert claim(CPU, slots=(0, 2, 1, 3), count=2).slots == [0, 2]
+    assert claim(CPU, slots=(0, 2, 1, 3)).slots == [1]
+
+
+def test_claims_to_several_slots_do_not_overlap_and_who_waits_for_them_is_not_overtaken(claim):
+    one, two = (claim(CPU, slots=(0, 1, 2, 3), count=count) for count in (1, 2))
+    large, waiting = claim_later(claim, CPU, slots=(0, 1, 2, 3), count=3)
+    wait_until(lambda: not is_free("cpu", "door"))
+    small, coming = claim_later(claim, CPU, slots=(0, 1, 2, 3))
+    one.close()  # the small one could have it at once
+    coming.join(0.5)
+    assert large == small == []
+    two.close()
+    waiting.join(10)
+    coming.join(10)
+    assert sorted(large[0].slots + small[0].slots) == [0, 1, 2, 3]
+
+
+@pytest.fixture
+def give_up(claim):
+    """Makes a claim whose worker, a process to end, cannot be killed."""
+    with contextlib.ExitStack() as stack:
+
+        def give(*given, **wanted):
+            made = claim(*given, **wanted)
+            worker = stack.enter_context(subprocess.Popen(["sleep", "600"], pass_fds=made.filenos))
+            stack.callback(worker.kill)
+            made.close()
+            device_locks.report_unkillable([worker.pid])
+            return worker
+
+        yield give
+
+
+def test_a_gpu_whose_slots_are_held_by_what_cannot_be_killed_is_passed_over(claim, give_up):
+    give_up(GPUS, slots=(0,))
+    assert claim(GPUS, slots=(0,)).device == "GPU-b"
+
+
+def test_nobody_waits_for_what_cannot_be_killed(claim, give_up):
+    worker = give_up(("GPU-a",), slots=(0, 1))
+    assert claim(("GPU-a",), slots=(0, 1)).slots == [1], "the other slot can be had"
+    with pytest.raises(device_locks.StuckError, match=rf"process {worker.pid} cannot be killed and holds GPU-a; .*"):
+        claim(("GPU-a",), slots=(0, 1), count=2)
+    with pytest.raises(device_locks.StuckError):
+        claim(("GPU-a",), slots=(0,))
+
+
+def wait_in_vain(claim, devices):
+    """Wait for a whole GPU beside a worker on the first one, and behind its door, while that turns out to be immortal."""
+    first = claim(devices, slots=(0, 1))
+    waiting = CLAIMING.replace("""("GPU-a",), slots=(0,)""", f"{devices}, slots=(0, 1), count=2")
+    process = subprocess.Popen(
+        [sys.executable, "-c", waiting], env=module_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    wait_until(lambda: not is_free("GPU-a", "door"))
+    return first, process
+
+
+def test_who_waits_already_is_told_too(claim):
+    first, waiting = wait_in_vain(claim, ("GPU-a",))
+    with subprocess.Popen(["sleep", "600"], pass_fds=first.filenos) as worker:
+        device_locks.report_unkillable([worker.pid])
+        _, printed = waiting.communicate(timeout=10)
+        worker.kill()
+    assert b"StuckError" in printed
+    assert is_free("GPU-a", "door")
+
+
+def test_who_waits_already_turns_to_another_gpu(claim):
+    other = claim(("GPU-b",), slots=(0, 1))
+    other = claim(("GPU-b",), slots=(0, 1)), other  # so that the first one is the emptiest
+    first, waiting = wait_in_vain(claim, ("GPU-a", "GPU-b"))
+    with subprocess.Popen(["sleep", "600"], pass_fds=first.filenos) as worker:
+        device_locks.report_unkillable([worker.pid])
+        for each in other:
+            each.close()
+        child = int(waiting.stdout.readline())
+        assert not is_free("GPU-b", "slot0")
+        for pid in (child, waiting.pid, worker.pid):
+            os.kill(pid, signal.SIGKILL)
+        waiting.communicate()
+
+
+def test_what_holds_nothing_is_in_nobodys_way(claim):
+    with subprocess.Popen(["sleep", "600"]) as harmless:
+        device_locks.report_unkillable([harmless.pid])
+        assert device_locks.stuck("GPU-a") == {}
+        harmless.kill()
+
+
+def test_what_could_not_be_killed_and_ends_after_all_is_forgotten(claim, give_up):
+    worker = give_up(("GPU-a",), slots=(0,))
+    assert device_locks.stuck("GPU-a") == {"slot0": worker.pid}
+    worker.kill()
+    worker.wait()
+    assert device_locks.stuck("GPU-a") == {}
+    device_locks.report_unkillable([worker.pid])
+    assert claim(("GPU-a",), slots=(0,)).slots == [0]
+
+
+def test_others_go_on_when_what_cannot_be_killed_was_being_timed(share, timing):
+    process = timing()
+    process.stdout.readline()
+    assert not share.may_run()
+    device_locks.report_unkillable([process.pid])
+    assert share.may_run()
+    assert share.is_stuck()

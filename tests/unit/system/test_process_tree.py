@@ -1,0 +1,101 @@
+"""Processes as the kernel sees them: their memory, and their end also when it does not come by itself."""
+
+import os
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from timmgate.system import process_tree
+
+MEGABYTE = 1_000_000
+PARENT = """
+import subprocess, sys, time
+code = "import time; kept = bytearray(b'x') * 100_000_000; print(flush=True); time.sleep(600)"
+subprocess.Popen([sys.executable, "-c", code])
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def start():
+    """Starts a process of Python code with a piped output; it and its children are killed afterwards."""
+    started = []
+
+    def run(code: str, **environment: str) -> subprocess.Popen:
+        started.append(
+            subprocess.Popen(
+                [sys.executable, "-c", code],
+                env={**os.environ, **environment},
+                stdout=subprocess.PIPE,
+                start_new_session=True,
+            )
+        )
+        return started[-1]
+
+    yield run
+    for process in started:
+        for child in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []:
+            child.kill()
+        process.kill()
+        process.communicate()
+
+
+def test_the_memory_of_a_tree_is_that_of_its_processes(start):
+    parent = start(PARENT)
+    parent.stdout.readline()
+    assert 100 * MEGABYTE < process_tree.tree_rss_bytes(parent.pid) < 200 * MEGABYTE
+    assert process_tree.tree_rss_bytes(psutil.Process(parent.pid).children()[0].pid) > 100 * MEGABYTE
+
+
+def test_files_that_can_be_read_again_are_no_memory(start, tmp_path):
+    (tmp_path / "file").write_bytes(bytes(100 * MEGABYTE))
+    code = f"import mmap, time; file = open({str(tmp_path / 'file')!r}, 'rb'); "
+    code += "seen = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ); seen.find(b'x'); print(flush=True); time.sleep(600)"
+    process = start(code)
+    process.stdout.readline()
+    assert psutil.Process(process.pid).memory_info().rss > 100 * MEGABYTE
+    assert process_tree.tree_rss_bytes(process.pid) < 50 * MEGABYTE
+
+
+def test_a_process_that_is_gone_has_no_memory():
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    assert process_tree.tree_rss_bytes(gone.pid) == 0
+
+
+def test_leftovers_are_known_by_their_supervisor_wherever_they_have_gone(start):
+    gone = subprocess.Popen(["true"])
+    code = "import os, time; os.fork() or os.setsid(); time.sleep(600)"
+    _, started, namespace = process_tree.mark().split()
+    daemon = start(code, TIMMGATE_SUPERVISOR=f"{gone.pid} 1 {namespace}")  # which is a zombie until we wait for it
+    reused = start(code, TIMMGATE_SUPERVISOR=f"{os.getpid()} {int(started) - 1} {namespace}")
+    others = [
+        start("import time; time.sleep(600)", TIMMGATE_SUPERVISOR=process_tree.mark()),
+        start("import time; time.sleep(600)", TIMMGATE_SUPERVISOR=f"{gone.pid} 1 pid:[1]"),  # of another container
+    ]
+    deadline = time.monotonic() + 10
+    while not all(psutil.Process(process.pid).children() for process in (daemon, reused)):
+        assert time.monotonic() < deadline
+    leftovers = {daemon.pid, reused.pid, *(psutil.Process(process.pid).children()[0].pid for process in (daemon, reused))}
+    assert not leftovers & set(process_tree.kill_leftovers())
+    assert [process_tree.start_ticks(pid) for pid in leftovers] == [None] * 4
+    assert daemon.wait(timeout=10) == reused.wait(timeout=10) == -9
+    gone.wait()
+    assert [other.poll() for other in others] == [None, None]
+
+
+def test_a_process_that_cannot_be_killed_is_left_to_itself_and_named(start, monkeypatch):
+    """As one that hangs in a driver: here the signals do not reach it."""
+    process = start("import time; print(flush=True); time.sleep(600)")
+    process.stdout.readline()
+    others = set(psutil.Process().children(recursive=True)) - {psutil.Process(process.pid)}
+    with monkeypatch.context() as no_signals:
+        no_signals.setattr(os, "killpg", lambda group, number: None)
+        no_signals.setattr(process_tree, "UNKILLABLE_S", 0.3)
+        assert process_tree.kill_all(process, others) == (process.pid,)
+    assert process.poll() is None
+    assert process_tree.kill_all(process, others) == ()
+    assert process.returncode == -9

@@ -1,0 +1,252 @@
+"""The files of other tools, read as those tools read them."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from timmgate.tables import baseline, export, gate, parquet
+from timmgate.core.spec import Mode
+
+CATALOGUE = yaml.safe_load((Path(__file__).parents[2] / "config" / "config.yaml").read_text())["mode_catalogue"]
+MODES = {name: Mode(**options) for name, options in CATALOGUE.items()}
+
+STATUSES = {
+    "vit": "pass",
+    "resnet": "fail_accuracy",
+    "skipped": "pass_due_to_skip",
+    "lost": "not_run",
+    "huge": "model_fail_to_load",
+}
+
+
+def cell(mode, model, accuracy, **columns):
+    ran = {"batch_size": 8, "accuracy_batch_size": 8, "parameters": 1_234_567, "input_size": [3, 240, 224]}
+    known = ran if accuracy not in ("not_run", "model_fail_to_load") else {}
+    return {"device": "cpu", "mode": mode, "model": model, "accuracy": accuracy, **known, **columns}
+
+
+@pytest.fixture
+def exported(tmp_path):
+    """Exports cells of some modes and returns the path of every file by its name."""
+
+    def write(*modes, cells=None):
+        cells = cells or [cell(mode, model, status) for mode in modes for model, status in STATUSES.items()]
+        chosen = {mode: MODES[mode] for mode in modes}
+        for name, table in export.files(parquet.table("cells", cells), chosen, "cpu").items():
+            parquet.write_csv(table, tmp_path / name)
+        return {path.name: path for path in tmp_path.iterdir()}
+
+    return write
+
+
+@pytest.fixture
+def accuracy_csv(exported):
+    return exported("inference")["inductor_timm_models_float32_inference_cpu_accuracy.csv"]
+
+
+# File names.
+
+
+@pytest.mark.parametrize(
+    ("mode", "stem"),
+    [
+        ("inference", "inductor_timm_models_float32_inference"),
+        ("training", "inductor_timm_models_float32_training"),
+        ("inference-bfloat16", "inductor_timm_models_bfloat16_inference"),
+        ("training-float16", "inductor_timm_models_float16_training"),
+        ("training-amp", "inductor_timm_models_amp_training"),
+        ("inference-aot-eager", "aot_eager_timm_models_float32_inference"),
+        ("inference-freezing", "inductor_inference-freezing_timm_models_float32_inference"),
+        ("inference-amp-float16", "inductor_inference-amp-float16_timm_models_amp_inference"),
+        ("training-dynamic", "inductor_training-dynamic_timm_models_float32_training"),
+    ],
+)
+def test_a_file_is_named_by_backend_suite_dtype_and_kind_and_by_the_mode_where_it_has_other_options(mode, stem):
+    assert export.stems({mode: MODES[mode]}) == {mode: stem}
+
+
+def test_all_modes_of_the_catalogue_have_names_of_their_own_and_the_same_as_alone():
+    stems = export.stems(MODES)
+    assert len(set(stems.values())) == len(MODES)
+    assert stems == {name: export.stems({name: mode})[name] for name, mode in MODES.items()}
+
+
+@pytest.mark.parametrize(
+    "option", [option for option in asdict(Mode()) if option not in ("backend", "precision", "training")]
+)
+def test_a_mode_with_any_other_option_is_not_named_like_the_mode_without(option):
+    different = replace(Mode(), **{option: "something else"})
+    assert export.stems({"mine": different})["mine"] != export.stems({"inference": Mode()})["inference"]
+
+
+def test_two_modes_of_the_same_kind_both_have_their_names_in_the_file_names():
+    assert export.stems({"one": Mode(), "two": Mode(), "three": Mode(training=True)}) == {
+        "one": "inductor_one_timm_models_float32_inference",
+        "two": "inductor_two_timm_models_float32_inference",
+        "three": "inductor_timm_models_float32_training",
+    }
+
+
+def test_every_mode_has_two_files_if_only_accuracy_was_checked(exported):
+    assert set(exported("inference", "training-amp")) == {
+        "inductor_timm_models_float32_inference_cpu_accuracy.csv",
+        "inductor_timm_models_amp_training_cpu_accuracy.csv",
+        "benchmark-infer-inference-cpu.csv",
+        "benchmark-train-training-amp-cpu.csv",
+    }
+
+
+# benchmarks/dynamo's accuracy CSV.
+
+
+def test_the_accuracy_file_has_the_reference_suites_columns_in_its_order_and_a_line_per_cell(accuracy_csv):
+    assert accuracy_csv.read_text().splitlines() == [
+        "dev,name,batch_size,accuracy",
+        "cpu,vit,8,pass",
+        "cpu,resnet,8,fail_accuracy",
+        "cpu,skipped,8,pass_due_to_skip",
+        "cpu,lost,0,not_run",
+        "cpu,huge,0,model_fail_to_load",
+    ]
+
+
+def test_a_file_has_the_cells_of_its_mode_only(exported):
+    cells = [cell("inference", "vit", "pass"), cell("training", "vit", "OOM")]
+    files = exported("inference", "training", cells=cells)
+    assert files["inductor_timm_models_float32_inference_cpu_accuracy.csv"].read_text().count("\n") == 2
+    assert "OOM" in files["inductor_timm_models_float32_training_cpu_accuracy.csv"].read_text()
+
+
+def status_of(frame: pd.DataFrame, model: str) -> str | None:
+    """The one status of a model, or None, as benchmarks/dynamo's accuracy gate looks it up."""
+    found = frame.loc[frame["name"] == model, "accuracy"].tolist()
+    return found[0] if len(found) == 1 and isinstance(found[0], str) else None
+
+
+def reference_gate(actual: pd.DataFrame, baseline: pd.DataFrame) -> dict[str, str]:
+    """The verdict of benchmarks/dynamo's accuracy gate on every model of the actual file, by its rules."""
+    verdicts = {}
+    for model in actual["name"]:
+        found, wanted = status_of(actual, model), status_of(baseline, model)
+        if found is None or wanted is None:
+            verdicts[model] = "MISSING_ACCURACY" if found is None else "MISSING_EXPECTED"
+        elif found == wanted:
+            verdicts[model] = "PASS" if wanted == "pass" else "XFAIL"
+        else:
+            verdicts[model] = "IMPROVED" if found == "pass" else "FAIL"
+    return verdicts
+
+
+def test_the_reference_suites_gate_reads_the_accuracy_file(accuracy_csv):
+    actual = pd.read_csv(accuracy_csv)
+    baseline = pd.DataFrame(
+        [("vit", "pass", 0), ("resnet", "pass", 0), ("skipped", "pass_due_to_skip", 0), ("huge", "model_fail_to_load", 0)],
+        columns=["name", "accuracy", "graph_breaks"],
+    )
+    assert reference_gate(actual, baseline) == {
+        "vit": "PASS",
+        "resnet": "FAIL",
+        "skipped": "XFAIL",
+        "lost": "MISSING_EXPECTED",
+        "huge": "XFAIL",
+    }
+
+
+def test_the_reference_suites_dashboard_reads_the_accuracy_file(accuracy_csv):
+    accuracy = pd.read_csv(accuracy_csv, keep_default_na=False)
+    ran = accuracy.query("batch_size > 0")
+    performance = ran[["dev", "name", "batch_size"]].assign(speedup=1.5)
+    joined = accuracy.merge(performance, on=["dev", "name", "batch_size"], how="left")
+    passing = joined["accuracy"].isin(["pass", "pass_due_to_skip", "eager_variation"]) & (joined["speedup"] > 0)
+    assert (passing.sum(), len(joined)) == (2, len(STATUSES))
+
+
+def test_a_check_with_the_exported_file_as_baseline_is_as_expected(accuracy_csv):
+    cells = parquet.table(
+        "accuracy", [cell("inference", model, status) for model, status in STATUSES.items() if model != "lost"]
+    )
+    baseline = baseline.read(accuracy_csv, "float32")
+    del baseline["lost"]
+    assert set(gate.judge(cells, {"inference": baseline})["class"].to_pylist()) == {"pass", "expected_failure"}
+
+
+# timm's benchmark CSV.
+
+
+def test_timms_file_for_inference_has_its_columns_in_its_units_for_the_models_that_were_loaded(exported):
+    assert exported("inference")["benchmark-infer-inference-cpu.csv"].read_text().splitlines() == [
+        "model,infer_batch_size,infer_img_size,param_count",
+        "vit,8,224,1.23",
+        "resnet,8,224,1.23",
+        "skipped,8,224,1.23",
+    ]
+
+
+def test_timms_file_for_training_has_its_columns(exported):
+    header, line, *_ = exported("training")["benchmark-train-training-cpu.csv"].read_text().splitlines()
+    assert (header, line) == ("model,train_batch_size,train_img_size,param_count", "vit,8,224,1.23")
+
+
+def test_a_model_that_timed_out_before_it_was_loaded_is_left_out_of_timms_file(exported):
+    cells = [cell("inference", "vit", "timeout", batch_size=None, parameters=None, input_size=None)]
+    assert exported("inference", cells=cells)["benchmark-infer-inference-cpu.csv"].read_text().count("\n") == 1
+
+
+# benchmarks/dynamo's performance CSV.
+
+TIMED = {
+    "performance": "pass",
+    "batch_size": 32,
+    "speedup": 1.5,
+    "compiled_ms": 20.0,
+    "images_per_s": 1600.0,
+    "compile_cold_s": 30.5,
+    "compression_ratio": 1.25,
+    "eager_peak_bytes": 2_500_000_000,
+    "compiled_peak_bytes": 2_000_000_000,
+    "ops_captured": 100,
+    "unique_graphs": 3,
+    "graph_breaks": 3,
+    "graph_break_reasons": ["a", "a", "b"],
+    "cudagraph_skips": 0,
+    "gmacs": 4.123,
+    "mactivations": 11.116,
+}
+
+
+@pytest.fixture
+def both(exported):
+    """Files of a run with both checks, of which one cell was timed."""
+    failed = {"performance": "OOM"}
+    cells = [cell("inference", "vit", "pass", **TIMED), cell("inference", "resnet", "pass", **failed)]
+    return exported("inference", cells=cells)
+
+
+def test_the_performance_file_has_the_reference_suites_columns_in_its_order_and_units_and_zeros_for_what_failed(both):
+    assert both["inductor_timm_models_float32_inference_cpu_performance.csv"].read_text().splitlines() == [
+        "dev,name,batch_size,speedup,abs_latency,compilation_latency,compression_ratio,eager_peak_mem,dynamo_peak_mem,"
+        "calls_captured,unique_graphs,graph_breaks,unique_graph_breaks,autograd_captures,autograd_compiles,cudagraph_skips",
+        "cpu,vit,32,1.5,20.0,30.5,1.25,2.5,2.0,100,3,3,2,0,0,0",
+        "cpu,resnet,0,0.0,0.0,0.0,0.0,0.0,0.0,0,0,0,0,0,0,0",
+    ]
+
+
+def test_the_accuracy_file_has_the_accuracy_checks_own_batch_size(both):
+    assert "cpu,vit,8,pass" in both["inductor_timm_models_float32_inference_cpu_accuracy.csv"].read_text()
+
+
+def test_timms_file_of_a_timed_run_has_throughput_latency_and_operations(both):
+    frame = pd.read_csv(both["benchmark-infer-inference-cpu.csv"], index_col="model")
+    assert frame.loc["vit"].to_dict() == {
+        "infer_samples_per_sec": 1600.0,
+        "infer_step_time": 20.0,
+        "infer_batch_size": 32,
+        "infer_img_size": 224,
+        "infer_gmacs": 4.12,
+        "infer_macts": 11.12,
+        "param_count": 1.23,
+    }
+    assert frame.loc["resnet"].isna()["infer_samples_per_sec"]

@@ -1,0 +1,41 @@
+"""Peak memory, proved on known amounts."""
+
+import torch
+
+from timmgate.worker import peak_memory
+
+MEBIBYTE = 1 << 20
+
+
+def allocate(mebibytes: int) -> None:
+    """Touch so much memory and let go of it."""
+    torch.ones(mebibytes * MEBIBYTE, dtype=torch.uint8)
+
+
+def test_the_peak_is_what_was_allocated_on_top_of_what_was_there():
+    allocate(400)  # a larger peak before must not show
+    for mebibytes in (50, 200, 100):
+        peak = peak_memory.peak_bytes("cpu", lambda amount=mebibytes: allocate(amount), resident=7 * MEBIBYTE)
+        assert abs(peak - (mebibytes + 7) * MEBIBYTE) < 5 * MEBIBYTE
+
+
+def test_memory_that_an_earlier_iteration_left_in_the_heap_counts_again():
+    pieces = [torch.ones(MEBIBYTE, dtype=torch.uint8) for _ in range(100)]
+    del pieces[::2]
+
+    def run():
+        return [torch.ones(MEBIBYTE // 2, dtype=torch.uint8) for _ in range(80)]
+
+    assert peak_memory.peak_bytes("cpu", run, resident=0) > 38 * MEBIBYTE
+
+
+def test_two_phases_of_one_process_are_told_apart():
+    small, large = (peak_memory.peak_bytes("cpu", lambda amount=amount: allocate(amount), 0) for amount in (60, 180))
+    again = peak_memory.peak_bytes("cpu", lambda: allocate(60), 0)
+    assert large / small > 2.5
+    assert abs(again - small) < 5 * MEBIBYTE
+
+
+def test_weights_and_images_have_their_bytes():
+    model = torch.nn.BatchNorm2d(10)  # 2 x 10 parameters, 2 x 10 buffers, one int64
+    assert peak_memory.tensor_bytes(model, torch.ones(2, 3, dtype=torch.float64)) == 160 + 8 + 48

@@ -1,0 +1,36 @@
+rule merge:
+    input:
+        unpack(cell_rows),
+    output:
+        # Of all that was measured in this folder, also what was not requested this time: never removed, only renewed.
+        **{check.details: update(f"results/{{device}}/{check.details}.parquet") for check in CHECKS.values()},
+        cells=update("results/{device}/cells.parquet"),
+        attempts=update("results/{device}/attempts.parquet"),
+    log:
+        "logs/{device}/merge.log",
+    localrule: True
+    conda:
+        "../envs/timmgate.yaml"
+    params:
+        checks=list(SETTINGS.checks),
+        facts=FACTS,
+    script:
+        "../scripts/merge.py"
+
+
+rule flag:
+    input:
+        cells="results/{device}/cells.parquet",
+    output:
+        failures="results/{device}/failures.parquet",
+        failures_tsv="results/{device}/failures.tsv",
+        summary="results/{device}/summary.tsv",
+    log:
+        "logs/{device}/flag.log",
+    localrule: True
+    conda:
+        "../envs/timmgate.yaml"
+    params:
+        checks=list(SETTINGS.checks),
+    script:
+        "../scripts/flag.py"

@@ -1,0 +1,277 @@
+"""Configuration: strings from the command line to typed values, and one clear sentence for whatever is wrong.
+
+Imports neither torch nor Snakemake, so that it costs nothing while the workflow is parsed.
+"""
+
+import math
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+
+from timmgate.core.checks import CHECKS
+from timmgate.core.described import json_schemas
+from timmgate.core.errors import ConfigError, did_you_mean
+from timmgate.core.run_options import RunOptions
+from timmgate.core.schemas import FAILED
+from timmgate.core.spec import Mode, Traits
+
+INFERENCE_ONLY_BACKENDS = ("export", "aot_inductor")
+
+TYPES = {
+    "array": "a list",
+    "boolean": "true or false",
+    "integer": "a whole number",
+    "null": "null",
+    "number": "a number",
+    "object": "a mapping of keys to values",
+    "string": "a text",
+}
+"""JSON schema's words for types, in words for people."""
+
+SCHEMAS = Path(__file__).parents[3] / "schemas"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The validated configuration; fields are the keys of config/config.yaml, `modes` are resolved in the catalogue.
+
+    `catalogue` has all modes that mean something.
+    """
+
+    device: str
+    suite: str
+    models: tuple[str, ...]
+    exclude: tuple[str, ...]
+    shard: tuple[int, int] | None
+    modes: dict[str, Mode]
+    catalogue: dict[str, Mode]
+    checks: tuple[str, ...]
+    weights: str
+    batch_size: int | None
+    run: RunOptions
+    retry: tuple[str, ...]
+    baseline: str | None
+
+
+def load(config: dict[str, Any]) -> Settings:
+    """Coerce, validate and resolve a configuration. Raises ConfigError."""
+    values = coerce(config, schema("config"))
+    validate(values, "config", where="config")
+    suite = values["suite"]
+    if suite == "auto":
+        suite = "tiny" if values["device"] == "cpu" else "dashboard-2024"
+    modes = {name: _mode(name, values) for name in values["modes"]}
+    return Settings(
+        device=values["device"],
+        suite=suite,
+        models=tuple(values["models"]),
+        exclude=tuple(values["exclude"]),
+        shard=_shard(values["shard"]),
+        modes=modes,
+        catalogue=_catalogue(values),
+        checks=tuple(check for check in CHECKS if check in values["checks"]),
+        weights=_weights(values["weights"], suite),
+        batch_size=values["batch_size"],
+        run=RunOptions(**{name: values[name] for name in json_schemas(RunOptions)}),
+        retry=tuple(values["retry"]),
+        baseline=values["baseline"],
+    )
+
+
+def refuse_quotes(value: Any) -> None:
+    """Raise ConfigError for a text of the command line's --config with a single quote in it, at any depth.
+
+    Snakemake hands these values to the jobs of a cluster between single quotes: a shell would run what follows one.
+    """
+    if isinstance(value, str) and "'" in value:
+        raise ConfigError(f"--config: {value!r} has a single quote; put it into a file and name that with --configfile")
+    for inner in [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ():
+        refuse_quotes(inner)
+
+
+@cache
+def schema(name: str) -> dict[str, Any]:
+    """The JSON schema workflow/schemas/{name}.schema.yaml, with what the dataclasses of `core` say of their own fields."""
+    rules = yaml.safe_load((SCHEMAS / f"{name}.schema.yaml").read_text())
+    if name == "suite":
+        rules["properties"] |= json_schemas(Traits)
+        return rules
+    rules["properties"] |= json_schemas(RunOptions)
+    rules["properties"]["retry"]["items"] = {"enum": ["failed", *FAILED]}
+    rules["properties"]["checks"]["items"] = {"enum": list(CHECKS)}
+    rules["required"] = list(rules["properties"])
+    mode = {"type": "object", "additionalProperties": False, "properties": json_schemas(Mode)}
+    return {**rules, "$defs": {"mode": mode}}
+
+
+def coerce(value: Any, rule: dict[str, Any]) -> Any:
+    """Give a value the type that its schema asks for, where the text allows it; otherwise leave it for validation.
+
+    Snakemake hands over `--config x=true` as the string "true" and every leaf of a nested value as a string.
+    """
+    if "$ref" in rule:
+        rule = schema("config")["$defs"][rule["$ref"].rsplit("/", 1)[1]]
+    types = rule.get("type", [])
+    types = [types] if isinstance(types, str) else types
+    if "object" in types:
+        return _object({} if value is None else value, rule)
+    if "array" in types:
+        items = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [value]
+        items = [item.strip() if isinstance(item, str) else item for item in items]
+        return [coerce(item, rule.get("items", {})) for item in items if item not in (None, "")]
+    if isinstance(value, str):
+        return _from_text(value, types, rule)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return _from_number(value, types)
+    return value
+
+
+def _object(value: Any, rule: dict[str, Any]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    known, others = rule.get("properties", {}), rule.get("additionalProperties")
+    if not known and others is None:
+        return _free(value)
+    others = others if isinstance(others, dict) else {}
+    return {str(key): coerce(item, known.get(key, others)) for key, item in value.items()}
+
+
+def _free(value: Any) -> Any:
+    """A value without a schema: every text in it becomes what YAML reads in it, as long as that is plain."""
+    if isinstance(value, dict):
+        return {str(key): _free(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_free(item) for item in value]
+    if isinstance(value, str):
+        try:
+            read = yaml.safe_load(value)
+        except yaml.YAMLError:
+            return value
+        return read if isinstance(read, bool | int | float | None) else value
+    return value
+
+
+def _from_text(text: str, types: list[str], rule: dict[str, Any]) -> Any:
+    nullable = "null" in types or None in rule.get("enum", [])
+    if nullable and text.lower() in ("null", "none", "~", ""):
+        return None
+    if "boolean" in types and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for type_, convert in (("integer", int), ("number", float)):
+        if type_ in types:
+            try:
+                return _from_number(convert(text), types)
+            except ValueError:
+                return text
+    return text
+
+
+def _from_number(number: float, types: list[str]) -> Any:
+    if "string" in types or not math.isfinite(number):
+        return str(number)
+    return int(number) if "integer" in types and number == int(number) else number
+
+
+def validate(values: dict[str, Any], schema_name: str, where: str) -> None:
+    """Raise ConfigError for the first thing in `values` that the schema refuses; `where` begins the sentence."""
+    errors = sorted(Draft202012Validator(schema(schema_name)).iter_errors(values), key=lambda e: list(map(str, e.path)))
+    if errors:
+        raise ConfigError(f"{where}: {_sentence(errors[0])}")
+
+
+def _sentence(error: ValidationError) -> str:
+    place = ".".join(str(part) for part in error.absolute_path)
+    subject = f"{place} is {error.instance!r}" if place else "the configuration"
+    match error.validator:
+        case "additionalProperties":
+            known = list(error.schema["properties"])
+            unknown = next(key for key in error.instance if key not in known)
+            inside = f" in {place}" if place else ""
+            return f"unknown key {unknown!r}{inside}{did_you_mean(unknown, known)}"
+        case "required":
+            missing = next(key for key in error.validator_value if key not in error.instance)
+            return f"the key {missing!r} is missing"
+        case "dependentRequired":
+            given, needed = next(
+                (k, n)
+                for k, names in error.validator_value.items()
+                for n in names
+                if k in error.instance and n not in error.instance
+            )
+            return f"{given} is set, so {needed} must be set too"
+        case "enum":
+            allowed = ["null" if word is None else str(word) for word in error.validator_value]
+            return f"{subject}; it must be one of {', '.join(allowed)}"
+        case "type":
+            types = error.validator_value
+            types = [types] if isinstance(types, str) else types
+            return f"{subject}; it must be {' or '.join(TYPES[type_] for type_ in types)}"
+        case "minimum" | "exclusiveMinimum":
+            relation = "at least" if error.validator == "minimum" else "more than"
+            return f"{subject}; it must be {relation} {error.validator_value}"
+        case "minItems" | "minLength" | "minProperties":
+            return f"{subject}; it must not be empty"
+        case "pattern":
+            return f"{place}: {error.instance!r} must be {error.schema['form']}"
+        case _:
+            return f"{subject}: {error.message}"
+
+
+def _shard(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    part, parts = map(int, text.split("/"))
+    if part > parts:
+        raise ConfigError(f"shard is {text!r}; the part must be between 1 and {parts}")
+    return part, parts
+
+
+def _weights(weights: str, suite: str) -> str:
+    if weights != "auto":
+        return weights
+    if suite.startswith("dashboard"):
+        return "pretrained"
+    return "packaged" if suite == "packaged" else "random"
+
+
+def _catalogue(values: dict[str, Any]) -> dict[str, Mode]:
+    modes = {}
+    for name in values["mode_catalogue"]:
+        with suppress(ConfigError):  # it is said of those that are requested
+            modes[name] = _mode(name, values)
+    return modes
+
+
+def _mode(name: str, values: dict[str, Any]) -> Mode:
+    """Resolve one mode of the catalogue and refuse combinations that mean nothing."""
+    catalogue = values["mode_catalogue"]
+    if name not in catalogue:
+        raise ConfigError(f"modes: there is no mode {name!r}{did_you_mean(name, list(catalogue))}")
+    options = catalogue[name]
+    mode = Mode(**{**options, "inductor_config": {**values["inductor_config"], **options.get("inductor_config", {})}})
+    problem = _contradiction(mode)
+    if problem:
+        raise ConfigError(f"mode {name!r}: {problem}")
+    return mode
+
+
+def _contradiction(mode: Mode) -> str | None:
+    if mode.freezing and mode.training:
+        return "freezing works at inference only; set training or freezing to false"
+    if mode.training and mode.backend in INFERENCE_ONLY_BACKENDS:
+        return f"the backend {mode.backend} compiles for inference only; set training to false"
+    if mode.amp_dtype and mode.precision != "amp":
+        return f"amp_dtype needs precision: amp, not {mode.precision}"
+    if mode.use_eval_mode and not mode.training:
+        return "use_eval_mode is an option of training; inference always runs in eval mode"
+    if mode.optimizer in ("sgd", "adam") and not mode.training:
+        return f"optimizer: {mode.optimizer} is an option of training"
+    if mode.compile_mode != "default" and mode.backend != "inductor":
+        return f"compile_mode belongs to the inductor backend, not to {mode.backend}"
+    return None

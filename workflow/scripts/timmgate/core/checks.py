@@ -1,0 +1,263 @@
+"""The checks of a cell: one record for each, with everything that the other rooms must know of it.
+
+A check runs in the worker module of its name. To add one, write that module and its record here.
+"""
+
+from dataclasses import dataclass
+
+from timmgate.core.described import Column, columns
+
+ANY_FAILURE = ("infra_error", "OOM")
+"""Statuses of a failure that is not the model's, and of running out of memory, where nothing better is known."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of a check, and whose a failure in it is.
+
+    `failure` and `out_of_memory` are the status words of a failure, and of one for lack of memory, in the first visit of
+    the stage; the last word holds for every later visit.
+    """
+
+    name: str
+    failure: tuple[str, ...] = ("infra_error",)
+    out_of_memory: tuple[str, ...] = ("OOM",)
+
+    def statuses(self, visit: int) -> tuple[str, str]:
+        """Both words for the visit with this number, from 1."""
+        return tuple(words[min(visit, len(words)) - 1] for words in (self.failure, self.out_of_memory))
+
+
+IMPORT = Stage("import")
+LOAD = Stage("load", ("model_fail_to_load",))
+EAGER_1ST = ("eager_1st_run_fail", "eager_1st_run_OOM")
+REFERENCE = Stage("reference", *((word,) for word in EAGER_1ST))
+EAGER_TWICE = Stage("eager", (EAGER_1ST[0], "eager_2nd_run_fail"), (EAGER_1ST[1], "eager_2nd_run_OOM"))
+
+
+def of_compiler(*names: str) -> tuple[Stage, ...]:
+    """Stages that run the compiler or what it compiled."""
+    return tuple(Stage(name, ("fail_to_run",)) for name in names)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check.
+
+    * `name`: also that of its worker module, and of the column with its status.
+    * `columns`: what its worker may report of a cell; `details` names the table of many rows a cell that it may report,
+      and `detail_columns` are its columns.
+    * `stages`: in order of first appearance. Any other stage is nobody's fault that is known: `ANY_FAILURE`.
+    * `width`: of the numbers that it keeps, in units of float32, for the estimate of memory.
+    * `shrinks`: whether it is tried again with a smaller batch when memory runs out.
+    * `suite_batch`: whether its batch size is the suite's; else it is `default_batch_size`.
+    * `estimator`: module of the supervisor whose `estimate(spec, columns, details)` adds columns to a result; None: none.
+    """
+
+    name: str
+    columns: tuple[Column, ...]
+    details: str
+    detail_columns: tuple[Column, ...]
+    stages: tuple[Stage, ...]
+    width: int
+    shrinks: bool = False
+    suite_batch: bool = False
+    estimator: str | None = None
+
+    @property
+    def module(self) -> str:
+        """The worker module with its function `measure`."""
+        return f"timmgate.worker.{self.name}"
+
+    def statuses(self, stage: str | None, visit: int = 1) -> tuple[str, str]:
+        """Status words of a failure in this stage, and of one for lack of memory."""
+        for each in self.stages:
+            if each.name == stage:
+                return each.statuses(visit)
+        return ANY_FAILURE
+
+
+ACCURACY = Check(
+    name="accuracy",
+    columns=columns(
+        "accuracy",
+        [
+            ("accuracy", "string", "", "status of the accuracy check"),
+            ("strict", "string", "", "verdict of the scale-aware rule; null, for it is not calibrated yet"),
+            ("reference", "string", "", "what both runs are compared with: fp64, or none if that failed"),
+            ("reference_error", "string", "", "why there is no float64 reference"),
+            ("comparison", "string", "", "error or cosine: how the leaves were judged"),
+            ("tolerance", "float64", "", "tolerance of the dynamo rule"),
+            ("leaves", "int64", "", "number of compared tensors"),
+            ("leaves_failed", "int64", "", "number of compared tensors that fail the dynamo rule"),
+            ("worst_leaf", "string", "", "compared tensor with the largest margin"),
+            ("margin", "float64", "", "largest error over allowed error, 1 is the limit"),
+            ("strict_margin", "float64", "", "the same by the strict rule; null, for it is not calibrated yet"),
+            ("top1_agreement", "float64", "", "share of images whose largest logit is the same in eager and compiled"),
+        ],
+    ),
+    details="evidence",
+    detail_columns=columns(
+        "evidence",
+        [
+            ("leaf", "string", "", "compared tensor"),
+            ("kind", "string", "", "output, loss, gradient, parameter, buffer or input_gradient"),
+            ("shape", "list<int64>", "", "shape"),
+            ("dtype", "string", "", "dtype"),
+            ("numel", "int64", "", "number of elements"),
+            ("eager_rmse", "float64", "", "root mean square error of eager against float64"),
+            ("compiled_rmse", "float64", "", "root mean square error of compiled against float64"),
+            ("eager_relative_error", "float64", "", "norm of eager minus float64, over the norm of float64"),
+            ("compiled_relative_error", "float64", "", "norm of compiled minus float64, over the norm of float64"),
+            ("error_ratio", "float64", "", "compiled_rmse over eager_rmse"),
+            ("allowed_error", "float64", "", "compiled_rmse that the dynamo rule allows"),
+            ("margin", "float64", "", "error over allowed error by the dynamo rule, 1 is the limit"),
+            ("max_abs_error", "float64", "", "largest absolute difference of compiled and eager"),
+            ("cosine", "float64", "", "cosine similarity of compiled and eager"),
+            ("eager_nan", "int64", "", "NaN elements of eager"),
+            ("eager_inf", "int64", "", "infinite elements of eager"),
+            ("compiled_nan", "int64", "", "NaN elements of compiled"),
+            ("compiled_inf", "int64", "", "infinite elements of compiled"),
+            ("accuracy", "bool", "", "passes the dynamo rule"),
+            ("strict", "bool", "", "passes the strict rule; null, for it is not calibrated yet"),
+            (
+                "strict_margin",
+                "float64",
+                "",
+                "error over allowed error by the strict rule; null, for it is not calibrated yet",
+            ),
+            ("message", "string", "", "why it fails"),
+        ],
+    ),
+    stages=(IMPORT, LOAD, REFERENCE, EAGER_TWICE, *of_compiler("compile", "run"), Stage("compare")),
+    width=2,  # only this check has a float64 reference
+)
+
+PERFORMANCE = Check(
+    name="performance",
+    columns=(
+        *columns(
+            "performance",
+            [
+                ("performance", "string", "", "status of the performance check"),
+                (
+                    "verdict",
+                    "string",
+                    "",
+                    "faster, slower, same or ambiguous: the speedup's interval against the noise floor",
+                ),
+                ("speedup", "float64", "", "exp of the median of log(eager time / compiled time) over paired samples"),
+                ("speedup_ci_low", "float64", "", "lower end of the speedup's 95 % interval"),
+                ("speedup_ci_high", "float64", "", "upper end of the speedup's 95 % interval"),
+                (
+                    "noise_floor",
+                    "float64",
+                    "",
+                    "difference of eager from itself that the samples do not rule out, at least 0.01",
+                ),
+                ("samples", "int64", "", "number of paired samples"),
+                ("eager_ms", "float64", "ms", "median duration of an eager iteration"),
+                ("eager_p10_ms", "float64", "ms", "10th percentile of the same"),
+                ("eager_p90_ms", "float64", "ms", "90th percentile of the same"),
+                ("compiled_ms", "float64", "ms", "median duration of a compiled iteration"),
+                ("compiled_p10_ms", "float64", "ms", "10th percentile of the same"),
+                ("compiled_p90_ms", "float64", "ms", "90th percentile of the same"),
+                ("eager_images_per_s", "float64", "1/s", "throughput of eager, from its median"),
+                ("images_per_s", "float64", "1/s", "throughput of compiled, from its median"),
+                ("timed_output_ok", "bool", "", "compiled agrees with the reference at the timed batch size"),
+                (
+                    "timed_output_error",
+                    "float64",
+                    "",
+                    "norm of compiled - reference over norm of reference; in training of gradients",
+                ),
+                ("timed_output_margin", "float64", "", "timed_output_error over the error that is allowed, 1 is the limit"),
+                (
+                    "timed_reference",
+                    "string",
+                    "",
+                    "what it is judged by: fp64 at the timed batch size, or extrapolated from batch 8",
+                ),
+                ("gmacs", "float64", "1e9", "multiply-accumulate operations of the forward pass of one image"),
+                ("mactivations", "float64", "1e6", "output elements of convolutions and matrix products in the same"),
+                ("warmup_iterations", "int64", "", "iterations of both sides in the stage warmup"),
+                (
+                    "machine_drift",
+                    "float64",
+                    "",
+                    "duration of a fixed kernel after the samples over its duration before them",
+                ),
+                ("timing_started_at", "timestamp", "", "from here on nothing else of ours ran on the device"),
+                ("timing_ended_at", "timestamp", "", "until here"),
+            ],
+        ),
+        *columns(
+            "cost",
+            [
+                (
+                    "compile_cold_s",
+                    "float64",
+                    "s",
+                    "first compiled iteration with an empty cache; null if the cache is shared",
+                ),
+                ("compile_cold_cpu_s", "float64", "s", "processor time of the same, with the compiler's processes"),
+                ("compile_warm_s", "float64", "s", "first compiled iteration after a reset, with that cache"),
+                ("compile_warm_cpu_s", "float64", "s", "processor time of the same, with the compiler's processes"),
+                ("dynamo_s", "float64", "s", "of the cold compile: dynamo, with all that it calls"),
+                ("aot_autograd_s", "float64", "s", "of the cold compile: AOTAutograd, with inductor"),
+                ("inductor_s", "float64", "s", "of the cold compile: inductor, with code generation"),
+                ("codegen_s", "float64", "s", "of the cold compile: inductor's code generation"),
+                (
+                    "break_even_iterations",
+                    "float64",
+                    "",
+                    "cold compile time over time saved per iteration; null if none is saved",
+                ),
+            ],
+        ),
+        *columns(
+            "memory",
+            [
+                ("eager_peak_bytes", "int64", "bytes", "peak memory of an eager iteration with its weights and images"),
+                ("compiled_peak_bytes", "int64", "bytes", "peak memory of a compiled iteration with its weights and images"),
+                ("compression_ratio", "float64", "", "eager_peak_bytes over compiled_peak_bytes"),
+            ],
+        ),
+        *columns(
+            "graph",
+            [
+                ("graph_breaks", "int64", "", "graph breaks of the model"),
+                ("graph_break_reasons", "list<string>", "", "each of them in words"),
+                ("unique_graphs", "int64", "", "graphs that dynamo captured"),
+                ("ops_captured", "int64", "", "operators in them"),
+                ("recompiles", "int64", "", "compilations of code that was compiled before, as for another batch size"),
+                ("cudagraph_skips", "int64", "", "graphs that inductor would not run as CUDA graphs"),
+            ],
+        ),
+    ),
+    details="samples",
+    detail_columns=columns(
+        "samples",
+        [
+            ("block", "int64", "", "number of the ABBA block, from 0"),
+            ("eager_first", "bool", "", "eager ran before compiled in this pair"),
+            ("eager_s", "float64", "s", "duration of the eager iteration"),
+            ("compiled_s", "float64", "s", "duration of the compiled iteration"),
+        ],
+    ),
+    stages=(
+        IMPORT,
+        LOAD,
+        Stage("eager", *((word,) for word in EAGER_1ST)),
+        *of_compiler("compile", "run", "compare", "warmup"),
+        Stage("queue"),
+        *of_compiler("timing"),
+    ),
+    width=1,
+    shrinks=True,
+    suite_batch=True,
+    estimator="timmgate.supervisor.speedup",
+)
+
+CHECKS = {check.name: check for check in (ACCURACY, PERFORMANCE)}
+"""The checks by name, in the order in which they run."""

@@ -1,0 +1,61 @@
+"""Dataclasses whose fields say what they mean and what they may be: the one description that schema and docs are made of."""
+
+import types
+import typing
+from collections.abc import Iterable
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Any
+
+JSON_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", dict: "object", list: "array"}
+
+
+def described(description: str, *, default: Any = MISSING, default_factory: Any = MISSING, **limits: Any) -> Any:
+    """A dataclass field that a user can set; `limits` are keywords of JSON Schema, such as `minimum`."""
+    kind = {"default": default} if default is not MISSING else {"default_factory": default_factory}
+    return field(**kind, metadata={"description": description, **limits})
+
+
+def json_schemas(cls: type) -> dict[str, dict[str, Any]]:
+    """By name, the JSON Schema (draft 2020-12) of each described field of the dataclass `cls`."""
+    hints = typing.get_type_hints(cls)
+    return {each.name: _json_schema(each, hints[each.name]) for each in fields(cls) if "description" in each.metadata}
+
+
+def defaults(cls: type) -> dict[str, Any]:
+    """By name, the default of each described field of the dataclass `cls`."""
+    return {
+        each.name: each.default if each.default is not MISSING else each.default_factory()
+        for each in fields(cls)
+        if "description" in each.metadata
+    }
+
+
+def _json_schema(each: Field, hint: Any) -> dict[str, Any]:
+    return {"description": each.metadata["description"], **_type(hint), **dict(each.metadata)}
+
+
+def _type(hint: Any) -> dict[str, Any]:
+    parts = (
+        typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
+    )
+    words = [word for part in parts if typing.get_origin(part) is typing.Literal for word in typing.get_args(part)]
+    if words:
+        return {"enum": [*words, None] if type(None) in parts else words}
+    names = ["null" if part is type(None) else JSON_TYPES[typing.get_origin(part) or part] for part in parts]
+    return {"type": names[0] if len(names) == 1 else names}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table. `type` is a word of `tables.parquet.ARROW_TYPES`; `unit` is empty for a plain number."""
+
+    name: str
+    type: str
+    unit: str
+    description: str
+    group: str = ""
+
+
+def columns(group: str, rows: Iterable[tuple[str, str, str, str]]) -> tuple[Column, ...]:
+    """Columns of one group, from their name, type, unit and description."""
+    return tuple(Column(*row, group) for row in rows)

@@ -1,0 +1,37 @@
+"""Files that are complete or absent."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+
+def write_atomically(path: Path, fill: Callable[[Path], object]) -> None:
+    """Call `fill` with a scratch path beside `path`, then move what it wrote into place.
+
+    It is on the disk before it is in place: after a power failure the file is the new one, the old one or absent.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        fill(scratch)
+        with scratch.open("rb") as written:
+            os.fsync(written.fileno())
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def remove_scratch(folder: Path) -> None:
+    """Remove what writers that were killed left in a folder in which nobody else writes now."""
+    for path in folder.glob(".*.*.*"):
+        if path.name.rsplit(".", 1)[1].isdigit():
+            path.unlink(missing_ok=True)
+
+
+def not_writable(folders: list[Path]) -> Path | None:
+    """The first of these folders, or the nearest parent of one that there is not yet, in which no file can be made."""
+    for folder in folders:
+        existing = next(each for each in (folder, *folder.parents) if each.exists())
+        if not os.access(existing, os.W_OK | os.X_OK):
+            return existing
+    return None

@@ -1,0 +1,21 @@
+"""Names of timm models."""
+
+from difflib import get_close_matches
+from types import ModuleType
+
+
+class UnknownModelError(ValueError):
+    """timm has no model of that name; the message has near matches."""
+
+
+def check_name(name: str, timm: ModuleType) -> None:
+    """Raise UnknownModelError unless `timm` can create `name`, an architecture with or without a pretrained tag.
+
+    `timm` is the module itself: this room must not import it.
+    """
+    if timm.is_model(name) and ("." not in name or name in timm.list_models(name, pretrained=True)):
+        return
+    tags = timm.list_models(f"{name.split('.')[0]}.*", pretrained=True)
+    near = get_close_matches(name, tags or timm.list_models() + timm.list_models(pretrained=True), n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    raise UnknownModelError(f"timm {timm.__version__} has no model {name!r}{hint}")

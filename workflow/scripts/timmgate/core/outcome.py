@@ -1,0 +1,74 @@
+"""What became of a check: one attempt as it was seen from outside, and the status that follows from it."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+OUT_OF_MEMORY = frozenset({"OOM", "eager_1st_run_OOM", "eager_2nd_run_OOM"})
+"""Statuses that a smaller batch can cure, or a device without neighbours."""
+
+RETRYABLE = frozenset({"infra_error"})
+"""Statuses that a second attempt can cure."""
+
+
+def now() -> datetime:
+    """The time, UTC."""
+    return datetime.now(UTC)
+
+
+@dataclass
+class AttemptResult:
+    """What the supervisor saw of one attempt at the check with the name `check`.
+
+    `visits` counts how often each stage was entered. `columns` are what the worker reported of its row, `details` the rows
+    of the check's second table. `result` and `failure` are the worker's final message (see `protocol`).
+    `supervisor_error` is cause and message of what kept worker and supervisor from working together at all.
+    `returncode` is that of `subprocess.Popen` (negative: the signal that ended it), None when a limit was reached.
+    `stage` is None where nobody knows it. `peak_rss_bytes` is of all processes of the worker together.
+    """
+
+    check: str = "accuracy"
+    stage: str | None = "import"
+    visits: Counter[str] = field(default_factory=Counter)
+    columns: dict[str, Any] = field(default_factory=dict)
+    details: list[dict[str, Any]] = field(default_factory=list)
+    stage_s: dict[str, float] = field(default_factory=dict)
+    started_at: datetime = field(default_factory=now)
+    worker_s: float | None = None
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    paused_s: float = 0.0
+    result: dict[str, Any] | None = None
+    failure: dict[str, Any] | None = None
+    supervisor_error: tuple[str, str] | None = None
+    returncode: int | None = None
+    timeout_s: float = 0.0
+    memory_bytes: int | None = None
+    peak_rss_bytes: int = 0
+    oom_killed: bool = False
+    survivors: tuple[int, ...] = ()
+
+    @property
+    def is_over_memory(self) -> bool:
+        """Whether more memory was used than `memory_bytes` allows."""
+        return self.memory_bytes is not None and self.peak_rss_bytes > self.memory_bytes
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The status word, why, and in words."""
+
+    status: str
+    cause: str | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The last attempt at a check: what was seen of it, its status, its number, and the seconds of all attempts."""
+
+    result: AttemptResult
+    verdict: Verdict
+    attempt: int
+    wall_s: float

@@ -1,0 +1,84 @@
+"""How a cell is measured, as against what: none of it is part of a measurement's identity."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from timmgate.core.described import described
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """The policy keys of the configuration, and what a job makes of them on the machine that it runs on.
+
+    `timeout` and `timing_limit` are seconds, `memory` is GB. `cache` is the folder of compile caches, with one for each
+    program in it unless `compile_cache` is `shared`. `toolchain` has what the compiler builds once per machine. `weights`
+    is a state dict, unless the weights are random. `memory_bytes` is for all processes of a worker together.
+    """
+
+    compile_cache: Literal["cell", "shared"] = described(
+        "`cell` gives every cell a compile cache of its own; `shared` is one for the whole run, so that "
+        "kernels that cells have in common are built once (the folder that TORCHINDUCTOR_CACHE_DIR names, if "
+        "it is set).",
+        default="cell",
+    )
+    threads: int = described(
+        "Threads of one measurement, for torch, OpenMP and the compiler's own pool; on a CPU also the cores that it takes.",
+        default=1,
+        minimum=1,
+    )
+    jobs_per_gpu: int = described(
+        "How many measurements may be on one GPU at once, so that it has work while one of them compiles; "
+        "timing is alone in any case. With 1 none is disturbed while it tunes kernels or paused while another "
+        "is timed. No limit on a CPU.",
+        default=2,
+        minimum=1,
+    )
+    timeout: int = described(
+        "Seconds that one check of one cell may take; past that its processes are killed and its status is timeout.",
+        default=1800,
+        minimum=1,
+    )
+    timing_limit: int = described(
+        "Seconds for the samples of one performance check, past which it takes the interval as wide as it is.",
+        default=15,
+        minimum=1,
+    )
+    memory: int | None = described(
+        "GB (10^9 bytes) that the processes of one cell may occupy together; past that they are killed and "
+        "the status is that of running out of memory. It is also what a cluster is asked for. Null is an "
+        "estimate by the model's size and batch.",
+        default=None,
+        minimum=1,
+    )
+    attempts: int = described(
+        "How often a measurement is started at most when something other than the model ends it, also when "
+        "all that is left of it is a trace.",
+        default=2,
+        minimum=1,
+    )
+
+    cache: Path = Path(".cache/inductor")
+    weights: Path | None = None
+    toolchain: Path | None = None
+    memory_bytes: int | None = None
+
+    @property
+    def shared_cache(self) -> bool:
+        """Whether all programs compile into one cache."""
+        return self.compile_cache == "shared"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; paths are texts."""
+        return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+
+    def to_json(self) -> str:
+        """Canonical JSON."""
+        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "RunOptions":
+        """The inverse of `to_dict`. Raises TypeError on an unknown field."""
+        paths = {name: Path(values[name]) for name in ("cache", "weights", "toolchain") if values.get(name) is not None}
+        return cls(**{**values, **paths})

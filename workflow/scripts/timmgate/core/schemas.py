@@ -1,0 +1,182 @@
+"""The tables: their columns with units and meanings, and the status words. Needs no Arrow: a worker reads it too."""
+
+from timmgate.core.checks import CHECKS, Check
+from timmgate.core.described import Column, columns
+
+STATUSES = {
+    "pass": "the compiled model computes what eager computes, by the tolerance rule of benchmarks/dynamo",
+    "pass_due_to_skip": "not judged, by the suite's table; the reason is in the cause",
+    "fail_accuracy": "the compiled model computes something else",
+    "fail_to_run": "compiling the model or running it compiled failed",
+    "OOM": "out of memory while compiling or running compiled",
+    "eager_1st_run_fail": "the first eager run, or the float64 reference's process, failed",
+    "eager_1st_run_OOM": "out of memory in the first eager run",
+    "eager_2nd_run_fail": "the second eager run failed",
+    "eager_2nd_run_OOM": "out of memory in the second eager run",
+    "eager_two_runs_differ": "two eager runs with the same seeds differ",
+    "eager_not_finite": "eager or the float64 reference gave NaN or Inf: nothing to judge against",
+    "model_fail_to_load": "the model could not be made: unknown name, missing weights, refused arguments",
+    "timeout": "the time limit was reached",
+    "infra_error": "the process was killed from outside, or ended in a way that the model did not cause",
+    "not_run": "requested, but there is no row yet",
+}
+"""Status words and what each means; where benchmarks/dynamo has a word it is used."""
+
+PASSED = ("pass", "pass_due_to_skip")
+
+FAILED = tuple(status for status in STATUSES if status not in (*PASSED, "not_run"))
+
+KEY = columns(
+    "identity",
+    [
+        ("device", "string", "", "torch device type"),
+        ("build", "string", "", "label of what compiles"),
+        ("mode", "string", "", "name of the mode"),
+        ("model", "string", "", "timm model name, arch or arch.tag"),
+    ],
+)
+"""What a row of any table belongs to: a cell."""
+
+IDENTITY = (
+    *KEY,
+    *columns(
+        "identity",
+        [
+            ("device_name", "string", "", "name of the processor or accelerator"),
+            ("device_uuid", "string", "", "UUID of the GPU, or of the part of one, that it ran on; null without CUDA"),
+            ("architecture", "string", "", "timm architecture, the model name without its tag"),
+            ("suite", "string", "", "suite that the model was taken from"),
+            ("backend", "string", "", "compiler, by its torch.compile name"),
+            ("training", "bool", "", "forward and backward pass, or inference"),
+            ("precision", "string", "", "float32, bfloat16, float16 or amp, as requested"),
+            ("amp_dtype", "string", "", "dtype of autocast where the model ran under it"),
+            ("freezing", "bool", "", "inductor's freezing"),
+            ("channels_last", "bool", "", "channels_last memory format"),
+            ("dynamic", "bool", "", "compiled for dynamic shapes"),
+            ("options", "string", "", "all options of the mode, as JSON"),
+            ("batch_size", "int64", "images", "batch size that ran; of the performance check, where a cell has both"),
+            ("batch_size_requested", "int64", "images", "batch size that was asked for"),
+            ("input_size", "list<int64>", "pixels", "channels, height and width of one image"),
+            ("parameters", "int64", "", "number of parameters"),
+            ("weights", "string", "", "where the weights come from"),
+            ("weights_hash", "string", "", "SHA-256 of the state dict as loaded, before any cast"),
+            ("images", "string", "", "noise, or with packaged weights photos"),
+            ("seed", "int64", "", "seed of all random number generators"),
+            ("protocol", "int64", "", "number of the measurement protocol"),
+            ("retry", "int64", "", "how often the cell was requested again before it was measured"),
+        ],
+    ),
+)
+
+STATE = columns(
+    "state",
+    [
+        ("requested", "bool", "", "the last command asked for this cell; its tables, failures and gate speak of these"),
+        ("stale", "bool", "", "measured with options or software that differ from today's; null if today's do not know it"),
+        ("counted", "bool", "", "in the means: timed, and neither its accuracy nor its timed output was found wrong"),
+    ],
+)
+"""What the merge derives of a cell."""
+
+PROVENANCE = columns(
+    "provenance",
+    [
+        ("host", "string", "", "host name"),
+        ("torch", "string", "", "torch version"),
+        ("torch_revision", "string", "", "git revision that torch was built from"),
+        ("timm", "string", "", "timm version"),
+        ("triton", "string", "", "triton version"),
+        ("backends", "list<string>", "", "packages that register a compiler with torch.compile, each as name=version"),
+        ("cuda", "string", "", "version of CUDA or ROCm that torch was built for"),
+        ("cudnn", "string", "", "cuDNN version"),
+        ("driver", "string", "", "version of the accelerator's driver"),
+        ("cxx", "string", "", "C++ compiler that inductor uses"),
+        ("environment", "list<string>", "", "environment variables that change what is compiled or run, each as NAME=value"),
+        ("sources", "list<string>", "", "SHA-256 of the files of torch, triton, timm and compilers, each as module=digest"),
+        ("python", "string", "", "Python version"),
+        ("snakemake", "string", "", "Snakemake version"),
+        ("commit", "string", "", "git commit of the workflow, with -dirty if it was edited"),
+        ("command", "string", "", "shell command that repeats the measurement by hand"),
+        ("log", "string", "", "path of the log, relative to the working directory"),
+    ],
+)
+
+ATTEMPTS = (
+    *KEY,
+    *columns(
+        "attempts",
+        [
+            ("check_name", "string", "", "accuracy or performance"),
+            ("retry", "int64", "", "how often the cell was requested again before"),
+            ("attempt", "int64", "", "which attempt at the measurement this is, from 1; 0 if it never started"),
+            ("status", "string", "", "what became of it"),
+            ("stage", "string", "", "stage that it ended in; null if nobody knows"),
+            (
+                "cause",
+                "string",
+                "",
+                "exception class, signal, exit code or limit; lost if it left no trace; null after a pass",
+            ),
+            ("message", "string", "", "what went wrong, in words"),
+            ("batch_size", "int64", "images", "batch size that ran"),
+            ("wall_s", "float64", "s", "duration from outside"),
+            ("peak_rss_bytes", "int64", "bytes", "largest memory of all its processes together, sampled from outside"),
+            ("host", "string", "", "host name"),
+            ("began_at", "timestamp", "", "when it began; null if it never started"),
+            ("ended_at", "timestamp", "", "when it ended; null if it left no trace"),
+        ],
+    ),
+)
+
+
+def course(check: Check) -> tuple[Column, ...]:
+    """Columns of how a check went, which every check has, with its name in front."""
+    rows = [
+        (
+            "stage",
+            "string",
+            "",
+            "stage that the measurement ended in; weights if it had none; null if nobody knows",
+        ),
+        ("cause", "string", "", "exception class, signal, exit code or limit; null after a pass"),
+        ("message", "string", "", "what went wrong, in words"),
+        ("identity", "string", "", "SHA-256 of everything that defines the measurement"),
+        ("batch_size", "int64", "images", "batch size that ran"),
+        ("attempt", "int64", "", "which attempt at the measurement this is, from 1; 0 if it never started"),
+        ("started_at", "timestamp", "", "start of this attempt"),
+        ("wall_s", "float64", "s", "duration of all attempts, from outside, without the wait for a free GPU"),
+        ("worker_s", "float64", "s", "duration of this attempt inside the worker, without the time paused"),
+        ("cpu_s", "float64", "s", "processor time of this attempt's processes"),
+        ("paused_s", "float64", "s", "time that this attempt was paused while another cell was timed"),
+        ("peak_rss_bytes", "int64", "bytes", "largest memory of all its processes together, sampled from outside"),
+        ("threads", "int64", "", "threads of torch, OpenMP and the compiler"),
+        *((f"{stage.name}_s", "float64", "s", f"time spent in the stage {stage.name}") for stage in check.stages),
+    ]
+    return columns(check.name, [(f"{check.name}_{name}", *rest) for name, *rest in rows])
+
+
+def of_check(check: Check) -> tuple[Column, ...]:
+    """Columns of a check's own row but those that all checks share."""
+    return (*check.columns, *course(check))
+
+
+def row(check: Check) -> tuple[Column, ...]:
+    """Columns of the file that a cell has for a check, but the nested rows of its details."""
+    return (*IDENTITY, *of_check(check), *PROVENANCE)
+
+
+CELLS = (*IDENTITY, *STATE, *(column for check in CHECKS.values() for column in of_check(check)), *PROVENANCE)
+
+TABLES = {
+    "cells": CELLS,
+    **{check.details: (*KEY, *check.detail_columns) for check in CHECKS.values()},
+    "attempts": ATTEMPTS,
+}
+"""By name, the columns of each merged table. `cells` has one row a cell, each table of details one row for each compared
+tensor or pair of timed iterations, `attempts` one for each attempt at a check.
+"""
+
+REPORTABLE = {
+    check.name: frozenset(column.name for column in (*IDENTITY, *check.columns, *PROVENANCE)) for check in CHECKS.values()
+}
+"""By check, the columns that its worker may report."""

@@ -1,0 +1,44 @@
+"""Arithmetic of paired durations that worker and supervisor have in common. Needs numpy alone."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+CONFIDENCE = 0.95
+"""Of every interval here: criterion.rs's confidence level."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One pair of neighbouring iterations; durations in seconds. `block` numbers the blocks of two pairs from 0."""
+
+    block: int
+    eager_first: bool
+    eager_s: float
+    compiled_s: float
+
+
+def log_ratios(samples: Sequence[Sample]) -> np.ndarray:
+    """log(eager_s / compiled_s) of each sample, shape (samples,), no unit."""
+    return np.log([sample.eager_s for sample in samples]) - np.log([sample.compiled_s for sample in samples])
+
+
+def order_interval(values: np.ndarray) -> tuple[float, float]:
+    """The narrowest pair of opposite order statistics that covers the median of any distribution in 95 % of cases.
+
+    How many of n values lie below the median is binomial. With fewer than 6 values it is their range, which covers less.
+    """
+    rank = max(1, _binomial_quantile((1 - CONFIDENCE) / 2, len(values)))
+    ordered = np.sort(values)
+    return float(ordered[rank - 1]), float(ordered[-rank])
+
+
+def _binomial_quantile(share: float, trials: int) -> int:
+    """The smallest number of successes, at even chances, that at least this share of experiments does not exceed."""
+    below, number = math.comb(trials, 0), 0
+    while below < share * 2**trials:
+        number += 1
+        below += math.comb(trials, number)
+    return number

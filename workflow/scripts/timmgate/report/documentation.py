@@ -1,0 +1,105 @@
+"""Writes the tables of the documentation from the schemas, the defaults and the status words.
+
+    python -m timmgate.report.documentation
+
+Each table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`; what is around them is written by hand.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import yaml
+
+from timmgate.config import settings
+from timmgate.core import schemas
+from timmgate.core.described import defaults
+from timmgate.core.spec import Mode, Traits
+from timmgate.tables import parquet
+
+ROOT = Path(__file__).parents[4]
+PAGES = (ROOT / "README.md", ROOT / "config" / "README.md")
+
+NO_DEFAULT = object()
+
+
+def main() -> None:
+    """Rewrite the tables of all pages."""
+    for page in PAGES:
+        page.write_text(rendered(page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def rendered(page: str) -> str:
+    """The page with every table as it should be now. Raises KeyError for a name that is not in `tables`."""
+    current = tables()
+    section = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
+    return section.sub(lambda match: f"{match[1]}{current[match[2]]}{match[3]}", page)
+
+
+def tables() -> dict[str, str]:
+    """Every table in Markdown, by its name."""
+    config, shipped = settings.schema("config"), yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
+    return {
+        "keys": _properties("key", {name: config["properties"][name] for name in shipped}, shipped),
+        "options": _properties("option", config["$defs"]["mode"]["properties"], defaults(Mode)),
+        "suite": _properties("column", settings.schema("suite")["properties"], defaults(Traits)),
+        "cells": _columns(parquet.SCHEMAS["cells"]),
+        "evidence": _columns(parquet.SCHEMAS["evidence"]),
+        "samples": _columns(parquet.SCHEMAS["samples"]),
+        "attempts": _columns(parquet.SCHEMAS["attempts"]),
+        "statuses": _table(("status", "meaning"), [(f"`{word}`", meaning) for word, meaning in schemas.STATUSES.items()]),
+    }
+
+
+def _properties(title: str, properties: dict[str, Any], defaults: dict[str, Any]) -> str:
+    lines = [
+        (f"`{name}`", _values(rule), _default(defaults.get(name, NO_DEFAULT)), rule["description"])
+        for name, rule in properties.items()
+    ]
+    return _table((title, "values", "default", "meaning"), lines)
+
+
+def _values(rule: dict[str, Any]) -> str:
+    """What a JSON schema allows, in words."""
+    if "enum" in rule:
+        return ", ".join("null" if word is None else f"`{word}`" for word in rule["enum"])
+    types = [rule["type"]] if isinstance(rule["type"], str) else rule["type"]
+    words = " or ".join([rule.get("form", settings.TYPES[types[0]]), *(settings.TYPES[type_] for type_ in types[1:])])
+    if "enum" in rule.get("items", {}):
+        return f"{words} of {_values(rule['items'])}"
+    if "minimum" in rule:
+        return f"{words}, at least {rule['minimum']}"
+    return f"{words}, more than {rule['exclusiveMinimum']}" if "exclusiveMinimum" in rule else words
+
+
+def _default(value: Any) -> str:
+    """A default as it is written in YAML, or nothing; a value of several lines is too long for a table."""
+    if value is NO_DEFAULT:
+        return ""
+    text = yaml.safe_dump(value, default_flow_style=True, width=80).removesuffix("\n...\n").strip()
+    return "see config.yaml" if "\n" in text else f"`{text}`"
+
+
+def _columns(schema: pa.Schema) -> str:
+    return _table(
+        ("column", "type", "unit", "meaning"),
+        [
+            (
+                f"`{field.name}`",
+                re.sub(r"list<\w+: (.*)>", r"list of \1", str(field.type)),
+                field.metadata.get(b"unit", b"").decode(),
+                field.metadata[b"description"].decode(),
+            )
+            for field in schema
+        ],
+    )
+
+
+def _table(header: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
+    cells = [header, ("---",) * len(header), *lines]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in cells)
+
+
+if __name__ == "__main__":
+    main()

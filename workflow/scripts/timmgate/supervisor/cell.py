@@ -1,0 +1,177 @@
+"""Measures the checks of one cell by worker processes, and makes one `Outcome` of whatever becomes of each.
+
+A worker does the checks of a cell one after the other, for what they have in common: imports, and what the compiler left in
+its cache. A check that does not come to a result ends the worker, and the next one gets a worker of its own. Must not import
+torch.
+"""
+
+import contextlib
+import os
+import random
+import shlex
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+
+from timmgate.core.checks import CHECKS
+from timmgate.core.outcome import OUT_OF_MEMORY, RETRYABLE, AttemptResult, Outcome, Verdict, now
+from timmgate.core.protocol import Request
+from timmgate.core.run_options import RunOptions
+from timmgate.core.spec import Spec
+from timmgate.supervisor.capped_log import CappedLog
+from timmgate.supervisor.classification import classify, lacked_memory
+from timmgate.supervisor.journal import LOST, Journal
+from timmgate.supervisor.monitor import Limits, run_worker
+from timmgate.system import cpu_topology, device_locks, gpus
+from timmgate.system.device_locks import SlotLease, SlotRequest, StuckError
+from timmgate.system.process_tree import kill_leftovers
+from timmgate.weights.record import STAGE as WEIGHTS
+
+BACKOFF_S = 1.0
+"""Longest pause before the second attempt; it doubles with every further one, and is drawn at random up to that."""
+
+
+def slot_request(device: str, run: RunOptions) -> SlotRequest:
+    """What a measurement on a torch device type takes: one slot of a GPU, or as many cores as it has threads."""
+    if device != "cpu":
+        return SlotRequest(tuple(gpus.names(device)), tuple(range(run.jobs_per_gpu)))
+    mine = tuple(cpu_topology.available())
+    return SlotRequest((device,), mine, min(run.threads, len(mine)))
+
+
+def worker_program() -> list[str]:
+    """The worker; TIMMGATE_WORKER in the environment replaces it."""
+    return shlex.split(os.environ.get("TIMMGATE_WORKER", "")) or [sys.executable, "-m", "timmgate.worker"]
+
+
+def worker_command(request: Request) -> list[str]:
+    """The command that measures."""
+    return [*worker_program(), request.to_json()]
+
+
+def supervise(specs: Sequence[Spec], run: RunOptions, log: Path, journal: Journal) -> list[Outcome]:
+    """Measure the checks of one cell and always come back with an outcome for each. What workers print goes to `log`.
+
+    What a second attempt can cure (`outcome.RETRYABLE`) is tried up to `run.attempts` times, those counted whose supervisor
+    was lost; with 0 nothing is measured, and what has no outcome yet was lost. A timing that runs out of memory is tried
+    with smaller batches. What runs out of memory beside a neighbour is first tried again with the whole device, for that
+    says nothing about the model.
+    """
+    device_locks.report_unkillable(kill_leftovers())
+    with CappedLog(log) as stream:
+        cell = Cell(specs, run, stream, journal)
+        while cell.pending:
+            cell.run_worker()
+    return [cell.outcomes[spec.check] for spec in specs]
+
+
+def not_started(specs: Sequence[Spec], verdict: Verdict, log: Path, journal: Journal) -> list[Outcome]:
+    """The outcomes of a measurement that was never started, because there are no weights; the file `log` says so."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text(f"{verdict.status} {verdict.cause} {verdict.message}\n", encoding="utf-8")
+    results = [AttemptResult(spec.check, stage=WEIGHTS) for spec in specs]
+    for result in results:
+        journal.never_began(result.check, result, verdict)
+    return [Outcome(result, verdict, attempt=0, wall_s=0.0) for result in results]
+
+
+def given_up(journal: Journal, check: str) -> Outcome:
+    """The outcome of a check that is not tried any more: the last thing that is known of it."""
+    known = journal.last_failed.get(check, asdict(LOST))
+    verdict = Verdict(known["status"], known["cause"], known["message"])
+    return Outcome(AttemptResult(check, stage=known.get("stage")), verdict, journal.attempts[check], journal.wall_s[check])
+
+
+class Cell:
+    """The checks of one cell on the way to their outcomes."""
+
+    def __init__(self, specs: Sequence[Spec], run: RunOptions, log: CappedLog, journal: Journal):
+        self._specs, self._run, self._log, self._journal = specs, run, log, journal
+        self._under_way: list[Spec] = []
+        self._batch_size: int | None = None
+        self._pause_s = 0.0
+        self._request = slot_request(specs[0].device, run)
+        self.outcomes = {
+            spec.check: given_up(journal, spec.check)
+            for spec in specs
+            if journal.failed_attempts[spec.check] >= run.attempts
+        }
+
+    @property
+    def pending(self) -> list[Spec]:
+        """The checks without an outcome."""
+        return [spec for spec in self._specs if spec.check not in self.outcomes]
+
+    def run_worker(self) -> None:
+        """Give a worker what is pending, and follow it to its end.
+
+        After a failed attempt only the first of it, so that it is known which check the next one belongs to.
+        """
+        self._under_way, self._pause_s = self.pending[: 1 if self._journal.failed_attempts.total() else None], 0.0
+        request = Request(tuple(self._under_way), self._run, self._batch_size)
+        number = self._journal.attempts[self._under_way[0].check] + 1
+        self._log.line(f"{now():%F %T} attempt {number}: {shlex.join(worker_command(request))}")
+
+        def start(messages: int, paused: int) -> list[str]:
+            return worker_command(replace(request, messages=messages, paused=paused))
+
+        try:
+            with contextlib.closing(device_locks.lease(self._request)) as lease:
+                self._journal.began(self._under_way[0].check)
+                limits = Limits(self._run.timeout, self._run.memory_bytes)
+                run_worker(start, lease, limits, self._log, partial(self.ended, lease))
+        except StuckError as error:
+            self.ended(None, AttemptResult(stage=None, supervisor_error=("stuck", str(error))), goes_on=False)
+        time.sleep(self._pause_s)
+
+    def ended(self, lease: SlotLease | None, attempt: AttemptResult, goes_on: bool) -> None:
+        """A check came to an end, if it had a device at all, and the worker goes on to the next one or not."""
+        spec = self._under_way.pop(0)
+        check = attempt.check = spec.check
+        attempt.columns["device_uuid"] = lease and gpus.uuid_of(lease.device)
+        estimate(spec, attempt, self._log)
+        verdict = classify(attempt)
+        self._journal.ended(check, attempt, verdict)
+        self._log.line(" ".join(filter(None, (f"{check}:", verdict.status, verdict.cause, verdict.message))))
+        smaller = next_batch_size(self._batch_size or spec.requested_batch_size)
+        failed_attempts = self._journal.failed_attempts[check]
+        # On a CPU it is the cell's own limit that ends it.
+        if lacked_memory(attempt, verdict) and spec.device != "cpu" and lease.was_shared():
+            self._request = replace(self._request, count=len(self._request.slots))
+        elif verdict.status in OUT_OF_MEMORY and CHECKS[check].shrinks and smaller:
+            self._batch_size = smaller
+        elif verdict.status in RETRYABLE and failed_attempts < self._run.attempts:
+            self._pause_s = random.uniform(0, BACKOFF_S * 2 ** (failed_attempts - 1))
+        else:
+            self.outcomes[check] = Outcome(attempt, verdict, self._journal.attempts[check], self._journal.wall_s[check])
+        if goes_on:
+            self._journal.began(self._under_way[0].check)
+
+
+def estimate(spec: Spec, attempt: AttemptResult, log: CappedLog) -> None:
+    """Add what follows from a result's details to its columns. Here, as it takes scipy, which a worker need not have.
+
+    An error here is ours: the status says so, and what was measured stays.
+    """
+    estimator = CHECKS[spec.check].estimator
+    if attempt.result is None or estimator is None:
+        return
+    try:
+        attempt.columns.update(import_module(estimator).estimate(spec, attempt.columns, attempt.details))
+    except Exception as error:
+        log.line(traceback.format_exc())
+        attempt.result = {"status": "infra_error", "cause": type(error).__name__, "message": f"in the estimate: {error}"}
+
+
+def next_batch_size(batch_size: int) -> int:
+    """The next smaller batch size to try, 0 after 1: half way to the next power of two (timm.utils.decay_batch_step)."""
+    if batch_size <= 1:
+        return 0
+    power = 1 << ((batch_size - 1).bit_length() - 1)
+    step = max(power // 2, 1)
+    return power + (batch_size - power - 1) // step * step

@@ -1,0 +1,67 @@
+"""Which status an attempt at a check has. Pure: it has only what was seen, and no process."""
+
+import signal
+
+from timmgate.core.checks import CHECKS
+from timmgate.core.outcome import OUT_OF_MEMORY, AttemptResult, Verdict
+
+OWN_SIGNALS = frozenset({signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})
+"""Signals that a process brings upon itself. Any other signal came from outside."""
+
+
+def classify(attempt: AttemptResult) -> Verdict:
+    """The status of an attempt; `schemas.STATUSES` says what each means.
+
+    The worker's own result stands even if its process did not end well afterwards.
+    """
+    if attempt.result is not None:
+        return _judged(attempt)
+    if attempt.supervisor_error is not None:
+        return Verdict("infra_error", *attempt.supervisor_error)
+    fail, out_of_memory = CHECKS[attempt.check].statuses(attempt.stage, attempt.visits[attempt.stage])
+    if attempt.failure is not None:
+        status = out_of_memory if attempt.failure["out_of_memory"] else fail
+        if attempt.failure.get("is_ours"):
+            status = "infra_error"
+        return Verdict(status, attempt.failure["cause"], attempt.failure["message"])
+    if attempt.returncode is None:
+        return _limit_reached(attempt, out_of_memory)
+    if attempt.returncode >= 0:
+        return Verdict("infra_error", f"exit code {attempt.returncode}", f"ended without a result in stage {attempt.stage}")
+    name = _signal_name(-attempt.returncode)
+    if attempt.oom_killed:
+        return Verdict(out_of_memory, name, f"killed by the kernel, out of memory, in stage {attempt.stage}")
+    if -attempt.returncode in OWN_SIGNALS:
+        return Verdict(fail, name, f"the process died of {name} in stage {attempt.stage}")
+    return Verdict("infra_error", name, f"the process was killed from outside in stage {attempt.stage}")
+
+
+def _judged(attempt: AttemptResult) -> Verdict:
+    """The worker's own word, unless what was timed computes something else than eager."""
+    verdict = Verdict(**attempt.result)
+    if verdict.status == "pass" and attempt.columns.get("timed_output_ok") is False:
+        off = attempt.columns.get("timed_output_margin")
+        message = "the compiled output at the timed batch size is wrong"
+        return Verdict("fail_accuracy", "timed output", message if off is None else f"{message}: {off:.3g} times the limit")
+    return verdict
+
+
+def _limit_reached(attempt: AttemptResult, out_of_memory: str) -> Verdict:
+    survivors = f"; process {', '.join(map(str, attempt.survivors))} could not be killed" if attempt.survivors else ""
+    if attempt.is_over_memory:
+        used = f"used {attempt.peak_rss_bytes / 1e9:.1f} GB in stage {attempt.stage}"
+        return Verdict(out_of_memory, f"limit of {attempt.memory_bytes / 1e9:g} GB", used + survivors)
+    hung = f"still in stage {attempt.stage} after the limit"
+    return Verdict("timeout", f"limit of {attempt.timeout_s:g} s", hung + survivors)
+
+
+def lacked_memory(attempt: AttemptResult, verdict: Verdict) -> bool:
+    """Whether the attempt ran out of memory, or the float64 reference did, without which the verdict is a weaker one."""
+    return verdict.status in OUT_OF_MEMORY or "out of memory" in str(attempt.columns.get("reference_error")).lower()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,106 @@
+"""One job of the workflow: measure the checks of a cell, and have their rows written whatever becomes of them."""
+
+import json
+import math
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from timmgate.config.memory_estimate import SUPERVISION_MB
+from timmgate.core.files import remove_scratch
+from timmgate.core.outcome import Outcome
+from timmgate.core.run_options import RunOptions
+from timmgate.core.spec import Cell, Spec
+from timmgate.supervisor import cell, journal
+from timmgate.supervisor.preflight import toolchain_folder
+from timmgate.system.cgroups import memory_limit_bytes
+from timmgate.system.process_tree import die_with_run, interruptible, machine_memory_bytes
+from timmgate.weights import record
+
+SUPERVISION_BYTES = SUPERVISION_MB * 10**6
+
+Write = Callable[[Spec, Outcome, RunOptions], None]
+"""Writes the file of one check."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a job is told: the cell, the file of each check that is requested, and the policy.
+
+    `weights` is the file that says where the weights lie, if they are not random, `preflight` the answer about the device.
+    With no `attempts` left nothing is measured. `memory_mb` is what the job may take, if it is a limit at all. `retry` is
+    how often a rerun was requested.
+    """
+
+    cell: Cell
+    files: Mapping[str, Path]
+    run: RunOptions
+    log: Path
+    weights: Path | None = None
+    preflight: Path | None = None
+    attempts: int
+    memory_mb: float = math.inf
+    retry: int = 0
+
+    @classmethod
+    def of_snakemake(cls, snakemake: Any) -> "Job":
+        """The job of the rule `measure`."""
+        files = {check: Path(path) for check, path in snakemake.output.items()}
+        limits, cell = snakemake.resources, Cell.from_dict(snakemake.params.cell)
+        run = RunOptions.from_dict(json.loads(limits.run_options))
+        folder = Path(limits.compile_cache) if run.shared_cache else Path(limits.compile_cache, *snakemake.wildcards)
+        toolchain = toolchain_folder(cell.device, cell.build)
+        return cls(
+            cell=cell,
+            files=files,
+            run=replace(run, threads=snakemake.threads, cache=folder.absolute(), toolchain=toolchain.absolute()),
+            log=Path(snakemake.log[0]),
+            weights=Path(snakemake.input.weights) if snakemake.input.get("weights") else None,
+            preflight=Path(snakemake.input.preflight),
+            attempts=limits.attempts,
+            memory_mb=limits.mem_mb if limits.mem_is_limit else math.inf,
+            retry=snakemake.params.retry,
+        )
+
+    def __str__(self) -> str:
+        return f"{self.cell.mode}/{self.cell.model}"
+
+
+def measure(job: Job, write: Write) -> None:
+    """Measure and write, unless the job is asked to end; it exits with a message if there is nothing to write a row on."""
+    die_with_run(signal.SIGTERM)
+    try:
+        _measure(job, write)
+    except OSError as error:  # a full disk, as a rule: nothing to write a row on, and worth another attempt
+        sys.exit(f"{job}: {error}")
+
+
+def _measure(job: Job, write: Write) -> None:
+    specs, folder = [job.cell.spec(check) for check in job.files], next(iter(job.files.values())).parent
+    limit_bytes = min(job.memory_mb * 10**6, memory_limit_bytes())
+    weights = record.read_optional(job.weights)
+    run = replace(
+        job.run,
+        attempts=job.attempts,
+        weights=weights and weights.path,
+        memory_bytes=int(min(limit_bytes - SUPERVISION_BYTES, machine_memory_bytes())),
+    )
+    remove_scratch(folder)
+    attempts = journal.Journal(folder / journal.NAME, job.retry)
+    if attempts.error and not job.attempts:
+        sys.exit(f"{job}: {attempts.error}")  # this was no loss: another run may well measure it
+    with interruptible(), attempts.kept():  # also while it writes: no scratch file is left
+        if job.attempts and limit_bytes <= SUPERVISION_BYTES:
+            raise OSError(f"the job has {limit_bytes // 10**6} MB, but its supervisor alone takes {SUPERVISION_MB}")
+        for spec, outcome in zip(specs, _outcomes(specs, run, weights, job.log, attempts), strict=True):
+            write(spec, outcome, run)
+
+
+def _outcomes(
+    specs: Sequence[Spec], run: RunOptions, weights: record.Weights | None, log: Path, attempts: journal.Journal
+) -> list[Outcome]:
+    failure = weights and weights.failure()
+    return cell.not_started(specs, failure, log, attempts) if failure else cell.supervise(specs, run, log, attempts)

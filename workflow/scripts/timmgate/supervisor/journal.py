@@ -1,0 +1,165 @@
+"""Every attempt at a cell, in a file beside its rows that only grows: what became of it, also of those that left no row.
+
+A JSON line when a check begins and one when it ends. A beginning without an end is the trace of a supervisor that was
+killed; the next one finds it, on whatever machine it runs, and so knows how many attempts there were.
+"""
+
+import json
+import os
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from timmgate.core.outcome import RETRYABLE, AttemptResult, Verdict, now
+from timmgate.core.redact import redacted
+
+NAME = "attempts.jsonl"
+"""Of the file, beside the rows."""
+
+MESSAGE_CHARACTERS = 2000
+"""A message longer than this is cut; the log has the whole of it."""
+
+LOST = Verdict("infra_error", "lost", "whatever supervised it was ended from outside, or its machine went down")
+"""What becomes of a check whose supervisor did not live to see its end."""
+
+
+class Journal:
+    """The attempts at one cell since its rows were written last. `retry` is how often a rerun of it was requested.
+
+    By check, `attempts` counts them, `failed_attempts` those that ended in a way that another attempt can cure, and
+    `last_failed` has what is known of the last of these; `wall_s` is the duration of all. `error` is what kept the rows from
+    being written the last time, if it was not somebody's request. Methods that write raise OSError if they cannot.
+    """
+
+    def __init__(self, path: Path, retry: int = 0):
+        self._path, self._retry = path, retry
+        self.attempts: Counter[str] = Counter()
+        self.failed_attempts: Counter[str] = Counter()
+        self.wall_s: Counter[str] = Counter()
+        self.last_failed: dict[str, dict[str, Any]] = {}
+        self.error: str | None = None
+        for entry in entries(path):
+            self._count(entry)
+
+    def began(self, check: str) -> None:
+        """An attempt at a check begins."""
+        number = self.attempts[check] + 1
+        self._append(**self._about("began", check, number), began_at=now().isoformat())
+
+    def ended(self, check: str, attempt: AttemptResult, verdict: Verdict) -> None:
+        """It has ended."""
+        self._end(check, self.attempts[check] + 1, attempt, verdict)
+
+    def never_began(self, check: str, attempt: AttemptResult, verdict: Verdict) -> None:
+        """There is nothing to begin with."""
+        self._end(check, 0, attempt, verdict)
+
+    def _about(self, event: str, check: str, number: int) -> dict[str, Any]:
+        return {"event": event, "check_name": check, "attempt": number, "retry": self._retry, "host": socket.gethostname()}
+
+    def _end(self, check: str, number: int, attempt: AttemptResult, verdict: Verdict) -> None:
+        entry = {
+            **self._about("ended", check, number),
+            "status": verdict.status,
+            "stage": attempt.stage,
+            "cause": verdict.cause,
+            "message": shortened(verdict.message),
+            "batch_size": attempt.columns.get("batch_size"),
+            "wall_s": attempt.wall_s,
+            "peak_rss_bytes": attempt.peak_rss_bytes or None,
+            "ended_at": now().isoformat(),
+        }
+        self._append(**entry)
+        self._count(entry)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """A measurement, up to its rows. One that is ended on request, or by an error here, is none of the attempts."""
+        try:
+            yield
+        except BaseException as error:
+            with suppress(OSError):
+                self._append(event="interrupted", error=None if isinstance(error, SystemExit) else shortened(str(error)))
+            raise
+        self._append(event="rows")
+
+    def _count(self, entry: dict[str, Any]) -> None:
+        match entry["event"]:
+            case "rows":
+                for of_checks in (self.attempts, self.failed_attempts, self.wall_s, self.last_failed):
+                    of_checks.clear()
+                self.error = None
+            case "interrupted":
+                self.error = entry.get("error")
+            case "ended":
+                check = entry["check_name"]
+                self.attempts[check] += 1
+                self.wall_s[check] += entry.get("wall_s") or 0.0
+                if entry["status"] in RETRYABLE:
+                    self.failed_attempts[check] += 1
+                    self.last_failed[check] = entry
+
+    def _append(self, **entry: Any) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a+b") as file:
+            # A line that was cut off, as when the disk was full, stays a line of its own.
+            start = b"\n" if _is_cut_off(file) else b""
+            file.write(start + json.dumps(entry).encode() + b"\n")
+
+
+def _is_cut_off(file: BinaryIO) -> bool:
+    if file.seek(0, os.SEEK_END) == 0:
+        return False
+    file.seek(-1, os.SEEK_END)
+    return file.read() != b"\n"
+
+
+def entries(path: Path) -> Iterator[dict[str, Any]]:
+    """What the file says, with an end for what was lost. A line that is not complete is passed over."""
+    under_way = None
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if entry["event"] == "began":
+            if under_way:
+                yield lost(under_way)
+            under_way = entry
+        elif entry["event"] == "ended":
+            yield {**(under_way or {}), **entry}
+            under_way = None
+        else:
+            under_way = None
+            yield entry
+    if under_way:
+        yield lost(under_way)
+
+
+def lost(began: dict[str, Any]) -> dict[str, Any]:
+    """The end of an attempt that has none."""
+    return {**began, "event": "ended", **asdict(LOST)}
+
+
+def shortened(message: str | None) -> str | None:
+    """A message as it is recorded: not too long, and without secrets of the environment."""
+    return message and redacted(message)[:MESSAGE_CHARACTERS]
+
+
+def rows_of(path: Path, key: dict[str, str]) -> list[dict[str, Any]]:
+    """The attempts as rows of the table `attempts`; `key` is the cell."""
+    times = ("began_at", "ended_at")
+    return [
+        {
+            **key,
+            **{name: value for name, value in entry.items() if name not in ("event", *times)},
+            **{name: datetime.fromisoformat(entry[name]) for name in times if name in entry},
+        }
+        for entry in entries(path)
+        if entry["event"] == "ended"
+    ]

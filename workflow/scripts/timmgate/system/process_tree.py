@@ -1,0 +1,241 @@
+"""Processes as the kernel sees them: what they use, how they end together, with which other one they die.
+
+All of it is read from Linux's /proc (proc(5)). Elsewhere a process counts as having no descendants: what leaves the process
+group of a worker is not found there, and limits of memory are not enforced.
+"""
+
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+POLL_S = 0.05
+"""Pause between two attempts to kill what is left of a worker, or two looks at it."""
+
+UNKILLABLE_S = 30.0
+"""Time after which a process that SIGKILL does not end, because the kernel itself hangs in a driver, is left to itself."""
+
+LEFTOVERS_S = 5.0
+"""The same for what a dead supervisor has left: it has probably tried before us."""
+
+SHARE_OF_MACHINE = 0.9
+"""Of its memory, for one cell."""
+
+RUN = "TIMMGATE_RUN"
+"""Environment variable with the process id of the Snakemake that started us."""
+
+SUPERVISOR = "TIMMGATE_SUPERVISOR"
+"""Environment variable of a worker and of everything that it starts: the `mark` of its supervisor."""
+
+PROC = Path("/proc")
+
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
+
+
+def tree(pid: int) -> list[int]:
+    """The process and its living descendants, by what its threads say of their children; itself alone without /proc."""
+    found = [pid]
+    with contextlib.suppress(OSError):
+        for thread in (PROC / str(pid) / "task").iterdir():
+            for child in (thread / "children").read_text().split():
+                found += tree(int(child))
+    return found
+
+
+def tree_cpu_s(pid: int) -> float:
+    """Processor seconds, user and system, of a process, of its living descendants, and of all that these have waited for."""
+    return sum(_cpu_ticks(each) for each in tree(pid)) / os.sysconf("SC_CLK_TCK")
+
+
+def _cpu_ticks(pid: int) -> int:
+    fields = _stat(pid)
+    return sum(map(int, fields[11:15])) if fields else 0  # utime, stime, cutime, cstime
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/[pid]/stat from the third on, the state; none if there is no such process."""
+    with contextlib.suppress(OSError):
+        return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    return []
+
+
+def signal_all(worker: subprocess.Popen, number: signal.Signals) -> None:
+    """Send a signal to the worker's process group and to its descendants that left it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(worker.pid, number)
+    for pid in tree(worker.pid)[1:]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def machine_memory_bytes() -> int:
+    """What the processes of a cell may take of this machine at most, so that they meet our limit and not the kernel's."""
+    return int(SHARE_OF_MACHINE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
+def tree_rss_bytes(pid: int) -> int:
+    """Memory in bytes that a process and its living descendants occupy, without files that the kernel can read again.
+
+    Anonymous and shared pages: RssAnon and RssShmem of /proc/[pid]/status.
+    """
+    return sum(map(_rss_bytes, tree(pid)))
+
+
+def _rss_bytes(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        lines = (PROC / str(pid) / "status").read_text().splitlines()
+        fields = (line.split() for line in lines if line.startswith(("RssAnon:", "RssShmem:")))
+        return sum(int(kilobytes) << 10 for _, kilobytes, _ in fields)
+    return 0
+
+
+Process = tuple[int, str | None]
+"""A process, by its id and its start: an id is used again."""
+
+
+def descendants() -> set[Process]:
+    """The processes below this one."""
+    return {(pid, start_ticks(pid)) for pid in tree(os.getpid())[1:]}
+
+
+def kill_all(worker: subprocess.Popen, others: set[Process]) -> tuple[int, ...]:
+    """Kill the worker's process group and everything else that it left behind, until nothing is left.
+
+    Processes that left the group, as inductor's compile pool does, have become our children (see `become_subreaper`);
+    `others` are descendants that were there before. Returns those that could not be killed.
+    """
+    deadline = time.monotonic() + UNKILLABLE_S
+    while True:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(worker.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            worker.wait(POLL_S)
+        left = [pid for pid, _ in descendants() - others if pid != worker.pid]
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):  # a child of a child: it becomes ours when that one is gone
+                os.waitpid(pid, os.WNOHANG)
+        if not left and worker.returncode is not None:
+            return ()
+        if time.monotonic() > deadline:
+            return (*left, *([worker.pid] if worker.returncode is None else []))
+
+
+def mark() -> str:
+    """What tells this process from all others: its id, its start in clock ticks since boot, its namespace of ids."""
+    return f"{os.getpid()} {start_ticks(os.getpid())} {_namespace()}"
+
+
+def kill_leftovers() -> list[int]:
+    """Kill every process of ours on this machine whose `SUPERVISOR` is dead, which cannot do so any more.
+
+    They would keep the lease of a device, which nobody else could have then. Returns those that could not be killed. Linux
+    only; elsewhere it does nothing.
+    """
+    left, deadline = {}, time.monotonic() + LEFTOVERS_S
+    for entry in PROC.glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if entry.stat().st_uid == os.getuid() and _is_leftover(_environment(entry).get(SUPERVISOR)):
+                pid = int(entry.name)
+                left[pid] = start_ticks(pid)
+                os.kill(pid, signal.SIGKILL)
+    while left := {pid: ticks for pid, ticks in left.items() if ticks and start_ticks(pid) == ticks}:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(POLL_S)
+    return list(left)
+
+
+def _environment(entry: Path) -> dict[str, str]:
+    """The environment that a process was started with."""
+    pairs = (entry / "environ").read_bytes().decode(errors="replace").split("\0")
+    return dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+
+
+def _is_leftover(supervisor: str | None) -> bool:
+    match (supervisor or "").split():
+        case [pid, ticks, namespace] if namespace == _namespace():
+            return ticks != start_ticks(int(pid))
+    return False
+
+
+def start_ticks(pid: int) -> str | None:
+    """When a process started, None if there is none or it is a zombie."""
+    fields = _stat(pid)
+    return fields[19] if fields and fields[0] != "Z" else None
+
+
+def _namespace() -> str | None:
+    with contextlib.suppress(OSError):
+        return str(Path("/proc/self/ns/pid").readlink())
+    return None
+
+
+def children_cpu_s() -> float:
+    """Processor seconds, user and system, of all descendants that have ended and been waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def die_with_parent(by: signal.Signals) -> None:
+    """Ask the kernel to send us `by` when the thread that started us ends. Linux only; elsewhere it does nothing."""
+    _prctl(PR_SET_PDEATHSIG, by)
+
+
+def die_with_run(by: signal.Signals) -> None:
+    """Ask the kernel to send us `by` when Snakemake ends. Ends at once if it has ended already.
+
+    What was started by hand has no Snakemake to die with.
+    """
+    die_with_parent(by)
+    run = os.environ.get(RUN)
+    if run and sys.platform == "linux" and int(run) not in _parents():
+        raise SystemExit(f"Snakemake, process {run}, is gone")
+
+
+def _parents() -> list[int]:
+    """The processes above this one."""
+    found, pid = [], os.getppid()
+    while pid:
+        found.append(pid)
+        fields = _stat(pid)
+        pid = int(fields[1]) if fields else 0
+    return found
+
+
+def become_subreaper() -> None:
+    """Ask the kernel to make orphans among our descendants our children. Linux only; elsewhere it does nothing."""
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux" and ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl({option}) failed")
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Turn the first signal that asks us to end into SystemExit, and ignore the others, so that the clean-up is complete."""
+    asking = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    previous = {each: signal.getsignal(each) for each in asking if signal.getsignal(each) != signal.SIG_IGN}
+
+    def stop(number: int, _: Any) -> None:
+        for each in previous:
+            signal.signal(each, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    for each in previous:
+        signal.signal(each, stop)
+    try:
+        yield
+    finally:
+        for each, handler in previous.items():
+            signal.signal(each, handler)

@@ -1,0 +1,56 @@
+"""How a run ended, for programs: 0, 1 or 2, and why. Snakemake itself ends with 0 or 1.
+
+    python -m timmgate.tables.outcome --cores 2 --config device=cpu
+
+runs Snakemake's target `gate` with these options and ends with the outcome.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from enum import IntEnum
+from pathlib import Path
+
+from timmgate.core.files import write_atomically
+
+NAME = "outcome.json"
+"""File in results/{device}."""
+
+
+class Outcome(IntEnum):
+    """What became of a run."""
+
+    AS_EXPECTED = 0
+    REGRESSION = 1
+    WRONG_REQUEST = 2
+
+
+def write(outcome: Outcome, reasons: Sequence[str], path: Path) -> None:
+    """Write the outcome and the sentences that say why."""
+    text = json.dumps({"outcome": int(outcome), "meaning": outcome.name.lower(), "reasons": list(reasons)}, indent=1) + "\n"
+    write_atomically(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
+
+
+def read(path: Path) -> tuple[Outcome, list[str]] | None:
+    """What `write` wrote; None where there is nothing, or nothing of that kind."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return Outcome(values["outcome"]), values["reasons"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def main(options: list[str]) -> Outcome:
+    """Run the gate. What never came to an outcome of its own was refused before."""
+    before = {path: path.stat().st_mtime_ns for path in Path("results").glob(f"*/{NAME}")}
+    code = subprocess.run([str(Path(sys.executable).with_name("snakemake")), "gate", *options]).returncode
+    if code == 0:
+        return Outcome.AS_EXPECTED
+    written = [path for path in Path("results").glob(f"*/{NAME}") if path.stat().st_mtime_ns != before.get(path)]
+    found = [outcome for outcome in map(read, written) if outcome]
+    return max((outcome for outcome, _ in found), default=Outcome.WRONG_REQUEST)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,74 @@
+"""Which jobs are to be done again: how often a rerun of each was requested, in a small file beside their results.
+
+The number is a parameter of the job, and Snakemake redoes a job whose parameters change. The main process raises it, in
+memory while the workflow is planned and in the file once it starts; jobs only read it. So an interruption loses nothing:
+what was requested and is not done yet is done by the next run.
+"""
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from timmgate.core.errors import ConfigError
+from timmgate.core.files import write_atomically
+
+
+class Retries:
+    """The numbers by name, 0 for a name that is not there. A cell's name is `build/mode/model`."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._numbers = _read(path)
+        self._saved = dict(self._numbers)
+
+    def rerun_generation(self, name: str) -> int:
+        """How often a rerun of `name` was requested."""
+        return self._numbers.get(name, 0)
+
+    def request(self, name: str, done: int | None = None) -> None:
+        """Request a rerun of `name`; not if that was done since its result was made, which was at the number `done`."""
+        if done is None or self.rerun_generation(name) <= done:
+            self._numbers[name] = max(self.rerun_generation(name), done or 0) + 1
+
+    def save(self) -> None:
+        """Remember what was requested."""
+        if self._numbers != self._saved:
+            text = json.dumps(self._numbers, indent=1, sort_keys=True) + "\n"
+            write_atomically(self._path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
+            self._saved = dict(self._numbers)
+
+
+def _read(path: Path) -> dict[str, int]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        remedy = "delete it, and the cells whose rerun was requested are measured once more"
+        raise ConfigError(f"{path} is damaged ({error}); {remedy}") from None
+
+
+def request_failed(retries: Retries, cells: Mapping[str, Mapping[str, str]], wanted: Collection[str]) -> dict[str, bool]:
+    """Request the cells that have a wanted status in a check; the cells, and whether it was for lack of weights.
+
+    `cells` maps a cell to the file of each check's row. `failed` among the wanted stands for all but a pass. A cell without
+    a file is measured anyway; one with a file that cannot be read has failed.
+    """
+    import pyarrow as pa  # only here: every job of a cluster imports this module
+    import pyarrow.parquet as pq
+
+    from timmgate.core.schemas import PASSED
+
+    found: dict[str, bool] = {}
+    for cell, files in cells.items():
+        for check, file in files.items():
+            try:
+                with pq.ParquetFile(file) as parquet:
+                    row = parquet.read([check, f"{check}_stage", "retry"]).to_pylist()[0]
+            except FileNotFoundError:
+                continue
+            except (pa.ArrowException, OSError, LookupError):
+                row = {}
+            status = row.get(check)
+            if status is None or status in wanted or ("failed" in wanted and status not in PASSED):
+                retries.request(cell, row.get("retry"))
+                found[cell] = found.get(cell, False) or row.get(f"{check}_stage") == "weights"
+    return found

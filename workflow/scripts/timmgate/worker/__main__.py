@@ -1,0 +1,134 @@
+"""Measures the checks of one cell in a process of its own, the only kind of process that imports torch and timm.
+
+    python -m timmgate.worker '{"specs": [{"check": "accuracy", ...}], "run": {"threads": 2, ...}}'
+    python -m timmgate.worker --preflight '{"device": "cpu", "modes": {...}, ...}'
+
+The argument is a `protocol.Request` or, about the environment, a `preflight.Question` as JSON; every row has the whole
+command in its column `command`. Messages go to the standard output, or to the file descriptor that the supervisor names.
+"""
+
+import contextlib
+import ctypes
+import faulthandler
+import os
+import signal
+import sys
+import time
+import traceback
+from importlib import import_module
+from pathlib import Path
+
+from timmgate.core.checks import CHECKS
+from timmgate.core.files import write_atomically
+from timmgate.core.preflight import Question
+from timmgate.core.protocol import Reporter, Request, UnknownColumnError
+from timmgate.core.spec import Spec
+from timmgate.system.process_tree import die_with_parent
+from timmgate.system.timing_lock import PausedTime
+
+GLIBC_SETTINGS = {-1: 2**31 - 1, -2: 64 << 20, -4: 0}
+"""M_TRIM_THRESHOLD: never; M_TOP_PAD: grow the heap by 64 MiB; M_MMAP_MAX: everything on the heap (malloc.h)."""
+
+PREFLIGHT = "--preflight"
+
+OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "_status_alloc_failed")
+"""How torch's allocators, CUDA, cuBLAS and cuDNN say in a plain RuntimeError that memory is short."""
+
+
+def main(arguments: list[str]) -> int:
+    """Measure, or answer; the exit code is 1 if an exception ended it, 2 if the arguments are not one request."""
+    if arguments[:1] == [PREFLIGHT]:
+        return preflight(Question.from_json(*arguments[1:]))
+    try:
+        request = Request.from_json(*arguments)
+    except (TypeError, ValueError, KeyError) as error:
+        print(f"usage: python -m timmgate.worker REQUEST, which is a JSON object: {error}", file=sys.stderr)
+        return 2
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    if request.messages != sys.stdout.fileno():
+        die_with_parent(signal.SIGKILL)
+    set_environment(request.run.threads, request.run.toolchain or request.run.cache)
+    keep_freed_memory()
+    clock = time.perf_counter if request.paused is None else PausedTime(request.paused).clock
+    with os.fdopen(request.messages, "w", closefd=False) as stream:
+        reporter = Reporter(stream, clock)
+        try:
+            for spec in request.specs:
+                measure(spec, request, reporter)
+        except BaseException as error:
+            traceback.print_exc()
+            is_ours = isinstance(error, UnknownColumnError)
+            reporter.failure(type(error).__name__, str(error), is_out_of_memory(error), is_ours)
+            return 1
+    return 0
+
+
+def preflight(question: Question) -> int:
+    """Answer a question about this environment, into the file that it names."""
+    die_with_parent(signal.SIGKILL)
+    if question.toolchain:
+        set_environment(os.cpu_count() or 1, question.toolchain)
+    from timmgate.worker.preflight import answer  # and with it torch
+
+    text = answer(question).to_json()
+    write_atomically(question.answer, lambda scratch: scratch.write_text(text))
+    return 0
+
+
+def measure(spec: Spec, request: Request, reporter: Reporter) -> None:
+    """One check, by the module that is named like it."""
+    reporter.check(spec.check)
+    reporter.stage("import")
+    from timmgate.worker import compile_cache, training_step  # and with them torch
+
+    check, run = import_module(CHECKS[spec.check].module), request.run
+    folder = request.cache(spec)
+    cache = compile_cache.Cache(folder) if run.shared_cache else compile_cache.OwnCache(folder, run.toolchain)
+    batch_size = request.batch_size(spec)
+    check.measure(spec, training_step.Setup(run.threads, cache, batch_size, run.weights, run.timing_limit), reporter)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep freed memory for the next allocation, as the allocators of accelerators do.
+
+    Otherwise large tensors are given back to the kernel and faulted in again in every iteration, or not, as the layout of
+    the heap happens to be: of one model's speedup that made a spread of 8 % between processes, against 0.5 % without.
+    """
+    with contextlib.suppress(AttributeError):  # not glibc
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter, value in GLIBC_SETTINGS.items():
+            mallopt(parameter, value)
+
+
+def set_environment(threads: int, cache: Path) -> None:
+    """Set what torch and its compilers read once, at import: call it before."""
+    for name in ("OMP", "MKL", "OPENBLAS", "NUMEXPR"):
+        os.environ[f"{name}_NUM_THREADS"] = str(threads)
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = str(threads)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
+    os.environ["TRITON_CACHE_DIR"] = str(cache / "triton")
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # what cuBLAS needs to be deterministic
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # whatever timm asks for: a pickle from outside runs no code
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an exception, or the one that it was raised from, says that host or device memory ran out."""
+    seen = []
+    while error is not None and error not in seen:
+        seen.append(error)
+        names = {cls.__name__ for cls in type(error).__mro__}
+        if names & {"MemoryError", "OutOfMemoryError"}:
+            return True
+        if isinstance(error, RuntimeError) and any(words in str(error).lower() for words in OUT_OF_MEMORY_WORDS):
+            return True
+        error = error.__cause__ or getattr(error, "inner_exception", None) or error.__context__
+    return False
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # taking torch and its pools apart would cost another second

@@ -1,0 +1,201 @@
+"""Compilers: one model in, the same model compiled out, by the options of a mode."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch._dynamo.callback import callback_handler
+from torch._dynamo.utils import clear_compilation_metrics, counters, get_compilation_metrics
+
+from timmgate.core.errors import did_you_mean
+from timmgate.core.protocol import Reporter
+from timmgate.core.spec import Mode, Spec
+from timmgate.system.process_tree import tree_cpu_s
+from timmgate.worker import models, torch_device
+from timmgate.worker.compile_cache import Cache, build_toolchain
+
+
+class UnknownBackendError(ValueError):
+    """torch.compile has no backend of that name; the message has near matches."""
+
+
+class UnsupportedDeviceError(ValueError):
+    """The mode asks for something that the device does not have."""
+
+
+class InductorOptionError(ValueError):
+    """torch._inductor.config has no key of that name, or none that takes such a value; the message says which would do."""
+
+
+def compile_model(spec: Spec, model: torch.nn.Module, images: torch.Tensor) -> Callable[..., Any]:
+    """`model` compiled with the mode's backend: ahead of time on `images`, or at its first calls by torch.compile.
+
+    Raises UnknownBackendError, UnsupportedDeviceError.
+    """
+    options = spec.options
+    check_backend(options, spec.device)
+    if options.backend in AHEAD_OF_TIME:
+        dtype = models.amp_dtype(spec)
+        whole = model if dtype is None else UnderAutocast(model, spec.device, dtype)
+        return AHEAD_OF_TIME[options.backend](whole, images, options.dynamic)
+    compile_mode = {} if options.compile_mode == "default" else {"mode": options.compile_mode}
+    return torch.compile(model, backend=options.backend, dynamic=options.dynamic or None, **compile_mode)
+
+
+def check_backend(options: Mode, device: str) -> None:
+    """Raise UnknownBackendError, UnsupportedDeviceError if the backend cannot be had on a device of this type."""
+    if device != "cuda" and (options.cudagraphs or options.backend == "cudagraphs"):
+        raise UnsupportedDeviceError(f"CUDA graphs need device cuda, this is {device}")
+    known = [*torch.compiler.list_backends(exclude_tags=()), *AHEAD_OF_TIME]
+    if options.backend not in known:
+        raise UnknownBackendError(f"there is no backend {options.backend!r}{did_you_mean(options.backend, known)}")
+
+
+class UnderAutocast(torch.nn.Module):
+    """A model with autocast inside: torch.export does not see the one that it is called under."""
+
+    def __init__(self, model: torch.nn.Module, device: str, dtype: torch.dtype):
+        super().__init__()
+        self.model, self.device, self.dtype = model, device, dtype
+
+    def forward(self, images: torch.Tensor) -> Any:
+        with torch.autocast(self.device, dtype=self.dtype):
+            return self.model(images)
+
+
+def export(model: torch.nn.Module, images: torch.Tensor, dynamic: bool) -> Callable[..., Any]:
+    """The program that torch.export captures, run as it is. With `dynamic`, for any batch size."""
+    return exported_program(model, images, dynamic).module()
+
+
+def aot_inductor(model: torch.nn.Module, images: torch.Tensor, dynamic: bool) -> Callable[..., Any]:
+    """The program that torch.export captures, compiled by inductor into a package, and that package loaded again."""
+    package = torch._inductor.aoti_compile_and_package(exported_program(model, images, dynamic))
+    return torch._inductor.aoti_load_package(package)
+
+
+def exported_program(model: torch.nn.Module, images: torch.Tensor, dynamic: bool) -> torch.export.ExportedProgram:
+    """What torch.export makes of the model, with a free batch size if `dynamic`."""
+    dynamic_shapes = ({0: torch.export.Dim.DYNAMIC},) if dynamic else None
+    return torch.export.export(model, (images,), dynamic_shapes=dynamic_shapes)
+
+
+def nothing(model: torch.nn.Module, images: torch.Tensor, dynamic: bool) -> Callable[..., Any]:
+    """The model itself: no compiler at all, which the clock itself is tested with (benchmarks/dynamo --nothing)."""
+    return model
+
+
+AHEAD_OF_TIME = {"export": export, "aot_inductor": aot_inductor, "nothing": nothing}
+"""Backends that get a whole model before it runs; torch.compile does not know them. The first two are for inference only."""
+
+INDUCTOR_BACKENDS = ("inductor", "aot_inductor")
+
+COMPILER_STAGES = {
+    "dynamo_s": "dynamo_cumulative_compile_time_us",
+    "aot_autograd_s": "aot_autograd_cumulative_compile_time_us",
+    "inductor_s": "inductor_cumulative_compile_time_us",
+    "codegen_s": "inductor_code_gen_cumulative_compile_time_us",
+}
+"""Columns, and the fields of torch._dynamo.utils.CompilationMetrics that they sum; each includes those after it."""
+
+
+@contextmanager
+def configured(spec: Spec) -> Iterator[None]:
+    """Dynamo's and inductor's settings for the mode, in force while models are compiled and run.
+
+    Raises InductorOptionError.
+    """
+    changes = inductor_changes(spec)
+    check_inductor_config(changes)
+    with torch._inductor.config.patch(changes), torch._dynamo.config.patch(suppress_errors=False):
+        yield
+
+
+def check_inductor_config(changes: Mapping[str, Any]) -> None:
+    """Raise InductorOptionError for a key that torch._inductor.config does not have, and for a value of another type."""
+    known = torch._inductor.config.get_config_copy()
+    for key, value in changes.items():
+        if key not in known:
+            raise InductorOptionError(f"no inductor option {key!r}{did_you_mean(key, list(known))}")
+        default = known[key]
+        allowed = (int, float) if type(default) is float else type(default)
+        if default is not None and (not isinstance(value, allowed) or isinstance(value, bool) != isinstance(default, bool)):
+            wanted = type(default).__name__
+            raise InductorOptionError(
+                f"inductor option {key!r} is {value!r}; it must be of the type {wanted}, as {default!r} is"
+            )
+
+
+def inductor_changes(spec: Spec) -> dict[str, Any]:
+    """What the mode and the suite's table set in torch._inductor.config; the mode's `inductor_config` wins."""
+    return {
+        "fallback_random": True,  # the random numbers of eager, so that dropout drops the same
+        "freezing": spec.options.freezing,
+        "triton.cudagraphs": spec.options.cudagraphs,
+        "emulate_precision_casts": spec.traits.emulate_precision_casts,
+        **spec.options.inductor_config,
+    }
+
+
+class FirstIteration:
+    """What a compilation costs, from here to `stop`: seconds by the clock and of the processor, and dynamo's own times."""
+
+    def __init__(self, device: str, clock: Callable[[], float], was_cold: bool):
+        self._device, self._clock, self.was_cold = device, clock, was_cold
+        clear_compilation_metrics()
+        self._start = clock(), tree_cpu_s(os.getpid())
+        self.costs: dict[str, float] = {}
+
+    def stop(self) -> None:
+        """The first iteration is done."""
+        torch_device.synchronize(self._device)
+        wall_s, cpu_s = self._clock() - self._start[0], tree_cpu_s(os.getpid()) - self._start[1]
+        self.costs = {"wall_s": wall_s, "cpu_s": cpu_s}
+        for column, field in COMPILER_STAGES.items():
+            self.costs[column] = sum(getattr(metrics, field) or 0 for metrics in get_compilation_metrics()) / 1e6
+
+
+@contextmanager
+def compiling(spec: Spec, cache: Cache, reporter: Reporter) -> Iterator[FirstIteration]:
+    """Compile from nothing but what is in the cache, and report the stage `compile` while dynamo compiles, `run` in between.
+
+    What belongs to the toolchain is built before the clock starts. An exception leaves the stage that it was raised in.
+    """
+
+    def begin(_: Any) -> None:
+        reporter.stage("compile")
+
+    def end(_: Any) -> None:
+        if sys.exc_info()[0] is None:
+            reporter.stage("run")
+
+    is_new = cache.open()
+    if spec.options.backend in INDUCTOR_BACKENDS:
+        build_toolchain(spec.device)
+    torch._dynamo.reset()  # also forgets callbacks
+    counters.clear()
+    callback_handler.register_start_callback(begin)
+    callback_handler.register_end_callback(end)
+    first_iteration = FirstIteration(spec.device, reporter.clock, is_new)
+    try:
+        yield first_iteration
+    finally:
+        callback_handler.clear()
+    if is_new:
+        cache.keep_cold(first_iteration.costs)
+
+
+def statistics() -> dict[str, Any]:
+    """What dynamo and inductor counted since `compiling` began, as columns of the row."""
+    breaks = [reason for reason, count in counters["graph_break"].items() for _ in range(count)]
+    return {
+        "graph_breaks": len(breaks),
+        "graph_break_reasons": breaks,
+        "unique_graphs": counters["stats"]["unique_graphs"],
+        "ops_captured": counters["stats"]["calls_captured"],
+        "recompiles": sum(metrics.recompile_reason is not None for metrics in get_compilation_metrics()),
+        "cudagraph_skips": counters["inductor"]["cudagraph_skips"],
+    }

@@ -1,0 +1,242 @@
+"""The performance check: how much faster is the compiled model than eager, how sure is that, and what does it cost?
+
+The program is the one that the accuracy check judges. Import, load, compilation and warm-up go on beside other measurements;
+while samples are taken, nothing else of ours runs on the device.
+"""
+
+import gc
+import random
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from timmgate.core.protocol import Reporter
+from timmgate.core.spec import Spec
+from timmgate.core.statistics import Sample
+from timmgate.system import gpus, timing_lock
+from timmgate.worker import backends, flops, models, peak_memory, timing, torch_device
+from timmgate.worker.compile_cache import Cache
+from timmgate.worker.training_step import Setup, fresh, gradient, iterate, load, logits, make_optimizer
+
+TARGET = {"cpu": 0.02}
+"""Relative half-width of the speedup's interval at which sampling stops, by device; 0.01 on the others."""
+
+DYNAMIC_SHARES = (1.0, 0.75, 0.5)
+"""Batch sizes of a dynamic mode's iteration, as shares of the batch size; both sides see all of them."""
+
+PADDING_BYTES = 1 << 17
+"""Largest random gap before a tensor that is moved: more than a page, and more than a first-level cache."""
+
+LOW_PRECISION_TOLERANCE = 0.1
+"""Relative error of the timed output that bfloat16, float16 and autocast may have."""
+
+OUTPUT_TOLERANCE, GRADIENT_TOLERANCE = 1e-3, 2e-2
+"""Relative error that float32 may have in the timed output, and in training in all gradients as one vector."""
+
+
+class Iterations:
+    """Runs one iteration of either side: every batch once."""
+
+    def __init__(self, spec: Spec, model: torch.nn.Module, batches: list[torch.Tensor], reporter: Reporter):
+        self._spec, self._model, self._batches, self._clock = spec, model, batches, reporter.clock
+        self._optimizer = make_optimizer(spec, model)
+        self._random, self._padding = random.Random(seed(spec)), []
+
+    def run(self, forward: Callable[..., Any]) -> Any:
+        """What the first batch gave; in training gradients are then in the parameters."""
+        if self._spec.device == "cuda":
+            torch.compiler.cudagraph_mark_step_begin()
+        returned = [iterate(self._spec, self._model, forward, batch, self._optimizer) for batch in self._batches]
+        return returned[0]
+
+    def peak_bytes(self, forward: Callable[..., Any]) -> int | None:
+        """Peak memory of one iteration, with its gradients if it makes any."""
+        resident = peak_memory.tensor_bytes(self._model, *self._batches)
+        for tensor in (*self._model.parameters(), *self._batches):
+            tensor.grad = None
+        return peak_memory.peak_bytes(self._spec.device, lambda: self.run(forward), resident)
+
+    def relocate(self) -> None:
+        """On a CPU, move weights and images to other addresses, so that the samples see many layouts and not one.
+
+        Where things lie moves a speedup by percents, is drawn anew in every process, and would be the same in all samples of
+        one (Curtsinger and Berger, Stabilizer, 2013). The compiled code, and what freezing made of the weights, stay.
+        """
+        if self._spec.device != "cpu":
+            return
+        padding = []
+        for tensor in (*self._model.parameters(), *self._model.buffers(), *self._batches):
+            padding.append(torch.empty(self._random.randrange(PADDING_BYTES), dtype=torch.uint8))
+            tensor.data = tensor.data.clone()
+        self._padding = padding
+
+    def timed(self, forward: Callable[..., Any]) -> float:
+        """Seconds of one iteration, until the device is done."""
+        torch_device.synchronize(self._spec.device)
+        start = self._clock()
+        self.run(forward)
+        torch_device.synchronize(self._spec.device)
+        return self._clock() - start
+
+
+def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
+    """Run the check and report stages, facts, samples and result."""
+    torch.set_num_threads(setup.threads)
+    torch_device.set_deterministic(False)
+    reporter.stage("load")
+    if models.skipped(spec):
+        reporter.result("pass_due_to_skip", spec.traits.skip_reason, "not run here, by the suite's table")
+        return
+    model, images = load(spec, setup, reporter)
+    reporter.columns(**flops.count(model, images[:1]))
+    batches = [fresh(spec, images[:size]) for size in batch_sizes(spec, setup.batch_size)]
+    with torch.set_grad_enabled(spec.options.training), backends.configured(spec):
+        iterations = Iterations(spec, model, batches, reporter)
+        reporter.stage("eager")
+        iterations.run(model)
+        eager_peak = iterations.peak_bytes(model)
+        reporter.stage("compile")
+        forward = compile_cold_and_warm(spec, setup.cache, model, images, iterations, reporter)
+        compiled_peak = iterations.peak_bytes(forward)
+        reporter.columns(
+            eager_peak_bytes=eager_peak,
+            compiled_peak_bytes=compiled_peak,
+            compression_ratio=eager_peak / compiled_peak if eager_peak and compiled_peak else None,
+        )
+        reporter.stage("compare")
+        check_output(spec, model, forward, fresh(spec, images), reporter)
+        reporter.columns(**backends.statistics())
+        reporter.stage("warmup")
+        reporter.columns(warmup_iterations=timing.warm_up(lambda: iterations.timed(model) + iterations.timed(forward)))
+        samples = take_samples(spec, setup, model, forward, iterations, reporter)
+    report(samples, sum(map(len, batches)), setup.cache.cold(), reporter)
+
+
+def batch_sizes(spec: Spec, batch_size: int) -> list[int]:
+    """Images of each batch of an iteration: one batch, or several sizes for a mode with dynamic shapes."""
+    shares = DYNAMIC_SHARES if spec.options.dynamic else (1.0,)
+    return list(dict.fromkeys(max(1, round(batch_size * share)) for share in shares))
+
+
+def compile_cold_and_warm(
+    spec: Spec,
+    cache: Cache,
+    model: torch.nn.Module,
+    images: torch.Tensor,
+    iterations: Iterations,
+    reporter: Reporter,
+) -> Callable[..., Any]:
+    """The compiled model, compiled last with a cache that was filled before, here or by the other check."""
+    while True:
+        with backends.compiling(spec, cache, reporter) as first:
+            forward = backends.compile_model(spec, model, images)
+            reporter.stage("run")
+            iterations.run(forward)
+            first.stop()
+        if not first.was_cold:
+            break
+    reporter.columns(compile_warm_s=first.costs["wall_s"], compile_warm_cpu_s=first.costs["cpu_s"])
+    return forward
+
+
+def check_output(
+    spec: Spec, model: torch.nn.Module, forward: Callable[..., Any], images: torch.Tensor, reporter: Reporter
+) -> None:
+    """Compare compiled with eager at the timed batch size: the output, or in training all gradients as one vector."""
+    eager, compiled = (computed(spec, model, side, images) for side in (model, forward))
+    error = (torch.linalg.vector_norm(compiled - eager) / torch.linalg.vector_norm(eager)).item()
+    tolerance = LOW_PRECISION_TOLERANCE
+    if spec.options.precision == "float32":
+        tolerance = GRADIENT_TOLERANCE if spec.options.training else OUTPUT_TOLERANCE
+    reporter.columns(timed_output_error=error, timed_output_ok=error <= tolerance)
+
+
+def computed(spec: Spec, model: torch.nn.Module, forward: Callable[..., Any], images: torch.Tensor) -> torch.Tensor:
+    """What one iteration computes, as one vector in float64."""
+    torch_device.seed_everything(spec.seed)
+    returned = iterate(spec, model, forward, images)
+    if not spec.options.training:
+        return logits(returned).flatten().double()
+    return torch.cat([gradient(parameter).flatten().double() for parameter in model.parameters()])
+
+
+def take_samples(
+    spec: Spec,
+    setup: Setup,
+    model: torch.nn.Module,
+    forward: Callable[..., Any],
+    iterations: Iterations,
+    reporter: Reporter,
+) -> list[Sample]:
+    """Samples of both sides with the device to ourselves; anything that is compiled anew now is an error."""
+    plan = timing.Plan(TARGET.get(spec.device, 0.01), setup.timing_limit_s)
+    reporter.stage("queue")
+    gc.collect()
+    gc.disable()
+    try:
+        nothing_new = torch.compiler.set_stance("fail_on_recompile")
+        with (
+            timing_lock.exclusive_device(gpus.names(spec.device)[0]),
+            torch_device.pinned(spec.device, setup.threads),
+            nothing_new,
+        ):
+            reporter.stage("timing")
+            if spec.device != "cpu":
+                # A neighbour that is held still has launched kernels that run on, and clocks have fallen while we waited.
+                timing.warm_up(lambda: iterations.timed(model) + iterations.timed(forward))
+            reporter.columns(timing_started_at=now_us())
+            before_s = torch_device.control_s(spec.device, reporter.clock)
+            samples = timing.collect(
+                lambda: iterations.timed(model),
+                lambda: iterations.timed(forward),
+                plan,
+                seed(spec),
+                before_block=iterations.relocate,
+            )
+            after_s = torch_device.control_s(spec.device, reporter.clock)
+            ended_at = now_us()
+    finally:
+        gc.enable()
+    reporter.columns(machine_drift=after_s / before_s, timing_ended_at=ended_at)
+    return samples
+
+
+def report(samples: list[Sample], images: int, cold: dict[str, float], reporter: Reporter) -> None:
+    """Samples, what follows from each side alone, and the result. `images` is how many one iteration sees."""
+    for sample in samples:
+        reporter.detail(asdict(sample))
+    eager_s, compiled_s = [sample.eager_s for sample in samples], [sample.compiled_s for sample in samples]
+    saved_s = statistics.median(eager_s) - statistics.median(compiled_s)
+    cold_s = cold.pop("wall_s", None)
+    reporter.columns(
+        **percentiles_ms("eager", eager_s),
+        **percentiles_ms("compiled", compiled_s),
+        eager_images_per_s=images / statistics.median(eager_s),
+        images_per_s=images / statistics.median(compiled_s),
+        compile_cold_s=cold_s,
+        compile_cold_cpu_s=cold.pop("cpu_s", None),
+        break_even_iterations=cold_s / saved_s if cold_s is not None and saved_s > 0 else None,
+        **cold,
+    )
+    reporter.result("pass")
+
+
+def percentiles_ms(side: str, durations_s: list[float]) -> dict[str, float]:
+    """Median and outer tenths of the durations of one side, in milliseconds."""
+    tenths = statistics.quantiles(durations_s, n=10, method="inclusive")
+    values = {"": statistics.median(durations_s), "p10_": tenths[0], "p90_": tenths[-1]}
+    return {f"{side}_{name}ms": 1e3 * value for name, value in values.items()}
+
+
+def now_us() -> int:
+    """Microseconds since 1970, UTC."""
+    return time.time_ns() // 1000
+
+
+def seed(spec: Spec) -> int:
+    """Seed of what is drawn while samples are taken: the same cell draws the same."""
+    return int(spec.identity()[:8], 16)

@@ -1,0 +1,81 @@
+"""Is what was requested possible here, before any cell is measured? In the environment and on the device that will measure.
+
+It also builds what the compiler needs once per machine.
+"""
+
+import traceback
+from collections.abc import Iterator
+
+import timm
+import torch
+from torch._inductor.cpp_builder import get_cpp_compiler
+
+from timmgate.core.names import UnknownModelError, check_name
+from timmgate.core.preflight import Answer, Question
+from timmgate.worker import backends, compile_cache, torch_device
+
+DEVICES = ("cpu", "cuda", "xpu", "mps")
+
+
+def answer(question: Question) -> Answer:
+    """What is wrong with the request, one sentence each, and what is known of the device."""
+    problem = device_problem(question.device)
+    problems = [problem] if problem else [*mode_problems(question), *model_problems(question)]
+    if problems:
+        return Answer(problems)
+    if question.toolchain and uses_inductor(question):
+        try:
+            compile_cache.fill_toolchain(question.toolchain, question.device, question.software)
+        except Exception:  # a compiler that breaks on the simplest program is what the cells are about to say
+            traceback.print_exc()
+    return Answer([], device_name=torch_device.name(question.device), driver=torch_device.driver(question.device))
+
+
+def device_problem(device: str) -> str | None:
+    """Why the device does not answer, None if it does."""
+    try:
+        torch.ones(1, device=device).add_(1)
+        torch_device.synchronize(device)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        others = [each for each in DEVICES if each != device and _answers(each)]
+        return f"device: {device} does not answer ({reason[0]}); this machine has {', '.join(others) or 'no other'}"
+    return None
+
+
+def _answers(device: str) -> bool:
+    try:
+        torch.ones(1, device=device)
+    except Exception:
+        return False
+    return True
+
+
+def mode_problems(question: Question) -> Iterator[str]:
+    """What is wrong with the modes."""
+    for name, mode in question.modes.items():
+        try:
+            backends.check_backend(mode, question.device)
+            backends.check_inductor_config(mode.inductor_config)
+        except ValueError as error:
+            yield f"mode {name!r}: {error}"
+    if question.device == "cpu" and uses_inductor(question):
+        try:
+            get_cpp_compiler()
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            yield f"there is no C++ compiler that works, and inductor needs one on a CPU ({reason}); install g++, or set CXX"
+
+
+def model_problems(question: Question) -> Iterator[str]:
+    """Which of the models that somebody typed do not exist."""
+    for model in question.models:
+        try:
+            check_name(model, timm)
+        except UnknownModelError as error:
+            yield f"models: {error}"
+
+
+def uses_inductor(question: Question) -> bool:
+    """Whether any mode needs what the compiler builds once per machine."""
+    return any(mode.backend in backends.INDUCTOR_BACKENDS for mode in question.modes.values())

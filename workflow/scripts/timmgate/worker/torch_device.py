@@ -1,0 +1,106 @@
+"""What differs between torch's device types: name, synchronisation, random state, autocast, cores."""
+
+import os
+import platform
+import random
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from timmgate.system.cpu_topology import available
+
+CONTROL_REPEATS = 9
+
+
+def name(device: str) -> str:
+    """Marketing name of the processor or accelerator, as far as the machine tells it."""
+    if device == "cpu":
+        return _processor_name()
+    if device in ("cuda", "xpu"):
+        return getattr(torch, device).get_device_name()
+    return device
+
+
+def driver(device: str) -> str | None:
+    """Version of the accelerator's driver, as far as torch tells it."""
+    if device == "cuda":
+        number = torch._C._cuda_getDriverVersion()
+        return f"{number // 1000}.{number % 1000 // 10}"
+    return None
+
+
+def seed_everything(seed: int) -> None:
+    """Seed python, numpy, torch and every accelerator (torch.manual_seed reaches all of its devices)."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def synchronize(device: str) -> None:
+    """Wait until everything that was launched on the device has finished."""
+    if device != "cpu":
+        getattr(torch, device).synchronize()
+
+
+def autocast_dtype(device: str, requested: str | None) -> torch.dtype:
+    """The dtype by its name, or torch's default for the device (bfloat16 on CPU, float16 on CUDA)."""
+    return getattr(torch, requested) if requested else torch.get_autocast_dtype(device)
+
+
+def set_deterministic(deterministic: bool) -> None:
+    """Deterministic kernels or the fastest ones; no TF32 and no autotuned convolutions in either case.
+
+    The rest of benchmarks/dynamo's accuracy mode is in force for both checks, so that they run the same program.
+    """
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.mkldnn.deterministic = deterministic
+    torch.backends.cudnn.deterministic = deterministic
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(False)
+
+
+@contextmanager
+def pinned(device: str, threads: int) -> Iterator[None]:
+    """On a CPU, all threads of this process on the best of its cores, so many that none moves. Linux only."""
+    if device != "cpu" or not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = {int(task.name): os.sched_getaffinity(int(task.name)) for task in Path("/proc/self/task").iterdir()}
+    cores = available()[:threads]
+    for task in before:
+        os.sched_setaffinity(task, cores)
+    try:
+        yield
+    finally:
+        for task, allowed in before.items():
+            with suppress(ProcessLookupError):
+                os.sched_setaffinity(task, allowed)
+
+
+def control_s(device: str, clock: Callable[[], float]) -> float:
+    """Median duration in seconds of a fixed matrix product and convolution, which tells how fast the machine is now."""
+    matrix, image = torch.ones(512, 512, device=device), torch.ones(1, 64, 56, 56, device=device)
+    kernels = torch.ones(64, 64, 3, 3, device=device)
+    durations = []
+    for _ in range(CONTROL_REPEATS):
+        synchronize(device)
+        start = clock()
+        matrix @ matrix
+        torch.nn.functional.conv2d(image, kernels, padding=1)
+        synchronize(device)
+        durations.append(clock() - start)
+    return statistics.median(durations)
+
+
+def _processor_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    for line in cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []:
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

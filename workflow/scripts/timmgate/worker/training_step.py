@@ -1,0 +1,109 @@
+"""What both checks run again and again: a model on images, forward, and in training backward and an optimizer's step."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from timmgate.core.protocol import Reporter
+from timmgate.core.spec import Spec
+from timmgate.worker import models, torch_device
+from timmgate.worker.compile_cache import Cache
+
+LEARNING_RATE = 0.01
+"""Of both optimizers (benchmarks/dynamo)."""
+
+LOSS_SCALE = 1000
+"""Divisor of the loss for the suite's scaled_loss models (benchmarks/dynamo)."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How to measure, as against what: threads, where the compiler keeps things, a state dict unless the weights are random.
+
+    `batch_size` is the one to run with, and `timing_limit_s` is for the samples of the performance check.
+    """
+
+    threads: int
+    cache: Cache
+    batch_size: int
+    weights: Path | None = None
+    timing_limit_s: float = 15.0
+
+
+def load(spec: Spec, setup: Setup, reporter: Reporter) -> tuple[torch.nn.Module, torch.Tensor]:
+    """Model and images, cast as the mode says, on the device; their facts go into the row."""
+    model = models.create(spec, setup.weights)
+    size, amp_dtype = models.input_size(spec, model), models.amp_dtype(spec)
+    reporter.columns(
+        device_name=torch_device.name(spec.device),
+        batch_size=setup.batch_size,
+        input_size=list(size),
+        amp_dtype=str(amp_dtype).removeprefix("torch.") if amp_dtype else None,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        weights_hash=models.weights_hash(model),
+        images=models.kind_of_images(spec),
+    )
+    dtype = models.cast_dtype(spec)
+    return model.to(dtype), models.images(spec, size, setup.batch_size).to(dtype)
+
+
+def fresh(spec: Spec, images: torch.Tensor) -> torch.Tensor:
+    """A copy of the images to iterate on; in training they get a gradient too."""
+    return images.detach().clone().requires_grad_(spec.options.training)
+
+
+def iterate(
+    spec: Spec,
+    model: torch.nn.Module,
+    forward: Callable[..., Any],
+    images: torch.Tensor,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> Any:
+    """One iteration: the output at inference, the loss in training. Gradients are then in the parameters and the images."""
+    if not spec.options.training:
+        with models.autocast(spec, images):
+            return forward(images)
+    model.zero_grad(set_to_none=True)
+    images.grad = None
+    with models.autocast(spec, images):
+        loss = mean_logit(forward(images)) / (LOSS_SCALE if spec.traits.scaled_loss else 1)
+    loss.backward()
+    if optimizer:
+        optimizer.step()
+    return loss.detach()
+
+
+def mean_logit(output: Any) -> torch.Tensor:
+    """The loss: mean of the logits (benchmarks/dynamo)."""
+    output = logits(output)
+    return output.sum() / output.numel()
+
+
+def logits(output: Any) -> torch.Tensor:
+    """The first tensor of what a model returns."""
+    while not isinstance(output, torch.Tensor):
+        output = next(iter(output.values() if isinstance(output, dict) else output))
+    return output
+
+
+def gradient(tensor: torch.Tensor) -> torch.Tensor:
+    """The gradient of a leaf; one that received none counts as zero (benchmarks/dynamo)."""
+    return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+
+
+def make_optimizer(spec: Spec, model: torch.nn.Module) -> torch.optim.Optimizer | None:
+    """The optimizer of the mode; `auto` is the suite's on CUDA and none elsewhere (benchmarks/dynamo)."""
+    choice = spec.options.optimizer
+    if choice == "auto":
+        suite_choice = spec.traits.training_optimizer
+        if spec.check == "accuracy":
+            suite_choice = spec.traits.accuracy_optimizer or suite_choice
+        choice = suite_choice if spec.device == "cuda" else "none"
+    if not spec.options.training or choice == "none":
+        return None
+    if choice == "sgd":
+        return torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, foreach=True)
+    return torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, foreach=True, capturable=spec.device == "cuda")
