@@ -1,8 +1,9 @@
-# `make run` and `make test` make the environment first if it is missing or older than pyproject.toml.
+# Every target makes the environment first if it is missing, or older than pyproject.toml or requirements.lock.
 PYTHON ?= python3
 BIN := .venv/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable
 
-.PHONY: run test test-slow test-gpu test-slurm lint
+.PHONY: run test test-slow test-gpu test-slurm lint lock
 
 run: $(BIN)/snakemake
 	$(BIN)/snakemake --cores all --quiet rules reason
@@ -11,7 +12,7 @@ test: lint
 	$(BIN)/pytest
 
 test-slurm: $(BIN)/snakemake
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,slurm]'
+	$(INSTALL) '.[dev,slurm]'
 	$(BIN)/pytest -m 'slurm and not slow'
 
 test-slow: $(BIN)/snakemake
@@ -26,7 +27,22 @@ lint: $(BIN)/snakemake
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 
-$(BIN)/snakemake: pyproject.toml
+# The newest versions that pyproject.toml allows. It installs nothing: the next `make test` does, and tries them.
+lock: $(BIN)/snakemake
+	$(BIN)/pip install --quiet --disable-pip-version-check --dry-run --ignore-installed --report .venv/resolved.json --editable '.[dev,slurm]'
+	$(BIN)/python -c "$$WRITE_LOCK"
+
+define WRITE_LOCK
+import json, pathlib
+resolved = json.loads(pathlib.Path(".venv/resolved.json").read_text())["install"]
+released = [each["metadata"] for each in resolved if not each["is_direct"]]
+pins = [f"{each['name']}=={each['version'].split('+')[0]}" for each in released]
+note = "# What the tests passed with: a constraints file for pip. `make lock` writes it."
+pathlib.Path("requirements.lock").write_text("\n".join([note, *sorted(pins, key=str.lower), ""]))
+endef
+export WRITE_LOCK
+
+$(BIN)/snakemake: pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(INSTALL) '.[dev]'
 	touch $@
