@@ -13,8 +13,10 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).parents[1]
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it starts in the background ignore it
-PATIENCE_S = 20.0
+# A shell has what it starts in the background ignore SIGINT, and nohup SIGHUP; our children would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+PATIENCE_S = 60.0
 
 
 @dataclass
@@ -75,7 +77,7 @@ def _wait_until(condition: Callable[[], bool]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_locks(tmp_path_factory):
-    """Locks of devices of our own: whatever else is measured on this machine shall not hold our processes still."""
+    """Locks of devices of our own: whatever else is measured on this machine shall not pause our processes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TIMMGATE_LOCKS", str(tmp_path_factory.mktemp("locks")))
         yield

@@ -10,7 +10,6 @@ its name in front, as in `performance.timing`. A cell without words passes.
 FAKE_WORKER_JOURNAL is a file to which every start and every further process appends a line of JSON with its process id.
 """
 
-import argparse
 import contextlib
 import faulthandler
 import json
@@ -24,15 +23,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from timmgate.system import gpus, timing_lock
-from timmgate.core.protocol import Reporter
-from timmgate.system.process_tree import die_with_parent
+from timmgate.core.preflight import Answer, Question
+from timmgate.core.protocol import Reporter, Request
 from timmgate.core.spec import Spec
+from timmgate.system import gpus, timing_lock
+from timmgate.system.process_tree import die_with_parent
 
 COMPILING = ("compile", "run", "compile", "run", "compare")
 STAGES = {
     "accuracy": ("import", "load", "reference", "eager", "eager", *COMPILING),
-    "performance": ("import", "load", "eager", *COMPILING, "warmup", "queue", "timing", "estimate"),
+    "performance": ("import", "load", "eager", *COMPILING, "warmup", "queue", "timing"),
 }
 FOREVER_S = 600
 PATIENCE_S = 30
@@ -41,29 +41,28 @@ PATIENCE_S = 30
 class Run:
     """The checks of a cell, on the way to their end."""
 
-    def __init__(self, options: argparse.Namespace, reporter: Reporter):
-        self.options, self.reporter, first = options, reporter, options.specs[0]
+    def __init__(self, request: Request, reporter: Reporter):
+        self.request, self.reporter, first = request, reporter, request.specs[0]
         self.cell = f"{first.mode}/{first.model}"
         behaviours = json.loads(os.environ.get("FAKE_WORKER", "{}"))
         self.words = next((behaviours[key] for key in (self.cell, first.model, "*") if key in behaviours), "").split()
-        self.turn, self.memory = contextlib.ExitStack(), []
+        self.alone, self.memory = contextlib.ExitStack(), []
         where = {"gpu": os.environ.get(gpus.VISIBLE), "node": os.environ.get("SLURMD_NODENAME")}
         journal(cell=self.cell, command=sys.argv, **where)
 
     def measure(self, spec: Spec) -> None:
         self.reporter.check(spec.check)
         prefix, visits = "" if spec.check == "accuracy" else f"{spec.check}.", Counter()
-        batch_size = (spec.check == "performance" and self.options.timed_batch_size) or spec.requested_batch_size
+        batch_size = self.request.batch_size(spec)
         for stage in STAGES[spec.check]:
             visits[stage] += 1
             if stage == "timing":
-                self.turn.enter_context(timing_lock.exclusive_device(gpus.names(spec.device)[0]))
-            if stage == "estimate":
-                self.turn.close()
+                self.alone.enter_context(timing_lock.exclusive_device(gpus.names(spec.device)[0]))
             self.reporter.stage(stage)
             self.act(prefix + (stage if visits[stage] == 1 else f"{stage}{visits[stage]}"))
             if stage == "load":
-                self.reporter.facts(device_name="a fake", batch_size=batch_size, input_size=[3, 4, 4])
+                self.reporter.columns(device_name="a fake", batch_size=batch_size, input_size=[3, 4, 4])
+        self.alone.close()
         getattr(self, spec.check)()
         self.act(f"{prefix}end")
 
@@ -72,17 +71,17 @@ class Run:
         for leaf in ("output.0", "output.1"):
             error = 2e-3 if fails and leaf == "output.1" else 1e-4
             self.reporter.detail({"leaf": leaf, "kind": "output", "shape": [8, 10], "max_abs_error": error})
-        self.reporter.facts(reference="fp64", leaves=2, leaves_failed=int(fails), worst_leaf="output.1")
+        self.reporter.columns(reference="fp64", leaves=2, leaves_failed=int(fails), worst_leaf="output.1")
         if fails:
             self.reporter.result("fail_accuracy", "comparison", "1 of 2 tensors differ")
         else:
             self.reporter.result("pass")
 
     def performance(self) -> None:
-        for block in range(2):
-            self.reporter.detail({"block": block, "eager_first": True, "eager_s": 0.2, "compiled_s": 0.1})
-        self.reporter.facts(speedup=2.0, speedup_ci_low=1.9, speedup_ci_high=2.1, verdict="faster", samples=2)
-        self.reporter.facts(compile_cold_s=20.0, compile_warm_s=1.0, compression_ratio=1.5, graph_breaks=0)
+        for block in range(5):
+            for eager_first in (True, False):
+                self.reporter.detail({"block": block, "eager_first": eager_first, "eager_s": 0.2, "compiled_s": 0.1})
+        self.reporter.columns(compile_cold_s=20.0, compile_warm_s=1.0, compression_ratio=1.5, graph_breaks=0)
         self.reporter.result("pass")
 
     def act(self, place: str) -> None:
@@ -96,7 +95,7 @@ class Run:
 
     def write(self, raw: bytes) -> None:
         """Write to the supervisor without the reporter."""
-        os.write(self.options.messages, raw)
+        os.write(self.request.messages, raw)
 
 
 def journal(**entry: object) -> None:
@@ -180,7 +179,7 @@ def meet(run: Run, workers: str) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while journalled("arrived").count(run.place) < int(workers):
         if time.monotonic() > deadline:
-            raise TimeoutError("nobody else came")
+            raise TimeoutError("no other one came")
         time.sleep(0.01)
 
 
@@ -191,14 +190,14 @@ def cramped(run: Run, starts: str) -> None:
 
 
 def poor_reference(run: Run, starts: str) -> None:
-    """Have no float64 reference, for want of memory, in the first so many starts of this cell."""
+    """Have no float64 reference, for lack of memory, in the first so many starts of this cell."""
     if journalled("cell").count(run.cell) <= int(starts):
-        run.reporter.facts(reference="none", reference_error="OutOfMemoryError: CUDA out of memory. Tried to allocate")
+        run.reporter.columns(reference="none", reference_error="OutOfMemoryError: CUDA out of memory. Tried to allocate")
 
 
 def small_memory(run: Run, images: str) -> None:
     """Run out of memory if the timed batch is larger."""
-    if (run.options.timed_batch_size or 10**6) > int(images):
+    if (run.request.timed_batch_size or 10**6) > int(images):
         raise MemoryError("out of memory, on request")
 
 
@@ -288,27 +287,29 @@ ACTIONS = {
 }
 
 
+def answer(question: Question) -> int:
+    """Say that everything is possible, or with FAKE_PREFLIGHT what that says."""
+    journal(preflight=question.device)
+    if os.environ.get("FAKE_PREFLIGHT") == "hang":
+        time.sleep(FOREVER_S)
+    problems = list(filter(None, [os.environ.get("FAKE_PREFLIGHT")]))
+    question.answer.write_text(Answer(problems, device_name="a fake", driver="1.2").to_json())
+    return 0
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--cache", type=Path, required=True)
-    parser.add_argument("--weights", type=Path)
-    parser.add_argument("--messages", type=int, default=1)
-    parser.add_argument("--held", type=int)
-    parser.add_argument("--timing-limit", type=float)
-    parser.add_argument("--timed-batch-size", type=int)
-    parser.add_argument("--shared-cache", action="store_true")
-    parser.add_argument("--toolchain", type=Path)
-    parser.add_argument("specs", type=Spec.from_json, nargs="+")
-    options = parser.parse_args()
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
-    if options.messages != sys.stdout.fileno():
+    if sys.argv[1] == "--preflight":
         die_with_parent(signal.SIGKILL)
-    with os.fdopen(options.messages, "w", closefd=False) as stream:
+        return answer(Question.from_json(sys.argv[2]))
+    request = Request.from_json(sys.argv[1])
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    if request.messages != sys.stdout.fileno():
+        die_with_parent(signal.SIGKILL)
+    with os.fdopen(request.messages, "w", closefd=False) as stream:
         reporter = Reporter(stream)
         try:
-            run = Run(options, reporter)
-            for spec in options.specs:
+            run = Run(request, reporter)
+            for spec in request.specs:
                 run.measure(spec)
         except Exception as error:
             traceback.print_exc()

@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from timmgate.system import device_locks, gpus
-from timmgate.worker import peak_memory, torch_device
+from timmgate.core.run_options import RunOptions
+from timmgate.core.spec import Mode, Spec
 from timmgate.supervisor import cell
 from timmgate.supervisor.journal import Journal
+from timmgate.system import device_locks, gpus
 from timmgate.system.device_locks import SlotRequest
-from timmgate.core.spec import Mode, Spec
-from timmgate.core.run_options import RunOptions
+from timmgate.worker import peak_memory, torch_device
 
 ROOT = Path(__file__).parents[2]
 MEBIBYTE = 1 << 20

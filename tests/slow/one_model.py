@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from timmgate.worker import models, training_step
 from timmgate.config import suites
 from timmgate.core.spec import Mode, Spec
+from timmgate.worker import models, training_step
 
 SUITES = Path(__file__).parents[2] / "config" / "suites"
 

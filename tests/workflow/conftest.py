@@ -34,8 +34,7 @@ mode_catalogue:
 class Project:
     """A working directory, the workflow that runs in it, and the fake worker that the workflow starts.
 
-    What the compiler builds once per machine is there already, and empty. Only accuracy is checked unless the configuration
-    says otherwise.
+    Only accuracy is checked unless the configuration says otherwise.
     """
 
     folder: Path
@@ -44,11 +43,7 @@ class Project:
     config: dict[str, object] = field(default_factory=dict)
     configfile: Path | None = None
     executor: tuple[str | Path, ...] = ("--cores", "2")
-    patience_s: float = 120
-
-    def __post_init__(self) -> None:
-        for device in ("cpu", "cuda"):
-            (self.folder / ".cache" / "inductor" / "toolchain" / device).mkdir(parents=True, exist_ok=True)
+    patience_s: float = 300
 
     def command(self, *options: str | Path, **config: object) -> list[str | Path]:
         """The command line; keywords become --config, on top of the project's own."""

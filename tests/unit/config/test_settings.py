@@ -14,8 +14,8 @@ from snakemake.cli import parse_config
 from snakemake.utils import update_config
 
 from timmgate.config import settings
-from timmgate.core.errors import ConfigError, did_you_mean
 from timmgate.config.settings import load
+from timmgate.core.errors import ConfigError, did_you_mean
 from timmgate.core.spec import Mode
 
 CONFIG = Path(__file__).parents[2] / "config" / "config.yaml"

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from timmgate.config import suite_refresh, suites
-from timmgate.config.suite_refresh import Changes
 from timmgate.config.registry import Architecture, Registry
+from timmgate.config.suite_refresh import Changes
 from timmgate.core.spec import Traits
 
 TABLE = """\

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from timmgate.config import suites
-from timmgate.core.errors import ConfigError
 from timmgate.config.settings import schema
+from timmgate.core.errors import ConfigError
 from timmgate.core.spec import Traits
 
 SUITES = Path(__file__).parents[2] / "config" / "suites"

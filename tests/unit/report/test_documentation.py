@@ -2,22 +2,22 @@
 
 import re
 import shlex
-import tomllib
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import tomllib
 import yaml
 from jsonschema import Draft202012Validator
 from snakemake.cli import parse_config
 from snakemake.utils import update_config
 
-from timmgate.report import documentation
-from timmgate.core import schemas
-from timmgate.tables import parquet
 from timmgate.config import settings, suites
+from timmgate.core import schemas
 from timmgate.core.spec import Mode, Traits
+from timmgate.report import documentation
+from timmgate.tables import parquet
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "config" / "config.yaml"

@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 import timmgate
-from timmgate.tables import failures, parquet
 from timmgate.report.terminal import show
+from timmgate.tables import failures, parquet
 
 NARROW, WIDE = 44, 200
 

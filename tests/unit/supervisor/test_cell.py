@@ -18,19 +18,19 @@ import pytest
 from timm.utils.decay_batch import decay_batch_step
 
 from timmgate import module_environment
-from timmgate.supervisor import cell, journal, monitor
-from timmgate.system import cgroups, cpu_topology, device_locks, process_tree
 from timmgate.core import files
-from timmgate.tables import parquet, rows
-from timmgate.supervisor.journal import Journal
-from timmgate.system.timing_lock import ActivityLock
-from timmgate.system.device_locks import SlotRequest
-from timmgate.supervisor.capped_log import CappedLog
+from timmgate.core.outcome import Outcome
 from timmgate.core.protocol import parse
+from timmgate.core.run_options import RunOptions
 from timmgate.core.schemas import STAGES
 from timmgate.core.spec import Spec
-from timmgate.core.outcome import Outcome
-from timmgate.core.run_options import RunOptions
+from timmgate.supervisor import cell, journal, monitor
+from timmgate.supervisor.capped_log import CappedLog
+from timmgate.supervisor.journal import Journal
+from timmgate.system import cgroups, cpu_topology, device_locks, process_tree
+from timmgate.system.device_locks import SlotRequest
+from timmgate.system.timing_lock import ActivityLock
+from timmgate.tables import parquet, rows
 
 SPEC = Spec(check="accuracy", device="cpu", mode="inference", model="test_vit", weights="random", torch="2.9", timm="1.0")
 PERFORMANCE = replace(SPEC, check="performance", batch_size=8)
@@ -471,7 +471,9 @@ def test_a_process_that_cannot_be_killed_is_known_to_whoever_comes_next(measure,
 
 
 def test_a_worker_with_more_threads_than_there_are_cores_gets_all_of_them():
-    assert RunOptions(10_000, 1, 1, "cache").wanted("cpu") == SlotRequest(("cpu",), tuple(cpu_topology.available()), len(cpu_topology.available()))
+    assert RunOptions(10_000, 1, 1, "cache").wanted("cpu") == SlotRequest(
+        ("cpu",), tuple(cpu_topology.available()), len(cpu_topology.available())
+    )
 
 
 def test_a_clock_that_jumps_changes_neither_limits_nor_durations(measure, monkeypatch):

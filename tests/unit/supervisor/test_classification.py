@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from timmgate.supervisor.classification import OWN_SIGNALS, classify
 from timmgate.core.outcome import RETRYABLE, AttemptResult, Verdict
 from timmgate.core.schemas import STAGES, STATUSES
+from timmgate.supervisor.classification import OWN_SIGNALS, classify
 
 OF_THE_MODEL = [
     ("load", 1, "model_fail_to_load", "OOM"),

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from timmgate.supervisor import journal
-from timmgate.tables import parquet
-from timmgate.supervisor.journal import Journal
 from timmgate.core.outcome import AttemptResult, Verdict
+from timmgate.supervisor import journal
+from timmgate.supervisor.journal import Journal
+from timmgate.tables import parquet
 
 KEY = {"device": "cpu", "mode": "inference", "model": "test_vit"}
 PASS, KILLED = Verdict("pass"), Verdict("infra_error", "SIGKILL", "the process was killed from outside")

@@ -13,8 +13,8 @@ import pytest
 
 from timmgate import module_environment
 from timmgate.system import device_locks
-from timmgate.system.timing_lock import PausedTime, ActivityLock
 from timmgate.system.device_locks import SlotRequest
+from timmgate.system.timing_lock import ActivityLock, PausedTime
 
 TIMING = (
     "import time; from timmgate import claims\nwith claims.quiet('{device}'):\n    print(flush=True)\n    time.sleep(600)"
@@ -130,7 +130,9 @@ time.sleep(600)
 def claim():
     """Makes claims, which end with the test."""
     with contextlib.ExitStack() as stack:
-        yield lambda *given, **wanted: stack.enter_context(contextlib.closing(device_locks.lease(SlotRequest(*given, **wanted))))
+        yield lambda *given, **wanted: stack.enter_context(
+            contextlib.closing(device_locks.lease(SlotRequest(*given, **wanted)))
+        )
 
 
 def claim_later(claim, *given, **wanted):

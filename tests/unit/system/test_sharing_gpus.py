@@ -14,13 +14,13 @@ import psutil
 import pytest
 
 from timmgate import module_environment
-from timmgate.system import device_locks, process_tree
+from timmgate.core.run_options import RunOptions
+from timmgate.core.spec import Spec
 from timmgate.supervisor import cell
 from timmgate.supervisor.journal import Journal
-from timmgate.system.timing_lock import ActivityLock
+from timmgate.system import device_locks, process_tree
 from timmgate.system.device_locks import SlotRequest
-from timmgate.core.spec import Spec
-from timmgate.core.run_options import RunOptions
+from timmgate.system.timing_lock import ActivityLock
 
 SPEC = Spec("accuracy", "cuda", "inference", "test_vit", weights="random", torch="2.9", timm="1.0")
 PERFORMANCE = replace(SPEC, check="performance", batch_size=8)
@@ -142,7 +142,10 @@ def test_a_float64_reference_that_did_not_fit_beside_a_neighbour_is_tried_again(
 @pytest.fixture
 def unkillable():
     """A worker in a slot of the first GPU that nothing ends."""
-    with contextlib.closing(device_locks.lease(SlotRequest(("GPU-a",), (0, 1)))) as claim, contextlib.closing(ActivityLock("GPU-a")) as share:
+    with (
+        contextlib.closing(device_locks.lease(SlotRequest(("GPU-a",), (0, 1)))) as claim,
+        contextlib.closing(ActivityLock("GPU-a")) as share,
+    ):
         assert share.may_run()
         process = subprocess.Popen(["sleep", "600"], pass_fds=[*claim.filenos, share.fileno()])
     with process:

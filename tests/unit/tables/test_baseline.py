@@ -7,13 +7,12 @@ import torch
 import yaml
 from rich.console import Console
 
-from timmgate.tables import baseline, gate, parquet
-from timmgate.report import terminal
-from timmgate.core import schemas
 from timmgate.config import settings, suites
-from timmgate.tables.baseline import Expectation
+from timmgate.core import schemas
 from timmgate.core.errors import ConfigError
 from timmgate.core.spec import Mode, Traits
+from timmgate.tables import baseline, gate, parquet
+from timmgate.tables.baseline import Expectation
 
 CONFIG = Path(__file__).parents[2] / "config"
 SHIPPED = CONFIG / "expected"

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from timmgate.tables import baseline, export, gate, parquet
 from timmgate.core.spec import Mode
+from timmgate.tables import baseline, export, gate, parquet
 
 CATALOGUE = yaml.safe_load((Path(__file__).parents[2] / "config" / "config.yaml").read_text())["mode_catalogue"]
 MODES = {name: Mode(**options) for name, options in CATALOGUE.items()}

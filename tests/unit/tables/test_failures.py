@@ -3,8 +3,8 @@
 import pyarrow as pa
 import pytest
 
-from timmgate.tables import failures, parquet
 from timmgate.core.schemas import PASSED, STATUSES
+from timmgate.tables import failures, parquet
 
 FAILED = [status for status in STATUSES if status not in PASSED]
 

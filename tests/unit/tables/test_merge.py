@@ -103,7 +103,9 @@ def double_the_row(path):
 
 
 def rename_the_model(path):
-    parquet.write(parquet.table("accuracy", [{"device": "cpu", "mode": "inference", "model": "other", "accuracy": "pass"}]), path)
+    parquet.write(
+        parquet.table("accuracy", [{"device": "cpu", "mode": "inference", "model": "other", "accuracy": "pass"}]), path
+    )
 
 
 def drop_the_key(path):
@@ -196,7 +198,9 @@ def evidence(tmp_path):
     for number in range(7):
         cell = {"device": "cpu", "mode": "inference", "model": f"model_{number}"}
         files[tuple(cell.values())] = path = tmp_path / f"{number}.parquet"
-        parquet.write(parquet.table("evidence", [{**cell, "leaf": f"output.{leaf}", "margin": 0.5} for leaf in range(2)]), path)
+        parquet.write(
+            parquet.table("evidence", [{**cell, "leaf": f"output.{leaf}", "margin": 0.5} for leaf in range(2)]), path
+        )
     return files
 
 

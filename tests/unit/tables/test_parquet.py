@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from timmgate.core import schemas
-from timmgate.tables import parquet
 from timmgate.core.spec import CHECKS
+from timmgate.tables import parquet
 
 UNITS = {r"(?<!_per)_s": "s", "_ms": "ms", "_bytes": "bytes", "batch_size(_requested)?": "images", "_per_s": "1/s"} | {
     "gmacs": "1e9",

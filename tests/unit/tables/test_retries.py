@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from timmgate.core.errors import ConfigError
 from timmgate.tables import parquet, retries
 from timmgate.tables.retries import Retries
-from timmgate.core.errors import ConfigError
 
 STATUSES = {"good": "pass", "skipped": "pass_due_to_skip", "wrong": "fail_accuracy", "slow": "timeout", "big": "OOM"}
 

@@ -21,9 +21,9 @@ import torch
 from huggingface_hub import constants
 
 from fake_hub import COMMIT, FakeHub
-from timmgate.worker import models
-from timmgate.weights import hub, record
 from timmgate.core.spec import Mode, Spec
+from timmgate.weights import hub, record
+from timmgate.worker import models
 
 MODEL = "test_vit"
 FILE = "timm/test_vit.r160_in1k/model.safetensors"

@@ -6,9 +6,9 @@ import pytest
 import timm
 import torch
 
-from timmgate.worker import models
-from timmgate.weights import packaged, record
 from timmgate.core.spec import Mode, Spec
+from timmgate.weights import packaged, record
+from timmgate.worker import models
 
 MODEL = "tf_efficientnet_lite0"
 

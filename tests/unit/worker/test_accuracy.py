@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from timmgate.core.protocol import Reporter
+from timmgate.core.spec import Mode, Spec, Traits
 from timmgate.worker import accuracy, backends, training_step
 from timmgate.worker.compile_cache import Cache
 from timmgate.worker.training_step import Setup
-from timmgate.core.protocol import Reporter
-from timmgate.core.spec import Mode, Spec, Traits
 
 MODEL = "test_vit"
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from timmgate.worker import backends
-from timmgate.worker.compile_cache import Cache
 from timmgate.core.protocol import Reporter
 from timmgate.core.spec import Mode, Spec, Traits
+from timmgate.worker import backends
+from timmgate.worker.compile_cache import Cache
 
 IMAGES = torch.ones(2, 3)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from timmgate.worker import __main__ as worker_main
 from timmgate.core.spec import Mode, Spec
+from timmgate.worker import __main__ as worker_main
 
 SPEC = Spec("accuracy", "cpu", "m", "test_vit", "random", "2", "1", batch_size=2, options=Mode(backend="eager"))
 PACKAGE_ROOT = Path(worker_main.__file__).parents[1]

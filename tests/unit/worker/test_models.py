@@ -9,8 +9,9 @@ import timm
 import torch
 
 from timmgate.core import names
-from timmgate.worker import __main__ as worker_main, models
 from timmgate.core.spec import Mode, Spec, Traits
+from timmgate.worker import __main__ as worker_main
+from timmgate.worker import models
 
 
 def spec(model: str = "test_vit", check: str = "accuracy", traits: Traits | None = None, **options) -> Spec:

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from timmgate.worker import backends, performance
 from timmgate.core import schemas
-from timmgate.tables import parquet
-from timmgate.worker.compile_cache import Cache
-from timmgate.worker.training_step import Setup
 from timmgate.core.protocol import Reporter
 from timmgate.core.spec import Mode, Spec, Traits
+from timmgate.tables import parquet
+from timmgate.worker import backends, performance
+from timmgate.worker.compile_cache import Cache
+from timmgate.worker.training_step import Setup
 
 BATCH_SIZE = 4
 

@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from timmgate.supervisor.speedup import estimate, geometric_mean
 from timmgate.worker import timing
 from timmgate.worker.timing import Plan, Sample, collect, warm_up
-from timmgate.supervisor.speedup import estimate, geometric_mean
 
 CUDA = Plan(target=0.01, limit_s=15.0)
 CPU = Plan(target=0.02, limit_s=15.0)

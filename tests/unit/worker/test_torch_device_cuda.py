@@ -9,11 +9,22 @@ import timm
 import torch
 from torch._dynamo.exc import BackendCompilerFailed
 
-from timmgate.worker import __main__ as worker_main, accuracy, backends, compile_cache, models, peak_memory, performance, timing, torch_device, training_step
-from timmgate.system import gpus
-from timmgate.worker.training_step import Setup
 from timmgate.core.protocol import Reporter
 from timmgate.core.spec import Mode, Spec, Traits
+from timmgate.system import gpus
+from timmgate.worker import __main__ as worker_main
+from timmgate.worker import (
+    accuracy,
+    backends,
+    compile_cache,
+    models,
+    peak_memory,
+    performance,
+    timing,
+    torch_device,
+    training_step,
+)
+from timmgate.worker.training_step import Setup
 
 GIBIBYTE = 1 << 30
 
