@@ -187,24 +187,25 @@ def validate(values: dict[str, Any], schema_name: str, where: str) -> None:
 
 def _sentence(error: ValidationError) -> str:
     place = ".".join(str(part) for part in error.absolute_path)
-    subject = f"{place} is {error.instance!r}" if place else "the configuration"
     rule: Any = error.schema
+    found: Any = error.instance
     limit: Any = error.validator_value
+    subject = f"{place} is {found!r}" if place else "the configuration"
     match error.validator:
         case "additionalProperties":
             known = list(rule["properties"])
-            unknown = next(key for key in error.instance if key not in known)
+            unknown = next(key for key in found if key not in known)
             inside = f" in {place}" if place else ""
             return f"unknown key {unknown!r}{inside}{did_you_mean(unknown, known)}"
         case "required":
-            missing = next(key for key in limit if key not in error.instance)
+            missing = next(key for key in limit if key not in found)
             return f"the key {missing!r} is missing"
         case "dependentRequired":
             given, needed = next(
                 (k, n)
                 for k, names in limit.items()
                 for n in names
-                if k in error.instance and n not in error.instance
+                if k in found and n not in found
             )
             return f"{given} is set, so {needed} must be set too"
         case "enum":
@@ -219,7 +220,7 @@ def _sentence(error: ValidationError) -> str:
         case "minItems" | "minLength" | "minProperties":
             return f"{subject}; it must not be empty"
         case "pattern":
-            return f"{place}: {error.instance!r} must be {rule['form']}"
+            return f"{place}: {found!r} must be {rule['form']}"
         case _:
             return f"{subject}: {error.message}"
 
