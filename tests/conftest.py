@@ -12,11 +12,14 @@ from pathlib import Path
 import psutil
 import pytest
 
+from timmgate.core.protocol import Request
+
 ROOT = Path(__file__).parents[1]
 # A shell has what it starts in the background ignore SIGINT, and nohup SIGHUP; our children would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
-PATIENCE_S = 60.0
+PATIENCE_S = 300.0
+"""Longest time for something to happen that must: a busy machine may take many times as long as an idle one."""
 
 
 @dataclass
@@ -40,8 +43,16 @@ class FakeWorker:
         return [json.loads(line) for line in lines]
 
     def starts(self) -> list[dict]:
-        """The entries of the workers themselves, without those of their children."""
+        """The entries of the workers that measure, without those of their children."""
         return [entry for entry in self.entries() if "cell" in entry]
+
+    def requests(self) -> list[Request]:
+        """What these were told."""
+        return [Request.from_json(entry["request"]) for entry in self.starts()]
+
+    def preflights(self) -> list[dict]:
+        """The entries of those that were asked whether the request is possible."""
+        return [entry for entry in self.entries() if "preflight" in entry]
 
     def cells(self) -> list[str]:
         """The cells that were started, as "mode/model", sorted."""
@@ -52,8 +63,8 @@ class FakeWorker:
         return [entry for entry in self.entries() if _is_alive(entry["pid"])]
 
     def wait_for_start(self, processes: int) -> None:
-        """Return when so many of its processes have started."""
-        _wait_until(lambda: len(self.entries()) >= processes)
+        """Return when so many processes that measure have started, counting their children."""
+        _wait_until(lambda: len(self.entries()) - len(self.preflights()) >= processes)
 
     def wait_for_end(self) -> None:
         """Return when none of its processes lives any more."""
