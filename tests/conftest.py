@@ -86,6 +86,11 @@ def _wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first, so that two processes of pytest-xdist, which share it file by file, end together."""
+    items.sort(key=lambda item: (item.get_closest_marker("compiles") is None, "workflow" not in item.path.parts))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_locks(tmp_path_factory):
     """Locks of devices of our own: whatever else is measured on this machine shall not pause our processes."""

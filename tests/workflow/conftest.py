@@ -100,6 +100,10 @@ class Project:
         paths = (path.relative_to(self.folder) for path in self.folder.rglob("*") if path.is_file())
         return {str(path) for path in paths if path.parts[0] not in own}
 
+    def scratch(self) -> list[str]:
+        """Files that are being written, or that a writer which was killed has left."""
+        return [file for file in sorted(self.files()) if re.search(r"/\.[^/]+\.\d+$", file)]
+
     def processes(self) -> list[psutil.Process]:
         """The processes that work in the folder."""
 
@@ -115,14 +119,6 @@ class Project:
         """Return when nothing of a run lives any more."""
         psutil.wait_procs(self.processes(), timeout=PATIENCE_S)
         self.worker.wait_for_end()
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests of one file share runs of the workflow: they stay in one process of pytest-xdist."""
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(scope="session")
