@@ -47,6 +47,7 @@ class Project:
     snakefile: Path = ROOT / "Snakefile"
     config: dict[str, object] = field(default_factory=dict)
     configfile: Path | None = None
+    environment: dict[str, str] = field(default_factory=dict)
     executor: tuple[str | Path, ...] = ("--cores", "2")
     patience_s: float = 2 * PATIENCE_S
 
@@ -62,7 +63,7 @@ class Project:
         return subprocess.Popen(
             self.command(*options, **config),
             cwd=self.folder,
-            env={**os.environ, **self.worker.environment, "COLUMNS": "200"},
+            env={**os.environ, **self.worker.environment, **self.environment, "COLUMNS": "200"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,

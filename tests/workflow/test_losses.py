@@ -115,7 +115,7 @@ def mounted(two):
             pytest.skip(f"a file system of one's own needs root: {done.stderr.strip()}")
 
     yield mount
-    subprocess.run(["umount", results], capture_output=True)
+    subprocess.run(["umount", "--lazy", results], capture_output=True)
 
 
 def test_a_full_disk_is_said_and_a_plain_run_completes_the_work_once_there_is_room(two, mounted):
@@ -160,7 +160,9 @@ def test_a_clock_that_jumped_measures_nothing_again(jump_s, finished):
 
 def test_a_job_that_starts_after_its_snakemake_was_killed_ends_at_once():
     """The kernel tells of deaths from the moment on that it is asked, which a process can only do once it runs."""
-    code = "import signal; from timmgate.system.process_tree import die_with_run; die_with_run(signal.SIGTERM); print('lives')"
+    code = (
+        "import signal; from timmgate.system.process_tree import die_with_run; die_with_run(signal.SIGTERM); print('lives')"
+    )
 
     def start(run: int) -> str:
         environment = {**module_environment(), "TIMMGATE_RUN": str(run)}
