@@ -142,6 +142,11 @@ def keys(table: pa.Table) -> list[Key]:
     return list(zip(*(table[name].to_pylist() for name in KEY), strict=True))
 
 
+def requested(cells: pa.Table) -> pa.Table:
+    """Of a table of cells, those that the last command requested."""
+    return cells.filter(pc.fill_null(cells["requested"], False))
+
+
 def _in_order(
     rows: pa.Table,
     files: Collection[Key],
