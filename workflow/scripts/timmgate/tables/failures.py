@@ -194,8 +194,8 @@ def _of_run(cells: list[Row], checks: Sequence[str]) -> Iterator[Row]:
 
     def of_cells(kind: str, check: str | None, cause: str, some: list[Row], words: str) -> Iterator[Row]:
         if some:
-            message = f"{len(some)} of {len(measured)} cells {words}: {_named(some)}"
-            yield _row(kind, run, check, cause=cause, message=message)
+            names = f": {_named(some)}" if len(some) < len(measured) else ""
+            yield _row(kind, run, check, cause=cause, message=f"{len(some)} of {len(measured)} cells {words}{names}")
 
     random = [cell for cell in measured if cell["weights"] == "random"]
     words = "have random weights, which hide most rounding errors of half precision and all of folding"
