@@ -174,7 +174,7 @@ def _in_order(
     """The requested cells in their order, then the others, with what is derived of each (`schemas.STATE`)."""
     cells = [*requested, *sorted({*files} - {*requested})]
     rows = _aligned(rows, cells)
-    asked = pa.array([True] * len(requested) + [False] * (len(cells) - len(requested)))
+    asked = pa.array([True] * len(requested) + [False] * (len(cells) - len(requested)), pa.bool_())
     for check in CHECKS:
         status = pc.if_else(pc.equal(rows[check], "not_run"), None, rows[check])
         status = pc.if_else(pc.and_(asked, check in checks), pc.fill_null(status, "not_run"), status)
