@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import specs
 import torch
-from said import Said, listen
 
+import specs
+from said import Said, listen
 from timmgate.core.checks import ACCURACY
 from timmgate.core.spec import Spec
 from timmgate.worker import accuracy, backends, training_step

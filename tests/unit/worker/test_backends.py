@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import specs
 import torch
-from said import Said
 
+import specs
+from said import Said
 from timmgate.core.spec import Spec
 from timmgate.worker import backends
 from timmgate.worker.compile_cache import Cache

@@ -23,7 +23,7 @@ CONTENTS = {"check": str, "stage": str, "columns": dict, "detail": dict, "result
 
 
 class ReportError(ValueError):
-    """A worker reports what no table has a column for, or what its column cannot hold: our mistake, whatever the model is."""
+    """A worker reports what has no column, or what its column cannot hold: a mistake of ours, whatever the model is."""
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def only(name: str) -> dict[str, str]:
 def ask_driver() -> list[str]:
     """UUIDs of the GPUs that the driver shows a process with our environment; none if it fails or does not answer in time.
 
-    In a child: a driver that hangs takes the process that asks with it, and a process that has asked cannot be forked any more.
+    In a child: a driver that hangs takes the process that asks with it, and one that has asked cannot be forked any more.
     """
     command = [sys.executable, "-m", "timmgate.system.gpus"]
     child = subprocess.Popen(

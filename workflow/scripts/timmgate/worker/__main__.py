@@ -21,7 +21,7 @@ from pathlib import Path
 from timmgate.core.checks import CHECKS
 from timmgate.core.files import write_atomically
 from timmgate.core.preflight import Question
-from timmgate.core.protocol import Reporter, Request, ReportError
+from timmgate.core.protocol import Reporter, ReportError, Request
 from timmgate.core.spec import Spec
 from timmgate.system.process_tree import die_with_parent
 from timmgate.system.timing_lock import PausedTime

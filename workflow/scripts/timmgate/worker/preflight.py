@@ -37,8 +37,8 @@ def device_problem(device: str) -> str | None:
         torch.ones(1, device=device).add_(1)
         torch_device.synchronize(device)
     except Exception as error:
-        others = [each for each in DEVICES if each != device and _answers(each)]
-        return f"device: {device} does not answer ({backends.first_line(error)}); this machine has {', '.join(others) or 'no other'}"
+        others = ", ".join(each for each in DEVICES if each != device and _answers(each)) or "no other"
+        return f"device: {device} does not answer ({backends.first_line(error)}); this machine has {others}"
     return None
 
 

@@ -32,7 +32,7 @@ Leaves = dict[str, list[Tensor]]
 
 @dataclass(frozen=True)
 class Judgement:
-    """How far compiled is off: relative `error` (no unit) against `reference`, and as `margin` in units of what is allowed."""
+    """How far compiled is off: relative `error` (no unit) against `reference`, and `margin`, that over what is allowed."""
 
     error: float
     margin: float
@@ -81,7 +81,7 @@ def images_that_fit(
 
 
 def free_bytes(device: str, memory_bytes: int | None) -> int:
-    """Memory of the device that we may take in addition; of the host's, up to the limit for this process and its children."""
+    """Memory of the device that we may take in addition; of the host's up to the limit of this process and its children."""
     if device == "cpu":
         return (memory_bytes or machine_memory_bytes()) - tree_rss_bytes(os.getpid())
     return torch_device.free_bytes(device)
@@ -161,7 +161,7 @@ def relative_error(leaves: list[Tensor], reference: list[Tensor]) -> float:
 
 
 def allowed_error(eager: list[Tensor], reference: list[Tensor], how: compare.Rule) -> float:
-    """What the dynamo rule allows compiled: eager's own error, each leaf's by its multiplier, and a tenth of the tolerance."""
+    """What the dynamo rule allows compiled: eager's own error, by each leaf's multiplier, and a tenth of the tolerance."""
     multipliers = [compare.multiplier(leaf, how) for leaf in eager]
     return _quotient(_distance(eager, reference, multipliers), reference) + how.tolerance / 10.0
 
@@ -170,8 +170,10 @@ def by_direction(eager: Leaves, compiled: Leaves) -> Judgement:
     """Compiled against eager by cosine similarity, where nothing says how large an error is usual."""
     judged = []
     for kind in eager:
+        error = relative_error(compiled[kind], eager[kind])
         one, other = (torch.cat([leaf.flatten().float() for leaf in side[kind]]) for side in (eager, compiled))
-        judged.append(Judgement(relative_error([other], [one]), compare.cosine_margin(one, other), "eager"))
+        margin = compare.cosine_margin(one, other) if math.isfinite(error) else math.inf
+        judged.append(Judgement(error, margin, "eager"))
     return max(judged, key=lambda made: made.margin)
 
 

@@ -23,8 +23,8 @@ LOSS_SCALE = 1000
 class Setup:
     """How to measure, as against what: threads, where the compiler keeps things, a state dict unless the weights are random.
 
-    `batch_size` is the one to run with, `timing_limit_s` is for the samples of the performance check, and `memory_bytes` is what
-    this process and its children may take of the host.
+    `batch_size` is the one to run with, `timing_limit_s` is for the samples of the performance check, and `memory_bytes` is
+    what this process and its children may take of the host.
     """
 
     threads: int
