@@ -40,7 +40,7 @@ class ColdCache(Cache):
         return dict(self.kept)
 
 
-def measure(measured: Spec, limit_s: float = 1.0, batch_size: int = BATCH_SIZE) -> Said:
+def measure(measured: Spec, limit_s: float = 0.1, batch_size: int = BATCH_SIZE) -> Said:
     setup = Setup(threads=1, cache=ColdCache(Path("unused")), batch_size=batch_size, timing_limit_s=limit_s)
     return listen("performance", lambda reporter: performance.measure(measured, setup, reporter))
 
