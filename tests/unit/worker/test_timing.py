@@ -152,8 +152,8 @@ def test_sampling_stops_at_the_limit_but_finishes_its_block():
 
 
 def test_sampling_stops_at_the_largest_number_of_samples(monkeypatch):
-    looks, interval = [], timing._order_interval
-    monkeypatch.setattr(timing, "_order_interval", lambda values: looks.append(len(values)) or interval(values))
+    looks, interval = [], timing.order_interval
+    monkeypatch.setattr(timing, "order_interval", lambda values: looks.append(len(values)) or interval(values))
     narrowing = ((-1) ** number * 0.5 / (number + 1) for number in count())
     assert len(collect_ratios(narrowing, ENDLESS)) == timing.MAX_SAMPLES
     assert looks[0] == timing.MIN_SAMPLES
