@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
+    said = Path(snakemake.params.outcome)
+    if outcome.read(said):
+        sys.exit(1)  # this run has had its answer: only a job that was killed is tried again
     answer = preflight.of_snakemake(snakemake)
     if answer.problems:
-        outcome.write(outcome.Outcome.WRONG_REQUEST, answer.problems, Path(snakemake.params.outcome))
+        outcome.write(outcome.Outcome.WRONG_REQUEST, answer.problems, said)
         sys.exit("\n".join(answer.problems))

@@ -15,7 +15,7 @@ from timmgate.config.registry import Architecture, Registry
 from timmgate.core.errors import ConfigError
 from timmgate.core.spec import Traits
 
-PACKAGE_ROOT = Path(registry.__file__).parents[1]
+
 FILE = f"timm-{version('timm')}.json"
 EMPTY = {"timm": "1", "architectures": {}, "tagged": {}, "renamed": {}}
 

@@ -18,7 +18,7 @@ from timmgate.config.settings import load
 from timmgate.core.errors import ConfigError, did_you_mean
 from timmgate.core.spec import Mode
 
-CONFIG = Path(__file__).parents[2] / "config" / "config.yaml"
+CONFIG = Path(__file__).parents[3] / "config" / "config.yaml"
 
 
 @cache

@@ -9,7 +9,7 @@ from timmgate.config import registry, suite_refresh, suites
 from timmgate.config.settings import schema
 from timmgate.core.spec import Mode, Spec, Traits
 
-FOLDER = Path(__file__).parents[2] / "config" / "suites"
+FOLDER = Path(__file__).parents[3] / "config" / "suites"
 SHIPPED = sorted(path.stem for path in FOLDER.glob("*.tsv"))
 DASHBOARDS = [name for name in SHIPPED if name.startswith("dashboard")]
 

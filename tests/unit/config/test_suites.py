@@ -9,7 +9,7 @@ from timmgate.config.settings import schema
 from timmgate.core.errors import ConfigError
 from timmgate.core.spec import Traits
 
-SUITES = Path(__file__).parents[2] / "config" / "suites"
+SUITES = Path(__file__).parents[3] / "config" / "suites"
 SHIPPED = sorted(path.stem for path in SUITES.glob("*.tsv"))
 
 

@@ -31,7 +31,7 @@ OLD_FILE = "timm/test_vit.r160_in1k/pytorch_model.bin"
 CONTENT = b"not really a state dict" * 1000
 CHUNK_BYTES = 1024
 PATIENCE_S = 180.0
-PACKAGE_ROOT = Path(record.__file__).parents[1]
+
 SHORTEST_PAUSE_S = 0.9
 """Pauses below it are those of locks and threads, not those between two attempts."""
 

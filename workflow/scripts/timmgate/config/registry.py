@@ -1,6 +1,6 @@
 """timm's registry of models, without importing timm: a process of its own lists it once per version, into a file.
 
-    python -m timmgate.registry FILE
+    python -m timmgate.config.registry FILE
 
 writes that file. Importing timm takes seconds, and every cluster job parses the workflow.
 """
@@ -79,7 +79,7 @@ def _is_current(path: Path) -> bool:
 
 
 def _list_into(path: Path) -> None:
-    command = [sys.executable, "-m", "timmgate.registry", str(path)]
+    command = [sys.executable, "-m", "timmgate.config.registry", str(path)]
     lister = subprocess.run(command, env=module_environment(), capture_output=True, text=True)
     if lister.returncode:
         last_words = (lister.stderr.strip().splitlines() or [f"exit code {lister.returncode}"])[-1]

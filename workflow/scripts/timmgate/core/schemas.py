@@ -178,6 +178,7 @@ tensor or pair of timed iterations, `attempts` one for each attempt at a check.
 """
 
 REPORTABLE = {
-    check.name: frozenset(column.name for column in (*IDENTITY, *check.columns, *PROVENANCE)) for check in CHECKS.values()
+    check.name: {column.name: column.type for column in (*IDENTITY, *check.columns, *PROVENANCE)}
+    for check in CHECKS.values()
 }
-"""By check, the columns that its worker may report."""
+"""By check, the columns that its worker may report, and the type of each."""
