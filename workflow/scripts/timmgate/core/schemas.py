@@ -156,8 +156,9 @@ def course(check: Check) -> tuple[Column, ...]:
 
 
 def of_check(check: Check) -> tuple[Column, ...]:
-    """Columns of a check's own row but those that all checks share."""
-    return (*check.columns, *course(check))
+    """Columns of a check's own row but those that all checks share; its course stands beside the columns of its name."""
+    own = [column for column in check.columns if column.group == check.name]
+    return (*own, *course(check), *(column for column in check.columns if column.group != check.name))
 
 
 def row(check: Check) -> tuple[Column, ...]:

@@ -25,7 +25,7 @@ def writer(job: Job, suite: str, facts: Mapping[str, Any]) -> Write:
     def write(spec: Spec, outcome: Outcome, run: RunOptions) -> None:
         request = Request([job.cell.spec(check) for check in job.files], run)
         around = {"suite": suite, "retry": job.retry, **provenance.columns(request, outcome, facts, job.log)}
-        parquet.write(table(spec, outcome, run, around), job.files[spec.check])
+        parquet.write_cell(table(spec, outcome, run, around), job.files[spec.check])
 
     return write
 
