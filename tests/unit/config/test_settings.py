@@ -80,7 +80,8 @@ def test_loading_leaves_the_configuration_alone():
     ],
 )
 def test_a_command_line_text_gets_the_type_of_its_key(entry, key, expected):
-    value = getattr(load(command_line(entry)), key)
+    loaded = load(command_line(entry))
+    value = getattr(loaded.run if hasattr(loaded.run, key) else loaded, key)
     assert value == expected
     assert type(value) is type(expected)
 

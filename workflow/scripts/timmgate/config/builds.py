@@ -66,11 +66,14 @@ OTHER_VARIABLES = (
     "TORCH_COMPILE_DEBUG*",
     "TORCHINDUCTOR_CACHE_DIR",
     "TORCHINDUCTOR_COMPILE_THREADS",
+    "TORCH_FORCE_WEIGHTS_ONLY_LOAD",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
     "TRITON_CACHE_DIR",
     "TRITON_HOME",
     "TRITON_DUMP_DIR",
 )
-"""Of these, those that say where things are or what is printed. The number of threads is identity by itself."""
+"""Of these, those that say where things are or what is printed, and those that each worker sets by itself."""
 
 
 @dataclass(frozen=True)
@@ -203,17 +206,23 @@ class Digests:
                 write_atomically(self._path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
 
 
-def _files(root: Path) -> Iterator[tuple[str, tuple[int, int, int]]]:
-    """Files below a folder, or the file itself, with their inode, size and time of change."""
-    if root.is_file():
-        status = root.stat()
+def _files(root: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[tuple[str, tuple[int, int, int]]]:
+    """Files below a folder, or the file itself, with their inode, size and time of change.
+
+    `above` are the folders that it is in, by device and inode: a link to one of them is not followed for ever.
+    """
+    status = root.stat()
+    if not root.is_dir():
         yield str(root), (status.st_ino, status.st_size, status.st_mtime_ns)
+        return
+    here = status.st_dev, status.st_ino
+    if here in above:
         return
     with os.scandir(root) as entries:
         for entry in entries:
             if entry.is_dir():
                 if entry.name != "__pycache__":
-                    yield from _files(Path(entry.path))
+                    yield from _files(Path(entry.path), (*above, here))
             elif entry.name.endswith(SUFFIXES):
                 status = entry.stat()
                 yield entry.path, (status.st_ino, status.st_size, status.st_mtime_ns)

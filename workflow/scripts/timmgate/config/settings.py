@@ -204,12 +204,7 @@ def _sentence(error: ValidationError) -> str:
             missing = next(key for key in limit if key not in found)
             return f"the key {missing!r} is missing"
         case "dependentRequired":
-            given, needed = next(
-                (k, n)
-                for k, names in limit.items()
-                for n in names
-                if k in found and n not in found
-            )
+            given, needed = next((k, n) for k, names in limit.items() for n in names if k in found and n not in found)
             return f"{given} is set, so {needed} must be set too"
         case "enum":
             allowed = ["null" if word is None else str(word) for word in limit]

@@ -7,7 +7,8 @@ lock back from a process that dies, whatever killed it.
   so does the worker: they are free again when both are gone. A supervisor that waits for more than one of them holds the
   device's reservation lock, so that nobody else takes any. Slots are taken under the allocation lock, one supervisor at a
   time.
-* A process that even SIGKILL does not end keeps its locks. They are in the list `stuck`, so that nobody waits for them.
+* A process that even SIGKILL does not end, because it hangs in a driver, keeps its locks. They are in the list `stuck`: else
+  every other cell of the device would wait for them for ever.
 """
 
 import os
