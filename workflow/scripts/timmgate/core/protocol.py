@@ -129,7 +129,8 @@ def parse(line: bytes) -> tuple[str, Any, float]:
     elapsed_s = message.pop("elapsed_s", None)
     if len(message) != 1 or not isinstance(elapsed_s, float):
         raise ValueError("not one kind of message and elapsed_s")
-    ((kind, content),) = message.items()
+    kind: str = next(iter(message))
+    content: Any = message[kind]
     if not isinstance(content, CONTENTS.get(kind, ())):
         raise ValueError(f"no such kind of message: {kind}")
     if kind == "result" and (set(content) != {"status", "cause", "message"} or content["status"] not in STATUSES):

@@ -36,7 +36,7 @@ def stems(modes: dict[str, Mode]) -> dict[str, str]:
     bare = {name: _stem(mode.backend, mode) for name, mode in modes.items() if not _has_more_options(mode)}
     taken = Counter(bare.values())
     return {
-        name: bare[name] if taken[bare.get(name)] == 1 else _stem(f"{mode.backend}_{name}", mode)
+        name: bare[name] if taken[bare.get(name, "")] == 1 else _stem(f"{mode.backend}_{name}", mode)
         for name, mode in modes.items()
     }
 
