@@ -31,4 +31,4 @@ def places(module: str) -> list[Path]:
     spec = find_spec(module)
     if spec is None:
         raise ModuleNotFoundError(f"there is no module {module}")
-    return [Path(place) for place in spec.submodule_search_locations or [spec.origin] if place]
+    return [Path(place) for place in spec.submodule_search_locations or filter(None, [spec.origin])]

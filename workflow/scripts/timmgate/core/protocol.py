@@ -131,7 +131,7 @@ def parse(line: bytes) -> tuple[str, Any, float]:
         raise ValueError("not one kind of message and elapsed_s")
     kind: str = next(iter(message))
     content: Any = message[kind]
-    if not isinstance(content, CONTENTS.get(kind, ())):
+    if kind not in CONTENTS or type(content) is not CONTENTS[kind]:
         raise ValueError(f"no such kind of message: {kind}")
     if kind == "result" and (set(content) != {"status", "cause", "message"} or content["status"] not in STATUSES):
         raise ValueError("not a status with its cause and message")
