@@ -259,6 +259,8 @@ def values_of(rule):
             return st.from_regex(rule["pattern"].replace("$", r"\Z")) if "pattern" in rule else NAMES
         case "object":
             return FREE
+        case "number":
+            return st.floats(1, 1e6)
         case type_:
             return {"boolean": st.booleans(), "null": st.none(), "integer": st.integers(1, 10**6)}[type_]
 
