@@ -42,6 +42,8 @@ lint: $(BIN)/snakemake
 	$(BIN)/ruff format --check
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/mypy
 
 # The newest versions that pyproject.toml allows. It installs nothing: the next `make test` does, and tries them.
 lock: $(BIN)/snakemake

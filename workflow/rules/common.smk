@@ -85,6 +85,13 @@ def expectations():
     return baseline.asked_for(all_expectations(), SETTINGS, SUITE, MODELS)
 
 
+def measured_expectations():
+    """What the baseline expects of this run. Raises WorkflowError where no accuracy is measured, which every row of it has."""
+    if "accuracy" not in SETTINGS.checks:
+        raise WorkflowError(f"update_expected writes statuses of accuracy, but checks is {', '.join(SETTINGS.checks)}")
+    return expectations()
+
+
 def runtime_min(timeouts):
     """Minutes that a cluster must give a job of so many time limits, so that the supervisor ends it and not the cluster.
 

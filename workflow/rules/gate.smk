@@ -1,10 +1,3 @@
-def measured_expectations():
-    """What the baseline expects of this run. Raises WorkflowError where no accuracy is measured, which every row of it has."""
-    if "accuracy" not in SETTINGS.checks:
-        raise WorkflowError(f"update_expected writes statuses of accuracy, but checks is {', '.join(SETTINGS.checks)}")
-    return expectations()
-
-
 rule gate:
     input:
         unpack(cell_rows),  # one that was deleted is measured again first

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from timmgate.core.files import write_atomically
+from timmgate.core.packages import places
 
 DEFAULT = "default"
 """The label of the environment that Snakemake itself runs in."""
@@ -120,7 +121,7 @@ def find(cache: Path, label: str = DEFAULT) -> Build:
         "cuda": torch_version.get("cuda") or torch_version.get("hip"),
         "cudnn": next(filter(None, map(_version, ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12"))), None),
         "cxx": compiler(os.environ.get("CXX", "g++")),
-        "backends": {name: point.dist.version for name, point in sorted(backends.items())},
+        "backends": {name: version(name) for name in sorted(backends)},
         "sources": {module: digests.of_module(module) for module in sorted(modules) if find_spec(module)},
         "environment": environment(os.environ),
     }
@@ -159,7 +160,7 @@ def _version(package: str) -> str | None:
 
 def _torch_version() -> dict[str, str]:
     """The assignments of texts in torch/version.py, which is not imported: that would import torch."""
-    text = Path(find_spec("torch").origin).with_name("version.py").read_text(encoding="utf-8")
+    text = (places("torch")[0] / "version.py").read_text(encoding="utf-8")
     return dict(re.findall(r"^(\w+)(?:\s*:[^=\n]*)?\s*=\s*['\"]([^'\"]*)['\"]", text, flags=re.MULTILINE))
 
 
@@ -173,16 +174,15 @@ class Digests:
 
     def _read(self) -> dict[str, list[Any]]:
         try:
-            return json.loads(self._path.read_text(encoding="utf-8"))
+            known: dict[str, list[Any]] = json.loads(self._path.read_text(encoding="utf-8"))
+            return known
         except (OSError, ValueError):
             return {}
 
     def of_module(self, module: str) -> str:
         """Hex digest (SHA-256) of paths and contents of a module's files with one of the `SUFFIXES`; links are followed."""
-        spec = find_spec(module)
-        roots = spec.submodule_search_locations or [spec.origin]
         digest = hashlib.sha256()
-        for root in map(Path, roots):
+        for root in places(module):
             for file, status in sorted(_files(root)):
                 digest.update(f"{Path(file).relative_to(root.parent)} {self._of_file(file, status)}\n".encode())
         return digest.hexdigest()
@@ -196,7 +196,7 @@ class Digests:
                     digest.update(chunk)
             known = [*status, digest.hexdigest()]
         self._used[file] = known
-        return known[3]
+        return str(known[3])
 
     def save(self) -> None:
         """Remember the digests of the files that were asked for."""

@@ -26,7 +26,8 @@ class Stage:
 
     def statuses(self, visit: int) -> tuple[str, str]:
         """Both words for the visit with this number, from 1."""
-        return tuple(words[min(visit, len(words)) - 1] for words in (self.failure, self.out_of_memory))
+        number = visit - 1
+        return self.failure[min(number, len(self.failure) - 1)], self.out_of_memory[min(number, len(self.out_of_memory) - 1)]
 
 
 IMPORT = Stage("import")

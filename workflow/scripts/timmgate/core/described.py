@@ -24,11 +24,11 @@ def json_schemas(cls: type) -> dict[str, dict[str, Any]]:
 
 def defaults(cls: type) -> dict[str, Any]:
     """By name, the default of each described field of the dataclass `cls`."""
-    return {
-        each.name: each.default if each.default is not MISSING else each.default_factory()
-        for each in fields(cls)
-        if "description" in each.metadata
-    }
+    return {each.name: _default(each) for each in fields(cls) if "description" in each.metadata}
+
+
+def _default(each: Field) -> Any:
+    return each.default_factory() if each.default_factory is not MISSING else each.default
 
 
 def _json_schema(each: Field, hint: Any) -> dict[str, Any]:

@@ -129,8 +129,9 @@ def parse(line: bytes) -> tuple[str, Any, float]:
     elapsed_s = message.pop("elapsed_s", None)
     if len(message) != 1 or not isinstance(elapsed_s, float):
         raise ValueError("not one kind of message and elapsed_s")
-    ((kind, content),) = message.items()
-    if not isinstance(content, CONTENTS.get(kind, ())):
+    kind: str = next(iter(message))
+    content: Any = message[kind]
+    if kind not in CONTENTS or type(content) is not CONTENTS[kind]:
         raise ValueError(f"no such kind of message: {kind}")
     if kind == "result" and (set(content) != {"status", "cause", "message"} or content["status"] not in STATUSES):
         raise ValueError("not a status with its cause and message")

@@ -152,7 +152,7 @@ def course(check: Check) -> tuple[Column, ...]:
         ("threads", "int64", "", "threads of torch, OpenMP and the compiler"),
         *((f"{stage.name}_s", "float64", "s", f"time spent in the stage {stage.name}") for stage in check.stages),
     ]
-    return columns(check.name, [(f"{check.name}_{name}", *rest) for name, *rest in rows])
+    return columns(check.name, [(f"{check.name}_{name}", kind, unit, text) for name, kind, unit, text in rows])
 
 
 def of_check(check: Check) -> tuple[Column, ...]:

@@ -130,7 +130,7 @@ def _allocated(request: SlotRequest) -> SlotLease | None:
             for device in devices
             if not is_locked(device, "reservation")
         }
-        device = max(free, key=free.get, default=None)
+        device = max(free, key=free.__getitem__, default=None)
         if device is None or (request.count == 1 and not free[device]):
             return None
         if not (reservation := locked(device, "reservation")):

@@ -81,6 +81,7 @@ def ask_driver() -> list[str]:
         return []
     finally:
         child.kill()  # without waiting for it: a process inside a driver that hangs does not even die
+        assert child.stdout is not None
         child.stdout.close()
     return printed.split() if child.returncode == 0 else []
 

@@ -106,7 +106,7 @@ class Limit:
         figure, limit = (self.figure or (lambda row: row[self.column]))(cell), getattr(thresholds, self.threshold)
         if figure is None:
             return 0.0
-        return max(0.0, limit - figure if self.threshold.startswith("min_") else figure - limit)
+        return float(max(0.0, limit - figure if self.threshold.startswith("min_") else figure - limit))
 
 
 LIMITS = (

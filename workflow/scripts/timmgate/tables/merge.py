@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -63,7 +64,8 @@ def merge(folder: Path, requested: Sequence[Key], checks: Collection[str], ident
 
     `requested` are the cells and `checks` the checks that the last command asked for.
     """
-    files, problems = find(folder), {}
+    files = find(folder)
+    problems: Problems = {}
     made_of = read_index(folder)
     changed = {cell for cell in {*files, *made_of} if files.get(cell) != made_of.get(cell)}
     (folder / INDEX).unlink(missing_ok=True)  # until all tables are of one state again
@@ -88,7 +90,7 @@ def merge(folder: Path, requested: Sequence[Key], checks: Collection[str], ident
 
 def find(folder: Path) -> dict[Key, dict[str, Stamp]]:
     """The cells that results/{device} has a file for, sorted, with those files and their stamps."""
-    cells = [(folder.name, *path.relative_to(folder).parts) for path in folder.glob("*/*/*/")]
+    cells: list[Any] = [(folder.name, *path.relative_to(folder).parts) for path in folder.glob("*/*/*/")]
     found = {}
     for cell in sorted(cell for cell in cells if cell[1] not in RESERVED):
         with os.scandir(folder.joinpath(*cell[1:])) as entries:
@@ -174,7 +176,7 @@ def _in_order(
     """The requested cells in their order, then the others, with what is derived of each (`schemas.STATE`)."""
     cells = [*requested, *sorted({*files} - {*requested})]
     rows = _aligned(rows, cells)
-    asked = pa.array([True] * len(requested) + [False] * (len(cells) - len(requested)))
+    asked = pa.array([True] * len(requested) + [False] * (len(cells) - len(requested)), pa.bool_())
     for check in CHECKS:
         status = pc.if_else(pc.equal(rows[check], "not_run"), None, rows[check])
         status = pc.if_else(pc.and_(asked, check in checks), pc.fill_null(status, "not_run"), status)

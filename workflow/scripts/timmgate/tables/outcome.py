@@ -57,7 +57,7 @@ def _directory(options: list[str]) -> Path:
     """Snakemake's working directory."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-d", "--directory", type=Path, default=Path())
-    return parser.parse_known_args(options)[0].directory
+    return Path(parser.parse_known_args(options)[0].directory)
 
 
 def _written(folder: Path) -> dict[Path, int]:

@@ -99,15 +99,13 @@ def write_cell(table: pa.Table, path: Path) -> None:
 def write_parts(schema: pa.Schema, parts: Iterable[pa.Table], path: Path, **options: Any) -> None:
     """As `write`, of a table that comes in parts, which need not be in memory together. `options` are the writer's."""
     about = {"protocol": str(PROTOCOL), "units": UNITS, "workflow_commit": commit(PACKAGE_ROOT) or ""}
-    described = schema.with_metadata({**(schema.metadata or {}), **about})
     options = {"compression": COMPRESSION, **options}
 
     def fill(scratch: Path) -> None:
-        with pq.ParquetWriter(
-            scratch, described, **{"compression": COMPRESSION, **options}, write_page_checksum=True
-        ) as writer:
+        with pq.ParquetWriter(scratch, schema, write_page_checksum=True, **options) as writer:
+            writer.add_key_value_metadata(about)
             for part in parts:
-                writer.write_table(part.replace_schema_metadata(described.metadata))
+                writer.write_table(part)
 
     write_atomically(path, fill)
 

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+import pyarrow as pa
+
 from timmgate.core.checks import CHECKS
 from timmgate.core.outcome import Outcome
 from timmgate.core.protocol import Request
@@ -50,7 +52,7 @@ def table(spec: Spec, outcome: Outcome, run: RunOptions, around: dict[str, Any])
 
 def _details(rows: list[dict[str, Any]], struct: Any, refused: list[str]) -> list[dict[str, Any]]:
     """Rows that the struct can hold."""
-    schema = parquet.pa.schema(list(struct))
+    schema = pa.schema(list(struct))
     return parquet.table(rows, schema, refused.append).to_pylist() if rows else []
 
 
