@@ -262,7 +262,9 @@ def values_of(rule):
         case "number":
             return st.floats(1, 1e6)
         case type_:
-            return {"boolean": st.booleans(), "null": st.none(), "integer": st.integers(1, 10**6)}[type_]
+            eighths = st.integers(0, 1000).map(lambda number: number / 8)
+            simple = {"boolean": st.booleans(), "null": st.none(), "integer": st.integers(1, 10**6), "number": eighths}
+            return simple[type_]
 
 
 def mappings(properties):

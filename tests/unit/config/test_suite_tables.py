@@ -1,7 +1,6 @@
 """The shipped tables: names that timm has, special cases as PyTorch's suite has them, reasons for what was set by hand."""
 
 import csv
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -124,7 +123,7 @@ def test_a_plain_model_has_no_special_case(name):
 def spec(suite, model, check, training):
     """A measurement of a model of a suite."""
     options = {"training": training}
-    return specs.spec(check, device="cuda", model=model, options=options, traits=asdict(traits(suite, model)))
+    return specs.spec(check, device="cuda", model=model, options=options, traits=traits(suite, model))
 
 
 @pytest.mark.parametrize("name", DASHBOARDS)

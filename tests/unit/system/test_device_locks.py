@@ -210,6 +210,15 @@ def test_a_neighbour_is_known_whether_it_was_there_before_came_later_or_has_gone
     assert not lease(("GPU-a",), slots=(0, 1)).was_shared()
 
 
+def test_a_slot_that_nobody_ever_took_is_no_neighbour_however_coarse_the_clock(lease):
+    alone = lease(("GPU-a",), slots=(0, 1))
+    for path in lock_files.folder().iterdir():
+        os.utime(path, ns=(10**18, 10**18))  # all in one tick
+    assert not alone.was_shared()
+    lease(("GPU-a",), slots=(0, 1)).close()
+    assert alone.was_shared()
+
+
 def test_a_lease_outlives_a_killed_supervisor_until_its_worker_is_gone_too(lease):
     command = [sys.executable, "-c", LEASING]
     with subprocess.Popen(command, env=module_environment(), stdout=subprocess.PIPE, text=True) as supervisor:

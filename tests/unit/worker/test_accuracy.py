@@ -58,7 +58,7 @@ def test_the_null_compiler_passes_at_inference_with_no_error_at_all():
 
 
 def test_training_compares_loss_every_gradient_parameter_buffer_and_the_input_gradient():
-    said = measure(spec("test_resnet", training=True))
+    said = measure(spec("test_resnet", training=True, backend="nothing"))
     model = accuracy.models.create(spec("test_resnet"))
     parameters, buffers = len(list(model.parameters())), len(list(model.buffers()))
     kinds = [leaf["kind"] for leaf in said.details]
@@ -220,7 +220,7 @@ def test_the_optimizer_is_the_suites_on_cuda_and_none_elsewhere_unless_the_mode_
 
 
 def test_an_optimizer_moves_the_parameters():
-    still, moved = measure(spec(training=True)), measure(spec(training=True, optimizer="sgd"))
+    still, moved = (measure(spec(training=True, backend="nothing", optimizer=optimizer)) for optimizer in ("none", "sgd"))
     norms = [next(leaf for leaf in said.details if leaf["kind"] == "loss") for said in (still, moved)]
     assert still.result["status"] == moved.result["status"] == "pass"
     assert norms[0]["eager_rmse"] != norms[1]["eager_rmse"]
@@ -229,7 +229,9 @@ def test_an_optimizer_moves_the_parameters():
 def test_the_loss_is_the_mean_of_the_first_tensor_and_is_divided_for_models_that_ask_for_it():
     logits = torch.arange(6.0).reshape(2, 3)
     assert training_step.mean_logit((logits, torch.zeros(1))) == training_step.mean_logit({"logits": logits}) == 2.5
-    plain, scaled = (measure(spec(training=True, traits={"scaled_loss": scaled})) for scaled in (False, True))
+    plain, scaled = (
+        measure(spec(training=True, backend="nothing", traits={"scaled_loss": scaled})) for scaled in (False, True)
+    )
     gradients = [next(leaf for leaf in said.details if leaf["kind"] == "input_gradient") for said in (plain, scaled)]
     assert gradients[0]["eager_rmse"] == pytest.approx(1000 * gradients[1]["eager_rmse"], rel=0.5)
 
@@ -240,7 +242,7 @@ def test_the_float64_reference_and_the_runs_drop_the_same_elements(monkeypatch):
     monkeypatch.setattr(
         accuracy.models, "create", lambda what, _: torch.nn.Sequential(create(what), torch.nn.Dropout(0.5)).train()
     )
-    said = measure(spec(training=True))
+    said = measure(spec(training=True, backend="nothing"))
     head = next(leaf for leaf in said.details if leaf["leaf"] == "gradient.0.head.weight")
     assert head["eager_relative_error"] < 1e-3, "another mask would be off by as much as the gradient itself"
 

@@ -74,7 +74,8 @@ class SlotLease:
         """Take what is free, as far as it is missing."""
         for slot in self._others():
             if not self.is_complete and (file := locked(self.device, _slot(slot))):
-                os.utime(file.fileno())  # tells the holders of other slots when we came
+                os.truncate(file.fileno(), 1)  # tells the holders of other slots that and when we came
+                os.utime(file.fileno())
                 self._files[slot] = file
         if self.is_complete:
             self._in_use = any(is_locked(self.device, _slot(slot)) for slot in self._others())
@@ -186,8 +187,10 @@ def _slot(number: int) -> str:
 
 
 def _last_taken_ns(device: str, name: str) -> int:
+    """When a slot was taken last, by the file system's clock; 0 if it never was: then its file is empty."""
     with lock_file(device, name) as file:
-        return os.fstat(file.fileno()).st_mtime_ns
+        status = os.fstat(file.fileno())
+    return status.st_mtime_ns if status.st_size else 0
 
 
 def _pause() -> None:
