@@ -63,12 +63,12 @@ def measure(fake_worker, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def neighbour():
-    """Somebody on the first GPU who leaves when another wants all of it."""
+def neighbour(fake_worker):
+    """Somebody on the first GPU who leaves when a worker has run beside them and the next one is to have all of it."""
     lease = device_locks.lease(SlotRequest(("GPU-a",), (0, 1)))
 
     def leave_when_asked():
-        while not lock_files.is_locked("GPU-a", "reservation") and not gone.wait(0.02):
+        while not (fake_worker.starts() and lock_files.is_locked("GPU-a", "reservation")) and not gone.wait(0.02):
             pass
         lease.close()
 
