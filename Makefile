@@ -3,7 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable
 
-.PHONY: run gate run-gate test test-slow test-gpu test-slurm lint lock
+# File by file, as the tests of a file share what takes long to make.
+PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+.PHONY: run gate run-gate test test-unit test-slow test-gpu test-slurm lint lock
 
 run: $(BIN)/snakemake
 	$(BIN)/snakemake --cores all --quiet rules reason
@@ -25,7 +28,10 @@ run-gate:
 	+@$(BIN)/python -m timmgate.tables.outcome $(ARGS); echo $$? > $(EXIT_CODE)
 
 test: lint
-	$(BIN)/pytest
+	$(PYTEST) $(TESTFLAGS)
+
+test-unit: $(BIN)/snakemake
+	$(PYTEST) tests/unit
 
 test-slurm: $(BIN)/snakemake
 	$(INSTALL) '.[dev,slurm]'

@@ -34,6 +34,7 @@ onstart:
     RETRIES.save()
     WEIGHTS_RETRIES.save()
     announce()
+    refuse_what_is_not_possible()
 
 
 onsuccess:

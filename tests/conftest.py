@@ -13,13 +13,16 @@ import hypothesis
 import psutil
 import pytest
 
+from timmgate.core.protocol import Request
+
 ROOT = Path(__file__).parents[1]
 # A shell has what it starts in the background ignore SIGINT, and nohup SIGHUP; our children would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
-PATIENCE_S = 60.0
 hypothesis.settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("unhurried")
+PATIENCE_S = 300.0
+"""Longest time for something to happen that must: a busy machine may take many times as long as an idle one."""
 
 
 @dataclass
@@ -43,8 +46,16 @@ class FakeWorker:
         return [json.loads(line) for line in lines]
 
     def starts(self) -> list[dict]:
-        """The entries of the workers themselves, without those of their children."""
+        """The entries of the workers that measure, without those of their children."""
         return [entry for entry in self.entries() if "cell" in entry]
+
+    def requests(self) -> list[Request]:
+        """What these were told."""
+        return [Request.from_json(entry["request"]) for entry in self.starts()]
+
+    def preflights(self) -> list[dict]:
+        """The entries of those that were asked whether the request is possible."""
+        return [entry for entry in self.entries() if "preflight" in entry]
 
     def cells(self) -> list[str]:
         """The cells that were started, as "mode/model", sorted."""
@@ -55,8 +66,8 @@ class FakeWorker:
         return [entry for entry in self.entries() if _is_alive(entry["pid"])]
 
     def wait_for_start(self, processes: int) -> None:
-        """Return when so many of its processes have started."""
-        _wait_until(lambda: len(self.entries()) >= processes)
+        """Return when so many processes that measure have started, counting their children."""
+        _wait_until(lambda: len(self.entries()) - len(self.preflights()) >= processes)
 
     def wait_for_end(self) -> None:
         """Return when none of its processes lives any more."""
@@ -76,6 +87,11 @@ def _wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"it did not happen within {PATIENCE_S} s"
         time.sleep(0.02)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first, so that two processes of pytest-xdist, which share it file by file, end together."""
+    items.sort(key=lambda item: (item.get_closest_marker("compiles") is None, "workflow" not in item.path.parts))
 
 
 @pytest.fixture(scope="session", autouse=True)

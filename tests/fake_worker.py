@@ -8,6 +8,7 @@ TIMMGATE_WORKER names this file to the supervisor. FAKE_WORKER says in JSON what
 where a place is a stage, a stage's second visit, or `end`, which is after the result. Those of the performance check have
 its name in front, as in `performance.timing`. A cell without words passes.
 FAKE_WORKER_JOURNAL is a file to which every start and every further process appends a line of JSON with its process id.
+To the question whether a request is possible it says yes; FAKE_PREFLIGHT is a sentence that says why not, or `hang`.
 """
 
 import contextlib
@@ -48,7 +49,7 @@ class Run:
         self.words = next((behaviours[key] for key in (self.cell, first.model, "*") if key in behaviours), "").split()
         self.alone, self.memory = contextlib.ExitStack(), []
         where = {"gpu": os.environ.get(gpus.VISIBLE), "node": os.environ.get("SLURMD_NODENAME")}
-        journal(cell=self.cell, command=sys.argv, **where)
+        journal(cell=self.cell, request=sys.argv[1], **where)
 
     def measure(self, spec: Spec) -> None:
         self.reporter.check(spec.check)
@@ -136,7 +137,7 @@ def orphan(run: Run) -> None:
 
 
 def dismiss(run: Run) -> None:
-    """Ask the supervisor to end, as whoever cancels a job does."""
+    """Ask the supervisor to end, as a cluster does that cancels its job."""
     os.kill(os.getppid(), signal.SIGTERM)
     hang_here(run)
 
@@ -288,11 +289,12 @@ ACTIONS = {
 
 
 def answer(question: Question) -> int:
-    """Say that everything is possible, or with FAKE_PREFLIGHT what that says."""
-    journal(preflight=question.device)
-    if os.environ.get("FAKE_PREFLIGHT") == "hang":
+    """Answer what was asked before any cell is measured."""
+    journal(preflight=question.device, models=question.models, modes=sorted(question.modes))
+    problem = os.environ.get("FAKE_PREFLIGHT")
+    if problem == "hang":
         time.sleep(FOREVER_S)
-    problems = list(filter(None, [os.environ.get("FAKE_PREFLIGHT")]))
+    problems = [problem] if problem else []
     question.answer.write_text(Answer(problems, device_name="a fake", driver="1.2").to_json())
     return 0
 

@@ -13,8 +13,13 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from conftest import PATIENCE_S, ROOT
+from timmgate.config import builds
+
 SNAKEMAKE = Path(sys.executable).with_name("snakemake")
+
+TABLES = {"merge", "flag", "all"}
+"""Jobs of a run beside its measurements."""
 
 MODELS = """\
 # two models and what is special about them
@@ -42,8 +47,9 @@ class Project:
     snakefile: Path = ROOT / "Snakefile"
     config: dict[str, object] = field(default_factory=dict)
     configfile: Path | None = None
+    environment: dict[str, str] = field(default_factory=dict)
     executor: tuple[str | Path, ...] = ("--cores", "2")
-    patience_s: float = 300
+    patience_s: float = 2 * PATIENCE_S
 
     def command(self, *options: str | Path, **config: object) -> list[str | Path]:
         """The command line; keywords become --config, on top of the project's own."""
@@ -57,7 +63,7 @@ class Project:
         return subprocess.Popen(
             self.command(*options, **config),
             cwd=self.folder,
-            env={**os.environ, **self.worker.environment, "COLUMNS": "200"},
+            env={**os.environ, **self.worker.environment, **self.environment, "COLUMNS": "200"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -77,6 +83,10 @@ class Project:
         cells = [re.search(r"mode=(\S+), model=(\S+)", job) for job in jobs]
         return {"/".join(cell.groups()) if cell else job.split(":")[0] for job, cell in zip(jobs, cells, strict=True)}
 
+    def file(self, cell: str, check: str = "accuracy", device: str = "cpu") -> Path:
+        """The file of a check of a cell, which is "mode/model"."""
+        return self.folder / "results" / device / "default" / cell / f"{check}.parquet"
+
     def table(self, name: str = "cells", device: str = "cpu") -> list[dict]:
         """The rows of results/{device}/{name}.parquet."""
         return pq.read_table(self.folder / "results" / device / f"{name}.parquet").to_pylist()
@@ -91,6 +101,10 @@ class Project:
         paths = (path.relative_to(self.folder) for path in self.folder.rglob("*") if path.is_file())
         return {str(path) for path in paths if path.parts[0] not in own}
 
+    def scratch(self) -> list[str]:
+        """Files that are being written, or that a writer which was killed has left."""
+        return [file for file in sorted(self.files()) if re.search(r"/\.[^/]+\.\d+$", file)]
+
     def processes(self) -> list[psutil.Process]:
         """The processes that work in the folder."""
 
@@ -104,15 +118,25 @@ class Project:
 
     def wait_for_end(self) -> None:
         """Return when nothing of a run lives any more."""
-        psutil.wait_procs(self.processes(), timeout=20)
+        psutil.wait_procs(self.processes(), timeout=PATIENCE_S)
         self.worker.wait_for_end()
 
 
 @pytest.fixture(scope="session")
-def new_project(new_fake_worker):
+def digests(tmp_path_factory) -> Path:
+    """The digests of the installed sources, which take seconds to make."""
+    folder = tmp_path_factory.mktemp("builds")
+    builds.find(folder)
+    return folder / "digests.json"
+
+
+@pytest.fixture(scope="session")
+def new_project(new_fake_worker, digests):
     """Makes a project in a folder."""
 
     def make(folder: Path, **fields: Any) -> Project:
+        (folder / ".cache" / "builds").mkdir(parents=True, exist_ok=True)
+        shutil.copy(digests, folder / ".cache" / "builds")
         return Project(folder, new_fake_worker(folder / "journal.jsonl"), **fields)
 
     return make

@@ -13,7 +13,7 @@ ENDINGS = {
     "inference/test_nfnet": ("memory@run", "OOM", "run", "MemoryError"),
     "training/test_vit": ("signal:SIGSEGV@compile", "fail_to_run", "compile", "SIGSEGV"),
     "training/test_resnet": ("signal:SIGKILL@run", "infra_error", "run", "SIGKILL"),
-    "training/test_convnext": ("stubborn@load family@load hang@compile", "timeout", "compile", "limit of 2 s"),
+    "training/test_convnext": ("stubborn@load family@load hang@compile", "timeout", "compile", "limit of 5 s"),
     "training/test_efficientnet": ("exit:3@run", "infra_error", "run", "exit code 3"),
     "training/test_byobnet": ("fail_accuracy", "fail_accuracy", "compare", "comparison"),
     "training/test_nfnet": ("garbage@load broken@load hang@load", "infra_error", "load", "broken message"),
@@ -32,7 +32,7 @@ FAILED = [cell for cell, (_, status, _, _) in ENDINGS.items() if status != "pass
 @pytest.fixture(scope="module")
 def failed(new_project, tmp_path_factory):
     """The project and what the run printed; `run` has made sure that the exit code was 0."""
-    config = {"modes": "inference,training,training-amp", "timeout": 2}
+    config = {"modes": "inference,training,training-amp", "timeout": 5}
     project = new_project(tmp_path_factory.mktemp("failed"), config=config)
     project.worker.behaviours = {cell: words for cell, (words, *_) in ENDINGS.items()}
     return project, project.run()
@@ -71,7 +71,7 @@ def test_the_table_of_failures_lists_those_that_did_not_pass_with_the_reason(fai
         *ENDINGS["training/test_vit"][1:],
     )
     assert "SIGSEGV" in row["message"]
-    assert row["log"] == "logs/cpu/training/test_vit.log"
+    assert row["log"] == "logs/cpu/default/training/test_vit.log"
     assert "fake_worker.py" in row["command"]
 
 
@@ -102,7 +102,7 @@ def test_the_terminal_has_a_line_per_failure_with_its_reason_and_its_log(failed)
         _, status, stage, cause = ENDINGS[cell]
         (line,) = (" ".join(line.split()) for line in shown.splitlines() if f" {cell} " in line)
         assert line.startswith(f"{status} {cell} accuracy in {stage}: {cause}")
-        assert line.endswith(f"log: logs/cpu/{cell}.log")
+        assert line.endswith(f"log: logs/cpu/default/{cell}.log")
 
 
 def test_the_terminal_counts_the_failures_of_every_mode(failed):
@@ -113,7 +113,7 @@ def test_the_terminal_counts_the_failures_of_every_mode(failed):
 
 def test_the_log_of_a_failed_cell_says_what_happened(failed):
     project, _ = failed
-    log = (project.folder / "logs/cpu/inference/test_vit.log").read_text()
+    log = (project.folder / "logs/cpu/default/inference/test_vit.log").read_text()
     assert "RuntimeError: on request" in log
     assert "in raise_error" in log
 
@@ -121,15 +121,3 @@ def test_the_log_of_a_failed_cell_says_what_happened(failed):
 def test_failed_cells_are_not_measured_again_by_themselves(failed):
     project, _ = failed
     assert project.planned() == set()
-
-
-def test_a_compiler_that_hangs_before_any_cell_is_killed_and_the_cells_are_measured(project):
-    toolchain = project.folder / ".cache/inductor/toolchain/cpu"
-    toolchain.rmdir()
-    project.run("--until", "toolchain", timeout=1)  # to import torch alone takes longer
-    assert "killed after 1 s" in (project.folder / "logs/cpu/toolchain.log").read_text()
-    assert {path.name for path in toolchain.iterdir()} <= {".snakemake_timestamp"}, "what is half built is not kept"
-    assert project.processes() == []
-    project.run(models="test_vit", modes="inference")
-    assert project.statuses() == {"inference/test_vit": "pass"}
-    assert "killed after 1 s" in (project.folder / "logs/cpu/toolchain.log").read_text(), "it is not tried again"

@@ -32,8 +32,8 @@ def test_the_working_directory_and_the_caches_may_have_any_name(hostile, tmp_pat
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(cache))
     hostile.run(compile_cache="shared")
     assert hostile.statuses() == {"inference/test_vit": "pass"}
-    (start,) = hostile.worker.starts()
-    assert str(cache) in start["command"]
+    (request,) = hostile.worker.requests()
+    assert request.run.cache == cache
     (row,) = hostile.table()
     subprocess.run(row["command"], shell=True, cwd=tmp_path, capture_output=True, check=True)
     assert "pwned" not in names_below(tmp_path)

@@ -9,8 +9,8 @@ import pytest
 
 from timmgate.config import registry, suite_refresh, suites
 from timmgate.core.spec import Traits
+from workflow.conftest import TABLES
 
-TABLES = {"merge", "flag", "all"}
 PLAN_CPU_S = 15.0
 
 

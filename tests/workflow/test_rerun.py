@@ -3,22 +3,24 @@
 import os
 import shutil
 
+from workflow.conftest import TABLES
+
 CELLS = {"inference/test_vit", "inference/test_resnet", "special/test_vit", "special/test_resnet"}
-TABLES = {"merge", "flag", "all"}
 
 
 def test_a_finished_run_plans_nothing(finished):
     assert finished.planned() == set()
 
 
-def test_a_cell_that_lost_its_row_or_its_evidence_is_measured_again_and_only_the_tables_after_it(finished):
-    (finished.folder / "results/cpu/special/test_vit/accuracy.parquet").unlink()
-    (finished.folder / "results/cpu/inference/test_resnet/evidence.parquet").unlink()
+def test_a_cell_that_lost_its_file_is_measured_again_and_only_the_tables_after_it(finished):
+    lost = ["inference/test_resnet", "special/test_vit"]
+    for cell in lost:
+        finished.file(cell).unlink()
     before = {f"{row['mode']}/{row['model']}": row["accuracy_started_at"] for row in finished.table()}
     finished.run()
     after = {f"{row['mode']}/{row['model']}": row["accuracy_started_at"] for row in finished.table()}
-    assert finished.worker.cells() == ["inference/test_resnet", "special/test_vit"]
-    assert {cell for cell in CELLS if after[cell] > before[cell]} == {"inference/test_resnet", "special/test_vit"}
+    assert finished.worker.cells() == lost
+    assert {cell for cell in CELLS if after[cell] > before[cell]} == set(lost)
     assert len(finished.table("evidence")) == 8
 
 
@@ -88,8 +90,8 @@ def test_an_inductor_option_for_all_modes_redoes_every_cell(finished):
 
 
 def test_policy_redoes_nothing(finished):
-    limits = ["--set-resources", "accuracy:timeout_s=77", "--set-threads", "accuracy=2"]
-    assert finished.planned(*limits, threads=2, timeout=99, attempts=5, jobs_per_gpu=5, compile_cache="shared") == set()
+    limits = ["--set-resources", "measure:runtime=77", "--set-threads", "measure=2"]
+    assert finished.planned(*limits, timeout=99, timing_limit=5, attempts=5, jobs_per_gpu=5, compile_cache="shared") == set()
 
 
 def test_a_model_that_is_added_is_measured_alone(finished):
@@ -97,10 +99,11 @@ def test_a_model_that_is_added_is_measured_alone(finished):
     assert finished.planned() == {"inference/test_nfnet", "special/test_nfnet", *TABLES}
 
 
-def test_a_mode_that_is_left_out_is_measured_by_nobody_and_leaves_the_tables(finished):
+def test_a_mode_that_is_left_out_is_not_measured_and_stays_in_the_tables(finished):
     finished.run(modes="special")
-    assert finished.worker.cells() == []
-    assert set(finished.statuses()) == {"special/test_vit", "special/test_resnet"}
+    assert finished.worker.entries() == []
+    assert set(finished.statuses()) == CELLS
+    assert {row["mode"] for row in finished.table() if row["requested"]} == {"special"}
 
 
 def test_a_checkout_that_touches_or_edits_a_script_redoes_nothing(finished, checkout):

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-TABLES = {"merge", "flag", "all"}
+from workflow.conftest import PATIENCE_S, TABLES
+
 FAILED = {"special/test_vit": "fail_accuracy", "inference/test_resnet": "timeout"}
 
 
@@ -18,7 +19,7 @@ def failed_once(finished_small, new_project, tmp_path_factory):
     folder = tmp_path_factory.mktemp("failed")
     for name in ("models.tsv", "mine.yaml"):
         shutil.copy(finished_small.folder / name, folder)
-    project = new_project(folder, configfile=finished_small.configfile, config={"timeout": 2})
+    project = new_project(folder, configfile=finished_small.configfile, config={"timeout": 5})
     project.worker.behaviours = {"special/test_vit": "fail_accuracy", "inference/test_resnet": "hang@compile"}
     project.run()
     return project
@@ -33,7 +34,7 @@ def failed(failed_once, new_project, tmp_path):
 
 
 def row_times(project) -> dict[str, int]:
-    return {str(file): file.stat().st_mtime_ns for file in sorted(project.folder.glob("results/cpu/*/*/*.parquet"))}
+    return {str(file): file.stat().st_mtime_ns for file in sorted(project.folder.glob("results/cpu/*/*/*/*.parquet"))}
 
 
 def test_exactly_the_failed_cells_are_planned_and_a_dry_run_changes_nothing(failed):
@@ -83,7 +84,7 @@ def test_every_attempt_is_in_a_table(failed):
     attempts = [row for row in failed.table("attempts") if f"{row['mode']}/{row['model']}" in FAILED]
     known = [(row["mode"], row["model"], row["retry"], row["attempt"], row["status"], row["cause"]) for row in attempts]
     assert known == [
-        ("inference", "test_resnet", 0, 1, "timeout", "limit of 2 s"),
+        ("inference", "test_resnet", 0, 1, "timeout", "limit of 5 s"),
         ("inference", "test_resnet", 1, 1, "pass", None),
         ("special", "test_vit", 0, 1, "fail_accuracy", "comparison"),
         ("special", "test_vit", 1, 1, "infra_error", "SIGKILL"),
@@ -95,13 +96,13 @@ def test_every_attempt_is_in_a_table(failed):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_an_interrupted_retry_is_completed_by_a_plain_run(number, failed):
     failed.worker.behaviours = {"*": "hang@load"}
-    run = failed.start("--cores", "1", retry="failed", timeout=60)
+    run = failed.start("--cores", "1", retry="failed", timeout=600)
     failed.worker.wait_for_start(1)
     (failed.folder / "results" / "cpu" / "retries.json").read_text()
     run.send_signal(number)
     for process in failed.processes():
         process.send_signal(number)
-    run.communicate(timeout=20)
+    run.communicate(timeout=PATIENCE_S)
     failed.wait_for_end()
     if number == signal.SIGKILL:
         failed.run("--unlock")
@@ -113,7 +114,7 @@ def test_an_interrupted_retry_is_completed_by_a_plain_run(number, failed):
 
 
 def test_a_row_that_was_lost_meanwhile_is_measured_once(failed):
-    (failed.folder / "results/cpu/special/test_vit/accuracy.parquet").unlink()
+    failed.file("special/test_vit").unlink()
     failed.run(retry="failed")
     assert failed.worker.cells() == sorted(FAILED)
     assert failed.planned(retry="failed") == set()
@@ -126,7 +127,7 @@ def test_retry_works_on_what_is_asked_for_only(failed):
 def test_without_snakemakes_records_it_is_said_what_to_do_instead(failed):
     shutil.rmtree(failed.folder / ".snakemake" / "metadata")
     printed = failed.run("--dry-run", code=1, retry="timeout")
-    assert "instead: rm -f results/cpu/inference/test_resnet/accuracy.parquet" in printed
+    assert "instead: rm -f results/cpu/default/inference/test_resnet/accuracy.parquet" in printed
 
 
 def test_a_misspelt_status_gets_the_known_ones(failed):

@@ -81,8 +81,7 @@ def test_weights_are_fetched_once_for_all_modes_and_handed_to_the_worker(pretrai
     file = json.loads((project.folder / "weights/pretrained/test_vit.json").read_text())["file"]
     assert Path(file).read_bytes() == b"weights"
     assert hub.requests.count(("GET", VIT, None)) == 1
-    for start in project.worker.starts():
-        assert start["command"][start["command"].index("--weights") + 1] == file
+    assert {request.run.weights for request in project.worker.requests()} == {Path(file)}
 
 
 def test_a_second_run_fetches_nothing_and_measures_nothing(pretrained, hub):

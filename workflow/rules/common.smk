@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import subprocess
 import sys
 from dataclasses import asdict
 from functools import cache
@@ -16,6 +17,7 @@ from timmgate.config import builds, cells, memory_estimate, settings, shards, su
 from timmgate.core import files
 from timmgate.core.checks import CHECKS
 from timmgate.core.errors import ConfigError
+from timmgate.supervisor import preflight
 from timmgate.system.process_tree import RUN
 from timmgate.tables import baseline, outcome
 
@@ -33,6 +35,10 @@ except ConfigError as error:
 FACTS = f".cache/builds/{SETTINGS.device}"
 # What the main process found is what the jobs of a cluster go by: their nodes may differ.
 BUILD = builds.find(Path(".cache/builds")) if workflow.is_main_process else builds.load(Path(FACTS))
+ANSWER, REQUEST = (
+    Path(".cache", "preflight", SETTINGS.device, f"{BUILD.label}.{what}.json") for what in ("answer", "request")
+)
+PREFLIGHT_LOG = f"logs/{SETTINGS.device}/{BUILD.label}/preflight.log"
 OUTCOME = f"results/{SETTINGS.device}/outcome.json"
 LOSSES = SETTINGS.run.attempts * len(SETTINGS.checks)  # so many supervisors of a cell may be killed before its row says so
 CELLS = [(mode, model) for mode in SETTINGS.modes for model in MODELS]
@@ -139,6 +145,27 @@ def refuse_folders_that_cannot_be_written():
         raise WorkflowError(
             f"{folder.absolute()} cannot be written to; make it writable, or name another folder with --directory"
         )
+
+
+def refuse_what_is_not_possible():
+    """End with a sentence for each reason if cells are to be measured that cannot be measured here.
+
+    No job that measurements depend on: it would be done in every run that measures anything, and Snakemake then measures all
+    cells again although one is missing, also where what they depend on is `ancient`.
+    """
+    if workflow.touch or not any(job.rule.name == "measure" for job in workflow.dag.needrun_jobs()):
+        return
+    threads = min(workflow.cores or 1, preflight.THREADS) if workflow.local_exec else preflight.THREADS
+    preflight.request(SETTINGS, BUILD, typed_models(), threads, ANSWER, REQUEST)
+    if workflow.local_exec:
+        preflight.ask_here(REQUEST, Path(PREFLIGHT_LOG))
+    else:  # a node has to answer: a run within this one, with the same options
+        only = ["--until", "preflight", "--forcerun", "preflight", "--quiet", "all", "--nolock"]
+        subprocess.run([sys.executable, "-m", "snakemake", *only, *sys.argv[1:], "--", ANSWER])
+    problems = preflight.problems(ANSWER, Path(PREFLIGHT_LOG))
+    if problems:
+        outcome.write(outcome.Outcome.WRONG_REQUEST, problems, Path(OUTCOME))
+        sys.exit("\n".join(problems))
 
 
 def lift_default_rate_limit():

@@ -1,7 +1,6 @@
 rule measure:
     input:
         weights=WEIGHTS,
-        preflight=ancient(".cache/preflight/{device}/{build}.json"),
     output:
         # All checks of a cell in one job: they have imports and compilation in common.
         **{check: f"results/{{device}}/{{build}}/{{mode}}/{{model}}/{check}.parquet" for check in SETTINGS.checks},

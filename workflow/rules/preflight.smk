@@ -1,21 +1,17 @@
 rule preflight:
+    # Only for clusters, where a node has to answer: see refuse_what_is_not_possible.
+    input:
+        REQUEST,
     output:
-        # Once for every run that measures anything: what was possible yesterday need not be today.
-        temp(".cache/preflight/{device}/{build}.json"),
+        ANSWER,
     log:
-        "logs/{device}/{build}/preflight.log",
+        PREFLIGHT_LOG,
     retries: 2  # of a job that was killed; without it no cell can start
     conda:
         "../envs/timmgate.yaml"
-    threads: 4  # about as many compilers run at once while the toolchain is built
+    threads: preflight.THREADS
     resources:
-        run_options=SETTINGS.run.to_json(),
         runtime=runtime_min(1),
         gpu=int(SETTINGS.device == "cuda"),
-    params:
-        modes={name: asdict(mode) for name, mode in SETTINGS.modes.items()},
-        models=typed_models(),
-        software=BUILD.software,
-        outcome=OUTCOME,
     script:
         "../scripts/preflight.py"

@@ -9,88 +9,52 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
-import pyarrow as pa
 import pytest
 from timm.utils.decay_batch import decay_batch_step
 
+from conftest import PATIENCE_S
+from specs import spec
 from timmgate import module_environment
 from timmgate.core import files
+from timmgate.core.checks import CHECKS
 from timmgate.core.outcome import Outcome
-from timmgate.core.protocol import parse
+from timmgate.core.protocol import Request, parse
 from timmgate.core.run_options import RunOptions
-from timmgate.core.schemas import STAGES
-from timmgate.core.spec import Spec
 from timmgate.supervisor import cell, journal, monitor
 from timmgate.supervisor.capped_log import CappedLog
 from timmgate.supervisor.journal import Journal
 from timmgate.system import cgroups, cpu_topology, device_locks, process_tree
 from timmgate.system.device_locks import SlotRequest
 from timmgate.system.timing_lock import ActivityLock
-from timmgate.tables import parquet, rows
 
-SPEC = Spec(check="accuracy", device="cpu", mode="inference", model="test_vit", weights="random", torch="2.9", timm="1.0")
-PERFORMANCE = replace(SPEC, check="performance", batch_size=8)
-TIMEOUT_S = 1.0
-UNHURRIED_S = 30.0
+LIMIT_S = 3
+"""A limit that a worker reaches only on purpose: to start takes a tenth of it, on an idle machine."""
 
 SUPERVISOR = """
+import json
 import sys
 from pathlib import Path
-from timmgate.spec import Spec
-from timmgate.attempts import Journal
-from timmgate.processes import interruptible
-from timmgate.supervise import Policy, supervise
+from timmgate.core.run_options import RunOptions
+from timmgate.core.spec import Spec
+from timmgate.supervisor.cell import supervise
+from timmgate.supervisor.journal import Journal
+from timmgate.system.process_tree import interruptible
 
 folder = Path(sys.argv[2])
 journal = Journal(folder / "attempts.jsonl")
 with interruptible(), journal.kept():
-    supervise([Spec.from_json(sys.argv[1])], Policy(1, 60, 3, folder / "cache"), folder / "worker.log", journal)
+    run = RunOptions(attempts=3, cache=folder / "cache")
+    supervise([Spec.from_dict(json.loads(sys.argv[1]))], run, folder / "worker.log", journal)
     (folder / "row").touch()
 """
 """A supervising process: it measures a spec, and the file `row` stands for its row."""
 
 
-@pytest.fixture
-def log(tmp_path) -> Path:
-    return tmp_path / "logs" / "worker.log"
-
-
-@pytest.fixture
-def policy(tmp_path):
-    """Makes a policy; deadlines are generous unless the test is about one."""
-
-    def make(timeout_s: float = UNHURRIED_S, attempts: int = 1, memory_bytes: int | None = None) -> RunOptions:
-        return RunOptions(2, timeout_s, journal, tmp_path / "cache", memory_bytes=memory_bytes)
-
-    return make
-
-
-@pytest.fixture
-def measure(fake_worker, policy, log, tmp_path, monkeypatch):
-    """Supervise a fake worker that behaves as the words say; afterwards none of its processes may live."""
-    monkeypatch.setattr(cell, "BACKOFF_S", 0.01)
-
-    def run(words: str = "", **limits: float) -> Outcome:
-        fake_worker.behaviours = {"test_vit": words}
-        for name, value in fake_worker.environment.items():
-            monkeypatch.setenv(name, value)
-        (outcome,) = cell.supervise([SPEC], policy(**limits), log, Journal(tmp_path / "attempts.jsonl"))
-        assert fake_worker.alive() == []
-        return outcome
-
-    return run
-
-
-def the_row(outcome: Outcome, policy: RunOptions, log: Path) -> dict:
-    return rows.row(SPEC, outcome, policy, "tiny", rows.provenance([SPEC], policy, log))
-
-
 def verdict(outcome: Outcome) -> tuple[str, str, str | None]:
-    return outcome.verdict.status, outcome.ending.stage, outcome.verdict.cause
+    return outcome.verdict.status, outcome.result.stage, outcome.verdict.cause
 
 
 ENDINGS = {
@@ -131,27 +95,24 @@ ENDINGS = {
 
 
 @pytest.mark.parametrize("words", ENDINGS)
-def test_every_ending_has_its_status_stage_and_cause_and_fits_the_table(words, measure, policy, log):
+def test_every_ending_has_its_status_stage_and_cause_and_is_a_row(words, measure):
     outcome = measure(words)
     assert verdict(outcome) == ENDINGS[words]
-    row = the_row(outcome, policy(), log)
-    table = parquet.table("accuracy", [row])
-    assert table.schema == parquet.SCHEMAS["accuracy"]
-    (kept,) = table.to_pylist()
-    assert (kept["accuracy"], kept["accuracy_stage"], kept["accuracy_cause"]) == ENDINGS[words]
-    assert parquet.table("evidence", rows.details(SPEC, outcome)).schema == parquet.SCHEMAS["evidence"]
+    row = measure.row(outcome)
+    assert (row["accuracy"], row["accuracy_stage"], row["accuracy_cause"]) == ENDINGS[words]
+    assert [leaf["leaf"] for leaf in row["details"]] == [leaf["leaf"] for leaf in outcome.result.details]
 
 
-def test_a_row_says_how_it_ended_and_where_it_comes_from_although_the_worker_failed(measure, policy, log):
-    row = the_row(measure("raise@compile"), policy(), log)
-    (kept,) = parquet.table("accuracy", [row]).to_pylist()
+def test_a_row_says_how_it_ended_and_where_it_comes_from_although_the_worker_failed(measure):
+    row = measure.row(measure("raise@compile"))
     not_reached = {"accuracy_run_s", "accuracy_compare_s"}
-    endings = {name for name in kept if name.startswith("accuracy_")} - not_reached
+    course = {name for name in row if name.startswith("accuracy_")} - not_reached
     provenance = {
         "host",
         "torch",
         "timm",
         "python",
+        "sources",
         "snakemake",
         "command",
         "log",
@@ -159,17 +120,15 @@ def test_a_row_says_how_it_ended_and_where_it_comes_from_although_the_worker_fai
         "options",
         "protocol",
     }
-    assert {name for name in endings | provenance if kept[name] is None} == set()
-    assert {name for name in not_reached if kept[name] is not None} == set()
+    assert {name for name in course | provenance if row[name] is None} == set()
+    assert {name for name in not_reached if row[name] is not None} == set()
 
 
 @pytest.mark.parametrize("words", ["hang@compile", "stubborn@load hang@compile", "stubborn@load family@load hang@compile"])
 def test_a_hang_ends_at_the_limit(words, measure):
-    start = time.monotonic()
-    outcome = measure(words, timeout_s=TIMEOUT_S)
-    assert TIMEOUT_S <= time.monotonic() - start < TIMEOUT_S + 2
-    assert verdict(outcome) == ("timeout", "compile", "limit of 1 s")
-    assert outcome.ending.worker_s == pytest.approx(TIMEOUT_S, abs=0.3)
+    outcome = measure(words, timeout=LIMIT_S)
+    assert verdict(outcome) == ("timeout", "compile", "limit of 3 s")
+    assert outcome.result.worker_s >= LIMIT_S
 
 
 @pytest.mark.parametrize(
@@ -180,7 +139,7 @@ def test_no_process_outlives_its_worker_however_the_worker_ends(words, measure, 
     start = time.monotonic()
     measure(words)  # which looks for survivors
     assert {entry.get("role") for entry in fake_worker.entries()} == {None, "sibling", "daemon"}
-    assert time.monotonic() - start < 5, "children that keep the pipe open hold nothing up"
+    assert time.monotonic() - start < PATIENCE_S, "children that keep the pipe open for ten minutes hold nothing up"
 
 
 def test_children_of_the_supervising_process_that_are_not_the_workers_are_left_alone(measure):
@@ -199,7 +158,7 @@ def test_a_worker_that_hangs_after_its_result_is_not_waited_for_and_the_result_s
     start = time.monotonic()
     outcome = measure(words)
     assert outcome.verdict.status == status
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < PATIENCE_S
 
 
 def test_a_worker_that_hangs_after_it_reported_an_exception_is_not_waited_for(measure, monkeypatch):
@@ -207,50 +166,48 @@ def test_a_worker_that_hangs_after_it_reported_an_exception_is_not_waited_for(me
     start = time.monotonic()
     outcome = measure("linger@load raise@compile")
     assert verdict(outcome) == ("fail_to_run", "compile", "RuntimeError")
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < PATIENCE_S
 
 
-def test_a_worker_that_cannot_be_started_gives_a_row_too(policy, log, tmp_path, monkeypatch):
-    monkeypatch.setattr(cell, "BACKOFF_S", 0.01)
-    monkeypatch.setenv("TIMMGATE_WORKER", "/nonexistent/python -m worker")
-    (outcome,) = cell.supervise([SPEC], policy(attempts=2), log, Journal(tmp_path / "attempts.jsonl"))
+def test_a_worker_that_cannot_be_started_gives_a_row_too(measure, monkeypatch):
+    monkeypatch.setattr(cell, "worker_program", lambda: ["/nonexistent/python", "-m", "worker"])
+    outcome = measure(attempts=2)
     assert verdict(outcome) == ("infra_error", "import", "FileNotFoundError")
     assert outcome.attempt == 2
     assert "/nonexistent/python" in outcome.verdict.message
-    assert parquet.table("accuracy", [the_row(outcome, policy(), log)]).num_rows == 1
+    assert measure.row(outcome)["accuracy"] == "infra_error"
 
 
 def test_more_messages_than_a_pipe_holds_all_arrive(measure):
     outcome = measure("chat:20000@compare")
     assert outcome.verdict.status == "pass"
-    leaves = [leaf["leaf"] for leaf in outcome.ending.details]
+    leaves = [leaf["leaf"] for leaf in outcome.result.details]
     assert leaves == [*(f"gradient.{number}" for number in range(20000)), "output.0", "output.1"]
 
 
 def test_messages_that_were_sent_just_before_a_crash_all_arrive(measure):
     outcome = measure("chat:300@compare signal:SIGKILL@compare")
-    assert len(outcome.ending.details) == 300
+    assert len(outcome.result.details) == 300
 
 
 @pytest.mark.parametrize("words", ["signal:SIGSEGV@compile", "raise@compile"])
-def test_what_was_known_before_a_crash_is_in_the_row(words, measure, policy, log):
-    row = the_row(measure(words), policy(), log)
+def test_what_was_known_before_a_crash_is_in_the_row(words, measure):
+    row = measure.row(measure(words))
     assert (row["device_name"], row["batch_size"], row["input_size"]) == ("a fake", 8, [3, 4, 4])
-    assert "leaves" not in row
+    assert row["leaves"] is None
 
 
-def test_an_error_message_of_any_text_is_kept_in_row_and_log(measure, policy, log):
-    outcome = measure("oddity@load")
-    (row,) = parquet.table("accuracy", [the_row(outcome, policy(), log)]).to_pylist()
-    assert row["accuracy_message"].startswith('first line\nsecond line\twith a tab, a "quote", a byte ? of no encoding')
-    assert row["accuracy_message"] in log.read_bytes().decode()
+def test_an_error_message_of_any_text_is_kept_in_row_and_log(measure):
+    message = measure.row(measure("oddity@load"))["accuracy_message"]
+    assert message.startswith('first line\nsecond line\twith a tab, a "quote", a byte ? of no encoding')
+    assert message in measure.log.read_bytes().decode()
 
 
-def test_a_long_error_message_is_cut_in_the_row_and_whole_in_the_log(measure, policy, log):
+def test_a_long_error_message_is_cut_in_the_row_and_whole_in_the_log(measure):
     message = "very%long%" * 1000
-    row = the_row(measure(f"raise:{message}@run"), policy(), log)
+    row = measure.row(measure(f"raise:{message}@run"))
     assert len(row["accuracy_message"]) == journal.MESSAGE_CHARACTERS
-    assert message.replace("%", " ").strip() in log.read_text()
+    assert message.replace("%", " ").strip() in measure.log.read_text()
 
 
 def test_an_infrastructure_error_is_tried_again_until_it_is_cured(measure, fake_worker):
@@ -269,7 +226,7 @@ def test_an_infrastructure_error_that_stays_is_tried_as_often_as_allowed(measure
 
 @pytest.mark.parametrize("words", ["", "fail_accuracy", "raise@load", "memory@compile", "signal:SIGSEGV@run", "hang@run"])
 def test_what_the_model_caused_is_not_tried_again(words, measure, fake_worker):
-    outcome = measure(words, timeout_s=TIMEOUT_S, attempts=3)
+    outcome = measure(words, timeout=LIMIT_S, attempts=3)
     assert outcome.attempt == 1
     assert len(fake_worker.starts()) == 1
 
@@ -277,20 +234,19 @@ def test_what_the_model_caused_is_not_tried_again(words, measure, fake_worker):
 def test_an_attempt_starts_afresh_without_what_the_one_before_reported(measure):
     outcome = measure("chat:5@load flaky:1@compile", attempts=2)
     assert outcome.verdict.status == "pass"
-    assert len(outcome.ending.details) == 5 + 2
-    assert outcome.ending.visits["load"] == 1
+    assert len(outcome.result.details) == 5 + 2
+    assert outcome.result.visits["load"] == 1
 
 
-def test_the_row_has_the_number_and_the_start_of_the_last_attempt_and_the_time_of_all(measure, policy, log):
-    outcome = measure("sleep:0.4@load flaky:1@compile", attempts=2)
-    row = the_row(outcome, policy(), log)
+def test_the_row_has_the_number_of_the_last_attempt_and_the_time_of_all(measure):
+    row = measure.row(measure("sleep:0.4@load flaky:1@compile", attempts=2))
     assert row["accuracy_attempt"] == 2
-    assert row["accuracy_wall_s"] > 0.8
-    assert 0.4 <= row["accuracy_worker_s"] < 0.8
-    assert 0 < row["accuracy_cpu_s"] < 0.4
+    assert row["accuracy_worker_s"] >= 0.4
+    assert row["accuracy_wall_s"] >= row["accuracy_worker_s"] + 0.4
+    assert 0 < row["accuracy_cpu_s"] < row["accuracy_wall_s"]
 
 
-def test_a_kill_by_the_kernel_for_want_of_memory_shows_in_its_counter(measure, tmp_path, monkeypatch):
+def test_a_kill_by_the_kernel_for_lack_of_memory_shows_in_its_counter(measure, tmp_path, monkeypatch):
     counter = tmp_path / "memory.events"
     counter.write_text("low 0\noom 0\noom_kill 0\n")
     monkeypatch.setattr(cgroups, "_groups", lambda: iter([tmp_path / "absent", tmp_path]))
@@ -300,24 +256,28 @@ def test_a_kill_by_the_kernel_for_want_of_memory_shows_in_its_counter(measure, t
     assert verdict(by_someone) == ("infra_error", "compile", "SIGKILL")
 
 
-def test_stage_seconds_add_up_over_visits_and_to_the_workers_time(measure):
-    ending = measure("sleep:0.2@eager sleep:0.3@eager2 sleep:0.1@compile sleep:0.4@run2").ending
-    assert ending.stage_s["eager"] == pytest.approx(0.5, abs=0.1)
-    assert ending.stage_s["compile"] == pytest.approx(0.1, abs=0.1)
-    assert ending.stage_s["run"] == pytest.approx(0.4, abs=0.1)
-    assert set(ending.stage_s) == set(STAGES["accuracy"])
-    without_import = sum(ending.stage_s.values()) - ending.stage_s["import"]  # which begins before the worker's own clock
-    assert without_import == pytest.approx(ending.worker_s, abs=0.15)
+def test_stage_seconds_add_up_over_visits_to_no_more_than_the_time_from_outside(measure):
+    outcome = measure("sleep:1@eager sleep:1@eager2 sleep:1@run2")
+    seconds = outcome.result.stage_s
+    assert list(seconds) == [stage.name for stage in CHECKS["accuracy"].stages]
+    assert seconds["eager"] > 1 and seconds["run"] > 0.5
+    assert 3 <= sum(seconds.values()) <= outcome.wall_s
 
 
 def test_seconds_after_the_result_belong_to_no_stage(measure):
-    assert measure("sleep:0.5@end").ending.stage_s["compare"] < 0.3
+    outcome = measure("sleep:2@end")
+    assert outcome.wall_s > sum(outcome.result.stage_s.values()) + 1
 
 
-def test_the_log_has_the_command_the_output_and_the_verdict_of_every_attempt(measure, policy, log):
+def test_the_log_has_the_command_the_output_and_the_verdict_of_every_attempt(measure):
     measure("garbage@load flaky:1@compile", attempts=2)
-    text = log.read_text(errors="replace")
-    assert text.count(shlex.join(cell.worker_command([SPEC], policy()))) == 2
+    text = measure.log.read_text(errors="replace")
+    assert (
+        text.count(
+            shlex.join(cell.worker_command(Request([measure.cell.spec("accuracy")], measure.run_options(attempts=2))))
+        )
+        == 2
+    )
     assert text.count("not for you") == 4
     assert (
         text.index("attempt 1:")
@@ -327,162 +287,153 @@ def test_the_log_has_the_command_the_output_and_the_verdict_of_every_attempt(mea
     )
 
 
-def test_the_log_has_the_traceback_of_an_exception(measure, log):
+def test_the_log_has_the_traceback_of_an_exception(measure):
     measure("raise:it%broke@compile")
-    assert "in raise_error" in log.read_text()
-    assert "RuntimeError: it broke" in log.read_text()
+    assert "in raise_error" in measure.log.read_text()
+    assert "RuntimeError: it broke" in measure.log.read_text()
 
 
-def test_the_log_says_where_a_worker_hung(measure, log):
-    measure("stubborn@load hang@compile", timeout_s=TIMEOUT_S)
-    assert "in hang_here" in log.read_text()
+def test_the_log_says_where_a_worker_hung(measure):
+    measure("stubborn@load hang@compile", timeout=LIMIT_S)
+    assert "in hang_here" in measure.log.read_text()
 
 
-def test_a_new_measurement_begins_a_new_log(measure, log):
+def test_a_new_measurement_begins_a_new_log(measure):
     measure("raise:the%first@load")
     measure("raise:the%second@load")
-    assert "the first" not in log.read_text()
+    assert "the first" not in measure.log.read_text()
 
 
-def test_the_worker_gets_the_threads_the_cache_and_the_spec(measure, fake_worker, tmp_path):
+def test_the_worker_is_told_what_to_measure_and_how(measure, fake_worker):
     measure()
-    (start,) = fake_worker.starts()
-    command = start["command"]
-    assert command[command.index("--threads") + 1] == "2"
-    assert command[command.index("--cache") + 1] == str(tmp_path / "cache")
-    assert SPEC.to_json() in command
+    (request,) = fake_worker.requests()
+    assert list(request.specs) == [measure.cell.spec("accuracy")]
+    assert request.run == measure.run_options()
 
 
-def test_the_command_in_the_row_repeats_the_measurement_in_a_shell(measure, policy, log, fake_worker, tmp_path):
-    row = the_row(measure("fail_accuracy"), policy(), log)
+def test_the_command_in_the_row_repeats_the_measurement_in_a_shell(measure, fake_worker, tmp_path):
+    row = measure.row(measure("fail_accuracy"))
     environment = {key: value for key, value in os.environ.items() if key not in ("TIMMGATE_WORKER", "PYTHONPATH")}
     done = subprocess.run(row["command"], shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     kind, content, _ = parse(done.stdout.splitlines()[-1].encode())
     assert (kind, content["status"]) == ("result", "fail_accuracy")
-    first, second = fake_worker.starts()
-    assert second["command"] == first["command"][:-4], "the same but for --messages and --held and their numbers"
+    first, second = fake_worker.requests()
+    assert second.specs == first.specs
 
 
-@pytest.fixture
-def measure_both(fake_worker, policy, log, tmp_path, monkeypatch):
-    """Supervise both checks of a cell; afterwards no process may live."""
-
-    def run(words: str = "", timeout_s: float = UNHURRIED_S) -> list[Outcome]:
-        fake_worker.behaviours = {"test_vit": words}
-        for name, value in fake_worker.environment.items():
-            monkeypatch.setenv(name, value)
-        outcomes = cell.supervise([SPEC, PERFORMANCE], policy(timeout_s), log, Journal(tmp_path / "attempts.jsonl"))
-        assert fake_worker.alive() == []
-        return outcomes
-
-    return run
-
-
-def test_both_checks_of_a_cell_are_done_by_one_process_and_each_has_its_own_times(measure_both, fake_worker):
-    accuracy, performance = measure_both("sleep:0.5@compile sleep:0.2@performance.warmup")
+def test_both_checks_of_a_cell_are_done_by_one_process_and_each_has_its_own_times(measure, fake_worker):
+    accuracy, performance = measure.both("sleep:2@compile sleep:0.2@performance.warmup")
     assert len(fake_worker.starts()) == 1
     assert accuracy.verdict.status == performance.verdict.status == "pass"
-    assert len(accuracy.ending.details) == len(performance.ending.details) == 2
-    assert accuracy.wall_s > 0.5 and 0.2 < performance.wall_s < 0.5
-    assert performance.ending.worker_s == pytest.approx(0.2, abs=0.15)
-    assert performance.ending.started_at > accuracy.ending.started_at
-    assert set(performance.ending.stage_s) == set(STAGES["performance"])
+    assert len(accuracy.result.details) == 2
+    assert len(performance.result.details) == 10
+    assert accuracy.wall_s > accuracy.result.worker_s > 1
+    assert performance.wall_s > performance.result.stage_s["warmup"] > 0
+    assert performance.result.started_at > accuracy.result.started_at
+    assert set(performance.result.stage_s) == {stage.name for stage in CHECKS["performance"].stages}
 
 
 @pytest.mark.parametrize("words", ["raise@compile", "signal:SIGSEGV@run", "hang@compile", "signal:SIGKILL@end"])
-def test_a_check_whose_predecessor_took_the_process_with_it_has_a_process_of_its_own(words, measure_both, fake_worker):
-    accuracy, performance = measure_both(words, timeout_s=TIMEOUT_S)
+def test_a_check_whose_predecessor_took_the_process_with_it_has_a_process_of_its_own(words, measure, fake_worker):
+    accuracy, performance = measure.both(words, timeout=LIMIT_S if "hang" in words else PATIENCE_S)
     assert (accuracy.verdict.status == "pass") is words.endswith("@end")
     assert performance.verdict.status == "pass"
     assert len(fake_worker.starts()) == 2
 
 
-def test_a_failure_of_the_second_check_leaves_the_result_of_the_first(measure_both, fake_worker):
-    accuracy, performance = measure_both("signal:SIGSEGV@performance.timing")
-    assert accuracy.verdict.status == "pass" and len(accuracy.ending.details) == 2
+def test_a_failure_of_the_second_check_leaves_the_result_of_the_first(measure, fake_worker):
+    accuracy, performance = measure.both("signal:SIGSEGV@performance.timing")
+    assert accuracy.verdict.status == "pass" and len(accuracy.result.details) == 2
     assert verdict(performance) == ("fail_to_run", "timing", "SIGSEGV")
     assert len(fake_worker.starts()) == 1
 
 
-def test_each_check_has_a_limit_of_its_own(measure_both):
-    accuracy, performance = measure_both("sleep:0.7@compile sleep:0.7@performance.compile", timeout_s=TIMEOUT_S)
+def test_each_check_has_a_limit_of_its_own(measure):
+    accuracy, performance = measure.both("sleep:3@compile sleep:3@performance.compile", timeout=5.5)
     assert accuracy.verdict.status == performance.verdict.status == "pass"
 
 
-def test_a_timing_that_runs_out_of_memory_is_tried_with_smaller_batches(measure_both, fake_worker):
-    accuracy, performance = measure_both("fits:5@performance.run")
+def test_a_timing_that_runs_out_of_memory_is_tried_with_smaller_batches(measure, fake_worker):
+    accuracy, performance = measure.both("fits:5@performance.run")
     assert accuracy.attempt == 1
     assert performance.verdict.status == "pass"
-    assert performance.ending.facts["batch_size"] == 4
+    assert performance.result.columns["batch_size"] == 4
     assert performance.attempt == 3, "with 8, 6 and 4 images"
 
 
-def test_a_timing_that_never_fits_is_out_of_memory(measure_both):
-    _, performance = measure_both("fits:0@performance.run")
+def test_a_timing_that_never_fits_is_out_of_memory(measure):
+    _, performance = measure.both("fits:0@performance.run")
     assert verdict(performance) == ("OOM", "run", "MemoryError")
-    assert performance.ending.facts["batch_size"] == 1
+    assert performance.result.columns["batch_size"] == 1
 
 
 def test_batch_sizes_fall_as_timms_do():
     assert [cell.next_batch_size(size) for size in range(1, 300)] == [decay_batch_step(size) for size in range(1, 300)]
 
 
-def test_no_worker_starts_while_another_measurement_is_timed(measure):
-    """The lock is taken by another process, which frees it when it ends."""
-    code = "import time; from timmgate import claims\nwith claims.quiet('cpu'): print(flush=True); time.sleep(1.5)"
+def test_no_worker_starts_while_another_measurement_is_timed(measure, fake_worker):
+    """The device is taken by another process, which says when it is about to give it back."""
+    code = """
+import time
+from timmgate.system.timing_lock import exclusive_device
+with exclusive_device("cpu"):
+    print(flush=True)
+    time.sleep(1.5)
+    print(time.monotonic(), flush=True)
+"""
     other = subprocess.Popen([sys.executable, "-c", code], env=module_environment(), stdout=subprocess.PIPE)
     other.stdout.readline()
-    outcome = measure("", timeout_s=TIMEOUT_S)
-    other.communicate()
+    outcome = measure("tick:0.01@load")
+    freed, _ = other.communicate()
+    (tick,) = (entry["at"] for entry in fake_worker.entries() if "tick" in entry)
+    assert tick > float(freed)
     assert outcome.verdict.status == "pass"
-    assert outcome.wall_s > 1 > outcome.ending.worker_s
 
 
-def test_a_cell_that_takes_too_much_memory_is_ended_and_out_of_memory(measure, policy, log):
-    outcome = measure("allocate:3000@eager2 hang@eager2", memory_bytes=200_000_000)
+def test_a_cell_that_takes_too_much_memory_is_ended_and_out_of_memory(measure):
+    outcome = measure("allocate:600@eager2 hang@eager2", memory_bytes=200_000_000)
     assert verdict(outcome) == ("eager_2nd_run_OOM", "eager", "limit of 0.2 GB")
-    assert 2e8 < outcome.ending.peak_rss_bytes < 1.5e9
-    assert the_row(outcome, policy(), log)["accuracy_peak_rss_bytes"] == outcome.ending.peak_rss_bytes
+    assert 2e8 < outcome.result.peak_rss_bytes < 1e9
+    assert measure.row(outcome)["accuracy_peak_rss_bytes"] == outcome.result.peak_rss_bytes
 
 
 def test_the_memory_of_all_processes_of_a_worker_counts(measure):
-    assert measure("hang@compile", memory_bytes=20_000_000, timeout_s=TIMEOUT_S).verdict.status == "timeout"
+    assert measure("hang@compile", memory_bytes=20_000_000, timeout=LIMIT_S).verdict.status == "timeout"
     assert verdict(measure("family@load hang@compile", memory_bytes=20_000_000)) == ("OOM", "compile", "limit of 0.02 GB")
 
 
 def test_a_hung_process_that_cannot_be_killed_is_named_in_the_row(measure, fake_worker, monkeypatch):
-    kill_all = monitor.kill_all
-    monkeypatch.setattr(monitor, "kill_all", lambda worker, others: kill_all(worker, others) or (4242,))
-    outcome = measure("hang@compile", timeout_s=TIMEOUT_S)
+    kill_all = process_tree.kill_all
+    monkeypatch.setattr(process_tree, "kill_all", lambda worker, others: kill_all(worker, others) or (4242,))
+    outcome = measure("hang@compile", timeout=LIMIT_S)
     assert outcome.verdict.message == "still in stage compile after the limit; process 4242 could not be killed"
 
 
 def test_a_process_that_cannot_be_killed_is_known_to_whoever_comes_next(measure, monkeypatch):
-    kill_all = monitor.kill_all
+    kill_all = process_tree.kill_all
     with contextlib.closing(ActivityLock("cpu")) as share:
         process = subprocess.Popen(["sleep", "600"], pass_fds=[share.fileno()])
     with process:
-        monkeypatch.setattr(monitor, "kill_all", lambda worker, others: kill_all(worker, others) or (process.pid,))
-        measure("hang@compile", timeout_s=TIMEOUT_S)
-        assert device_locks.stuck("cpu") == {"busy": process.pid}
+        monkeypatch.setattr(process_tree, "kill_all", lambda worker, others: kill_all(worker, others) or (process.pid,))
+        measure("hang@compile", timeout=LIMIT_S)
+        assert device_locks.stuck("cpu") == {"activity": process.pid}
         process.kill()
     assert device_locks.stuck("cpu") == {}
 
 
 def test_a_worker_with_more_threads_than_there_are_cores_gets_all_of_them():
-    assert RunOptions(10_000, 1, 1, "cache").wanted("cpu") == SlotRequest(
-        ("cpu",), tuple(cpu_topology.available()), len(cpu_topology.available())
-    )
+    cores = tuple(cpu_topology.available())
+    assert cell.slot_request("cpu", RunOptions(threads=10_000)) == SlotRequest(("cpu",), cores, len(cores))
 
 
 def test_a_clock_that_jumps_changes_neither_limits_nor_durations(measure, monkeypatch):
     jumps = itertools.count()
     monkeypatch.setattr(time, "time", lambda: next(jumps) * 1e6)
     monkeypatch.setattr(time, "time_ns", lambda: next(jumps) * 10**15)
-    outcome = measure("sleep:0.3@compile", timeout_s=UNHURRIED_S)
+    outcome = measure("sleep:0.3@compile", timeout=PATIENCE_S)
     assert outcome.verdict.status == "pass"
-    assert outcome.wall_s < UNHURRIED_S
+    assert 0.3 < outcome.wall_s < PATIENCE_S
 
 
 def test_what_an_earlier_supervisor_left_behind_is_killed_first(measure):
@@ -492,14 +443,13 @@ def test_what_an_earlier_supervisor_left_behind_is_killed_first(measure):
         ["sleep", "600"], env={**os.environ, process_tree.SUPERVISOR: f"{gone.pid} 1 {process_tree.mark().split()[2]}"}
     )
     measure()
-    assert leftover.wait(timeout=10) == -signal.SIGKILL
+    assert leftover.wait(PATIENCE_S) == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("lost", [1, 2])
-def test_attempts_that_left_only_a_trace_count(lost, measure, tmp_path, fake_worker):
-    journal = Journal(tmp_path / "attempts.jsonl")
+def test_attempts_that_left_only_a_trace_count(lost, measure, fake_worker):
     for _ in range(lost):
-        journal.began("accuracy")
+        Journal(measure.journal).began("accuracy")
     outcome = measure("", attempts=2)
     if lost == 1:
         assert (outcome.verdict.status, outcome.attempt) == ("pass", 2)
@@ -508,24 +458,25 @@ def test_attempts_that_left_only_a_trace_count(lost, measure, tmp_path, fake_wor
         assert fake_worker.starts() == []
 
 
-def test_a_log_that_grows_without_end_is_cut_and_the_worker_not_held_up(measure, log, monkeypatch):
-    monkeypatch.setattr("timmgate.supervise.CappedLog", functools.partial(CappedLog, half_bytes=10_000))
+def test_a_log_that_grows_without_end_is_cut_and_the_worker_not_held_up(measure, monkeypatch):
+    monkeypatch.setattr("timmgate.supervisor.cell.CappedLog", functools.partial(CappedLog, half_bytes=10_000))
     outcome = measure("chatter:2000000@load raise@compile")
     assert outcome.verdict.status == "fail_to_run"
-    assert log.stat().st_size < 30_000
-    text = log.read_text()
+    assert measure.log.stat().st_size < 30_000
+    text = measure.log.read_text()
     assert "attempt 1:" in text[:1000]
     assert "in raise_error" in text[-3000:], "the end is kept"
 
 
-def test_secrets_of_the_environment_are_in_no_row(measure, policy, log, monkeypatch):
+def test_secrets_of_the_environment_are_in_no_row(measure, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_0123456789abcdef")
-    row = the_row(measure("raise:denied%for%hf_0123456789abcdef@load"), policy(), log)
+    row = measure.row(measure("raise:denied%for%hf_0123456789abcdef@load"))
     assert row["accuracy_message"] == "denied for <HF_TOKEN>"
-    outcome = measure("")
-    outcome.ending.facts["reference_error"] = "denied for hf_0123456789abcdef"
-    outcome.ending.details[0]["message"] = "hf_0123456789abcdef"
-    row |= the_row(outcome, policy(), log) | {"details": rows.details(SPEC, outcome)}
+    outcome = measure()
+    outcome.result.columns["reference_error"] = "denied for hf_0123456789abcdef"
+    outcome.result.details[0]["message"] = "hf_0123456789abcdef"
+    row = measure.row(outcome)
+    assert row["reference_error"] == "denied for <HF_TOKEN>"
     assert "hf_0123456789abcdef" not in str(row)
 
 
@@ -536,9 +487,8 @@ def supervisor(fake_worker, tmp_path):
 
     def start(words: str) -> subprocess.Popen:
         fake_worker.behaviours = {"*": words}
-        scripts = Path(cell.__file__).parents[1]
-        environment = {**os.environ, **fake_worker.environment, "PYTHONPATH": str(scripts)}
-        command = [sys.executable, "-c", SUPERVISOR, SPEC.to_json(), str(tmp_path)]
+        environment = {**module_environment(), **fake_worker.environment}
+        command = [sys.executable, "-c", SUPERVISOR, spec().to_json(), str(tmp_path)]
         started.append(subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL))
         return started[-1]
 
@@ -555,7 +505,7 @@ def test_a_supervisor_that_is_asked_to_end_kills_everything_and_writes_no_row(
     process = supervisor("stubborn@load family@load hang@compile")
     fake_worker.wait_for_start(3)
     process.send_signal(number)
-    assert process.wait(timeout=5) == code
+    assert process.wait(PATIENCE_S) == code
     assert fake_worker.alive() == []
     assert len(fake_worker.starts()) == 1
     assert not (tmp_path / "row").exists()
@@ -568,7 +518,7 @@ def test_a_supervisor_that_is_asked_impatiently_still_cleans_up(supervisor, fake
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGINT)
         time.sleep(0.001)
-    assert process.wait(timeout=5) != 0
+    assert process.wait(PATIENCE_S) != 0
     assert fake_worker.alive() == []
 
 
@@ -580,7 +530,7 @@ def test_a_supervisor_under_nohup_ignores_the_hangup(fake_worker, supervisor, tm
         signal.signal(signal.SIGHUP, previous)
     fake_worker.wait_for_start(1)
     process.send_signal(signal.SIGHUP)
-    assert process.wait(timeout=10) == 0
+    assert process.wait(PATIENCE_S) == 0
     assert (tmp_path / "row").exists()
 
 
@@ -615,11 +565,3 @@ def test_no_file_descriptor_stays_open_after_a_measurement(measure):
     for words in ("", "signal:SIGKILL@load", "family@load"):
         measure(words)
     assert psutil.Process().num_fds() == before
-
-
-def test_rows_of_all_endings_make_one_table(measure, policy, log):
-    kept = [
-        parquet.table("accuracy", [the_row(measure(words), policy(), log)])
-        for words in ("", "raise@load", "signal:SIGSEGV@run")
-    ]
-    assert pa.concat_tables(kept).column("accuracy").to_pylist() == ["pass", "model_fail_to_load", "fail_to_run"]

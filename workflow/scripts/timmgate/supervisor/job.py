@@ -30,9 +30,8 @@ Write = Callable[[Spec, Outcome, RunOptions], None]
 class Job:
     """What a job is told: the cell, the file of each check that is requested, and the policy.
 
-    `weights` is the file that says where the weights lie, if they are not random, `preflight` the answer about the device.
-    With no `attempts` left nothing is measured. `memory_mb` is what the job may take, if it is a limit at all. `retry` is
-    how often a rerun was requested.
+    `weights` is the file that says where the weights lie, if they are not random. With no `attempts` left nothing is
+    measured. `memory_mb` is what the job may take, if it is a limit at all. `retry` is how often a rerun was requested.
     """
 
     cell: Cell
@@ -40,7 +39,6 @@ class Job:
     run: RunOptions
     log: Path
     weights: Path | None = None
-    preflight: Path | None = None
     attempts: int
     memory_mb: float = math.inf
     retry: int = 0
@@ -59,7 +57,6 @@ class Job:
             run=replace(run, threads=snakemake.threads, cache=folder.absolute(), toolchain=toolchain.absolute()),
             log=Path(snakemake.log[0]),
             weights=Path(snakemake.input.weights) if snakemake.input.get("weights") else None,
-            preflight=Path(snakemake.input.preflight),
             attempts=limits.attempts,
             memory_mb=limits.mem_mb if limits.mem_is_limit else math.inf,
             retry=snakemake.params.retry,

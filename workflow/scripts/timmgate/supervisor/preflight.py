@@ -1,21 +1,37 @@
-"""Asks the environment and the device whether what was requested is possible, supervised like a measurement."""
+"""Asks the environment and the device whether what was requested is possible, supervised like a measurement.
+
+    python -m timmgate.supervisor.preflight REQUEST LOG
+
+The answer is in the file that the request names, whatever becomes of the asking.
+"""
 
 import contextlib
 import json
 import signal
+import subprocess
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from timmgate import module_environment
+from timmgate.core.files import write_atomically
 from timmgate.core.outcome import AttemptResult
 from timmgate.core.preflight import Answer, Question
 from timmgate.core.run_options import RunOptions
-from timmgate.core.spec import Mode
 from timmgate.supervisor.capped_log import CappedLog
 from timmgate.supervisor.cell import slot_request, worker_program
 from timmgate.supervisor.monitor import Limits, run_worker
 from timmgate.system import device_locks
 from timmgate.system.process_tree import die_with_run, interruptible, kill_leftovers
+
+if TYPE_CHECKING:
+    from timmgate.config.builds import Build
+    from timmgate.config.settings import Settings
+
+THREADS = 4
+"""Compilers that run at once while the toolchain is built."""
 
 
 def toolchain_folder(device: str, build: str) -> Path:
@@ -23,20 +39,41 @@ def toolchain_folder(device: str, build: str) -> Path:
     return Path(".cache", "toolchain", build, device)
 
 
-def of_snakemake(snakemake: Any) -> Answer:
-    """The answer for the rule `preflight`."""
-    run, params = RunOptions.from_dict(json.loads(snakemake.resources.run_options)), snakemake.params
-    device, build = snakemake.wildcards.device, snakemake.wildcards.build
+def request(settings: "Settings", build: "Build", models: Sequence[str], threads: int, answer: Path, path: Path) -> None:
+    """Write what is asked to `path`; an earlier answer is removed. `models` are those whose names somebody typed."""
+    answer.unlink(missing_ok=True)
     question = Question(
-        device=device,
-        modes={name: Mode(**options) for name, options in params.modes.items()},
-        models=params.models,
-        software=params.software,
-        answer=Path(snakemake.output[0]).absolute(),
-        toolchain=toolchain_folder(device, build).absolute(),
+        device=settings.device,
+        modes=settings.modes,
+        models=models,
+        software=build.software,
+        answer=answer.absolute(),
+        toolchain=toolchain_folder(settings.device, build.label).absolute(),
     )
+    text = json.dumps({"question": question.to_json(), "run": replace(settings.run, threads=threads).to_json()})
+    write_atomically(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
+
+
+def ask_here(path: Path, log: Path) -> None:
+    """Have a request answered on this machine, by a process of its own, as supervising changes a process."""
+    subprocess.run([sys.executable, "-m", __name__, str(path), str(log)], env=module_environment())
+
+
+def answer(path: Path, log: Path) -> None:
+    """Have a request answered on this machine."""
     die_with_run(signal.SIGTERM)
-    return ask(question, replace(run, threads=snakemake.threads), Path(snakemake.log[0]))
+    values = json.loads(path.read_text(encoding="utf-8"))
+    question, run = Question.from_json(values["question"]), RunOptions.from_dict(json.loads(values["run"]))
+    text = ask(question, run, log).to_json()
+    write_atomically(question.answer, lambda scratch: scratch.write_text(text, encoding="utf-8"))
+
+
+def problems(answer: Path, log: Path) -> Sequence[str]:
+    """Why the request is not possible, a sentence each; none if it is."""
+    try:
+        return Answer.from_json(answer.read_text(encoding="utf-8")).problems
+    except (OSError, ValueError, TypeError) as error:
+        return [f"nobody could say whether the request is possible here ({error}); {log} may have what was printed"]
 
 
 def ask(question: Question, run: RunOptions, log: Path) -> Answer:
@@ -63,3 +100,7 @@ def _how(end: AttemptResult) -> str:
     if end.returncode is None:
         return f"did not answer within {end.timeout_s:g} s"
     return f"ended with exit code {end.returncode} before it answered"
+
+
+if __name__ == "__main__":
+    answer(*map(Path, sys.argv[1:]))

@@ -1,0 +1,77 @@
+"""What the tests of supervisors share: one way to have a cell measured by the fake worker."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from specs import cell
+from timmgate.core.outcome import Outcome
+from timmgate.core.run_options import RunOptions
+from timmgate.core.spec import Cell
+from timmgate.supervisor.cell import supervise
+from timmgate.supervisor.job import Job
+from timmgate.supervisor.journal import NAME, Journal
+from timmgate.tables import rows
+
+UNHURRIED_S = 300
+
+
+@dataclass
+class Measure:
+    """Has a fake worker measure a cell, behaving as the words say; afterwards none of its processes may live."""
+
+    worker: Any
+    folder: Path
+    patch: pytest.MonkeyPatch
+    cell: Cell
+
+    @property
+    def log(self) -> Path:
+        """Where the log goes."""
+        return self.folder / "logs" / "worker.log"
+
+    @property
+    def journal(self) -> Path:
+        """Where the attempts go."""
+        return self.folder / NAME
+
+    def run_options(self, timeout: float = UNHURRIED_S, attempts: int = 1, memory_bytes: int | None = None) -> RunOptions:
+        """Limits are generous unless the test is about one."""
+        cache = self.folder / "cache"
+        return RunOptions(threads=2, timeout=timeout, attempts=attempts, cache=cache, memory_bytes=memory_bytes)
+
+    def checks(self, words: str, *checks: str, **limits: Any) -> list[Outcome]:
+        """The outcomes of these checks."""
+        self.worker.behaviours = {self.cell.model: words}
+        for name, value in self.worker.environment.items():
+            self.patch.setenv(name, value)
+        specs = [self.cell.spec(check) for check in checks]
+        outcomes = supervise(specs, self.run_options(**limits), self.log, Journal(self.journal))
+        assert self.worker.alive() == []
+        return outcomes
+
+    def __call__(self, words: str = "", **limits: Any) -> Outcome:
+        """The outcome of the accuracy check."""
+        return self.checks(words, "accuracy", **limits)[0]
+
+    def both(self, words: str = "", **limits: Any) -> list[Outcome]:
+        """The outcomes of both checks."""
+        return self.checks(words, "accuracy", "performance", **limits)
+
+    def row(self, outcome: Outcome) -> dict[str, Any]:
+        """The row that is written of an outcome, as it is read from its file; `details` are nested in it."""
+        spec, file = self.cell.spec(outcome.result.check), self.folder / f"{outcome.result.check}.parquet"
+        job = Job(cell=self.cell, files={spec.check: file}, run=self.run_options(), log=self.log, attempts=1)
+        rows.writer(job, "tiny", {"python": "3.10", "sources": {"torch": "0" * 64}})(spec, outcome, job.run)
+        (row,) = pq.read_table(file).to_pylist()
+        return row
+
+
+@pytest.fixture
+def measure(fake_worker, tmp_path, monkeypatch) -> Measure:
+    """Measures a cell of 8 images."""
+    monkeypatch.setattr("timmgate.supervisor.cell.BACKOFF_S", 0.01)
+    return Measure(fake_worker, tmp_path, monkeypatch, cell(batch_size=8))
