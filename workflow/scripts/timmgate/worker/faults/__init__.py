@@ -1,6 +1,8 @@
 """Backends that break what they compile, in one known way each: `fault:<name>[@place]` (core.faults)."""
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from timmgate.worker.faults import gradients, indices, process, special_values, 
 from timmgate.worker.faults.effect import effect
 from timmgate.worker.faults.graph import EDITS, Captured, choose
 
-__all__ = ["CompiledWithFault", "FaultBackend", "FaultNotApplicable", "compile_model", "effect"]
+__all__ = ["CompiledWithFault", "FaultBackend", "FaultNotApplicable", "applies", "compile_model", "effect"]
 
 FAMILIES = (gradients, indices, process, special_values, state, structure, values)
 """The modules that fill EDITS."""
@@ -26,6 +28,18 @@ class FaultNotApplicable(Exception):
 def compile_model(backend: str, model: torch.nn.Module, dynamic: bool | None = None) -> "CompiledWithFault":
     """`model`, compiled with the fault. Raises UnknownFaultError."""
     return CompiledWithFault(parse(backend), model, dynamic)
+
+
+def applies(choice: Choice, graphs: Iterable[Captured]) -> bool:
+    """Whether a fault applies to a model of these graphs: `FaultBackend(None).captured` after a run."""
+    fault = choice.fault
+    if fault.name == process.RECOMPILE:
+        return True
+    graphs = [replace(captured, size=choice.size) for captured in graphs if captured.backward == fault.backward]
+    if fault.name not in EDITS:
+        return bool(graphs)
+    where = EDITS[fault.name].where
+    return any(where(replace(captured, graph=copy.deepcopy(captured.graph))) for captured in graphs)
 
 
 class CompiledWithFault:
@@ -67,12 +81,14 @@ class FaultBackend:
     In a model of several graphs a place is counted in the first graph that the fault applies to; `all` is in all of them.
     A graph that is compiled again is broken again. Without a choice nothing is broken.
 
+    * `captured`: copies of the graphs, without a choice: what a model has, to see which faults apply.
     * `broken`: names of the nodes that were broken, in order, or of the fault itself where it has no places.
     * `graphs`: the text of every compiled graph, broken or not.
     """
 
     def __init__(self, choice: Choice | None):
         self.choice = choice
+        self.captured: list[Captured] = []
         self.broken: list[str] = []
         self.graphs: list[str] = []
         self._frame: int | None = None
@@ -83,7 +99,7 @@ class FaultBackend:
         batch = leading_size(graph_module)
 
         def compiler(training: bool, backward: bool) -> Callable[..., Any]:
-            return lambda captured, inputs: self._compile(captured, batch, training, backward)
+            return lambda module, inputs: self._compile(module, Captured(module.graph, batch, training, backward))
 
         return aot_autograd(
             fw_compiler=compiler(training=True, backward=False),
@@ -92,11 +108,13 @@ class FaultBackend:
             keep_inference_input_mutations=True,
         )(graph_module, example_inputs)
 
-    def _compile(self, module: torch.fx.GraphModule, batch: Any, training: bool, backward: bool) -> Callable[..., Any]:
+    def _compile(self, module: torch.fx.GraphModule, captured: Captured) -> Callable[..., Any]:
         run = module.forward
-        if self.choice and backward == self.choice.fault.backward:
+        if self.choice is None:
+            self.captured.append(replace(captured, graph=copy.deepcopy(captured.graph)))
+        elif captured.backward == self.choice.fault.backward:
             if self.choice.fault.name in EDITS:
-                self._break(Captured(module.graph, batch, training, self.choice.size))
+                self._break(replace(captured, size=self.choice.size))
                 module.recompile()
                 run = module.forward
             else:

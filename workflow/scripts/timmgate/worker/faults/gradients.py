@@ -13,9 +13,9 @@ from timmgate.worker.faults.graph import (
     breaks,
     breaks_result,
     calls,
-    has_axes,
     has_batch,
     is_float,
+    is_image,
     nodes,
     rewires,
     same,
@@ -92,7 +92,7 @@ def rotate_gradient(gradient: Tensor, call: Call) -> Tensor:
     return gradient.roll(1, 0)
 
 
-@breaks_result("misread-gradient", nodes(has_axes(4)))
+@breaks_result("misread-gradient", nodes(is_image))
 def misread_gradient(gradient: Tensor, call: Call) -> Tensor:
     return gradient.permute(0, 2, 3, 1).reshape(gradient.shape)
 

@@ -23,13 +23,14 @@ aten = torch.ops.aten
 class Captured:
     """A graph that AOTAutograd made.
 
-    `batch` is the number of images, a symbol if it is dynamic and None if unknown. `training` is whether the graph is one
-    of a forward and a backward pass. `size` is the fault's.
+    `batch` is the number of images, a symbol if it is dynamic and None if unknown. `training` is whether there is a backward
+    pass, `backward` whether this is its graph. `size` is the fault's.
     """
 
     graph: Graph
-    batch: Any
-    training: bool
+    batch: Any = None
+    training: bool = False
+    backward: bool = False
     size: Size | None = None
 
 
@@ -233,9 +234,12 @@ def has_rows(node: Node, captured: Captured) -> bool:
     return is_kernel(node, captured) and found.ndim >= 2 and isinstance(found.shape[-1], int) and found.shape[-1] > 4
 
 
-def has_axes(count: int) -> Callable[[Node, Captured], bool]:
-    """Whether what a kernel returns has a batch and this many axes."""
-    return lambda node, captured: has_batch(node, captured) and value(node).ndim == count
+def is_image(node: Node, captured: Captured) -> bool:
+    """Whether a kernel returns a batch of images of more than one channel and pixel."""
+    if not has_batch(node, captured) or value(node).ndim != 4:
+        return False
+    channels, *pixels = value(node).shape[1:]
+    return channels != 1 and pixels != [1, 1]
 
 
 def calls(*operators: Any, given: Iterable[str] = ()) -> Callable[[Node, Captured], bool]:

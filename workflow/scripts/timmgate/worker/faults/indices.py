@@ -23,12 +23,12 @@ from timmgate.worker.faults.graph import (
     breaks_result,
     calls,
     either,
-    has_axes,
     has_batch,
     has_kernel,
     has_padding,
     has_rows,
     is_float,
+    is_image,
     nodes,
     value,
 )
@@ -107,7 +107,7 @@ def swap_channels(out: Tensor, call: Call) -> Tensor:
     return out
 
 
-@breaks_result("misread-layout", nodes(has_axes(4)))
+@breaks_result("misread-layout", nodes(is_image))
 def misread_layout(out: Tensor, call: Call) -> Tensor:
     return out.permute(0, 2, 3, 1).reshape(out.shape)
 

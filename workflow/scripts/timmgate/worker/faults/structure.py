@@ -178,5 +178,5 @@ def follows_a_like_layer(node: Node, captured: Captured) -> bool:
 
 @rewires("reuse-weight", nodes(follows_a_like_layer))
 def reuse_weight(node: Node, sites: Sequence[Node], size: Size | None) -> None:
-    weight = earlier_weights(node, Captured(node.graph, None, False))[-1]
+    weight = earlier_weights(node, Captured(node.graph))[-1]
     node.update_arg([each.name for each in node.target._schema.arguments].index(FACTORS[node.target][1]), weight)
