@@ -43,7 +43,7 @@ class Convolutions(nn.Module):
         x = F.max_pool2d(x, 3, 2, 1)
         x = x + self.again(F.silu(self.block(x)))
         x = F.avg_pool2d(x, 3, 2, 1, count_include_pad=False)
-        return self.head(F.hardtanh(x, 0.0, 0.5).mean((2, 3)))
+        return self.head(F.hardtanh(x, 0.0, 3.0).mean((2, 3)))
 
 
 class Tokens(nn.Module):
@@ -83,7 +83,8 @@ class Signs(nn.Module):
 
 IMAGES = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(2))
 
-MODELS = {"convolutions": Convolutions, "tokens": Tokens, "images": Images, "signs": Signs}
+MODELS = {"signs": Signs, "convolutions": Convolutions, "tokens": Tokens, "images": Images}
+"""The smallest first: a fault is tried in them until it changes something."""
 
 CASES = list(itertools.product(MODELS, (False, True)))
 
@@ -101,18 +102,19 @@ def model(name: str) -> nn.Module:
 def run(
     made: nn.Module, images: torch.Tensor, training: bool, compiler=None, exact: bool = False, dtype=torch.float32, amp=None
 ) -> list[Leaf]:
-    """What two iterations compute, with a step of SGD between them; `compiler(model)` makes what is run."""
+    """What two iterations compute, with a step of SGD after each; `compiler(model)` makes what is run."""
     torch._dynamo.reset()
     torch.manual_seed(0)
     dtype = torch.float64 if exact else dtype
     made = copy.deepcopy(made).to(dtype).train(training)
     images = images.to(dtype, copy=True).requires_grad_(training)
     forward = compiler(made) if compiler else made
-    parameters = dict(made.named_parameters())
+    parameters, found = dict(made.named_parameters()), {}
     for _ in range(2):
         images.grad = None
         with torch.set_grad_enabled(training), nullcontext() if amp is None or exact else torch.autocast("cpu", amp):
             output = forward(images)
+        found |= {"output" if found else "first output": output.detach().clone()}
         if training:
             made.zero_grad()
             (output * torch.linspace(-1, 1, output.numel()).reshape(output.shape)).sum().backward()
@@ -120,7 +122,7 @@ def run(
                 torch.optim.SGD(made.parameters(), lr=0.1).step()
     if hasattr(forward, "check"):
         forward.check()
-    found = {"output": output.detach(), **dict(made.named_buffers())}
+    found |= dict(made.named_buffers())
     if training:
         gradients = {name: weight.grad for name, weight in (*parameters.items(), ("images", images))}
         found |= {f"gradient of {name}": gradient for name, gradient in gradients.items() if gradient is not None}
@@ -181,30 +183,18 @@ def test_a_fault_changes_something_and_one_of_the_backward_pass_leaves_the_forwa
         if effects[case] > 0:
             break
     assert effects and max(effects.values()) > 0, effects
-    if fault.backward:
-        first = [first_output(case, compiler, fault.exact) for compiler in (None, broken_by(choice))]
-        assert torch.equal(*first)
+    assert not fault.backward or torch.equal(right[0].value, wrong[0].value)
 
 
-def first_output(case: tuple[str, bool], compiler, exact: bool) -> torch.Tensor:
-    torch._dynamo.reset()
-    torch.manual_seed(0)
-    made = copy.deepcopy(model(case[0])).to(torch.float64 if exact else torch.float32).train(case[1])
-    return (compiler(made) if compiler else made)(IMAGES.to(torch.float64 if exact else torch.float32)).detach()
-
-
-@pytest.mark.parametrize("name", ["scale-output-5", "zero-gradient", "drop-bias"])
-def test_another_place_is_another_graph(name):
+@pytest.mark.parametrize(("name", "training"), [("scale-output-5", False), ("zero-gradient", True)])
+def test_another_place_is_another_graph(name, training):
     made = {}
     for place in ("first", "middle", "last", "one", "all"):
-        backend = FaultBackend(parse(f"fault:{name}@{place}"))
-        run(model("tokens"), IMAGES, True, compiled_by(backend))
-        made[place] = backend
-    distinct = ("first", "last", "all") if name == "drop-bias" else ("first", "middle", "last", "all")
+        made[place] = FaultBackend(parse(f"fault:{name}@{place}"))
+        run(model("convolutions"), IMAGES, training, compiled_by(made[place]))
+    distinct = ("first", "middle", "last", "all")
     assert len({"".join(made[place].graphs) for place in distinct}) == len(distinct)
-    assert {*made["first"].broken, *made["middle"].broken, *made["last"].broken, *made["one"].broken} <= {
-        *made["all"].broken
-    }
+    assert all({*backend.broken} <= {*made["all"].broken} for backend in made.values())
 
 
 MODES = {
@@ -215,16 +205,18 @@ MODES = {
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", ["scale-output-5", "half-accumulation", "misread-layout", "softmax-axis", "drop-skip"])
-def test_a_fault_runs_in_half_precision(name, mode):
-    case = "tokens" if name == "softmax-axis" else "convolutions"
-    right = run(model(case), IMAGES, True, **MODES[mode])
-    wrong = run(model(case), IMAGES, True, broken_by(parse(f"fault:{name}@all")), **MODES[mode])
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [("half-accumulation", "convolutions"), ("drop-skip", "convolutions"), ("softmax-axis", "tokens")],
+)
+def test_a_fault_runs_in_half_precision(name, case, mode):
+    right = run(model(case), IMAGES, False, **MODES[mode])
+    wrong = run(model(case), IMAGES, False, broken_by(parse(f"fault:{name}@all")), **MODES[mode])
     assert not identical(right, wrong)
     assert [leaf.value.dtype for leaf in right] == [leaf.value.dtype for leaf in wrong]
 
 
-@pytest.mark.parametrize("name", ["batch-stride", "unbiased-variance", "rotate-gradient", "keep-statistics"])
+@pytest.mark.parametrize("name", ["batch-stride", "rotate-gradient", "keep-statistics"])
 def test_a_fault_runs_with_channels_last_and_dynamic_shapes(name):
     made = copy.deepcopy(model("convolutions")).to(memory_format=torch.channels_last)
     images = IMAGES.to(memory_format=torch.channels_last)
@@ -256,7 +248,7 @@ class InTwoGraphs(nn.Module):
 
 def test_a_fault_finds_its_place_in_a_later_graph():
     choice = parse("fault:drop-activation@first")
-    (output,) = run(InTwoGraphs(), IMAGES, False, broken_by(choice))
+    output, _ = run(InTwoGraphs(), IMAGES, False, broken_by(choice))
     assert torch.equal(output.value, IMAGES.reshape(len(IMAGES), -1))
 
 

@@ -177,9 +177,13 @@ FAULTS = {
             ("permute-keys", "keys belong to their neighbours' values", (), (195320,)),
             ("mean-axis", "a mean over several axes is over the last one, at the first element of the others"),
             ("swap-parts", "concatenated parts are in reverse order", (), (99686,)),
-            ("shift-index", "gathered elements, and nearest pixels, are the neighbours", (), (175154, 198201)),
+            (
+                "shift-index",
+                "gathered elements, and interpolated pixels, are the neighbours",
+                (),
+                (93262, 175154, 198201),
+            ),
             ("shift-roll", "a cyclic shift goes one too far"),
-            ("interpolate-corners", "bilinear interpolation has the other alignment of corners", (), (93262,)),
         ),
         *_family(
             "structure",

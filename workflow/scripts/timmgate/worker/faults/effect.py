@@ -40,15 +40,12 @@ def effect_of(reference: Sequence[Leaf], eager: Sequence[Leaf], healthy: Sequenc
     An error is at least half a unit in the last place of the leaf's root mean square. Inf where a result is not finite, or
     not there.
     """
-    with_fault = {leaf.name: leaf.value for leaf in faulty}
-    largest = 0.0
-    for exact, rounded, right in zip(reference, eager, healthy, strict=True):
-        wrong = tree_leaves(with_fault.get(right.name))
-        parts = [tree_leaves(leaf.value) for leaf in (exact, rounded, right)]
-        if len(wrong) != len(parts[-1]):
-            return math.inf
-        largest = max([largest, *(ratio(*tensors) for tensors in zip(*parts, wrong, strict=True))])
-    return largest
+    if [leaf.name for leaf in faulty] != [leaf.name for leaf in healthy]:
+        return math.inf
+    ratios = [0.0]
+    for leaves in zip(reference, eager, healthy, faulty, strict=True):
+        ratios += [ratio(*tensors) for tensors in zip(*(tree_leaves(leaf.value) for leaf in leaves), strict=True)]
+    return max(ratios)
 
 
 def ratio(reference: Tensor, eager: Tensor, healthy: Tensor, faulty: Tensor) -> float:

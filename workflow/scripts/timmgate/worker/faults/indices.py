@@ -190,28 +190,30 @@ def swap_parts(call: Call) -> Tensor:
     return call(tensors=call["tensors"][::-1])
 
 
-GATHERS = (aten.index.Tensor, aten.embedding.default, aten.gather.default, aten.index_select.default)
-NEAREST = (aten.upsample_nearest2d.default, aten.upsample_nearest2d.vec, aten._upsample_nearest_exact2d.default)
+GATHERS = (
+    aten.index.Tensor,
+    aten._unsafe_index.Tensor,
+    aten.embedding.default,
+    aten.gather.default,
+    aten.index_select.default,
+    aten.upsample_nearest2d.default,
+    aten.upsample_nearest2d.vec,
+    aten.upsample_bilinear2d.default,
+    aten.upsample_bilinear2d.vec,
+)
+"""Operators that pick elements by index; AOTAutograd makes some of interpolations too."""
 
 
 def gathers(node: Node, captured: Captured) -> bool:
-    """Whether a node picks floating-point elements by index, or the nearest pixels."""
-    return calls(*GATHERS, *NEAREST)(node, captured) and is_float(node)
+    """Whether a node picks floating-point elements by index."""
+    return calls(*GATHERS)(node, captured) and is_float(node)
 
 
 @breaks_result("shift-index", nodes(gathers))
 def shift_index(out: Tensor, call: Call) -> Tensor:
-    return out.roll(1, -1 if call.operator in NEAREST else 0)
+    return out.roll(1, -1 if out.ndim == 4 else 0)
 
 
 @breaks_result("shift-roll", nodes(calls(aten.roll.default)))
 def shift_roll(out: Tensor, call: Call) -> Tensor:
     return out.roll(1, (call["dims"] or [0])[0])
-
-
-BILINEAR = (aten.upsample_bilinear2d.default, aten.upsample_bilinear2d.vec)
-
-
-@breaks("interpolate-corners", nodes(calls(*BILINEAR)))
-def interpolate_corners(call: Call) -> Tensor:
-    return call(align_corners=not call["align_corners"])
