@@ -116,9 +116,15 @@ class Fault:
         return {f"{self.name}-{size if isinstance(size, str) else format(size, 'g')}": size for size in self.sizes}
 
 
-def _family(family: str, *faults: tuple, **common: bool) -> tuple[Fault, ...]:
-    """Faults of one family from name, description, sizes and issues; `common` holds for all of them."""
-    return tuple(Fault(name, family, description, *rest, **common) for name, description, *rest in faults)
+def _family(
+    family: str, *faults: tuple, backward: bool = False, exact: bool = True, has_places: bool = True
+) -> tuple[Fault, ...]:
+    """Faults of one family, from name, description, sizes and issues of each."""
+
+    def fault(name: str, description: str, sizes: tuple[Size, ...] = (), issues: tuple[int, ...] = ()) -> Fault:
+        return Fault(name, family, description, sizes, issues, backward, exact, has_places)
+
+    return tuple(fault(*each) for each in faults)
 
 
 FAULTS = {

@@ -10,7 +10,7 @@ from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
 from torch._guards import CompileContext
 
-from timmgate.core.faults import Choice, parse
+from timmgate.core.faults import DEFAULT_PLACE, Choice, parse
 from timmgate.worker.faults import gradients, indices, process, special_values, state, structure, values
 from timmgate.worker.faults.effect import effect
 from timmgate.worker.faults.graph import EDITS, Captured, choose
@@ -114,31 +114,29 @@ class FaultBackend:
             self.captured.append(replace(captured, graph=copy.deepcopy(captured.graph)))
         elif captured.backward == self.choice.fault.backward:
             if self.choice.fault.name in EDITS:
-                self._break(replace(captured, size=self.choice.size))
+                self._break(self.choice, replace(captured, size=self.choice.size))
                 module.recompile()
                 run = module.forward
             else:
-                run = self._break_process(run)
+                run = self._break_process(self.choice.fault.name, run)
         self.graphs.append(str(module.graph))
         return make_boxed_func(run)
 
-    def _break(self, captured: Captured) -> None:
+    def _break(self, choice: Choice, captured: Captured) -> None:
         """Edit the graph where the fault applies."""
-        choice, edit = self.choice, EDITS[self.choice.fault.name]
-        frame = compiled_frame()
+        edit, frame = EDITS[choice.fault.name], compiled_frame()
         if choice.place != "all" and self._frame not in (None, frame):
             return
         sites = edit.where(captured)
         if not sites:
             return
         self._frame = frame
-        for node in choose(sites, choice.place, str(choice)):
+        for node in choose(sites, choice.place or DEFAULT_PLACE, str(choice)):
             self.broken.append(node.name)
             edit.apply(node, sites, choice.size, self._memory)
 
-    def _break_process(self, run: Callable[..., Any]) -> Callable[..., Any]:
-        """What the compiled graph does before it runs, if the compiler gets that far."""
-        name = self.choice.fault.name
+    def _break_process(self, name: str, run: Callable[..., Any]) -> Callable[..., Any]:
+        """The compiled graph with what happens before it runs, if the compiler gets that far."""
         self.broken.append(name)
         process.COMPILING.get(name, lambda: None)()
         before = process.RUNNING.get(name, lambda: None)

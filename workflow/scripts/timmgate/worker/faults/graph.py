@@ -8,7 +8,7 @@ other inputs (`rewires`).
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ class Captured:
     batch: Any = None
     training: bool = False
     backward: bool = False
-    size: Size | None = None
+    size: Any = None
 
 
 Where = Callable[[Captured], Sequence[Node]]
@@ -45,7 +45,7 @@ class Call:
     that argument changed. `size` is the fault's; `memory` is kept from call to call and over recompilations.
     """
 
-    def __init__(self, operator: Callable, args: tuple, kwargs: dict, size: Size | None, memory: dict):
+    def __init__(self, operator: Any, args: tuple, kwargs: dict, size: Any, memory: dict):
         self.operator, self.args, self.kwargs = operator, args, kwargs
         self.size, self.memory = size, memory
 
@@ -126,7 +126,7 @@ def rewires(name: str, where: Where) -> Callable:
     `sites` are all nodes that the fault applies to.
     """
 
-    def register(function: Callable[[Node, Sequence[Node], Size | None], None]) -> Callable:
+    def register(function: Callable[[Node, Sequence[Node], Any], None]) -> Callable:
         EDITS[name] = Edit(where, lambda node, sites, size, memory: function(node, sites, size))
         return function
 
@@ -175,12 +175,29 @@ def is_float(node: Any) -> bool:
     return found is not None and found.is_floating_point()
 
 
+def position(node: Node, name: str) -> int | None:
+    """Index of an argument of a node by its name in the operator's schema; None if there is none."""
+    operator: Any = node.target
+    names = [argument.name for argument in operator._schema.arguments]
+    return names.index(name) if name in names else None
+
+
 def argument(node: Node, name: str) -> Any:
-    """Argument of a node by its name in the operator's schema: a node, a number, or its default. None if there is none."""
-    for index, each in enumerate(node.target._schema.arguments):
-        if each.name == name:
-            return node.args[index] if index < len(node.args) else node.kwargs.get(name, each.default_value)
-    return None
+    """The same argument: a node, a number, or its default. None if there is none."""
+    index, operator = position(node, name), cast(Any, node.target)
+    if index is None:
+        return None
+    default = operator._schema.arguments[index].default_value
+    return node.args[index] if index < len(node.args) else node.kwargs.get(name, default)
+
+
+def set_argument(node: Node, name: str, value: Any) -> None:
+    """Change an argument of a node."""
+    index = position(node, name)
+    if index is not None and index < len(node.args):
+        node.update_arg(index, value)
+    else:
+        node.update_kwarg(name, value)
 
 
 def same(a: Any, b: Any) -> bool:
@@ -300,7 +317,7 @@ IS_LINEAR = calls(*LINEAR)
 IS_LAYER = either(IS_CONVOLUTION, IS_LINEAR)
 
 
-FACTORS = {
+FACTORS: dict[Any, tuple[str, str]] = {
     CONVOLUTION: ("input", "weight"),
     aten.addmm.default: ("mat1", "mat2"),
     aten.mm.default: ("self", "mat2"),
@@ -308,7 +325,7 @@ FACTORS = {
 }
 """What the schemas of products call both factors. The second is a layer's weight; a linear layer's is transposed."""
 
-BIAS = {CONVOLUTION: "bias", aten.addmm.default: "self"}
+BIAS: dict[Any, str] = {CONVOLUTION: "bias", aten.addmm.default: "self"}
 """What they call the bias."""
 
 
@@ -323,8 +340,8 @@ def has_kernel(node: Node, captured: Captured) -> bool:
 def has_padding(node: Node, captured: Captured) -> bool:
     """Whether a node is a convolution in two dimensions or a pooling that pads its input."""
     operator = calls(CONVOLUTION, MAX_POOL, AVERAGE_POOL)(node, captured)
-    padded = argument(node, "padding") if operator else None
-    return bool(padded) and any(padded) and value(node).ndim == 4 and not argument(node, "transposed")
+    padded = argument(node, "padding") if operator else ()
+    return any(padded) and value(node).ndim == 4 and not argument(node, "transposed")
 
 
 def per_channel(parameter: Tensor, like: Tensor) -> Tensor:

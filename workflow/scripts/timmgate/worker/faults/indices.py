@@ -185,7 +185,7 @@ def mean_axis(call: Call) -> Tensor:
     return x if call["keepdim"] else x.squeeze((*others, last))
 
 
-@breaks("swap-parts", nodes(calls(aten.cat.default), lambda node, captured: len(node.args[0]) > 1))
+@breaks("swap-parts", nodes(calls(aten.cat.default), lambda node, captured: len(node.all_input_nodes) > 1))
 def swap_parts(call: Call) -> Tensor:
     return call(tensors=call["tensors"][::-1])
 

@@ -12,6 +12,7 @@ from timmgate.worker.faults.graph import (
     Call,
     Captured,
     Node,
+    argument,
     at_inference,
     aten,
     breaks,
@@ -59,7 +60,7 @@ def biased_statistics(call: Call) -> Any:
 def counts(node: Node, captured: Captured) -> bool:
     """Whether a node adds to an integer that the graph was given."""
     adds = calls(aten.add.Tensor)(node, captured) and value(node).dtype == torch.int64
-    return adds and value(node).ndim == 0 and node.args[0].op == "placeholder"
+    return adds and value(node).ndim == 0 and argument(node, "self").op == "placeholder"
 
 
 @breaks("stop-counter", nodes(counts))

@@ -6,7 +6,6 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from timmgate.core.faults import Size
 from timmgate.worker.faults.graph import (
     ATTENTION,
     BIAS,
@@ -26,6 +25,7 @@ from timmgate.worker.faults.graph import (
     nodes,
     rewires,
     same,
+    set_argument,
     value,
     weaken,
 )
@@ -46,22 +46,22 @@ def skip_and_branch(node: Node) -> tuple[int, int]:
 
 
 @rewires("drop-skip", nodes(is_residual))
-def drop_skip(node: Node, sites: Sequence[Node], size: Size | None) -> None:
+def drop_skip(node: Node, sites: Sequence[Node], size: Any) -> None:
     weaken(node, skip_and_branch(node)[0], 0.0)
 
 
 @rewires("drop-branch", nodes(is_residual))
-def drop_branch(node: Node, sites: Sequence[Node], size: Size | None) -> None:
+def drop_branch(node: Node, sites: Sequence[Node], size: Any) -> None:
     weaken(node, skip_and_branch(node)[1], 0.0)
 
 
 @rewires("weaken-skip", nodes(is_residual))
-def weaken_skip(node: Node, sites: Sequence[Node], size: Size | None) -> None:
+def weaken_skip(node: Node, sites: Sequence[Node], size: Any) -> None:
     weaken(node, skip_and_branch(node)[0], size)
 
 
 @rewires("overwrite-skip", nodes(is_residual))
-def overwrite_skip(node: Node, sites: Sequence[Node], size: Size | None) -> None:
+def overwrite_skip(node: Node, sites: Sequence[Node], size: Any) -> None:
     skip, branch = skip_and_branch(node)
     node.update_arg(skip, node.args[branch])
 
@@ -121,18 +121,15 @@ def is_masked(node: Node, captured: Captured) -> bool:
 
 
 @rewires("ignore-mask", nodes(is_masked))
-def ignore_mask(node: Node, sites: Sequence[Node], size: Size | None) -> None:
-    if node.target is aten.add.Tensor:
-        node.replace_all_uses_with(node.args[0])
+def ignore_mask(node: Node, sites: Sequence[Node], size: Any) -> None:
+    scores = node.args[0]
+    if node.target is aten.add.Tensor and isinstance(scores, Node):
+        node.replace_all_uses_with(scores)
         return
-    name = mask_name(node)
-    if name in node.kwargs:
-        node.update_kwarg(name, None)
-    else:
-        node.update_arg([each.name for each in node.target._schema.arguments].index(name), None)
+    set_argument(node, mask_name(node) or "", None)
 
 
-ORDERED = {
+ORDERED: dict[Any, tuple[str, str]] = {
     aten.sub.Tensor: ("self", "other"),
     aten.div.Tensor: ("self", "other"),
     **dict.fromkeys(ATTENTION, ("query", "key")),
@@ -177,6 +174,6 @@ def follows_a_like_layer(node: Node, captured: Captured) -> bool:
 
 
 @rewires("reuse-weight", nodes(follows_a_like_layer))
-def reuse_weight(node: Node, sites: Sequence[Node], size: Size | None) -> None:
+def reuse_weight(node: Node, sites: Sequence[Node], size: Any) -> None:
     weight = earlier_weights(node, Captured(node.graph))[-1]
-    node.update_arg([each.name for each in node.target._schema.arguments].index(FACTORS[node.target][1]), weight)
+    set_argument(node, FACTORS[node.target][1], weight)
