@@ -17,6 +17,7 @@ STATUSES = {
     "eager_not_finite": "eager or the float64 reference gave NaN or Inf: nothing to judge against",
     "model_fail_to_load": "the model could not be made: unknown name, missing weights, refused arguments",
     "timeout": "the time limit was reached",
+    "not_applicable": "the fault that the mode asks for has nothing to break in this model",
     "infra_error": "the process was killed from outside, or ended in a way that the model did not cause",
     "not_run": "requested, but there is no row yet",
 }
@@ -24,7 +25,7 @@ STATUSES = {
 
 PASSED = ("pass", "pass_due_to_skip")
 
-FAILED = tuple(status for status in STATUSES if status not in (*PASSED, "not_run"))
+FAILED = tuple(status for status in STATUSES if status not in (*PASSED, "not_applicable", "not_run"))
 
 KEY = columns(
     "identity",

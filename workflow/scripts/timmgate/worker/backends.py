@@ -12,11 +12,12 @@ import torch
 from torch._dynamo.callback import callback_handler
 from torch._dynamo.utils import clear_compilation_metrics, counters, get_compilation_metrics
 
+from timmgate.core import faults as fault_names
 from timmgate.core.errors import did_you_mean
 from timmgate.core.protocol import Reporter
 from timmgate.core.spec import Mode, Spec
 from timmgate.system.process_tree import tree_cpu_s
-from timmgate.worker import models, torch_device
+from timmgate.worker import faults, models, torch_device
 from timmgate.worker.compile_cache import Cache, build_toolchain
 
 
@@ -35,10 +36,12 @@ class InductorOptionError(ValueError):
 def compile_model(spec: Spec, model: torch.nn.Module, images: torch.Tensor) -> Callable[..., Any]:
     """`model` compiled with the mode's backend: ahead of time on `images`, or at its first calls by torch.compile.
 
-    Raises UnknownBackendError, UnsupportedDeviceError.
+    Raises UnknownBackendError, UnsupportedDeviceError. With a fault, calls may raise faults.FaultNotApplicable.
     """
     options = spec.options
     check_backend(options, spec.device)
+    if fault_names.is_fault(options.backend):
+        return faults.compile_model(options.backend, model, options.dynamic or None)
     if options.backend in AHEAD_OF_TIME:
         dtype = models.amp_dtype(spec)
         whole = model if dtype is None else UnderAutocast(model, spec.device, dtype)
@@ -51,6 +54,12 @@ def check_backend(options: Mode, device: str) -> None:
     """Raise UnknownBackendError, UnsupportedDeviceError if the backend cannot be had on a device of this type."""
     if device != "cuda" and (options.cudagraphs or options.backend == "cudagraphs"):
         raise UnsupportedDeviceError(f"CUDA graphs need device cuda, this is {device}")
+    if fault_names.is_fault(options.backend):
+        try:
+            fault_names.parse(options.backend)
+        except fault_names.UnknownFaultError as error:
+            raise UnknownBackendError(str(error)) from None
+        return
     known = [*torch.compiler.list_backends(exclude_tags=()), *AHEAD_OF_TIME]
     if options.backend not in known:
         raise UnknownBackendError(f"there is no backend {options.backend!r}{did_you_mean(options.backend, known)}")
