@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import hypothesis
 import psutil
 import pytest
 
@@ -18,6 +19,8 @@ ROOT = Path(__file__).parents[1]
 # A shell has what it starts in the background ignore SIGINT, and nohup SIGHUP; our children would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+hypothesis.settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("unhurried")
 PATIENCE_S = 300.0
 """Longest time for something to happen that must: a busy machine may take many times as long as an idle one."""
 

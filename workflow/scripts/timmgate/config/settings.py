@@ -20,6 +20,7 @@ from timmgate.core.errors import ConfigError, did_you_mean
 from timmgate.core.run_options import RunOptions
 from timmgate.core.schemas import FAILED
 from timmgate.core.spec import Mode, Traits
+from timmgate.core.thresholds import Thresholds
 
 INFERENCE_ONLY_BACKENDS = ("export", "aot_inductor")
 
@@ -55,6 +56,7 @@ class Settings:
     weights: str
     batch_size: int | None
     run: RunOptions
+    thresholds: Thresholds
     retry: tuple[str, ...]
     baseline: str | None
 
@@ -79,6 +81,7 @@ def load(config: dict[str, Any]) -> Settings:
         weights=_weights(values["weights"], suite),
         batch_size=values["batch_size"],
         run=RunOptions(**{name: values[name] for name in json_schemas(RunOptions)}),
+        thresholds=Thresholds(**{name: values[name] for name in json_schemas(Thresholds)}),
         retry=tuple(values["retry"]),
         baseline=values["baseline"],
     )
@@ -102,7 +105,7 @@ def schema(name: str) -> dict[str, Any]:
     if name == "suite":
         rules["properties"] |= json_schemas(Traits)
         return rules
-    rules["properties"] |= json_schemas(RunOptions)
+    rules["properties"] |= json_schemas(RunOptions) | json_schemas(Thresholds)
     rules["properties"]["retry"]["items"] = {"enum": ["failed", *FAILED]}
     rules["properties"]["checks"]["items"] = {"enum": list(CHECKS)}
     rules["required"] = list(rules["properties"])
@@ -201,12 +204,7 @@ def _sentence(error: ValidationError) -> str:
             missing = next(key for key in limit if key not in found)
             return f"the key {missing!r} is missing"
         case "dependentRequired":
-            given, needed = next(
-                (k, n)
-                for k, names in limit.items()
-                for n in names
-                if k in found and n not in found
-            )
+            given, needed = next((k, n) for k, names in limit.items() for n in names if k in found and n not in found)
             return f"{given} is set, so {needed} must be set too"
         case "enum":
             allowed = ["null" if word is None else str(word) for word in limit]

@@ -17,6 +17,7 @@ STATUSES = {
     "eager_not_finite": "eager or the float64 reference gave NaN or Inf: nothing to judge against",
     "model_fail_to_load": "the model could not be made: unknown name, missing weights, refused arguments",
     "timeout": "the time limit was reached",
+    "not_applicable": "the fault that the mode asks for has nothing to break in this model",
     "infra_error": "the process was killed from outside, or ended in a way that the model did not cause",
     "not_run": "requested, but there is no row yet",
 }
@@ -24,7 +25,7 @@ STATUSES = {
 
 PASSED = ("pass", "pass_due_to_skip")
 
-FAILED = tuple(status for status in STATUSES if status not in (*PASSED, "not_run"))
+FAILED = tuple(status for status in STATUSES if status not in (*PASSED, "not_applicable", "not_run"))
 
 KEY = columns(
     "identity",
@@ -152,12 +153,13 @@ def course(check: Check) -> tuple[Column, ...]:
         ("threads", "int64", "", "threads of torch, OpenMP and the compiler"),
         *((f"{stage.name}_s", "float64", "s", f"time spent in the stage {stage.name}") for stage in check.stages),
     ]
-    return columns(check.name, [(f"{check.name}_{name}", *rest) for name, *rest in rows])
+    return columns(check.name, [(f"{check.name}_{name}", kind, unit, text) for name, kind, unit, text in rows])
 
 
 def of_check(check: Check) -> tuple[Column, ...]:
-    """Columns of a check's own row but those that all checks share."""
-    return (*check.columns, *course(check))
+    """Columns of a check's own row but those that all checks share; its course stands beside the columns of its name."""
+    own = [column for column in check.columns if column.group == check.name]
+    return (*own, *course(check), *(column for column in check.columns if column.group != check.name))
 
 
 def row(check: Check) -> tuple[Column, ...]:
@@ -177,6 +179,7 @@ tensor or pair of timed iterations, `attempts` one for each attempt at a check.
 """
 
 REPORTABLE = {
-    check.name: frozenset(column.name for column in (*IDENTITY, *check.columns, *PROVENANCE)) for check in CHECKS.values()
+    check.name: {column.name: column.type for column in (*IDENTITY, *check.columns, *PROVENANCE)}
+    for check in CHECKS.values()
 }
-"""By check, the columns that its worker may report."""
+"""By check, the columns that its worker may report, and the type of each."""
