@@ -5,15 +5,16 @@
 
 No model is measured. For each number of cells there is a suite of so many models by eight modes, and the real commands run:
 
-dry run         `snakemake --dry-run --quiet` with nothing done, which counts the jobs
+dry run         `snakemake --dry-run --quiet rules` with nothing done, which counts the jobs
 real jobs       a real run with a stand-in for the worker (tests/fake_worker.py), of at most `--real` cells
 scheduling      `snakemake --touch` over files of all cells, which are synthetic: every job passes through the scheduler and
                 is recorded as in a run, but has no process of its own
 tables          a run that has nothing but the tables to make, and shows them
 nothing to do   the same once more
-check, export   these targets
+one cell        the same for one model: a look at a part of what there is
+gate, export    these targets
 
-Of Snakemake's process it says what that one used without its children; of merge, flag, check and export what the script's
+Of Snakemake's process it says what that one used without its children; of merge, flag, gate and export what the script's
 process used. On a busy machine compare the CPU seconds. It prints a table, and writes scale.tsv and scale.svg.
 """
 
@@ -37,7 +38,7 @@ from timmgate import module_environment
 from timmgate.tables import parquet
 
 ROOT = Path(__file__).parents[1]
-DEVICE = "cpu"
+DEVICE, BUILD, CHECK = "cpu", "default", "accuracy"
 MODES = (
     *("inference", "inference-amp", "inference-bfloat16", "inference-freezing", "inference-amp-freezing"),
     *("inference-dynamic", "training", "training-amp"),
@@ -67,16 +68,18 @@ class Project:
 
     def __init__(self, folder: Path, cells: int):
         self.folder = folder
-        models = [f"model_{number:05}.of_some_tag" for number in range(-(-cells // len(MODES)))]
-        self.cells = [(DEVICE, mode, model) for mode in MODES for model in models]
-        (folder / ".cache" / "inductor" / "toolchain" / DEVICE).mkdir(parents=True)
-        (folder / "scale.tsv").write_text("\n".join(["model", *models]) + "\n")
+        self.models = [f"model_{number:05}.of_some_tag" for number in range(-(-cells // len(MODES)))]
+        self.cells = [(DEVICE, BUILD, mode, model) for mode in MODES for model in self.models]
+        folder.mkdir(parents=True)
+        (folder / "scale.tsv").write_text("\n".join(["model", *self.models]) + "\n")
 
-    def snakemake(self, *options: str, failing: bool = False) -> dict[str, Usage]:
-        """Run Snakemake: what each of its processes used, as `run` says."""
+    def snakemake(self, *options: str, failing: bool = False, **config: str) -> dict[str, Usage]:
+        """Run Snakemake: what each of its processes used, as `run` says. Keywords are further configuration."""
         program = [str(Path(sys.executable).with_name("snakemake")), "--snakefile", str(ROOT / "Snakefile"), "--cores", "2"]
-        config = ["--config", "suite=scale.tsv", f"modes={','.join(MODES)}", "checks=accuracy"]
-        return self.run(*program, *options, *config, failing=failing)
+        values = {"suite": "scale.tsv", "modes": ",".join(MODES), "checks": CHECK, **config}
+        return self.run(
+            *program, *options, "--config", *(f"{key}={value}" for key, value in values.items()), failing=failing
+        )
 
     def run(self, *command: str, failing: bool = False) -> dict[str, Usage]:
         """Run a command: what its own process used, as "main", and those of scripts, as merge and flag; prints go to a file.
@@ -99,13 +102,9 @@ class Project:
     def write_results(self) -> None:
         """Files such as measurements of all cells leave behind, with `LEAVES` rows of evidence each."""
         results = {status: accuracy(status) for status in ("pass", "fail_accuracy")}
-        details = evidence()
         for number, cell in enumerate(self.cells):
-            folder = self.folder / "results" / Path(*cell)
-            parquet.write(of_cell(details, cell), folder / "evidence.parquet")
-            parquet.write(
-                of_cell(results["fail_accuracy" if number % FAILING == 0 else "pass"], cell), folder / "accuracy.parquet"
-            )
+            row = of_cell(results["fail_accuracy" if number % FAILING == 0 else "pass"], cell)
+            parquet.write(row, self.folder / "results" / Path(*cell) / f"{CHECK}.parquet")
 
 
 def watch(process: subprocess.Popen) -> dict[str, Usage]:
@@ -166,13 +165,13 @@ def accuracy(status: str) -> pa.Table:
     row |= {"accuracy_identity": "f" * 64, "accuracy_wall_s": 12.5, "command": "python -m timmgate.worker " * 20}
     if status != "pass":
         row |= {"accuracy_stage": "compare", "accuracy_cause": "comparison", "accuracy_message": "1 of 200 tensors differ"}
-    return parquet.table("accuracy", [row])
+    return parquet.table([{**row, parquet.DETAILS: evidence()}], parquet.FILE_SCHEMAS[CHECK])
 
 
-def evidence() -> pa.Table:
-    """The evidence of a cell without its key."""
+def evidence() -> list[dict[str, object]]:
+    """The compared tensors of a cell."""
     columns = [field.name for field in parquet.SCHEMAS["evidence"] if field.type == pa.float64()]
-    leaves = [
+    return [
         {
             "leaf": f"gradient.stages.{leaf}.weight",
             "kind": "gradient",
@@ -183,10 +182,9 @@ def evidence() -> pa.Table:
         | {name: 1e-6 * (leaf + number / 7) for number, name in enumerate(columns)}
         for leaf in range(LEAVES)
     ]
-    return parquet.table("evidence", leaves)
 
 
-def of_cell(table: pa.Table, cell: tuple[str, str, str]) -> pa.Table:
+def of_cell(table: pa.Table, cell: tuple[str, ...]) -> pa.Table:
     """The table with the key of a cell."""
     for number, value in enumerate(cell):
         table = table.set_column(number, table.schema.field(number), pa.repeat(value, len(table)))
@@ -199,14 +197,14 @@ def measure(folder: Path, cells: int, real: int) -> list[dict[str, object]]:
 
     def add(project: Project, step: str, usages: dict[str, Usage], jobs: int | None = None) -> None:
         for process, usage in usages.items():
-            if process in ("main", "merge", "flag", "check", "export_tables"):
+            if process in ("main", "merge", "flag", "gate", "export"):
                 lines.append(line(project, step, process, usage, jobs if process == "main" else None))
                 print(*lines[-1].values(), sep="\t", file=sys.stderr)
 
     few = Project(folder / "real", min(cells, real))
     add(few, "real jobs", few.snakemake("--quiet", "all"), jobs=len(few.cells))
     project = Project(folder / "all", cells)
-    add(project, "dry run", project.snakemake("--dry-run", "--quiet"))
+    add(project, "dry run", project.snakemake("--dry-run", "--quiet", "rules"))
     project.write_results()
     scheduling = project.snakemake("--touch", "--forcerun", "measure", "--until", "measure", "--quiet", "all")
     add(project, "scheduling", scheduling, jobs=len(project.cells))
@@ -214,7 +212,8 @@ def measure(folder: Path, cells: int, real: int) -> list[dict[str, object]]:
     add(project, "nothing to do", project.snakemake())
     if "Nothing to be done" not in project.printed():
         raise RuntimeError(f"there was something to be done: {project.printed()[-2000:]}")
-    add(project, "check", project.snakemake("check", "--quiet", "all", failing=True))
+    add(project, "one cell", project.snakemake("--quiet", "progress", "rules", models=project.models[0]))
+    add(project, "gate", project.snakemake("gate", "--quiet", "all", failing=True))
     add(project, "export", project.snakemake("export", "--quiet", "all"))
     return lines
 

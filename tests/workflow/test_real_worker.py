@@ -32,10 +32,12 @@ pytestmark = pytest.mark.compiles
 @pytest.fixture(scope="module")
 def workflow(tmp_path_factory):
     """Run the workflow in a folder of its own with the given config; returns the merged cells as a list of dicts."""
-    cache = tmp_path_factory.mktemp("inductor")
+    cache, toolchain = tmp_path_factory.mktemp("inductor"), tmp_path_factory.mktemp("toolchain")
 
     def run(*config: str, configfile: Path | None = None, compile_cache: str = "shared") -> list[dict]:
         folder = tmp_path_factory.mktemp("run")
+        (folder / ".cache").mkdir()
+        (folder / ".cache" / "toolchain").symlink_to(toolchain)
         command = [SNAKEMAKE, "--cores", "2", "--quiet", "all", "--snakefile", ROOT / "Snakefile", "--directory", folder]
         files = ["--configfile", configfile] if configfile else []
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(cache)}
