@@ -18,7 +18,7 @@ PROTOCOL = 3
 """Number of the measurement protocol. Raise it when the meaning of a recorded figure changes: every cell is then redone."""
 
 SEEDED_WEIGHTS = ("random", "random-timm")
-"""Words of the key `weights` that need no file: drawn from the seed so that every part of a model matters, or as timm does."""
+"""Words of the key `weights` that need no file: drawn so that every part of a model matters, or as timm draws them."""
 
 SEED = 1337
 """Seed of every random number generator before every run, as in PyTorch's benchmarks/dynamo."""
