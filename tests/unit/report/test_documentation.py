@@ -21,7 +21,11 @@ from timmgate.tables import failures, parquet
 
 ROOT = Path(__file__).parents[3]
 CONFIG = ROOT / "config" / "config.yaml"
-PAGES = [ROOT / "README.md", ROOT / "config" / "README.md", ROOT / "profiles" / "README.md"]
+PAGES = [
+    *(ROOT / name / "README.md" for name in (".", "config", "profiles", "results")),
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 TEXTS = {str(page.relative_to(ROOT)): page.read_text() for page in PAGES}
 COMMANDS = re.findall(r"^(?:\$ )?(snakemake .*)$", "\n".join(TEXTS.values()), re.MULTILINE)
 
