@@ -17,6 +17,7 @@ from timmgate.config import builds, cells, memory_estimate, settings, shards, su
 from timmgate.core import files
 from timmgate.core.checks import CHECKS
 from timmgate.core.errors import ConfigError
+from timmgate.core.spec import SEEDED_WEIGHTS
 from timmgate.supervisor import preflight
 from timmgate.system.process_tree import RUN
 from timmgate.tables import baseline, outcome
@@ -43,7 +44,7 @@ OUTCOME = f"results/{SETTINGS.device}/outcome.json"
 LOSSES = SETTINGS.run.attempts * len(SETTINGS.checks)  # so many supervisors of a cell may be killed before its row says so
 CELLS = [(mode, model) for mode in SETTINGS.modes for model in MODELS]
 SHARED_CACHE = os.environ.get("TORCHINDUCTOR_CACHE_DIR", ".cache/inductor/shared")
-WEIGHTS = [] if SETTINGS.weights == "random" else f"weights/{SETTINGS.weights}/{{model}}.json"  # says where they lie
+WEIGHTS = [] if SETTINGS.weights in SEEDED_WEIGHTS else f"weights/{SETTINGS.weights}/{{model}}.json"  # says where they lie
 MEMORY_IS_KNOWN = bool(SETTINGS.run.memory) or None not in map(SUITE.size, MODELS)
 
 

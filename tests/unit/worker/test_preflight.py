@@ -23,9 +23,15 @@ def test_a_request_that_is_possible_has_no_problems_and_the_device_a_name():
     assert answer.device_name
 
 
+@pytest.mark.parametrize("backend", ["nothing", "aot_eager", "fault:drop-skip@first", "fault:exit"])
+def test_backends_of_ours_are_possible(backend):
+    assert list(preflight.answer(question(backend=backend)).problems) == []
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
+        ({"backend": "fault:drop-skp"}, "mode 'mine': there is no fault 'drop-skp'; did you mean drop-skip"),
         ({"backend": "inductr"}, "mode 'mine': there is no backend 'inductr'; did you mean inductor"),
         ({"backend": "cudagraphs"}, "mode 'mine': CUDA graphs need device cuda, this is cpu"),
         ({"cudagraphs": True}, "mode 'mine': CUDA graphs need device cuda, this is cpu"),

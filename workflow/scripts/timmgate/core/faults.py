@@ -284,6 +284,10 @@ NAMES = {name: (fault, size) for fault in FAULTS.values() for name, size in faul
 """Fault and size by full name."""
 
 
+class FaultNotApplicable(Exception):
+    """The model has nothing that this fault could break."""
+
+
 class UnknownFaultError(ValueError):
     """There is no fault of that name or no such place; the message has near matches."""
 

@@ -17,6 +17,9 @@ C = TypeVar("C", bound="Cell")
 PROTOCOL = 3
 """Number of the measurement protocol. Raise it when the meaning of a recorded figure changes: every cell is then redone."""
 
+SEEDED_WEIGHTS = ("random", "random-timm")
+"""Words of the key `weights` that need no file: drawn so that every part of a model matters, or as timm draws them."""
+
 SEED = 1337
 """Seed of every random number generator before every run, as in PyTorch's benchmarks/dynamo."""
 

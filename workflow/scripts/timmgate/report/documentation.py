@@ -15,11 +15,12 @@ import yaml
 from timmgate.config import settings
 from timmgate.core import schemas
 from timmgate.core.described import defaults
+from timmgate.core.faults import FAULTS, Fault
 from timmgate.core.spec import Mode, Traits
 from timmgate.tables import failures, parquet
 
 ROOT = Path(__file__).parents[4]
-PAGES = (ROOT / "README.md", ROOT / "config" / "README.md")
+PAGES = (ROOT / "README.md", ROOT / "config" / "README.md", ROOT / "docs" / "faults.md")
 
 NO_DEFAULT = object()
 
@@ -50,6 +51,7 @@ def tables() -> dict[str, str]:
         "attempts": _columns(parquet.SCHEMAS["attempts"]),
         "failures": _columns(failures.SCHEMA),
         "kinds": _kinds(),
+        "faults": _table(("fault", "family", "what is wrong", "as in pytorch/pytorch"), list(map(_fault, FAULTS.values()))),
         "statuses": _table(("status", "meaning"), [(f"`{word}`", meaning) for word, meaning in schemas.STATUSES.items()]),
     }
 
@@ -60,6 +62,11 @@ def _properties(title: str, properties: dict[str, Any], defaults: dict[str, Any]
         for name, rule in properties.items()
     ]
     return _table((title, "values", "default", "meaning"), lines)
+
+
+def _fault(fault: Fault) -> tuple[str, ...]:
+    names = ", ".join(f"`{name}`" for name in fault.names)
+    return names, fault.family, fault.description, ", ".join(f"#{number}" for number in fault.issues)
 
 
 def _values(rule: dict[str, Any]) -> str:

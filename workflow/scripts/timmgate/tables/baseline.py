@@ -15,8 +15,8 @@ from timmgate.core.errors import ConfigError
 from timmgate.core.schemas import PASSED
 from timmgate.core.spec import Mode
 
-PASSING = (*PASSED, "eager_variation")
-"""Statuses that count as passed, as on PyTorch's dashboard; the last one is a word of older files."""
+PASSING = (*PASSED, "not_applicable", "eager_variation")
+"""Statuses that are no failure, as on PyTorch's dashboard; the last one is a word of older files."""
 
 AMP_COLUMNS = {"bfloat16": "amp_bf16", "float16": "amp_fp16"}
 """Intel's column by autocast's dtype; the other precisions are columns themselves."""

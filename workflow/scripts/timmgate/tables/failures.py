@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from timmgate.core.described import columns
+from timmgate.core.spec import SEEDED_WEIGHTS
 from timmgate.core.thresholds import Thresholds
 from timmgate.tables import parquet
 from timmgate.tables.merge import requested
@@ -197,7 +198,7 @@ def _of_run(cells: list[Row], checks: Sequence[str]) -> Iterator[Row]:
             names = f": {_named(some)}" if len(some) < len(measured) else ""
             yield _row(kind, run, check, cause=cause, message=f"{len(some)} of {len(measured)} cells {words}{names}")
 
-    random = [cell for cell in measured if cell["weights"] == "random"]
+    random = [cell for cell in measured if cell["weights"] in SEEDED_WEIGHTS]
     words = "have random weights, which hide most rounding errors of half precision and all of folding"
     yield from of_cells("weak_evidence", None, "weights", random, words)
     cosine = [cell for cell in measured if cell["comparison"] == "cosine" and cell["reference"] != "none"]

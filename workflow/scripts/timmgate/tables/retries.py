@@ -55,7 +55,7 @@ def request_failed(retries: Retries, cells: Mapping[str, Mapping[str, str]], wan
     import pyarrow as pa  # only here: every job of a cluster imports this module
     import pyarrow.parquet as pq
 
-    from timmgate.core.schemas import PASSED
+    from timmgate.core.schemas import FAILED
 
     found: dict[str, bool] = {}
     for cell, files in cells.items():
@@ -68,7 +68,7 @@ def request_failed(retries: Retries, cells: Mapping[str, Mapping[str, str]], wan
             except (pa.ArrowException, OSError, LookupError):
                 row = {}
             status = row.get(check)
-            if status is None or status in wanted or ("failed" in wanted and status not in PASSED):
+            if status is None or status in wanted or ("failed" in wanted and status in FAILED):
                 retries.request(cell, row.get("retry"))
                 found[cell] = found.get(cell, False) or row.get(f"{check}_stage") == "weights"
     return found

@@ -19,6 +19,7 @@ from importlib import import_module
 from pathlib import Path
 
 from timmgate.core.checks import CHECKS
+from timmgate.core.faults import FaultNotApplicable
 from timmgate.core.files import write_atomically
 from timmgate.core.preflight import Question
 from timmgate.core.protocol import Reporter, ReportError, Request
@@ -86,7 +87,10 @@ def measure(spec: Spec, request: Request, reporter: Reporter) -> None:
     folder = request.cache(spec)
     cache = compile_cache.Cache(folder) if run.shared_cache else compile_cache.OwnCache(folder, run.toolchain)
     options = run.weights, run.timing_limit, run.memory_bytes
-    check.measure(spec, training_step.Setup(run.threads, cache, request.batch_size(spec), *options), reporter)
+    try:
+        check.measure(spec, training_step.Setup(run.threads, cache, request.batch_size(spec), *options), reporter)
+    except FaultNotApplicable as reason:
+        reporter.result("not_applicable", spec.options.backend, str(reason))
 
 
 def keep_freed_memory() -> None:

@@ -12,9 +12,13 @@ import torch
 from timm.data import create_transform, resolve_data_config
 
 from timmgate.core.names import check_name
-from timmgate.core.spec import Spec
+from timmgate.core.spec import SEEDED_WEIGHTS, Spec
 from timmgate.worker import torch_device
+from timmgate.worker.lively_weights import enliven
 from timmgate.worker.photos import load as load_photos
+
+STATISTICS_IMAGES = 4
+"""Images that the running statistics of random weights are set by."""
 
 CAST_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -22,7 +26,7 @@ CAST_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 def create(spec: Spec, weights: Path | None = None) -> torch.nn.Module:
     """The model with the protocol's arguments, on its device, in train or eval mode, not yet cast.
 
-    Its weights are the state dict in the file `weights`, or random and seeded where the spec says so. Raises
+    Its weights are the state dict in the file `weights`, or drawn from the seed where the spec says so. Raises
     UnknownModelError for a name that timm does not know, ValueError for a file too many or too few.
     """
     check_name(spec.model, timm)
@@ -33,6 +37,8 @@ def create(spec: Spec, weights: Path | None = None) -> torch.nn.Module:
     except TypeError:  # an architecture that refuses the drop arguments
         torch_device.seed_everything(spec.seed)
         model = timm.create_model(spec.model, **arguments)
+    if spec.weights == "random":
+        enliven(model, spec.seed, noise(spec, input_size(spec, model), STATISTICS_IMAGES, "cpu"))
     training = spec.options.training and not spec.options.use_eval_mode
     return model.to(spec.device, memory_format=memory_format(spec)).train(training)
 
@@ -43,7 +49,7 @@ def _source(spec: Spec, weights: Path | None) -> dict[str, Any]:
     `custom_load` says that a file is in the architecture's own format, as only NumPy's are. Older versions of timm say so of
     every file of some architectures.
     """
-    if (spec.weights == "random") != (weights is None):
+    if (spec.weights in SEEDED_WEIGHTS) != (weights is None):
         raise ValueError(f"{spec.weights} weights, but the request names {weights or 'no file'}")
     if weights is None:
         return {}
@@ -71,10 +77,10 @@ def kind_of_images(spec: Spec) -> str:
     return "photos" if spec.weights == "packaged" else "noise"
 
 
-def noise(spec: Spec, size: tuple[int, int, int], batch_size: int) -> torch.Tensor:
+def noise(spec: Spec, size: tuple[int, int, int], batch_size: int, device: str | None = None) -> torch.Tensor:
     """Integers below 256, standardised as a whole."""
     torch.manual_seed(spec.seed)
-    batch = torch.randint(256, (batch_size, *size), device=spec.device).to(torch.float32)
+    batch = torch.randint(256, (batch_size, *size), device=device or spec.device).to(torch.float32)
     return (batch - batch.mean()) / batch.std()
 
 

@@ -10,6 +10,7 @@ import timm
 import torch
 from torch._inductor.cpp_builder import get_cpp_compiler
 
+from timmgate.core.faults import is_fault
 from timmgate.core.names import UnknownModelError, check_name
 from timmgate.core.preflight import Answer, Question
 from timmgate.worker import backends, compile_cache, torch_device
@@ -70,7 +71,7 @@ def mode_problems(question: Question) -> Iterator[str]:
 
 def load_backend(backend: str) -> None:
     """Import the package that registers a backend, as torch.compile would in each cell. Raises UnknownBackendError."""
-    if backend in backends.AHEAD_OF_TIME:
+    if backend in backends.AHEAD_OF_TIME or is_fault(backend):
         return
     try:
         torch._dynamo.lookup_backend(backend)

@@ -10,7 +10,7 @@ from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
 from torch._guards import CompileContext
 
-from timmgate.core.faults import DEFAULT_PLACE, Choice, parse
+from timmgate.core.faults import DEFAULT_PLACE, Choice, FaultNotApplicable, parse
 from timmgate.worker.faults import gradients, indices, process, special_values, state, structure, values
 from timmgate.worker.faults.effect import effect
 from timmgate.worker.faults.graph import EDITS, Captured, choose
@@ -19,10 +19,6 @@ __all__ = ["CompiledWithFault", "FaultBackend", "FaultNotApplicable", "applies",
 
 FAMILIES = (gradients, indices, process, special_values, state, structure, values)
 """The modules that fill EDITS."""
-
-
-class FaultNotApplicable(Exception):
-    """The model has nothing that this fault could break."""
 
 
 def compile_model(backend: str, model: torch.nn.Module, dynamic: bool | None = None) -> "CompiledWithFault":
