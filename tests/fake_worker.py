@@ -48,8 +48,7 @@ class Run:
         behaviours = json.loads(os.environ.get("FAKE_WORKER", "{}"))
         self.words = next((behaviours[key] for key in (self.cell, first.model, "*") if key in behaviours), "").split()
         self.alone, self.memory = contextlib.ExitStack(), []
-        where = {"gpu": os.environ.get(gpus.VISIBLE), "node": os.environ.get("SLURMD_NODENAME")}
-        journal(cell=self.cell, request=sys.argv[1], **where)
+        journal(cell=self.cell, request=sys.argv[1], gpu=os.environ.get(gpus.VISIBLE))
 
     def measure(self, spec: Spec) -> None:
         self.reporter.check(spec.check)
@@ -102,8 +101,9 @@ class Run:
 def journal(**entry: object) -> None:
     """Append a line about this process to the journal, in one write."""
     if path := os.environ.get("FAKE_WORKER_JOURNAL"):
+        where = {"pid": os.getpid(), "node": os.environ.get("SLURMD_NODENAME")}
         with Path(path).open("a") as file:
-            file.write(json.dumps({"pid": os.getpid(), **entry}) + "\n")
+            file.write(json.dumps({**where, **entry}) + "\n")
 
 
 def journalled(key: str) -> list[Any]:

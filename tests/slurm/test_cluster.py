@@ -1,5 +1,6 @@
 """The workflow on a real Slurm: a run that loses jobs and nodes on its way, failed cells again, and GPUs."""
 
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -72,6 +73,7 @@ class Campaign:
         self.gates = Gates(project, CELLS)
         project.worker.behaviours[WRONG] += " fail_accuracy"
         self.gates.run_while(self.strike)
+        self.asked = project.worker.preflights()
         self.rows = {f"{row['mode']}/{row['model']}": row for row in project.table("cells", DEVICE)}
         self.starts = project.worker.starts()
 
@@ -108,7 +110,9 @@ class Campaign:
     def job(self, cell: str) -> dict[str, str]:
         """The running job of a cell."""
         ending = cell.replace("/", "_")
-        (job,) = (job for job in self.cluster.jobs("--states=running") if job["comment"].endswith(f"_{DEVICE}_{ending}"))
+        (job,) = (
+            job for job in self.cluster.jobs("--states=running") if job["comment"].endswith(f"_{DEVICE}_default_{ending}")
+        )
         return job
 
     def note(self, what: str, *cells: str) -> None:
@@ -158,7 +162,12 @@ def test_both_nodes_measured(campaign):
 
 
 def test_only_measurements_went_to_the_cluster(campaign):
-    assert campaign.cluster.rules(campaign.project.folder) == {"measure"}
+    assert campaign.cluster.rules(campaign.project.folder) == {"measure", "preflight"}
+
+
+def test_a_node_was_asked_once_whether_the_request_is_possible(campaign):
+    (asked,) = campaign.asked
+    assert asked["node"] in NODES
 
 
 def test_no_process_of_a_lost_job_lives_on(campaign):
@@ -234,3 +243,17 @@ def test_a_node_that_is_drained_ends_what_it_has_and_gets_no_more(gpus):
     assert len(later) == 2
     assert DRAINED not in {start["node"] for start in later}
     assert [row["accuracy_attempt"] for row in gpus.project.table("cells", DEVICE)] == [1] * 6
+
+
+def test_what_no_node_can_do_ends_the_run_before_any_cell(new_cluster_project, monkeypatch):
+    monkeypatch.setenv("FAKE_PREFLIGHT", "device: this node has none")
+    project = new_cluster_project("impossible")
+    printed = project.run(code=1, modes="inference", models="test_vit")
+    assert printed.rstrip().endswith("device: this node has none")
+    assert project.worker.starts() == []
+
+
+def test_a_job_goes_by_what_the_main_process_found_and_not_by_its_own_environment(campaign):
+    found = json.loads((campaign.project.folder / ".cache" / "builds" / DEVICE / "default.json").read_text())
+    environments = {tuple(row["environment"]) for row in campaign.rows.values()}
+    assert environments == {tuple(f"{name}={value}" for name, value in found["environment"].items())}
