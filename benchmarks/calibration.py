@@ -96,7 +96,9 @@ def calibrate(name: str, mode: str, batch_size: int, seed: int, compilers: list[
     expected = reference(subject.run, subject.model, subject.images, subject.dtype)
     nulls, start = [], time.perf_counter()
     timed = {}
-    for family, leaves in null_runs(subject.run, subject.model, subject.images, subject.dtype, seed):
+    for family, leaves in null_runs(
+        subject.run, subject.model, subject.images, subject.dtype, seed, expected=expected
+    ):
         nulls.append(verdict.NullRun(family, leaf_errors.measure(leaves, expected, subject.dtype)))
         timed[family] = timed.get(family, 0.0) + time.perf_counter() - start
         start = time.perf_counter()

@@ -22,6 +22,12 @@ from timmgate.worker.compare import Leaf
 Run = Callable[[nn.Module, Tensor], list[Leaf]]
 """Seeds, runs a model, which it may change, on images, and returns its leaves."""
 
+KINK_ULPS = 32
+"""How far operands are moved to find kinks, in units of the float32 epsilon: so many more are crossed than by rounding."""
+
+KINK_DRAWS = 2
+"""Number of such null runs."""
+
 FOLDING_ERROR = 1e-9
 """Relative error in float64 up to which folding norms into convolutions has left the model the same."""
 
@@ -38,12 +44,19 @@ class Subject:
 
 
 def null_runs(
-    run: Run, model: nn.Module, images: Tensor, dtype: torch.dtype, seed: int, families: list[str] | None = None
+    run: Run,
+    model: nn.Module,
+    images: Tensor,
+    dtype: torch.dtype,
+    seed: int,
+    families: list[str] | None = None,
+    expected: list[Leaf] | None = None,
 ) -> Iterator[tuple[str, list[Leaf]]]:
     """Family and leaves of every null run that applies to the model, one after the other, plain eager first.
 
     `dtype` is what convolutions and matrix products compute in, under autocast its dtype. `families` are names of
-    `FAMILIES`, one of them for each run, by default `default_families`. Model and images are left as they are.
+    `FAMILIES`, one of them for each run, by default `default_families`. `expected` are the leaves of `reference`; with
+    them, a float32 run with gradients gets the family `kinks` too. Model and images are left as they are.
     """
     for number, family in enumerate(default_families(dtype) if families is None else families):
         generator = torch.Generator(images.device).manual_seed(seed + number)
@@ -51,13 +64,49 @@ def null_runs(
         if FAMILIES[family](subject):
             with subject.settings or nullcontext():
                 yield family, run(subject.model, subject.images)
+    if expected and dtype == torch.float32 and any(leaf.kind == "gradient" for leaf in expected):
+        for draw in range(KINK_DRAWS):
+            yield "kinks", kinks(run, model, images, expected, seed + draw)
+
+
+def kinks(run: Run, model: nn.Module, images: Tensor, expected: list[Leaf], seed: int) -> list[Leaf]:
+    """The leaves with what the kinks of activations and poolings can do to their gradients, in float64.
+
+    Rounding can take an element over the kink of a ReLU. The output hardly changes, but a gradient loses or gains a term:
+    a jump, thousands of times what rounding does else, in few runs and anywhere. Operands moved by +e and by -e change
+    what is smooth by opposite amounts, so that the sum of both runs, less the reference, has what is due to jumps alone.
+    """
+    moved = []
+    for sign in (1, -1):
+        generator = torch.Generator(images.device).manual_seed(seed)
+        precision = 2 * sign * KINK_ULPS * torch.finfo(torch.float32).eps
+        exact = copy.deepcopy(model).double()
+        with torch.no_grad():
+            for parameter in exact.parameters():
+                parameter.copy_(jittered(parameter, generator, precision))
+        moved.append(run(exact, jittered(images.double(), generator, precision)))
+    return [
+        Leaf(leaf.name, leaf.kind, _sum(plus.value, minus.value, leaf.value))
+        for leaf, plus, minus in zip(expected, *moved, strict=True)
+    ]
+
+
+def _sum(plus: Any, minus: Any, expected: Any) -> Any:
+    """plus + minus - expected, for tensors of floats, and trees of them; what else there is, as expected."""
+    if isinstance(expected, (list, tuple)):
+        return [_sum(*each) for each in zip(plus, minus, expected, strict=True)]
+    if isinstance(expected, dict):
+        return {key: _sum(plus[key], minus[key], expected[key]) for key in expected}
+    if not isinstance(expected, Tensor) or not expected.is_floating_point():
+        return expected
+    return torch.where(torch.isfinite(expected), plus + minus - expected, expected)
 
 
 def default_families(dtype: torch.dtype) -> list[str]:
     """The families to run, those with random numbers several times."""
     if dtype in (torch.float32, torch.float64):
-        return ["eager", "operands", "operands", "operands", "memory_format", "halves", "threads", "library", "folded"]
-    return ["eager", "operands", *["outputs"] * 4, "memory_format", "halves", "threads", "library", "folded"]
+        return ["eager", *["operands"] * 3, *["outputs"] * 3, "memory_format", "halves", "threads", "library", "folded"]
+    return ["eager", *["operands"] * 2, *["outputs"] * 4, "memory_format", "halves", "threads", "library", "folded"]
 
 
 def reference(run: Run, model: nn.Module, images: Tensor, dtype: torch.dtype) -> list[Leaf]:
@@ -65,7 +114,7 @@ def reference(run: Run, model: nn.Module, images: Tensor, dtype: torch.dtype) ->
 
     All runs round them in the same way, and so this rounding is no error. In float32 nothing is rounded.
     """
-    with RoundedWeights(dtype):
+    with RoundedWeights(dtype) if dtype.itemsize < 4 else nullcontext():
         return run(copy.deepcopy(model).double(), images.to(dtype).double())
 
 
@@ -101,37 +150,38 @@ def eager(subject: Subject) -> bool:
 
 def operands(subject: Subject) -> bool:
     """Images and weights are moved by half a unit in the last place of the dtype that they are in, at random."""
-    subject.images = jittered(subject.images, subject.generator)
+    precision = torch.finfo(subject.images.dtype).eps
+    subject.images = jittered(subject.images, subject.generator, precision)
     with torch.no_grad():
         for parameter in subject.model.parameters():
-            parameter.copy_(jittered(parameter, subject.generator))
+            parameter.copy_(jittered(parameter, subject.generator, torch.finfo(parameter.dtype).eps))
     return True
 
 
 def outputs(subject: Subject) -> bool:
-    """What modules without children return is moved so, in the computing dtype, and on the way back its gradient."""
+    """What modules without children return is moved so in the computing dtype, and on the way back its gradient."""
+    jitter = partial(jittered, generator=subject.generator, precision=torch.finfo(subject.dtype).eps)
 
     def hook(_: nn.Module, __: Any, output: Any) -> Any:
         if not isinstance(output, Tensor) or not output.is_floating_point():
             return output
-        moved = output + (jittered(output.detach(), subject.generator, subject.dtype) - output.detach())
+        moved = output + (jitter(output.detach()) - output.detach())
         if moved.requires_grad:
-            moved.register_hook(lambda gradient: jittered(gradient, subject.generator, subject.dtype))
+            moved.register_hook(jitter)
         return moved
 
     for module in subject.model.modules():
-        if not any(module.children()) and not isinstance(module, nn.Identity):
+        if not any(module.children()) and not isinstance(module, (nn.Identity, nn.modules.dropout._DropoutNd)):
             module.register_forward_hook(hook)
     return True
 
 
-def jittered(tensor: Tensor, generator: torch.Generator, dtype: torch.dtype | None = None) -> Tensor:
-    """`tensor` with random errors of half a unit in the last place of `dtype` (its own if None), as a root mean square.
+def jittered(tensor: Tensor, generator: torch.Generator, precision: float) -> Tensor:
+    """`tensor` with random relative errors of up to half of `precision`, rounded to its dtype.
 
-    In its own dtype an element can only stay, or become one of its neighbours.
+    With its own epsilon three of four elements stay, and the others become one of their neighbours.
     """
-    precision = torch.finfo(dtype or tensor.dtype).eps
-    error = torch.rand(tensor.shape, generator=generator, device=tensor.device, dtype=torch.float64).mul_(2).sub_(1)
+    error = torch.rand(tensor.shape, generator=generator, device=tensor.device, dtype=torch.float64).sub_(0.5)
     return (tensor.double() * (1 + precision * error)).to(tensor.dtype)
 
 
