@@ -65,7 +65,11 @@ class Subject:
         leaves = [
             Leaf("prediction", "prediction", output.detach()),
             Leaf("loss", "loss", loss.detach()),
-            *(Leaf(f"gradient.{name}", "gradient", weight.grad.clone()) for name, weight in named if weight.grad is not None),
+            *(
+                Leaf(f"gradient.{name}", "gradient", weight.grad.clone())
+                for name, weight in named
+                if weight.grad is not None
+            ),
             *(Leaf(f"buffer.{name}", "buffer", buffer.clone()) for name, buffer in model.named_buffers()),
             Leaf("input_gradient", "input_gradient", images.grad.clone()),
         ]
@@ -96,9 +100,7 @@ def calibrate(name: str, mode: str, batch_size: int, seed: int, compilers: list[
     expected = reference(subject.run, subject.model, subject.images, subject.dtype)
     nulls, start = [], time.perf_counter()
     timed = {}
-    for family, leaves in null_runs(
-        subject.run, subject.model, subject.images, subject.dtype, seed, expected=expected
-    ):
+    for family, leaves in null_runs(subject.run, subject.model, subject.images, subject.dtype, seed, expected=expected):
         nulls.append(verdict.NullRun(family, leaf_errors.measure(leaves, expected, subject.dtype)))
         timed[family] = timed.get(family, 0.0) + time.perf_counter() - start
         start = time.perf_counter()

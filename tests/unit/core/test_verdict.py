@@ -7,7 +7,9 @@ import pytest
 from timmgate.core.verdict import LeafErrors, NullRun, Statistic, judge, left_out_margins, majority, multiplier_for
 
 
-def errors(rms: float = 1e-6, leaf: str = "output", kind: str = "output", floor: float = 0.0, **more) -> dict[str, LeafErrors]:
+def errors(
+    rms: float = 1e-6, leaf: str = "output", kind: str = "output", floor: float = 0.0, **more
+) -> dict[str, LeafErrors]:
     return {leaf: LeafErrors(leaf, kind, {"rms": Statistic(rms, floor)}, **more)}
 
 

@@ -1,5 +1,8 @@
-"""Gradients of a second loss, a random one. The mean of the logits gives all images and classes the same weight: under it
-alone, a backward pass that mixes them up is not seen."""
+"""Gradients of a second loss, a random one.
+
+The mean of the logits gives all images and classes the same weight: with that loss alone, a backward pass that mixes them up
+is not seen.
+"""
 
 import math
 from collections.abc import Callable
@@ -10,6 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from timmgate.worker.compare import Leaf
+
+KIND = "cotangent_gradient"
+"""Kind of these leaves: they are larger than the gradients of the mean."""
 
 
 def cotangent_leaves(
@@ -33,8 +39,8 @@ def cotangent_leaves(
     generator = torch.Generator().manual_seed(seed)
     cotangent = torch.randn(output.shape, generator=generator, dtype=torch.float64) / math.sqrt(output.numel())
     output.backward(cotangent.to(output))
-    named = [("input", images), *((f"gradient.{name}", weight) for name, weight in model.named_parameters())]
+    named = [("input_gradient", images), *((f"gradient.{name}", weight) for name, weight in model.named_parameters())]
     return [
-        Leaf(f"cotangent.{name}", "gradient", torch.zeros_like(tensor) if tensor.grad is None else tensor.grad)
+        Leaf(f"cotangent.{name}", KIND, torch.zeros_like(tensor) if tensor.grad is None else tensor.grad)
         for name, tensor in named
     ]

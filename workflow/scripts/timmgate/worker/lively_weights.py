@@ -110,4 +110,6 @@ def _draw(name: str, owner: nn.Module, tensor: Tensor, generator: torch.Generato
 
 def _is_factor(leaf: str) -> bool:
     word = leaf.rstrip("_0123456789")
-    return any(word.startswith(factor) or word.endswith(f"_{factor}") for factor in FACTORS if len(factor) > 1) or word == "v"
+    return (
+        any(word.startswith(factor) or word.endswith(f"_{factor}") for factor in FACTORS if len(factor) > 1) or word == "v"
+    )

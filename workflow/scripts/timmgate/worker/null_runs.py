@@ -64,7 +64,7 @@ def null_runs(
         if FAMILIES[family](subject):
             with subject.settings or nullcontext():
                 yield family, run(subject.model, subject.images)
-    if expected and dtype == torch.float32 and any(leaf.kind == "gradient" for leaf in expected):
+    if expected and dtype == torch.float32 and any("gradient" in leaf.kind for leaf in expected):
         for draw in range(KINK_DRAWS):
             yield "kinks", kinks(run, model, images, expected, seed + draw)
 
@@ -133,7 +133,8 @@ class RoundedWeights(TorchFunctionMode):
         if function in self.LAYERS:
             args = (*args[:1], *(self._rounded(argument) for argument in args[1:3]), *args[3:])
             kwargs = {
-                name: self._rounded(argument) if name in ("weight", "bias") else argument for name, argument in kwargs.items()
+                name: self._rounded(argument) if name in ("weight", "bias") else argument
+                for name, argument in kwargs.items()
             }
         return function(*args, **kwargs)
 
