@@ -56,6 +56,7 @@ class Subject:
         if not self.training:
             with torch.no_grad(), self.autocast(images):
                 return [Leaf("output", "output", forward(images))]
+        model.zero_grad(set_to_none=True)
         images = images.detach().clone().requires_grad_()
         with self.autocast(images):
             output = forward(images)

@@ -51,6 +51,7 @@ class Case:
         if not self.training:
             with torch.no_grad(), self.autocast(images):
                 return [Leaf("output", "output", model(images))]
+        model.zero_grad(set_to_none=True)
         images = images.detach().clone().requires_grad_()
         with self.autocast(images):
             output = model(images)
@@ -131,7 +132,8 @@ def test_healthy_variants_of_eager_pass(cases, precision, training):
 def test_the_families_are_those_that_apply(cases, precision, training):
     case = cases(precision, training)
     families = {null.family for null in case.nulls}
-    expected = {"eager", "operands", "outputs", "memory_format", "threads", "library"}
+    expected = {"eager", "outputs", "memory_format", "threads", "library"}
+    expected |= {"operands"} if precision == "float32" else set()
     expected |= set() if training else {"halves", "folded"}  # with norms in training, samples depend on each other
     assert families == expected | ({"kinks"} if training and precision == "float32" else set())
 
@@ -274,8 +276,10 @@ def test_one_precision_lower_than_asked_for_fails(cases, precision, rounded, tra
 
 
 class PatchesWithLayerScale(nn.Module):
-    """pytorch#185676: under autocast inductor kept the sum of convolution and bias in float32 on its way to where patches and
-    class token are joined, eager rounds it to bfloat16; LayerScale of 1e-5 makes the gradients before it small."""
+    """pytorch#185676: under autocast inductor kept the sum of convolution and bias in float32 on its way to where patches
+    and class token are joined, eager rounds it to bfloat16. LayerScale of 1e-5 makes the gradients before it small."""
+
+    SIZE = 3, 16, 16
 
     def __init__(self, keeps_float32: bool = False):
         super().__init__()
@@ -312,18 +316,22 @@ class ExactGroupNorm(nn.GroupNorm):
 class GroupNormed(nn.Module):
     """pytorch#198210: gradients of a GroupNorm with 512 elements became more accurate in both, in eager by far more."""
 
+    SIZE = 512, 8, 8
+
     def __init__(self, exact: bool = True):
         super().__init__()
         torch.manual_seed(SEED)
-        self.conv, self.head = nn.Conv2d(3, 512, 3, stride=2), nn.Linear(512, 10)
-        self.norm = (ExactGroupNorm if exact else nn.GroupNorm)(32, 512)
+        self.norm, self.head = (ExactGroupNorm if exact else nn.GroupNorm)(32, 512), nn.Linear(512, 10)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(F.gelu(self.norm(self.conv(images))).mean((2, 3)))
+        features = self.norm(0.5 + images)
+        return self.head((features * features.abs()).mean((2, 3)))
 
 
 class Scaled(nn.Module):
-    """pytorch#132922: one gradient is a scalar, the sum of many terms that nearly cancel; which algorithm sums them decides."""
+    """pytorch#132922: a scalar is the sum of many terms that nearly cancel; the order in which they are rounded decides."""
+
+    SIZE = 3, 16, 16
 
     def __init__(self, reordered: bool = False):
         super().__init__()
@@ -339,7 +347,9 @@ class Scaled(nn.Module):
 
 
 class Fused(nn.Module):
-    """pytorch#109097: under autocast inductor keeps chains of pointwise operations in float32 that eager rounds one by one."""
+    """pytorch#109097: under autocast inductor keeps chains of pointwise operations in float32, eager rounds each of them."""
+
+    SIZE = 3, 16, 16
 
     def __init__(self, fused: bool = False):
         super().__init__()
@@ -362,10 +372,19 @@ class Fused(nn.Module):
     ids=["pytorch#185676", "pytorch#198210", "pytorch#132922", "pytorch#109097"],
 )
 def test_what_was_published_as_an_alarm_that_is_only_rounding_passes(make, precision, training):
-    case = Case(make(), precision, training)
-    option = {PatchesWithLayerScale: True, GroupNormed: False, Scaled: True, Fused: True}[make]
-    found = case.judge_variant(make(option))
-    assert found.strict == "pass", found
+    case = Case(make(), precision, training, make.SIZE)
+    found = case.judge_variant(make(make is not GroupNormed))
+    assert found.strict == "pass", (found.worst_leaf, found.worst_statistic, found.margin)
+
+
+def test_a_run_may_be_many_times_less_accurate_than_an_eager_run_that_is_lucky():
+    """As in pytorch#198210, where a multiple of eager's own error raised the alarm."""
+    case = Case(GroupNormed(), training=True, size=GroupNormed.SIZE)
+    other = GroupNormed(exact=False)
+    compiled, eager = case.errors(case.run(other, case.images)), case.nulls[0].errors
+    ratios = [errors.statistics["rms"].value / eager[name].statistics["rms"].value for name, errors in compiled.items()]
+    assert max(ratios) > 3
+    assert case.judge_variant(other).strict == "pass"
 
 
 class Kink(nn.Module):

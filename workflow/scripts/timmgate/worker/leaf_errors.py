@@ -15,8 +15,8 @@ GRADIENTS = ("gradient", KIND)
 """Kinds of leaves that have a typical size: the median over those of a kind."""
 
 CANCELLATION = 10.0
-"""Error that a gradient may have which vanishes because its terms cancel, in units of the computing dtype's epsilon times the
-typical gradient. How large it is depends on the order of the sum: from 0.01 to 15 in null runs of one network."""
+"""Error of a gradient that vanishes because its terms cancel, in units of the computing dtype's epsilon times the typical
+gradient. How large it is depends on the order of the sum: from 0.01 to 15 in null runs of one network."""
 
 SLICED = 2
 """Slices are taken along so many of the first dimensions: samples and classes, output and input channels."""
@@ -96,7 +96,7 @@ def _statistics(run: Tensor, reference: Tensor, scale: float, half_ulp: float) -
     scaled; `mean`; and the largest mean and rms of a slice along one of the first dimensions.
     """
     error, size = (run - reference) / scale, reference / scale
-    floor, independent = half_ulp * _rms(size), 1 / math.sqrt(error.numel())
+    floor, independent = half_ulp * _rms(size), 1 / math.sqrt(_independent(error.shape))
     statistics = {
         "rms": Statistic(_rms(error), floor),
         "max": Statistic(error.abs().max().item(), half_ulp * size.abs().max().item()),
@@ -111,6 +111,14 @@ def _statistics(run: Tensor, reference: Tensor, scale: float, half_ulp: float) -
         )
         statistics[f"slice_rms_{axis}"] = Statistic(slices.square().mean(1).sqrt().max().item(), floors)
     return statistics
+
+
+def _independent(shape: torch.Size) -> int:
+    """How many elements of an error are independent at least.
+
+    The gradient of a matrix under the mean of the logits has rank 1, and so has what a rounded feature does to it.
+    """
+    return min(shape[0], shape[1:].numel()) if len(shape) > 1 else shape.numel()
 
 
 def _rms(tensor: Tensor) -> float:
