@@ -22,6 +22,9 @@ UNDECIDED_LEAVES = 0.05
 OUTPUTS = ("output", "prediction")
 """Kinds of leaves without which a cell is undecided."""
 
+KINKS = "kinks"
+"""Family that is no run, but shows what crossing the kinks of activations does to gradients."""
+
 Strict = Literal["pass", "fail", "undecided"]
 
 
@@ -140,9 +143,9 @@ def judge_leaves(run: Errors, nulls: Sequence[NullRun], multiplier: float | None
 def left_out_margins(nulls: Sequence[NullRun], multiplier: float | None = None) -> dict[str, float]:
     """For each family its largest margin when the other families judge it; empty with fewer than two families.
 
-    Undecided leaves do not count.
+    Undecided leaves do not count, and the kinks judge but are not judged.
     """
-    families = list(dict.fromkeys(null.family for null in nulls))
+    families = list(dict.fromkeys(null.family for null in nulls if null.family != KINKS))
     margins = {}
     for family in families if len(families) > 1 else ():
         others = [null for null in nulls if null.family != family]

@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
+from timmgate.core.verdict import KINKS
 from timmgate.worker.compare import Leaf
 
 Run = Callable[[nn.Module, Tensor], list[Leaf]]
@@ -66,7 +67,7 @@ def null_runs(
                 yield family, run(subject.model, subject.images)
     if expected and dtype == torch.float32 and any("gradient" in leaf.kind for leaf in expected):
         for draw in range(KINK_DRAWS):
-            yield "kinks", kinks(run, model, images, expected, seed + draw)
+            yield KINKS, kinks(run, model, images, expected, seed + draw)
 
 
 def kinks(run: Run, model: nn.Module, images: Tensor, expected: list[Leaf], seed: int) -> list[Leaf]:
