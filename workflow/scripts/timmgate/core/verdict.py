@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 MULTIPLIER = 2.5
-"""A statistic of a single leaf may be so many times the largest of the null runs (from calibration)."""
+"""A statistic of a single leaf may be so many times the largest of the null runs. Provisional: to be set by calibration."""
 
 CHAOTIC = 0.1
 """A leaf proves nothing if its null runs are off by more than this share of its size."""
