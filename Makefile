@@ -3,10 +3,26 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable
 
-.PHONY: run test test-slow test-gpu test-slurm lint lock
+.PHONY: run gate run-gate test test-slow test-gpu test-slurm lint lock
 
 run: $(BIN)/snakemake
 	$(BIN)/snakemake --cores all --quiet rules reason
+
+# make gate ARGS='--cores 4 --config device=cuda' ends with 0 as expected, 1 a regression, 2 a wrong request or machine.
+# Of itself make ends with 2 whatever a recipe ends with, and with 1 only under --question, where lines with a + run all the
+# same, and a line without one means that there is something to do.
+ifeq ($(MAKECMDGOALS),gate)
+MAKEFLAGS += --question
+endif
+EXIT_CODE := $(BIN)/.gate
+
+gate: run-gate
+	$(if $(filter 1,$(shell cat $(EXIT_CODE))),@false)
+	+@exit $$(cat $(EXIT_CODE))
+
+run-gate:
+	+@MAKEFLAGS= $(MAKE) --no-print-directory $(BIN)/snakemake
+	+@$(BIN)/python -m timmgate.tables.outcome $(ARGS); echo $$? > $(EXIT_CODE)
 
 test: lint
 	$(BIN)/pytest
@@ -26,6 +42,8 @@ lint: $(BIN)/snakemake
 	$(BIN)/ruff format --check
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/mypy
 
 # The newest versions that pyproject.toml allows. It installs nothing: the next `make test` does, and tries them.
 lock: $(BIN)/snakemake

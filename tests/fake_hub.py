@@ -20,7 +20,7 @@ class FakeHub:
     as many), a status, or a status with headers.
     """
 
-    files: dict[str, bytes] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict, repr=False)
     faults: dict[str, Iterable] = field(default_factory=dict)
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
 

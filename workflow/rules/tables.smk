@@ -32,5 +32,6 @@ rule flag:
         "../envs/timmgate.yaml"
     params:
         checks=list(SETTINGS.checks),
+        thresholds=asdict(SETTINGS.thresholds),
     script:
         "../scripts/flag.py"

@@ -5,14 +5,15 @@ from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 
-from timmgate.tables import failures, parquet
+from timmgate.core.thresholds import Thresholds
+from timmgate.tables import failures, parquet, summary
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
-    cells = pq.read_table(snakemake.input.cells)
-    found = failures.failures(cells, snakemake.params.checks)
+    cells, checks = pq.read_table(snakemake.input.cells), snakemake.params.checks
+    found = failures.failures(cells, checks, Thresholds(**snakemake.params.thresholds))
     parquet.write(found, Path(snakemake.output.failures))
     parquet.write_tsv(found, Path(snakemake.output.failures_tsv))
-    parquet.write_tsv(failures.summary(cells, snakemake.params.checks), Path(snakemake.output.summary))
+    parquet.write_tsv(summary.summary(cells, checks), Path(snakemake.output.summary))

@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from timmgate.report.terminal import show_gate
+from timmgate.report import gate as terminal
 from timmgate.tables import gate, outcome, parquet
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
-    table = gate.judge(pq.read_table(snakemake.input.cells), snakemake.params.expectations)
-    parquet.write_tsv(table, Path(snakemake.params.table))
+    params = snakemake.params
+    table = gate.judge(pq.read_table(snakemake.input.cells), params.expectations, params.checks)
+    parquet.write_tsv(table, Path(params.table))
     judged = table.to_pylist()
-    show_gate(judged, Console())
-    Path(snakemake.log[0]).write_text(f"{gate.sentence(judged)} See {snakemake.params.table}\n", encoding="utf-8")
-    outcome.write(outcome.Outcome(gate.failed(judged)), gate.reasons(judged), Path(snakemake.params.outcome))
+    terminal.show(judged, Console())
+    Path(snakemake.log[0]).write_text(f"{gate.sentence(judged)} See {params.table}\n", encoding="utf-8")
+    outcome.write(outcome.Outcome(gate.failed(judged)), gate.reasons(judged), Path(params.outcome))
     sys.exit(gate.failed(judged))

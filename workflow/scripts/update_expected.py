@@ -12,6 +12,6 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     cells, params = pq.read_table(snakemake.input.cells), snakemake.params
-    renewed = gate.updated(cells, params.everything, params.expectations)
+    renewed = gate.updated(cells, params.everything, params.expectations, params.checks)
     for file in map(Path, snakemake.output):
         parquet.write_csv(renewed[file.stem], file)

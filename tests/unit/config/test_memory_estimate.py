@@ -4,12 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+import specs
 from timmgate.config.memory_estimate import memory_bytes
-from timmgate.core.spec import Mode, Spec
+from timmgate.core.spec import Mode
 
-SPEC = Spec(
-    check="accuracy", device="cpu", mode="m", model="resnet50", weights="random", torch="2.9", timm="1.0", batch_size=8
-)
+SPEC = specs.spec(model="resnet50", batch_size=8)
 TRAINING = replace(SPEC, options=Mode(training=True))
 
 MEASURED = {"lcnet_050": (1.9, 2, 0.9e9), "resnet18": (11.7, 2, 1.5e9), "cait_m36_384": (797, 2, 16.3e9)}

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import timm
 
+from timmgate import module_environment
 from timmgate.config import registry, suites
 from timmgate.config.registry import Architecture, Registry
 from timmgate.core.errors import ConfigError
 from timmgate.core.spec import Traits
 
-PACKAGE_ROOT = Path(registry.__file__).parents[1]
 FILE = f"timm-{version('timm')}.json"
 EMPTY = {"timm": "1", "architectures": {}, "tagged": {}, "renamed": {}}
 
@@ -83,11 +83,11 @@ def test_a_list_that_is_there_is_read_without_importing_torch_or_timm(folder):
     program = """\
 import sys
 from pathlib import Path
-from timmgate import suites
+from timmgate.config import suites
 assert len(suites.read("timm", Path()).models) > 1000
 print({"torch", "timm"} & set(sys.modules))
 """
-    command, environment = [sys.executable, "-c", program], {**os.environ, "PYTHONPATH": str(PACKAGE_ROOT)}
+    command, environment = [sys.executable, "-c", program], module_environment()
     before = (folder / ".cache" / FILE).stat()
     printed = subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, text=True).stdout
     assert printed == "set()\n"

@@ -18,7 +18,7 @@ from timmgate.config.settings import load
 from timmgate.core.errors import ConfigError, did_you_mean
 from timmgate.core.spec import Mode
 
-CONFIG = Path(__file__).parents[2] / "config" / "config.yaml"
+CONFIG = Path(__file__).parents[3] / "config" / "config.yaml"
 
 
 @cache
@@ -80,7 +80,8 @@ def test_loading_leaves_the_configuration_alone():
     ],
 )
 def test_a_command_line_text_gets_the_type_of_its_key(entry, key, expected):
-    value = getattr(load(command_line(entry)), key)
+    loaded = load(command_line(entry))
+    value = getattr(loaded.run if hasattr(loaded.run, key) else loaded, key)
     assert value == expected
     assert type(value) is type(expected)
 
@@ -258,8 +259,12 @@ def values_of(rule):
             return st.from_regex(rule["pattern"].replace("$", r"\Z")) if "pattern" in rule else NAMES
         case "object":
             return FREE
+        case "number":
+            return st.floats(1, 1e6)
         case type_:
-            return {"boolean": st.booleans(), "null": st.none(), "integer": st.integers(1, 10**6)}[type_]
+            eighths = st.integers(0, 1000).map(lambda number: number / 8)
+            simple = {"boolean": st.booleans(), "null": st.none(), "integer": st.integers(1, 10**6), "number": eighths}
+            return simple[type_]
 
 
 def mappings(properties):

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
+import specs
 from timmgate.config import registry, suite_refresh, suites
 from timmgate.config.settings import schema
-from timmgate.core.spec import Mode, Spec, Traits
+from timmgate.core.spec import Traits
 
-FOLDER = Path(__file__).parents[2] / "config" / "suites"
+FOLDER = Path(__file__).parents[3] / "config" / "suites"
 SHIPPED = sorted(path.stem for path in FOLDER.glob("*.tsv"))
 DASHBOARDS = [name for name in SHIPPED if name.startswith("dashboard")]
 
@@ -121,17 +122,8 @@ def test_a_plain_model_has_no_special_case(name):
 
 def spec(suite, model, check, training):
     """A measurement of a model of a suite."""
-    return Spec(
-        check=check,
-        device="cuda",
-        mode="any",
-        model=model,
-        weights="random",
-        torch="2",
-        timm="1",
-        options=Mode(training=training),
-        traits=traits(suite, model),
-    )
+    options = {"training": training}
+    return specs.spec(check, device="cuda", model=model, options=options, traits=traits(suite, model))
 
 
 @pytest.mark.parametrize("name", DASHBOARDS)

@@ -9,7 +9,7 @@ from timmgate.config.settings import schema
 from timmgate.core.errors import ConfigError
 from timmgate.core.spec import Traits
 
-SUITES = Path(__file__).parents[2] / "config" / "suites"
+SUITES = Path(__file__).parents[3] / "config" / "suites"
 SHIPPED = sorted(path.stem for path in SUITES.glob("*.tsv"))
 
 
@@ -70,7 +70,9 @@ def test_an_empty_cell_means_the_default(table):
 def test_every_column_of_the_schema_can_be_used(table):
     properties = schema("suite")["properties"]
     values = {"integer": "3", "number": "0.5", "boolean": "true", "string": "text", "array": "cpu"}
-    cells = [str(rule["enum"][0]) if "enum" in rule else values[rule["type"]] for rule in properties.values()]
+    kinds = [each if isinstance(each := rule.get("type"), str) else (each or [None])[0] for rule in properties.values()]
+    rules = zip(properties.values(), kinds, strict=True)
+    cells = [str(rule["enum"][0]) if "enum" in rule else values[kind] for rule, kind in rules]
     assert list(read(table(" ".join(properties), " ".join(cells))).models) == ["text"]
 
 

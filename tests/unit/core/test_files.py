@@ -1,9 +1,7 @@
-"""Files that are whole or not there, and files that are not whole."""
+"""Files that are complete or absent."""
 
 import os
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from timmgate.core import files
@@ -35,7 +33,7 @@ def test_a_write_that_fails_keeps_the_file_that_was_there(tmp_path, half_way):
     assert path.read_text() == "the old row"
 
 
-def test_the_file_is_not_there_before_it_is_whole(tmp_path):
+def test_the_file_is_absent_until_it_is_complete(tmp_path):
     path = tmp_path / "row.parquet"
     seen = []
 
@@ -48,7 +46,7 @@ def test_the_file_is_not_there_before_it_is_whole(tmp_path):
     assert path.read_text() == "all of it"
 
 
-def test_whoever_reads_the_old_file_reads_it_to_its_end(tmp_path):
+def test_a_reader_of_the_old_file_reads_it_to_its_end(tmp_path):
     path = tmp_path / "row.parquet"
     path.write_text("the old row")
     with path.open() as old:
@@ -64,28 +62,6 @@ def test_what_was_written_is_on_the_disk_before_it_is_in_place(tmp_path, monkeyp
     assert calls == [False]
 
 
-@pytest.fixture
-def parquet(tmp_path):
-    path = tmp_path / "row.parquet"
-    pq.write_table(pa.table({"column": list(range(100))}), path)
-    return path
-
-
-def test_a_whole_parquet_file_is_whole(parquet):
-    assert files.is_whole_parquet(parquet)
-
-
-@pytest.mark.parametrize("kept", [0, 1, 4, 7, 100, -1])
-def test_a_parquet_file_that_was_cut_off_is_not_whole(kept, parquet):
-    parquet.write_bytes(parquet.read_bytes()[:kept])
-    assert not files.is_whole_parquet(parquet)
-
-
-def test_a_parquet_file_of_zeros_is_not_whole(parquet):
-    parquet.write_bytes(bytes(parquet.stat().st_size))
-    assert not files.is_whole_parquet(parquet)
-
-
 def test_a_folder_that_can_be_made_can_be_written(tmp_path):
     assert files.not_writable([tmp_path / "results" / "cpu", tmp_path]) is None
 
@@ -94,3 +70,14 @@ def test_the_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path / "results")  # root may write everywhere
     (tmp_path / "results").mkdir()
     assert files.not_writable([tmp_path, tmp_path / "results" / "cpu"]) == tmp_path / "results"
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
+    for name in (".row.parquet.123", ".row.parquet.x", "row.parquet.123", ".hidden"):
+        (tmp_path / name).touch()
+    files.remove_scratch(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", ".row.parquet.x", "row.parquet.123"]
+
+
+def test_there_is_no_scratch_where_there_is_no_folder(tmp_path):
+    files.remove_scratch(tmp_path / "absent")

@@ -2,57 +2,115 @@
 
 import io
 import json
+import math
 import os
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from timmgate.core.protocol import Reporter, parse
+import specs
+from timmgate.core.checks import ACCURACY
+from timmgate.core.protocol import Reporter, ReportError, Request, parse
+from timmgate.core.run_options import RunOptions
 
-values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=5,
+INT64 = st.integers(-(2**63), 2**63 - 1)
+OF_TYPE = {
+    "string": st.text(),
+    "int64": INT64,
+    "float64": st.floats(allow_nan=False) | st.integers(-(2**53), 2**53),
+    "bool": st.booleans(),
+    "timestamp": INT64,
+    "list<string>": st.lists(st.text(), max_size=3),
+    "list<int64>": st.lists(INT64, max_size=3),
+}
+DETAILS = st.fixed_dictionaries(
+    {}, optional={column.name: st.none() | OF_TYPE[column.type] for column in ACCURACY.detail_columns}
 )
 
 
-def said(speak) -> list[tuple]:
+def said(speak: Callable[[Reporter], object]) -> list[tuple[str, Any]]:
     """Kind and content of what a worker says in `speak(reporter)`, as the supervisor reads it."""
     stream = io.StringIO()
-    speak(Reporter(stream))
-    return [parse(line)[:2] for line in stream.getvalue().encode().splitlines()]
+    reporter = Reporter(stream)
+    reporter.check("accuracy")
+    speak(reporter)
+    return [parse(line)[:2] for line in stream.getvalue().encode().splitlines()[1:]]
 
 
 def test_every_kind_of_message_arrives_as_it_was_sent():
     def speak(reporter):
         reporter.stage("load")
-        reporter.facts(batch_size=8, input_size=[3, 160, 160])
+        reporter.columns(batch_size=8, input_size=[3, 160, 160])
         reporter.detail({"leaf": "output", "margin": 0.5, "strict": None})
         reporter.result("fail_accuracy", "comparison", "1 of 2 differs")
         reporter.failure("ValueError", "no", out_of_memory=False)
 
     assert said(speak) == [
         ("stage", "load"),
-        ("facts", {"batch_size": 8, "input_size": [3, 160, 160]}),
+        ("columns", {"batch_size": 8, "input_size": [3, 160, 160]}),
         ("detail", {"leaf": "output", "margin": 0.5, "strict": None}),
         ("result", {"status": "fail_accuracy", "cause": "comparison", "message": "1 of 2 differs"}),
-        ("failure", {"cause": "ValueError", "message": "no", "out_of_memory": False}),
+        ("failure", {"cause": "ValueError", "message": "no", "out_of_memory": False, "is_ours": False}),
     ]
 
 
-@given(content=st.dictionaries(st.text(), values, max_size=4))
-def test_any_content_arrives_as_it_was_sent_on_one_line(content):
-    stream = io.StringIO()
-    Reporter(stream).detail(content)
-    assert stream.getvalue().count("\n") == 1
-    assert parse(stream.getvalue().encode())[:2] == ("detail", content)
+@given(content=DETAILS)
+def test_any_content_that_the_columns_can_hold_arrives_as_it_was_sent_on_one_line(content):
+    assert said(lambda reporter: reporter.detail(content)) == [("detail", content)]
 
 
-@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
-def test_numbers_that_are_not_finite_arrive(number):
-    ((_, content),) = said(lambda reporter: reporter.facts(margin=number))
-    assert repr(content["margin"]) == repr(number)
+@pytest.mark.parametrize("number", [math.inf, -math.inf])
+def test_infinite_numbers_arrive(number):
+    assert said(lambda reporter: reporter.columns(margin=number)) == [("columns", {"margin": number})]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("margin", math.nan),
+        ("margin", "0.5"),
+        ("margin", True),
+        ("margin", 10**400),
+        ("leaves", 2**63),
+        ("leaves", 8.0),
+        ("leaves", math.nan),
+        ("leaves", True),
+        ("reference", b"fp64"),
+        ("reference", 64),
+        ("channels_last", 1),
+        ("input_size", [3, 2**70, 160]),
+        ("input_size", (3, 160, 160)),
+        ("input_size", "3"),
+        ("marginn", 0.5),
+    ],
+)
+def test_what_has_no_column_or_does_not_fit_into_it_is_refused_where_it_is_reported(column, value):
+    with pytest.raises(ReportError, match=column):
+        said(lambda reporter: reporter.columns(**{column: value}))
+
+
+@pytest.mark.parametrize("detail", [{"leaf": "output", "marginn": 0.5}, {"margin": math.nan}, {"shape": [1.5]}])
+def test_a_detail_is_refused_in_the_same_way(detail):
+    with pytest.raises(ReportError, match="evidence"):
+        said(lambda reporter: reporter.detail(detail))
+
+
+def test_a_request_arrives_as_it_was_sent(tmp_path):
+    cell = specs.cell(options={"training": True}, traits={"skip_on": ["cuda"]}, batch_size=4, threads=2)
+    run = RunOptions(threads=2, cache=tmp_path, weights=tmp_path / "weights.pth", memory_bytes=10**9)
+    request = Request([cell.spec("accuracy"), cell.spec("performance")], run, timed_batch_size=3, messages=7, paused=8)
+    assert Request.from_json(request.to_json()) == request
+    assert [request.batch_size(spec) for spec in request.specs] == [4, 3]
+
+
+@pytest.mark.parametrize("change", [{"colour": "red"}, {"run": {"colour": "red"}}])
+def test_an_unknown_field_of_a_request_is_refused(change):
+    request = json.loads(Request([specs.spec()], RunOptions()).to_json())
+    with pytest.raises(TypeError, match="colour"):
+        Request.from_json(json.dumps({**request, **change}))
 
 
 def test_text_that_utf8_cannot_hold_arrives_as_text_that_it_can():
@@ -86,9 +144,9 @@ def test_a_message_can_be_read_as_soon_as_it_is_sent():
         b'{"stage": "load"}',
         b'{"elapsed_s": 1.0}',
         b'{"stage": "load", "elapsed_s": "soon"}',
-        b'{"stage": "load", "facts": {}, "elapsed_s": 1.0}',
+        b'{"stage": "load", "columns": {}, "elapsed_s": 1.0}',
         b'{"stage": {"a": 1}, "elapsed_s": 1.0}',
-        b'{"facts": "a", "elapsed_s": 1.0}',
+        b'{"columns": "a", "elapsed_s": 1.0}',
         b'{"verdict": "pass", "elapsed_s": 1.0}',
         b"[1, 2]",
         b"null",

@@ -17,9 +17,9 @@ from timmgate.config import settings, suites
 from timmgate.core import schemas
 from timmgate.core.spec import Mode, Traits
 from timmgate.report import documentation
-from timmgate.tables import parquet
+from timmgate.tables import failures, parquet
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CONFIG = ROOT / "config" / "config.yaml"
 PAGES = [ROOT / "README.md", ROOT / "config" / "README.md", ROOT / "profiles" / "README.md"]
 TEXTS = {str(page.relative_to(ROOT)): page.read_text() for page in PAGES}
@@ -41,7 +41,9 @@ def table(page, name):
 
 @pytest.mark.parametrize("page", TEXTS)
 def test_the_tables_are_those_that_the_code_gives(page):
-    assert documentation.rendered(TEXTS[page]) == TEXTS[page], "run: PYTHONPATH=workflow/scripts python -m timmgate.docs"
+    assert documentation.rendered(TEXTS[page]) == TEXTS[page], (
+        "run: PYTHONPATH=workflow/scripts python -m timmgate.report.documentation"
+    )
 
 
 def test_every_table_is_on_exactly_one_page():
@@ -80,18 +82,29 @@ def test_every_property_of_a_schema_is_documented_and_nothing_else(name, propert
     )
 
 
-@pytest.mark.parametrize("name", ["cells", "evidence", "samples", "attempts"])
+SCHEMAS = {**parquet.SCHEMAS, "failures": failures.SCHEMA}
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
 def test_every_column_is_documented_with_unit_and_meaning_and_nothing_else(name):
     documented = {column: tuple(line[1:]) for column, line in table("config/README.md", name).items()}
     assert documented == {
         field.name: (field.metadata.get(b"unit", b"").decode(), field.metadata[b"description"].decode())
-        for field in parquet.SCHEMAS[name]
+        for field in SCHEMAS[name]
     }
 
 
 def test_every_status_but_a_pass_can_be_asked_for_again():
     known = CONFIG_SCHEMA["properties"]["retry"]["items"]["enum"]
     assert set(known) == {"failed", *schemas.STATUSES} - {*schemas.PASSED, "not_run"}
+
+
+def test_every_kind_of_failure_is_documented_in_order_of_gravity():
+    documented = table("config/README.md", "kinds")
+    assert list(documented) == list(failures.KINDS)
+    assert {kind: line[0] for kind, line in documented.items()} == {
+        kind.name: kind.severity for kind in failures.KINDS.values()
+    }
 
 
 def test_every_status_is_documented_and_nothing_else():
@@ -171,7 +184,7 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", TEXTS)
 def test_names_of_modules_and_make_targets_exist(page):
-    assert all(find_spec(module) for module in re.findall(r"python -m (timmgate\.\w+)", TEXTS[page]))
+    assert all(find_spec(module) for module in re.findall(r"python -m (timmgate[\w.]+\w)", TEXTS[page]))
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert set(re.findall(r"^make (\w+)", TEXTS[page], re.MULTILINE)) <= set(targets)
 

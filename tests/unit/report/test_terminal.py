@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 
 import timmgate
+from timmgate.core.thresholds import Thresholds
 from timmgate.report.terminal import show
-from timmgate.tables import failures, parquet
+from timmgate.tables import failures, parquet, summary
 
 NARROW, WIDE = 44, 200
 
@@ -20,9 +21,10 @@ def printed(tmp_path):
     """Writes the tables of some cells, prints them, and returns the text."""
 
     def print_cells(*cells, width=WIDE, color=False, checks=("accuracy",)):
-        table = parquet.table("cells", [{"device": "cpu", "model": "test_vit", **cell} for cell in cells])
-        parquet.write(failures.failures(table, checks), tmp_path / "failures.parquet")
-        parquet.write_tsv(failures.summary(table, checks), tmp_path / "summary.tsv")
+        known = {"device": "cpu", "build": "default", "model": "test_vit", "requested": True, "counted": True}
+        table = parquet.table([{**known, **cell} for cell in cells], parquet.SCHEMAS["cells"])
+        parquet.write(failures.failures(table, checks, Thresholds()), tmp_path / "failures.parquet")
+        parquet.write_tsv(summary.summary(table, checks), tmp_path / "summary.tsv")
         with (tmp_path / "terminal").open("w") as terminal:
             console = Console(record=True, width=width, file=terminal, force_terminal=color)
             show(tmp_path, console)
@@ -129,15 +131,16 @@ def test_a_performance_table_has_speedups_with_intervals_verdicts_compile_times_
     figures = {"compile_cold_s": 31.24, "compile_warm_s": 1.55, "compression_ratio": 1.3, "graph_breaks": 2}
     passed = {"mode": "inference", "accuracy": "pass", "performance": "pass", **figures}
     cells = [{**passed, "speedup": each} for each in (0.5, 2.0)]
-    cells += [{"mode": "training", "accuracy": "pass", "performance": "timeout"}]
+    cells += [{**passed, "speedup": 9.0, "accuracy": "fail_accuracy", "counted": False}]
+    cells += [{"mode": "training", "accuracy": "pass", "performance": "timeout", "counted": False}]
     text = printed(*cells, checks=("accuracy", "performance"))
     assert "performance on cpu" in text
     lines = table_of(text)
-    inference = [line for line in lines if line[0] == "inference" and "1.00" in line]
-    assert [line[1:5] for line in inference] == [["2", "2", "1.00", "1.41"]]
+    inference = [line for line in lines if line[0] == "inference" and "1.00, 2 of 3" in line]
+    assert [line[1:5] for line in inference] == [["3", "3", "1.00, 2 of 3", "1.41, 2 of 3"]]
     interval = lines[lines.index(inference[0]) + 1]
     assert interval[-1].startswith("[1.00, 2.00") and interval[-2].startswith("[0.50, 2.00")
-    assert ["training", "1", "0", "", "", "0/0/0/0", "1"] in lines
+    assert ["training", "1", "0", "0 of 1", "0 of 1", "0/0/0/0", "1"] in lines
     costs = lines[lines.index(["mode", "cold, s", "warm, s", "memory", "graph breaks"]) :]
     assert costs[1:] == [["inference", "31.2", "1.6", "1.30", "4"], ["training", "", "", "", "0"]]
 
@@ -145,6 +148,32 @@ def test_a_performance_table_has_speedups_with_intervals_verdicts_compile_times_
 def test_the_tables_of_a_folder_are_shown_by_a_command(printed, tmp_path):
     text = printed(cell("inference", "timeout", log="logs/x.log"))
     environment = {**os.environ, "PYTHONPATH": str(Path(timmgate.__file__).parents[1])}
-    command = [sys.executable, "-m", "timmgate.show", str(tmp_path)]
+    command = [sys.executable, "-m", "timmgate.report.terminal", str(tmp_path)]
     shown = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
     assert shown.splitlines()[-1] == text.splitlines()[-1]
+
+
+def test_a_mode_in_which_every_cell_is_wrong_has_no_mean(printed):
+    wrong = {"mode": "inference", "accuracy": "fail_accuracy", "performance": "pass", "speedup": 1.283, "counted": False}
+    text = printed(wrong, wrong, checks=("accuracy", "performance"))
+    assert "1.28" not in text
+    assert ["inference", "2", "2", "0 of 2", "0 of 2", "0/0/0/0"] in table_of(text)
+
+
+def test_warnings_have_a_line_a_kind_with_the_worst_of_it_after_the_failures(printed):
+    timed = {"mode": "m", "performance": "pass", "graph_breaks": 0, "weights": "random"}
+    cells = [{**timed, "model": f"model_{number}", "compile_cold_s": 100.0 + 30 * number} for number in range(6)]
+    cells += [{**timed, "model": "broken", "graph_breaks": 7}, {**timed, "model": "lost", "performance": "OOM"}]
+    *_, failure, slow, broken, note = printed(*cells, checks=["performance"]).splitlines()
+    assert failure == "OOM m/lost performance"
+    assert slow == (
+        "warning slow_compile 5 cells: compiles for longer than `max_compile_s`: m/model_5 (compile_cold_s 250), "
+        "m/model_4 (compile_cold_s 220), m/model_3 (compile_cold_s 190), and 2 more"
+    )
+    assert broken.startswith("warning graph_breaks 1 cell: ") and broken.endswith("m/broken (graph_breaks 7)")
+    assert note.startswith("note weak_evidence 8 of 8 cells have random weights")
+
+
+def test_a_table_that_mixes_machines_says_so(printed):
+    text = printed(*({**cell("m", "pass"), "device_name": name} for name in ("A", "A", "B")))
+    assert text.splitlines()[-1] == "warning mixed_machines device_name is A in 2, B in 1"

@@ -9,7 +9,7 @@ from timmgate.supervisor import journal
 from timmgate.supervisor.journal import Journal
 from timmgate.tables import parquet
 
-KEY = {"device": "cpu", "mode": "inference", "model": "test_vit"}
+KEY = {"device": "cpu", "build": "default", "mode": "inference", "model": "test_vit"}
 PASS, KILLED = Verdict("pass"), Verdict("infra_error", "SIGKILL", "the process was killed from outside")
 
 
@@ -24,7 +24,7 @@ def ended(journal, check="accuracy", verdict=PASS):
 
 
 def table(path):
-    return parquet.table("attempts", journal.rows_of(path, KEY)).to_pylist()
+    return parquet.table(journal.rows_of(path, KEY), parquet.SCHEMAS["attempts"]).to_pylist()
 
 
 def test_a_cell_that_never_began_has_no_attempts(path):
@@ -37,7 +37,7 @@ def test_an_attempt_says_what_became_of_it_where_and_when(path):
     (row,) = table(path)
     expected = {
         **KEY,
-        "check": "accuracy",
+        "check_name": "accuracy",
         "retry": 2,
         "attempt": 1,
         "status": "infra_error",
@@ -54,7 +54,7 @@ def test_a_beginning_without_an_end_is_a_lost_attempt(path):
     (row,) = table(path)
     assert (row["attempt"], row["status"], row["cause"], row["stage"]) == (1, "infra_error", "lost", None)
     journal = Journal(path)
-    assert (journal.attempts["accuracy"], journal.in_vain["accuracy"]) == (1, 1)
+    assert (journal.attempts["accuracy"], journal.failed_attempts["accuracy"]) == (1, 1)
     ended(journal)
     assert [row["attempt"] for row in table(path)] == [1, 2]
 
@@ -64,15 +64,15 @@ def test_every_check_counts_its_own_attempts(path):
     ended(journal, "accuracy")
     journal.began("performance")
     again = Journal(path)
-    assert (again.attempts["accuracy"], again.in_vain["accuracy"]) == (1, 0)
-    assert (again.attempts["performance"], again.in_vain["performance"]) == (1, 1)
+    assert (again.attempts["accuracy"], again.failed_attempts["accuracy"]) == (1, 0)
+    assert (again.attempts["performance"], again.failed_attempts["performance"]) == (1, 1)
 
 
-def test_only_what_another_attempt_can_cure_counts_as_in_vain(path):
+def test_only_what_another_attempt_can_cure_counts_as_failed(path):
     journal = Journal(path)
     for verdict in (KILLED, Verdict("OOM", "MemoryError"), Verdict("timeout", "limit of 2 s")):
         ended(journal, verdict=verdict)
-    assert (journal.attempts["accuracy"], journal.in_vain["accuracy"]) == (3, 1)
+    assert (journal.attempts["accuracy"], journal.failed_attempts["accuracy"]) == (3, 1)
 
 
 def test_counting_begins_anew_once_the_rows_are_written_and_nothing_is_forgotten(path):
@@ -92,7 +92,7 @@ def test_a_measurement_that_was_ended_on_request_is_none_of_the_attempts(path):
         journal.began("accuracy")
         raise SystemExit(143)
     assert table(path) == []
-    assert Journal(path).in_vain["accuracy"] == 0
+    assert Journal(path).failed_attempts["accuracy"] == 0
 
 
 @pytest.mark.parametrize("kept", [1, 20, -2])
@@ -136,10 +136,10 @@ def test_an_error_of_our_own_is_remembered_until_the_rows_are_written(path):
     assert Journal(path).error is None
 
 
-def test_the_last_attempt_in_vain_and_the_time_of_all_are_known(path):
+def test_the_last_failed_attempt_and_the_time_of_all_are_known(path):
     journal = Journal(path)
     ended(journal, verdict=KILLED)
     ended(journal, verdict=KILLED)
     again = Journal(path)
     assert again.wall_s["accuracy"] == 3.0
-    assert again.last_in_vain["accuracy"]["cause"] == "SIGKILL"
+    assert again.last_failed["accuracy"]["cause"] == "SIGKILL"

@@ -60,7 +60,7 @@ def test_without_a_limit_it_is_infinite(membership, files, groups):
 @pytest.mark.parametrize(
     ("membership", "file"), [("0::/job\n", "job/memory.events"), ("4:cpu,memory:/job\n", "memory/job/memory.oom_control")]
 )
-def test_kills_for_want_of_memory_are_counted_by_our_group(membership, file, groups):
+def test_kills_because_memory_ran_out_are_counted_by_our_group(membership, file, groups):
     groups(membership, {file: "oom 9\noom_kill 3\n"})
     assert cgroups.oom_kills() == 3
 
@@ -70,7 +70,7 @@ def test_a_real_group_says_its_real_limit(tmp_path):
     group = cgroups.MOUNTED / "memory" / f"timmgate-{os.getpid()}"
     group.mkdir()
     code = "import os, sys, pathlib; pathlib.Path(sys.argv[1], 'cgroup.procs').write_text(str(os.getpid())); "
-    code += "from timmgate import control_groups; print(control_groups.memory_limit_bytes())"
+    code += "from timmgate.system import cgroups; print(cgroups.memory_limit_bytes())"
     try:
         (group / "memory.limit_in_bytes").write_text(str(1 << 30))
         printed = subprocess.check_output([sys.executable, "-c", code, group], env=module_environment(), text=True)

@@ -10,32 +10,32 @@ import time
 from collections import Counter, defaultdict
 from dataclasses import replace
 
-import psutil
 import pytest
 
+import specs
 from timmgate import module_environment
 from timmgate.core.run_options import RunOptions
-from timmgate.core.spec import Spec
 from timmgate.supervisor import cell
 from timmgate.supervisor.journal import Journal
-from timmgate.system import device_locks, process_tree
+from timmgate.system import device_locks, lock_files, process_tree
 from timmgate.system.device_locks import SlotRequest
 from timmgate.system.timing_lock import ActivityLock
 
-SPEC = Spec("accuracy", "cuda", "inference", "test_vit", weights="random", torch="2.9", timm="1.0")
-PERFORMANCE = replace(SPEC, check="performance", batch_size=8)
+SPEC = specs.spec("accuracy", device="cuda")
+PERFORMANCE = specs.spec("performance", device="cuda", batch_size=8)
 GPUS = ("GPU-a", "GPU-b", "GPU-c")
 
 SUPERVISOR = """
-import sys
+import json, sys
 from pathlib import Path
-from timmgate.attempts import Journal
-from timmgate.spec import Spec
-from timmgate.supervise import Policy, supervise
+from timmgate.core.run_options import RunOptions
+from timmgate.core.spec import Spec
+from timmgate.supervisor.cell import supervise
+from timmgate.supervisor.journal import Journal
 
-folder, spec = Path(sys.argv[1]), Spec.from_json(sys.argv[3])
-policy = Policy(1, 60, 3, folder / "cache", jobs_per_gpu=int(sys.argv[2]))
-(outcome,) = supervise([spec], policy, folder / f"{spec.model}.log", Journal(folder / f"{spec.model}.jsonl"))
+folder, spec = Path(sys.argv[1]), Spec.from_dict(json.loads(sys.argv[3]))
+run = RunOptions(timeout=600, attempts=3, cache=folder / "cache", jobs_per_gpu=int(sys.argv[2]))
+(outcome,) = supervise([spec], run, folder / f"{spec.model}.log", Journal(folder / f"{spec.model}.jsonl"))
 (folder / f"{spec.model}.row").write_text(outcome.verdict.status)
 """
 
@@ -51,13 +51,13 @@ def simulated_gpus(tmp_path, monkeypatch):
 def measure(fake_worker, tmp_path, monkeypatch):
     """Supervise a fake worker that behaves as the words say, on the first GPU unless others are given."""
 
-    def run(words="", specs=(SPEC,), jobs_per_gpu=2, gpus="GPU-a"):
+    def run(words="", checks=(SPEC,), jobs_per_gpu=2, gpus="GPU-a"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
         fake_worker.behaviours = {"test_vit": words}
         for name, value in fake_worker.environment.items():
             monkeypatch.setenv(name, value)
-        policy = RunOptions(1, 30, 1, tmp_path / "cache", jobs_per_gpu=jobs_per_gpu)
-        return cell.supervise(specs, policy, tmp_path / "worker.log", Journal(tmp_path / "attempts.jsonl"))
+        options = RunOptions(timeout=300, attempts=1, cache=tmp_path / "cache", jobs_per_gpu=jobs_per_gpu)
+        return cell.supervise(checks, options, tmp_path / "worker.log", Journal(tmp_path / "attempts.jsonl"))
 
     return run
 
@@ -65,17 +65,17 @@ def measure(fake_worker, tmp_path, monkeypatch):
 @pytest.fixture
 def neighbour():
     """Somebody on the first GPU who leaves when another wants all of it."""
-    claim = device_locks.lease(SlotRequest(("GPU-a",), (0, 1)))
+    lease = device_locks.lease(SlotRequest(("GPU-a",), (0, 1)))
 
     def leave_when_asked():
-        while not device_locks._is_locked("GPU-a", "door") and not gone.wait(0.02):
+        while not lock_files.is_locked("GPU-a", "reservation") and not gone.wait(0.02):
             pass
-        claim.close()
+        lease.close()
 
     gone = threading.Event()
     thread = threading.Thread(target=leave_when_asked)
     thread.start()
-    yield claim
+    yield lease
     gone.set()
     thread.join()
 
@@ -84,22 +84,22 @@ def statuses(outcomes):
     return [(outcome.verdict.status, outcome.attempt) for outcome in outcomes]
 
 
-def test_a_worker_sees_the_gpu_that_its_supervisor_claimed_and_the_row_says_which(measure, fake_worker):
+def test_a_worker_sees_the_gpu_that_its_supervisor_leased_and_the_row_says_which(measure, fake_worker):
     with contextlib.closing(device_locks.lease(SlotRequest(GPUS, (0,)))):
         (outcome,) = measure(gpus="GPU-a,GPU-b")
     (start,) = fake_worker.starts()
-    assert start["gpu"] == outcome.ending.facts["device_uuid"] == "GPU-b"
+    assert start["gpu"] == outcome.result.columns["device_uuid"] == "GPU-b"
 
 
 @pytest.mark.parametrize(("device", "devices"), [("cuda", GPUS), ("xpu", ("xpu",)), ("mps", ("mps",))])
 def test_every_gpu_has_as_many_slots_as_the_policy_says_and_a_measurement_needs_one(device, devices):
-    assert RunOptions(4, 1, 1, "cache", jobs_per_gpu=3).wanted(device) == SlotRequest(devices, (0, 1, 2))
+    assert cell.slot_request(device, RunOptions(threads=4, jobs_per_gpu=3)) == SlotRequest(devices, (0, 1, 2))
 
 
 def test_without_a_gpu_the_worker_starts_all_the_same_and_the_row_names_none(measure, fake_worker):
     (outcome,) = measure(gpus="")
     (start,) = fake_worker.starts()
-    assert (start["gpu"], outcome.verdict.status, outcome.ending.facts["device_uuid"]) == ("", "pass", None)
+    assert (start["gpu"], outcome.verdict.status, outcome.result.columns["device_uuid"]) == ("", "pass", None)
 
 
 def test_what_runs_out_of_memory_beside_a_neighbour_is_tried_again_alone(measure, neighbour):
@@ -117,37 +117,37 @@ def test_what_runs_out_of_memory_without_a_neighbour_is_not_tried_again(measure)
     assert statuses(measure("memory@compile")) == [("OOM", 1)]
 
 
-def test_a_failure_beside_a_neighbour_that_is_not_for_want_of_memory_is_not_tried_again(measure, neighbour):
+def test_a_failure_beside_a_neighbour_that_is_not_about_memory_is_not_tried_again(measure, neighbour):
     assert statuses(measure("raise@compile")) == [("fail_to_run", 1)]
 
 
 def test_a_timing_gets_a_smaller_batch_only_when_it_does_not_fit_alone(measure, neighbour, fake_worker):
     (outcome,) = measure("fits:5@performance.run", [PERFORMANCE])
-    sizes = [outcome.ending.facts["batch_size"], len(fake_worker.starts())]
+    sizes = [outcome.result.columns["batch_size"], len(fake_worker.starts())]
     assert (outcome.verdict.status, sizes) == ("pass", [4, 4]), "with 8 images, 8 alone, 6 and 4"
 
 
 def test_a_batch_that_fits_alone_is_not_made_smaller(measure, neighbour):
     (outcome,) = measure("cramped:1@performance.run", [PERFORMANCE])
-    assert (outcome.verdict.status, outcome.attempt, outcome.ending.facts["batch_size"]) == ("pass", 2, 8)
+    assert (outcome.verdict.status, outcome.attempt, outcome.result.columns["batch_size"]) == ("pass", 2, 8)
 
 
 def test_a_float64_reference_that_did_not_fit_beside_a_neighbour_is_tried_again(measure, neighbour, fake_worker):
     accuracy, performance = measure("poor_reference:1@reference", [SPEC, PERFORMANCE])
     assert statuses([accuracy, performance]) == [("pass", 2), ("pass", 1)]
     assert len(fake_worker.starts()) == 2
-    assert "reference_error" not in accuracy.ending.facts
+    assert "reference_error" not in accuracy.result.columns
 
 
 @pytest.fixture
 def unkillable():
     """A worker in a slot of the first GPU that nothing ends."""
     with (
-        contextlib.closing(device_locks.lease(SlotRequest(("GPU-a",), (0, 1)))) as claim,
+        contextlib.closing(device_locks.lease(SlotRequest(("GPU-a",), (0, 1)))) as lease,
         contextlib.closing(ActivityLock("GPU-a")) as share,
     ):
         assert share.may_run()
-        process = subprocess.Popen(["sleep", "600"], pass_fds=[*claim.filenos, share.fileno()])
+        process = subprocess.Popen(["sleep", "600"], pass_fds=[*lease.filenos, share.fileno()])
     with process:
         device_locks.report_unkillable([process.pid])
         yield process
@@ -163,43 +163,43 @@ def test_a_gpu_that_is_held_by_what_cannot_be_killed_leaves_a_row_that_says_so(m
 
 def test_the_other_gpus_are_used(measure, unkillable):
     (outcome,) = measure(jobs_per_gpu=1, gpus="GPU-a,GPU-b")
-    assert (outcome.verdict.status, outcome.ending.facts["device_uuid"]) == ("pass", "GPU-b")
+    assert (outcome.verdict.status, outcome.result.columns["device_uuid"]) == ("pass", "GPU-b")
 
 
 def test_nothing_is_timed_beside_what_cannot_be_killed(measure, unkillable):
-    accuracy, performance = measure(specs=[SPEC, PERFORMANCE])
+    accuracy, performance = measure(checks=[SPEC, PERFORMANCE])
     assert accuracy.verdict.status == "pass"
     assert (performance.verdict.status, performance.verdict.cause) == ("infra_error", "stuck")
-    assert performance.ending.stage == "queue"
+    assert performance.result.stage == "queue"
 
 
-def test_a_timing_ends_when_what_was_held_still_beside_it_cannot_be_killed(measure):
+def test_a_timing_ends_when_what_was_paused_beside_it_cannot_be_killed(measure):
     share = ActivityLock("GPU-a")
 
-    def give_up_when_somebody_is_timed(process):
+    def report_when_somebody_is_timed(process):
         while share.may_run():
             share.release()
             time.sleep(0.05)
         device_locks.report_unkillable([process.pid])
 
     with contextlib.closing(share), subprocess.Popen(["sleep", "600"], pass_fds=[share.fileno()]) as process:
-        thread = threading.Thread(target=give_up_when_somebody_is_timed, args=[process])
+        thread = threading.Thread(target=report_when_somebody_is_timed, args=[process])
         thread.start()
         (outcome,) = measure("hang@performance.timing", [PERFORMANCE])
         thread.join()
         process.kill()
     assert (outcome.verdict.status, outcome.verdict.cause) == ("infra_error", "stuck")
-    assert outcome.ending.stage == "timing"
+    assert outcome.result.stage == "timing"
 
 
 def test_what_a_killed_supervisor_left_behind_and_cannot_be_killed_is_not_waited_for(measure, monkeypatch):
     gone = subprocess.Popen(["true"])
     gone.wait()
     environment = {**os.environ, process_tree.SUPERVISOR: f"{gone.pid} 1 {process_tree.mark().split()[2]}"}
-    with contextlib.closing(device_locks.lease(SlotRequest(("GPU-a",), (0,)))) as claim:
-        leftover = subprocess.Popen(["sleep", "600"], pass_fds=claim.filenos, env=environment)
+    with contextlib.closing(device_locks.lease(SlotRequest(("GPU-a",), (0,)))) as lease:
+        leftover = subprocess.Popen(["sleep", "600"], pass_fds=lease.filenos, env=environment)
     with leftover, monkeypatch.context() as no_signals:
-        no_signals.setattr(psutil.Process, "kill", lambda process: None)
+        no_signals.setattr(os, "kill", lambda pid, number: None)
         no_signals.setattr(process_tree, "LEFTOVERS_S", 0.1)
         (outcome,) = measure(jobs_per_gpu=1)
         no_signals.undo()
@@ -246,14 +246,14 @@ def crowd(tmp_path, fake_worker):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel must kill the worker")
 @pytest.mark.parametrize("slots", [1, 2])
-def test_claims_never_overlap_and_everything_gets_done_although_supervisors_and_workers_are_killed(
+def test_leases_never_overlap_and_everything_gets_done_although_supervisors_and_workers_are_killed(
     slots, crowd, fake_worker
 ):
     fake_worker.behaviours = {"*": "tick:0.5@compile", "model_5": "tick:0.3@compile flaky:1@run tick:0.2@compare"}
     jobs = crowd(slots)
     for model in jobs.models:
         jobs.start(model)
-    victims, deadline = ["supervisor", "worker", "supervisor"], time.monotonic() + 90
+    victims, deadline = ["supervisor", "worker", "supervisor"], time.monotonic() + 300
     while len(jobs.rows()) < len(jobs.models):
         assert time.monotonic() < deadline, jobs.rows()
         if victims and (ticking := jobs.ticking()):

@@ -11,10 +11,11 @@ from timmgate.config import settings, suites
 from timmgate.core import schemas
 from timmgate.core.errors import ConfigError
 from timmgate.core.spec import Mode, Traits
+from timmgate.report import gate as terminal
 from timmgate.tables import baseline, gate, parquet
 from timmgate.tables.baseline import Expectation
 
-CONFIG = Path(__file__).parents[2] / "config"
+CONFIG = Path(__file__).parents[3] / "config"
 SHIPPED = CONFIG / "expected"
 PASS, FAILURE = Expectation("pass"), Expectation("fail_accuracy")
 
@@ -45,9 +46,18 @@ def suite():
     return suites.Suite("mine", dict.fromkeys(["a", "b"], Traits()), tagged={"a.tag": Traits()})
 
 
+def table(*rows):
+    """A table of requested cells."""
+    return parquet.table([{"requested": True, **row} for row in rows], parquet.SCHEMAS["cells"])
+
+
 def cells(mode="inference", **statuses):
-    """A table with a cell for each model."""
-    return parquet.table("accuracy", [{"mode": mode, "model": name, "accuracy": each} for name, each in statuses.items()])
+    """A table with a requested cell for each model, with its status of accuracy."""
+    return table(*({"mode": mode, "model": name, "accuracy": each} for name, each in statuses.items()))
+
+
+def judge(results, expectations, checks=("accuracy",)):
+    return gate.judge(results, expectations, checks).to_pylist()
 
 
 def refusal(path, column="float32"):
@@ -150,9 +160,9 @@ def test_a_folder_has_a_file_per_device_and_mode_and_a_mode_without_a_file_has_n
     assert baseline.load(chosen, suite, SHIPPED) == {"training": {"a": PASS}}
 
 
-@pytest.mark.parametrize("baseline", ["nowhere", "."])
-def test_a_baseline_in_which_there_is_nothing_is_refused(tmp_path, configured, suite, baseline):
-    chosen = configured(baseline=str(tmp_path / baseline), modes="inference,training")
+@pytest.mark.parametrize("name", ["nowhere", "."])
+def test_a_baseline_in_which_there_is_nothing_is_refused(tmp_path, configured, suite, name):
+    chosen = configured(baseline=str(tmp_path / name), modes="inference,training")
     with pytest.raises(ConfigError, match=r"neither a file nor a folder with cpu/inference.csv or cpu/training.csv"):
         baseline.load(chosen, suite, SHIPPED)
 
@@ -166,7 +176,7 @@ def test_a_shipped_file_is_of_a_mode_in_the_catalogue_and_lists_models_of_a_dash
     }
     expectations = baseline.load(chosen, suites.Suite("dashboards", every), SHIPPED)[path.stem]
     assert list(expectations) == list(baseline.read(path, "float32")), "nothing in it is of no suite"
-    assert sum(each.status == "pass" for each in expectations.values()) >= len(expectations) - 1
+    assert sum(each.accuracy == "pass" for each in expectations.values()) >= len(expectations) - 1
 
 
 def test_shipped_expectations_of_other_suites_models_are_not_used(configured, suite):
@@ -235,9 +245,9 @@ TABLE = [
 def test_every_cell_that_was_found_or_expected_is_in_one_class(wanted, flaky, found, name):
     results = cells(**{"a": found} if found else {})
     expectations = {"inference": {"a": Expectation(wanted, flaky)} if wanted else {}}
-    (judged,) = gate.judge(results, expectations).to_pylist()
+    (judged,) = judge(results, expectations)
     assert (judged["model"], judged["class"]) == ("a", name)
-    assert (judged["expected"], judged["flaky"], judged["accuracy"]) == (wanted, flaky, found)
+    assert (judged["expected"], judged["flaky"], judged["status"]) == (wanted, flaky, found)
 
 
 def test_the_table_above_has_every_class():
@@ -245,17 +255,17 @@ def test_the_table_above_has_every_class():
 
 
 def test_every_status_that_counts_as_passed_elsewhere_passes_here():
-    assert set(schemas.PASSED) < set(gate.PASSING)
+    assert set(schemas.PASSED) < set(baseline.PASSING)
 
 
 def test_what_is_expected_of_one_mode_says_nothing_of_another():
-    judged = gate.judge(cells("training", a="fail_accuracy"), {"inference": {"a": FAILURE}}).to_pylist()
+    judged = judge(cells("training", a="fail_accuracy"), {"inference": {"a": FAILURE}})
     assert [(row["mode"], row["class"]) for row in judged] == [("training", "new_failure"), ("inference", "missing")]
 
 
 def test_results_come_in_their_order_and_what_is_missing_after_them():
-    judged = gate.judge(cells(c="pass", a="pass"), {"inference": {"b": PASS, "a": PASS}})
-    assert judged["model"].to_pylist() == ["c", "a", "b"]
+    judged = judge(cells(c="pass", a="pass"), {"inference": {"b": PASS, "a": PASS}})
+    assert [row["model"] for row in judged] == ["c", "a", "b"]
 
 
 @pytest.mark.parametrize("name", gate.CLASSES)
@@ -264,7 +274,91 @@ def test_new_and_changed_failures_and_missing_results_fail_the_gate_and_nothing_
 
 
 def test_no_cells_and_no_expectations_pass_the_gate():
-    assert not gate.failed(gate.judge(cells(), {}).to_pylist())
+    assert not gate.failed(judge(cells(), {}))
+
+
+def test_what_was_not_requested_is_not_judged():
+    results = table({"mode": "m", "model": "a", "accuracy": "fail_accuracy", "requested": False})
+    assert judge(results, {}) == []
+
+
+# The performance check beside it.
+
+BOTH = ("accuracy", "performance")
+
+
+def timed(accuracy, performance, **columns):
+    return table({"mode": "inference", "model": "a", "accuracy": accuracy, "performance": performance, **columns})
+
+
+@pytest.mark.parametrize(
+    ("expectation", "found", "classes"),
+    [
+        (None, ("pass", "pass"), ["pass", "pass"]),
+        (None, ("pass", "fail_to_run"), ["pass", "new_failure"]),
+        (None, ("pass", "not_run"), ["pass", "missing"]),
+        (PASS, ("pass", "fail_accuracy"), ["pass", "new_failure"]),
+        (FAILURE, ("fail_accuracy", "pass"), ["expected_failure", "pass"]),
+        (FAILURE, ("fail_accuracy", "timeout"), ["expected_failure", "expected_failure"]),
+        (FAILURE, ("pass", "pass"), ["new_pass", "pass"]),
+        (FAILURE, ("fail_accuracy", "not_run"), ["expected_failure", "missing"]),
+        (Expectation("pass", None, "OOM"), ("pass", "OOM"), ["pass", "expected_failure"]),
+        (Expectation("pass", None, "OOM"), ("pass", "pass"), ["pass", "new_pass"]),
+        (Expectation("pass", None, "OOM"), ("pass", "timeout"), ["pass", "changed_failure"]),
+        (Expectation("fail_accuracy", None, "pass"), ("fail_accuracy", "OOM"), ["expected_failure", "new_failure"]),
+        (Expectation("pass", FLAKY), ("pass", "OOM"), ["pass", "flaky"]),
+    ],
+)
+def test_performance_is_expected_to_pass_unless_accuracy_is_not_or_the_file_says_so(expectation, found, classes):
+    judged = judge(timed(*found), {"inference": {"a": expectation} if expectation else {}}, BOTH)
+    assert [row["check_name"] for row in judged] == list(BOTH)
+    assert [row["class"] for row in judged] == classes
+
+
+def test_a_failure_of_performance_fails_the_gate_and_says_why():
+    why = {"performance_cause": "RuntimeError", "performance_message": "no kernel"}
+    judged = judge(timed("pass", "fail_to_run", **why), {}, BOTH)
+    assert gate.failed(judged)
+    assert (judged[1]["cause"], judged[1]["message"]) == ("RuntimeError", "no kernel")
+    assert gate.reasons(judged) == ["The gate failed: 1 new_failure.", "new_failure inference/a performance"]
+
+
+def test_only_the_requested_checks_are_judged():
+    assert not gate.failed(judge(timed("fail_accuracy", "pass"), {}, ["performance"]))
+    assert not gate.failed(judge(timed("pass", "timeout"), {}, ["accuracy"]))
+
+
+def test_a_file_may_say_what_is_expected_of_performance(write):
+    path = write("name,accuracy,performance,flaky", "a,pass,OOM # too large,", "b,fail_accuracy,,", "c,,timeout,")
+    assert baseline.read(path, "float32") == {
+        "a": Expectation("pass", None, "OOM"),
+        "b": FAILURE,
+        "c": Expectation("pass", None, "timeout"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("found", "row"),
+    [
+        (("pass", "pass"), ("pass",)),
+        (("pass", "OOM"), ("pass", "OOM")),
+        (("fail_accuracy", "OOM"), ("fail_accuracy",)),
+        (("fail_accuracy", "pass"), ("fail_accuracy",)),
+    ],
+)
+def test_of_performance_is_written_only_what_is_not_expected_anyway(found, row, tmp_path):
+    results = timed(*found)
+    renewed = gate.updated(results, {"inference": {}}, {"inference": {}}, BOTH)["inference"]
+    assert [tuple(each.values()) for each in renewed.to_pylist()] == [("a", *row)]
+    parquet.write_csv(renewed, tmp_path / "renewed.csv")
+    judged = judge(results, {"inference": baseline.read(tmp_path / "renewed.csv", "float32")}, BOTH)
+    assert {row["class"] for row in judged} <= set(gate.AS_EXPECTED)
+
+
+def test_what_was_expected_of_performance_stays_where_it_was_not_measured():
+    old = {"inference": {"a": Expectation("pass", None, "OOM")}}
+    renewed = gate.updated(cells(a="pass"), old, old, ["accuracy"])["inference"]
+    assert renewed.to_pylist() == [{"name": "a", "accuracy": "pass", "performance": "OOM"}]
 
 
 # What is shown.
@@ -275,9 +369,9 @@ def printed(tmp_path):
     """Judges, prints, and returns the words of the table and the lines after it."""
 
     def print_judged(results, expectations):
-        with (tmp_path / "terminal").open("w") as terminal:
-            console = Console(record=True, width=60, file=terminal)
-            terminal.show_gate(gate.judge(results, {"inference": expectations}).to_pylist(), console)
+        with (tmp_path / "terminal").open("w") as file:
+            console = Console(record=True, width=80, file=file)
+            terminal.show(judge(results, {"inference": expectations}), console)
         text = console.export_text()
         table = [line.replace("┃", "│") for line in text.splitlines() if line.startswith(("┃", "│"))]
         words = [[word.strip() for word in line.strip("│").split("│")] for line in table]
@@ -286,36 +380,36 @@ def printed(tmp_path):
     return print_judged
 
 
-def test_a_check_as_expected_shows_the_counts_and_says_so(printed):
+def test_a_gate_as_expected_shows_the_counts_and_says_so(printed):
     words, lines = printed(cells(a="pass", b="fail_accuracy", c="pass"), {"b": FAILURE})
-    assert words == [["mode", "cells", "pass", "expected_failure"], ["inference", "3", "2", "1"]]
-    assert lines == ["The check passed: everything is as expected."]
+    assert words == [["mode", "check", "cells", "pass", "expected_failure"], ["inference", "accuracy", "3", "2", "1"]]
+    assert lines == ["The gate passed: everything is as expected."]
 
 
 def test_whatever_is_not_as_expected_has_a_line(printed):
     expectations = {"b": FAILURE, "c": Expectation("pass", FLAKY), "d": Expectation("timeout"), "gone": PASS}
     _, lines = printed(cells(a="timeout", b="pass", c="OOM", d="OOM"), expectations)
     assert lines == [
-        "new_failure inference/a expected pass, got timeout",
-        "new_pass inference/b expected fail_accuracy, got pass",
-        "flaky inference/c expected pass, got OOM; flaky: now and then",
-        "changed_failure inference/d expected timeout, got OOM",
-        "missing inference/gone expected pass, got no result",
-        "The check failed: 1 new_pass, 1 flaky, 1 new_failure, 1 changed_failure, 1 missing.",
+        "new_failure inference/a accuracy expected pass, got timeout",
+        "new_pass inference/b accuracy expected fail_accuracy, got pass",
+        "flaky inference/c accuracy expected pass, got OOM; flaky: now and then",
+        "changed_failure inference/d accuracy expected timeout, got OOM",
+        "missing inference/gone accuracy expected pass, got no result",
+        "The gate failed: 1 new_pass, 1 flaky, 1 new_failure, 1 changed_failure, 1 missing.",
     ]
 
 
 def test_an_improvement_is_said_and_passes(printed):
     _, lines = printed(cells(a="pass"), {"a": FAILURE})
-    assert lines[-1] == "The check passed: 1 new_pass."
+    assert lines[-1] == "The gate passed: 1 new_pass."
 
 
 def test_a_line_has_the_first_line_of_the_reason_as_it_is_and_the_log_and_does_not_wrap(printed):
     row = {"mode": "inference", "model": "a", "accuracy": "fail_to_run", "log": f"logs/{'long/' * 20}a.log"}
     why = {"accuracy_cause": "RuntimeError", "accuracy_message": "no [bold]kernel[/bold] :smile:\nTraceback"}
-    _, (line, _) = printed(parquet.table("accuracy", [{**row, **why}]), {})
+    _, (line, _) = printed(table({**row, **why}), {})
     said = "expected pass, got fail_to_run; RuntimeError no [bold]kernel[/bold] :smile:"
-    assert line == f"new_failure inference/a {said}; log: {row['log']}"
+    assert line == f"new_failure inference/a accuracy {said}; log: {row['log']}"
 
 
 # Expectations made of results.
@@ -324,7 +418,7 @@ def test_a_line_has_the_first_line_of_the_reason_as_it_is_and_the_log_and_does_n
 def updated(results, expectations, asked_for=None):
     """The renewed expectations of the mode `inference`."""
     before = {"inference": expectations}
-    after = gate.updated(results, before, before if asked_for is None else {"inference": asked_for})
+    after = gate.updated(results, before, before if asked_for is None else {"inference": asked_for}, ["accuracy"])
     return {row.pop("name"): tuple(row.values()) for row in after["inference"].to_pylist()}
 
 
@@ -353,10 +447,15 @@ def test_the_reason_of_a_flaky_model_stays():
     assert updated(cells(a="pass", b="OOM"), {"b": flaky}) == {"a": ("pass", None), "b": ("OOM", FLAKY)}
 
 
-def test_a_check_by_the_renewed_expectations_is_as_expected(tmp_path):
+def test_a_gate_by_the_renewed_expectations_is_as_expected(tmp_path):
     results = cells(a="pass", b="fail_accuracy", c="pass_due_to_skip", d="timeout")
     before = {"inference": {"c": Expectation("OOM", "a, or b"), "gone": PASS}}
-    parquet.write_csv(gate.updated(results, before, before)["inference"], tmp_path / "renewed.csv")
+    parquet.write_csv(gate.updated(results, before, before, ["accuracy"])["inference"], tmp_path / "renewed.csv")
     renewed = baseline.read(tmp_path / "renewed.csv", "float32")
-    judged = gate.judge(results, {"inference": renewed})["class"].to_pylist()
-    assert judged == ["pass", "expected_failure", "pass", "expected_failure"]
+    classes = [row["class"] for row in judge(results, {"inference": renewed})]
+    assert classes == [
+        "pass",
+        "expected_failure",
+        "pass",
+        "expected_failure",
+    ]

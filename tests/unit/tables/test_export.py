@@ -10,7 +10,7 @@ import yaml
 from timmgate.core.spec import Mode
 from timmgate.tables import baseline, export, gate, parquet
 
-CATALOGUE = yaml.safe_load((Path(__file__).parents[2] / "config" / "config.yaml").read_text())["mode_catalogue"]
+CATALOGUE = yaml.safe_load((Path(__file__).parents[3] / "config" / "config.yaml").read_text())["mode_catalogue"]
 MODES = {name: Mode(**options) for name, options in CATALOGUE.items()}
 
 STATUSES = {
@@ -25,7 +25,8 @@ STATUSES = {
 def cell(mode, model, accuracy, **columns):
     ran = {"batch_size": 8, "accuracy_batch_size": 8, "parameters": 1_234_567, "input_size": [3, 240, 224]}
     known = ran if accuracy not in ("not_run", "model_fail_to_load") else {}
-    return {"device": "cpu", "mode": mode, "model": model, "accuracy": accuracy, **known, **columns}
+    row = {"device": "cpu", "mode": mode, "model": model, "requested": True, "accuracy": accuracy}
+    return {**row, **known, **columns}
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def exported(tmp_path):
     def write(*modes, cells=None):
         cells = cells or [cell(mode, model, status) for mode in modes for model, status in STATUSES.items()]
         chosen = {mode: MODES[mode] for mode in modes}
-        for name, table in export.files(parquet.table("cells", cells), chosen, "cpu").items():
+        for name, table in export.files(parquet.table(cells, parquet.SCHEMAS["cells"]), chosen, "cpu").items():
             parquet.write_csv(table, tmp_path / name)
         return {path.name: path for path in tmp_path.iterdir()}
 
@@ -113,6 +114,12 @@ def test_the_accuracy_file_has_the_reference_suites_columns_in_its_order_and_a_l
     ]
 
 
+def test_a_cell_that_was_not_requested_is_in_no_file(exported):
+    files = exported("inference", cells=[cell("inference", "vit", "pass"), cell("inference", "old", "OOM", requested=False)])
+    assert len(files) == 2
+    assert not any("old" in path.read_text() for path in files.values())
+
+
 def test_a_file_has_the_cells_of_its_mode_only(exported):
     cells = [cell("inference", "vit", "pass"), cell("training", "vit", "OOM")]
     files = exported("inference", "training", cells=cells)
@@ -126,11 +133,11 @@ def status_of(frame: pd.DataFrame, model: str) -> str | None:
     return found[0] if len(found) == 1 and isinstance(found[0], str) else None
 
 
-def reference_gate(actual: pd.DataFrame, baseline: pd.DataFrame) -> dict[str, str]:
+def reference_gate(actual: pd.DataFrame, expected: pd.DataFrame) -> dict[str, str]:
     """The verdict of benchmarks/dynamo's accuracy gate on every model of the actual file, by its rules."""
     verdicts = {}
     for model in actual["name"]:
-        found, wanted = status_of(actual, model), status_of(baseline, model)
+        found, wanted = status_of(actual, model), status_of(expected, model)
         if found is None or wanted is None:
             verdicts[model] = "MISSING_ACCURACY" if found is None else "MISSING_EXPECTED"
         elif found == wanted:
@@ -142,11 +149,11 @@ def reference_gate(actual: pd.DataFrame, baseline: pd.DataFrame) -> dict[str, st
 
 def test_the_reference_suites_gate_reads_the_accuracy_file(accuracy_csv):
     actual = pd.read_csv(accuracy_csv)
-    baseline = pd.DataFrame(
+    expected = pd.DataFrame(
         [("vit", "pass", 0), ("resnet", "pass", 0), ("skipped", "pass_due_to_skip", 0), ("huge", "model_fail_to_load", 0)],
         columns=["name", "accuracy", "graph_breaks"],
     )
-    assert reference_gate(actual, baseline) == {
+    assert reference_gate(actual, expected) == {
         "vit": "PASS",
         "resnet": "FAIL",
         "skipped": "XFAIL",
@@ -164,13 +171,12 @@ def test_the_reference_suites_dashboard_reads_the_accuracy_file(accuracy_csv):
     assert (passing.sum(), len(joined)) == (2, len(STATUSES))
 
 
-def test_a_check_with_the_exported_file_as_baseline_is_as_expected(accuracy_csv):
-    cells = parquet.table(
-        "accuracy", [cell("inference", model, status) for model, status in STATUSES.items() if model != "lost"]
-    )
-    baseline = baseline.read(accuracy_csv, "float32")
-    del baseline["lost"]
-    assert set(gate.judge(cells, {"inference": baseline})["class"].to_pylist()) == {"pass", "expected_failure"}
+def test_a_gate_with_the_exported_file_as_baseline_is_as_expected(accuracy_csv):
+    rows = [cell("inference", model, status) for model, status in STATUSES.items() if model != "lost"]
+    expected = baseline.read(accuracy_csv, "float32")
+    del expected["lost"]
+    judged = gate.judge(parquet.table(rows, parquet.SCHEMAS["cells"]), {"inference": expected}, ["accuracy"])
+    assert set(judged["class"].to_pylist()) == {"pass", "expected_failure"}
 
 
 # timm's benchmark CSV.

@@ -1,161 +1,218 @@
-"""Failures and counts out of a table of cells."""
+"""What an engineer should look at, out of a table of cells: what is listed, as what, and in which order."""
 
-import pyarrow as pa
 import pytest
 
+from timmgate.core.checks import CHECKS
 from timmgate.core.schemas import PASSED, STATUSES
+from timmgate.core.thresholds import Thresholds
 from timmgate.tables import failures, parquet
 
-FAILED = [status for status in STATUSES if status not in PASSED]
+BOTH = ("accuracy", "performance")
+FINE = {
+    **{"device": "cpu", "build": "default", "mode": "inference", "requested": True, "weights": "pretrained"},
+    **{"accuracy": "pass", "performance": "pass", "comparison": "error", "reference": "fp64"},
+    **{"speedup": 1.5, "speedup_ci_low": 1.4, "speedup_ci_high": 1.6, "compile_cold_s": 20.0, "compression_ratio": 1.2},
+    **{"graph_breaks": 0, "recompiles": 0, "machine_drift": 1.0, "host": "a", "device_name": "a processor"},
+}
+"""A cell of which there is nothing to say."""
 
 
-def cells(*statuses, mode="inference", device="cpu", **columns):
-    """A table with a cell of each status; the models are called by their number."""
-    return parquet.table(
-        "cells",
-        [
-            {"device": device, "mode": mode, "model": str(number), "accuracy": status, **columns}
-            for number, status in enumerate(statuses)
-        ],
-    )
+def table(*cells):
+    """A table of such cells but for what is given; the models are called by their numbers."""
+    rows = [{**FINE, "model": str(number), **cell} for number, cell in enumerate(cells)]
+    return parquet.table(rows, parquet.SCHEMAS["cells"])
 
 
-def failures(table):
-    return failures.failures(table, ["accuracy"])
+def found(*cells, checks=BOTH, **thresholds):
+    return failures.failures(table(*cells), checks, Thresholds(**thresholds)).to_pylist()
 
 
-def summary(table):
-    return failures.summary(table, ["accuracy"])
+def kinds(*cells, checks=BOTH, **thresholds):
+    """Severity, kind and model of each row."""
+    return [(row["severity"], row["kind"], row["model"]) for row in found(*cells, checks=checks, **thresholds)]
 
 
-@pytest.mark.parametrize("status", FAILED)
-def test_a_cell_that_did_not_pass_is_a_failure(status):
-    failed = failures(cells("pass", status)).to_pylist()
-    assert [(row["model"], row["check"], row["status"]) for row in failed] == [("1", "accuracy", status)]
+def test_a_healthy_run_has_nothing_to_look_at():
+    assert found(FINE, FINE) == []
+
+
+# Failures.
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("status", [status for status in STATUSES if status not in PASSED])
+def test_every_status_that_is_no_pass_is_a_failure_of_one_kind(status, check):
+    (row,) = found(FINE, {check: status})
+    assert (row["severity"], row["model"], row["check_name"], row["status"]) == ("failure", "1", check, status)
+    assert [status in kind.statuses for kind in failures.KINDS.values()].count(True) == 1
 
 
 @pytest.mark.parametrize("status", PASSED)
-def test_a_cell_that_passed_is_no_failure(status):
-    assert failures(cells(status)).num_rows == 0
+def test_a_pass_and_a_skip_are_no_failures(status):
+    assert all(severity == "note" for severity, *_ in kinds({"accuracy": status}))
+
+
+def test_what_was_not_requested_is_not_listed():
+    assert found({"requested": False, "accuracy": "fail_accuracy"}, {"performance": "OOM"}, checks=["accuracy"]) == []
 
 
 def test_a_failure_says_where_why_and_how_to_look_into_it():
-    columns = {
-        "accuracy_stage": "compare",
-        "accuracy_cause": "comparison",
-        "accuracy_message": "1 of 2 tensors differ",
-        "worst_leaf": "output",
-        "margin": 1.5,
-        "log": "logs/x.log",
-        "command": "python -m timmgate.worker",
-    }
-    (failure,) = failures(cells("fail_accuracy", **columns)).to_pylist()
-    assert failure == {
-        **{"device": "cpu", "mode": "inference", "model": "0", "check": "accuracy", "status": "fail_accuracy"},
-        **{name.removeprefix("accuracy_"): value for name, value in columns.items()},
+    course = {"accuracy_stage": "compare", "accuracy_cause": "comparison", "accuracy_message": "1 of 2 tensors differ"}
+    about = {"worst_leaf": "output", "margin": 1.5, "log": "logs/x.log", "command": "python -m timmgate.worker"}
+    (row,) = found({"accuracy": "fail_accuracy", **course, **about})
+    cell = {"device": "cpu", "build": "default", "mode": "inference", "model": "0"}
+    assert row == {
+        **{"severity": "failure", "kind": "wrong", "check_name": "accuracy", "status": "fail_accuracy", **cell},
+        **{name.removeprefix("accuracy_"): value for name, value in course.items()},
+        **about,
     }
 
 
-def test_failures_are_in_the_order_of_the_cells():
-    failed = failures(cells("timeout", "pass", "OOM", "not_run", "fail_accuracy"))
-    assert failed["model"].to_pylist() == ["0", "2", "3", "4"]
+def test_a_model_that_is_wrong_where_it_was_timed_says_how_far():
+    wrong = {"performance": "fail_accuracy", "performance_cause": "timed output", "timed_output_margin": 7.0}
+    (row,) = found({**wrong, "timed_output_ok": False, "worst_leaf": "output", "margin": 0.1})
+    assert (row["kind"], row["check_name"], row["cause"]) == ("wrong", "performance", "timed output")
+    assert (row["margin"], row["worst_leaf"]) == (7.0, None)
 
 
-def test_nothing_failed_gives_an_empty_table_with_the_same_columns_and_types():
-    assert failures(cells("pass")).schema == failures(cells("timeout", margin=1.0)).schema
-    assert failures(cells()).schema == failures(cells("timeout", margin=1.0)).schema
+# Warnings.
 
 
-def test_nothing_failed_gives_a_file_with_a_header(tmp_path):
-    parquet.write_tsv(failures(cells("pass")), tmp_path / "failures.tsv")
+@pytest.mark.parametrize(
+    ("kind", "cell", "cause", "message"),
+    [
+        (
+            "slower",
+            {"speedup": 0.9, "speedup_ci_low": 0.85, "speedup_ci_high": 0.93},
+            "min_speedup=0.95",
+            "0.9 [0.85, 0.93]",
+        ),
+        ("more_memory", {"compression_ratio": 0.85}, "min_compression_ratio=0.9", "compression_ratio 0.85"),
+        ("slow_compile", {"compile_cold_s": 121.0}, "max_compile_s=120", "compile_cold_s 121"),
+        ("graph_breaks", {"graph_breaks": 2, "graph_break_reasons": ["x", "x"]}, "max_graph_breaks=0", "graph_breaks 2: x"),
+        ("recompiles", {"recompiles": 1}, "max_recompiles=0", "recompiles 1"),
+        ("drifted_machine", {"machine_drift": 1.2}, "max_machine_drift=1.1", "machine_drift 1.2"),
+        ("drifted_machine", {"machine_drift": 0.8}, "max_machine_drift=1.1", "machine_drift 0.8"),
+    ],
+)
+def test_a_figure_beyond_its_threshold_is_a_warning(kind, cell, cause, message):
+    (row,) = found(FINE, cell)
+    assert (row["severity"], row["kind"], row["model"], row["check_name"]) == ("warning", kind, "1", "performance")
+    assert (row["status"], row["cause"]) == ("pass", cause)
+    assert message in row["message"]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        {"speedup": 0.96, "speedup_ci_low": 0.95, "speedup_ci_high": 0.97},
+        {"speedup": 0.8, "speedup_ci_low": 0.5, "speedup_ci_high": 1.1},
+        {"compression_ratio": 0.9, "compile_cold_s": 120.0, "machine_drift": 1.1},
+        {"speedup": None, "speedup_ci_high": None, "compression_ratio": None, "compile_cold_s": None, "graph_breaks": None},
+    ],
+    ids=["little slower", "perhaps slower", "at the line", "not known"],
+)
+def test_a_figure_that_is_not_beyond_its_threshold_is_none(cell):
+    assert found(cell) == []
+
+
+def test_thresholds_are_those_of_the_configuration():
+    slow = {"compile_cold_s": 60.0, "graph_breaks": 3}
+    assert kinds(slow, max_graph_breaks=5) == []
+    assert kinds(slow, max_compile_s=30, max_graph_breaks=2) == [
+        ("warning", "slow_compile", "0"),
+        ("warning", "graph_breaks", "0"),
+    ]
+
+
+def test_figures_of_a_check_that_was_not_requested_are_no_warnings():
+    assert found({"compile_cold_s": 500.0}, checks=["accuracy"]) == []
+
+
+# Notes, and what is of the run.
+
+
+def test_random_weights_are_one_note_however_many_cells_have_them():
+    (row,) = found(*[{"weights": "random"}] * 3)
+    assert (row["severity"], row["kind"], row["mode"], row["model"]) == ("note", "weak_evidence", None, None)
+    assert row["message"].startswith("3 of 3 cells have random weights")
+
+
+def test_a_mode_that_compares_by_cosine_is_one_note():
+    (row,) = found({"comparison": "cosine"}, {"comparison": "cosine"}, FINE)
+    assert (row["kind"], row["model"]) == ("weak_evidence", None)
+    assert row["message"] == "2 of 3 cells are compared by cosine similarity: inference/0, inference/1"
+
+
+def test_a_model_without_a_reference_is_a_note_with_the_reason():
+    (row,) = found({"comparison": "cosine", "reference": "none", "reference_error": "OutOfMemoryError: 80 GB"})
+    assert (row["severity"], row["kind"], row["model"], row["message"]) == (
+        "note",
+        "no_reference",
+        "0",
+        "OutOfMemoryError: 80 GB",
+    )
+
+
+def test_what_is_not_judged_is_one_note_a_check():
+    (row,) = found({"accuracy": "pass_due_to_skip"}, FINE, {"accuracy": "pass_due_to_skip"})
+    assert (row["kind"], row["check_name"]) == ("not_judged", "accuracy")
+    assert row["message"] == "2 of 3 cells are not judged: inference/0, inference/2"
+
+
+def test_a_smaller_batch_than_requested_is_a_note():
+    (row,) = found({"performance_batch_size": 16, "batch_size_requested": 64})
+    assert (row["severity"], row["kind"], row["message"]) == ("note", "smaller_batch", "16 images instead of 64")
+
+
+@pytest.mark.parametrize("column", ["device_name", "driver", "accuracy_threads", "performance_threads"])
+def test_cells_of_several_machines_are_one_warning_that_counts_them(column):
+    values = (1, 2) if column.endswith("threads") else ("A", "B")
+    (row,) = found(*({column: values[number % 3 == 0]} for number in range(5)))
+    assert (row["severity"], row["kind"], row["model"]) == ("warning", "mixed_machines", None)
+    assert (row["cause"], row["message"]) == (column, f"{column} is {values[0]} in 3, {values[1]} in 2")
+
+
+def test_cells_of_several_hosts_with_the_same_device_are_a_note():
+    assert kinds({"host": "a"}, {"host": "b"}) == [("note", "several_hosts", None)]
+
+
+def test_cells_without_a_row_make_no_mixture():
+    assert kinds(FINE, {"accuracy": "not_run", "host": None, "device_name": None}, checks=["accuracy"]) == [
+        ("failure", "not_measured", "1")
+    ]
+
+
+# Order and form.
+
+
+def test_the_gravest_comes_first_and_of_a_kind_the_worst():
+    rows = kinds(
+        {"weights": "random", "graph_breaks": 1},
+        {"accuracy": "fail_accuracy", "margin": 2.0},
+        {"graph_breaks": 5, "compression_ratio": 0.5},
+        {"accuracy": "fail_accuracy", "margin": float("nan")},
+        {"accuracy": "fail_accuracy", "margin": 9.0},
+        {"performance": "timeout"},
+    )
+    assert rows == [
+        *(("failure", "wrong", model) for model in "341"),
+        ("failure", "timeout", "5"),
+        ("warning", "more_memory", "2"),
+        ("warning", "graph_breaks", "2"),
+        ("warning", "graph_breaks", "0"),
+        ("note", "weak_evidence", None),
+    ]
+
+
+def test_every_kind_has_a_severity_and_kinds_stand_in_their_order():
+    order = [failures.SEVERITIES.index(kind.severity) for kind in failures.KINDS.values()]
+    assert order == sorted(order)
+
+
+def test_nothing_to_look_at_gives_a_table_with_the_same_columns(tmp_path):
+    empty = failures.failures(table(), BOTH, Thresholds())
+    assert empty.schema == failures.failures(table({"accuracy": "timeout"}), BOTH, Thresholds()).schema
+    parquet.write_tsv(empty, tmp_path / "failures.tsv")
     (header,) = (tmp_path / "failures.tsv").read_text().splitlines()
-    assert header.split("\t")[:5] == ["device", "mode", "model", "check", "status"]
-
-
-def test_every_status_is_counted():
-    (counts,) = summary(cells(*STATUSES, "pass", "timeout")).to_pylist()
-    assert {status: counts[status] for status in STATUSES} == {
-        status: 2 if status in ("pass", "timeout") else 1 for status in STATUSES
-    }
-    assert counts["cells"] == len(STATUSES) + 2
-    assert counts["passed"] == len(PASSED) + 1
-
-
-def test_each_device_and_mode_has_a_row_in_order_of_appearance():
-    table = pa.concat_tables(
-        [
-            cells("pass", "OOM", mode="training"),
-            cells("pass", mode="inference"),
-            cells("not_run", mode="training", device="cuda"),
-            cells("timeout", mode="training"),
-        ]
-    )
-    counts = summary(table).to_pylist()
-    assert [(row["device"], row["mode"], row["check"], row["cells"], row["passed"]) for row in counts] == [
-        ("cpu", "training", "accuracy", 3, 1),
-        ("cpu", "inference", "accuracy", 1, 1),
-        ("cuda", "training", "accuracy", 1, 0),
-    ]
-    assert [row["timeout"] for row in counts] == [1, 0, 0]
-
-
-def test_no_cells_give_an_empty_summary_with_a_column_for_every_status():
-    counted = summary(cells())
-    assert counted.num_rows == 0
-    assert set(STATUSES) < set(counted.column_names)
-
-
-def timed(*speedups, **columns):
-    """A table with a timed cell of each speedup."""
-    return parquet.table(
-        "cells",
-        [
-            {
-                "device": "cpu",
-                "mode": "inference",
-                "model": str(number),
-                "performance": "pass",
-                "speedup": speedup,
-                **columns,
-            }
-            for number, speedup in enumerate(speedups)
-        ],
-    )
-
-
-def test_speedups_of_a_mode_have_a_geometric_mean_in_its_interval_and_one_that_counts_a_slowdown_as_nothing():
-    (figures,) = failures.summary(timed(0.5, 1.0, 2.0, 4.0, None), ["performance"]).to_pylist()
-    assert figures["speedup"] == pytest.approx(2**0.5)
-    assert figures["speedup_clipped"] == pytest.approx(2**0.75)
-    assert figures["speedup_ci_low"] < figures["speedup"] < figures["speedup_ci_high"] <= 4
-    assert figures["cells"] == 5
-
-
-def test_verdicts_graph_breaks_and_compile_times_of_a_mode_are_summed_up():
-    cells_of_mode = [
-        {"verdict": "faster", "graph_breaks": 0, "compile_cold_s": 10.0, "compression_ratio": 1.0},
-        {"verdict": "faster", "graph_breaks": 3, "compile_cold_s": 90.0, "compression_ratio": 4.0},
-        {"verdict": "ambiguous", "graph_breaks": 1, "compile_cold_s": 20.0},
-    ]
-    table = pa.concat_tables([timed(1.5, **columns) for columns in cells_of_mode])
-    (figures,) = failures.summary(table, ["performance"]).to_pylist()
-    assert (figures["faster"], figures["slower"], figures["same"], figures["ambiguous"]) == (2, 0, 0, 1)
-    assert figures["graph_breaks"] == 4
-    assert figures["compile_cold_s"] == 20.0
-    assert figures["compression_ratio"] == pytest.approx(2.0)
-
-
-def test_a_mode_in_which_nothing_was_timed_has_no_figures():
-    (figures,) = failures.summary(timed(None), ["performance"]).to_pylist()
-    assert figures["speedup"] is None and figures["compression_ratio"] is None and figures["faster"] == 0
-
-
-def test_a_cell_can_fail_one_check_and_pass_the_other():
-    table = parquet.table(
-        "cells",
-        [{"device": "cpu", "mode": "m", "model": "a", "accuracy": "pass", "performance": "OOM", "performance_stage": "run"}],
-    )
-    (failure,) = failures.failures(table, ["accuracy", "performance"]).to_pylist()
-    assert (failure["check"], failure["status"], failure["stage"]) == ("performance", "OOM", "run")
-    passed = failures.summary(table, ["accuracy", "performance"]).to_pylist()
-    assert [(row["check"], row["passed"]) for row in passed] == [("accuracy", 1), ("performance", 0)]
+    assert header.split("\t")[:7] == ["severity", "kind", "device", "build", "mode", "model", "check_name"]

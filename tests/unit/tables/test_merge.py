@@ -1,69 +1,332 @@
-"""Merging: one row per requested cell, whatever became of its file."""
+"""Merging the files of cells: what the tables of a folder hold, whatever became of a file, and what is renewed."""
 
+import os
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from timmgate.core.files import write_atomically
 from timmgate.tables import merge, parquet
+
+SCHEMAS = parquet.FILE_SCHEMAS
+BOTH = ("accuracy", "performance")
+
+
+class Folder:
+    """results/cpu, with methods that write the files of cells and merge them."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.identities: dict[tuple[str, str], str] = {}
+
+    def key(self, model, mode="inference"):
+        return "cpu", "default", mode, model
+
+    def file(self, model, mode="inference", check="accuracy"):
+        return self.path / "default" / mode / model / f"{check}.parquet"
+
+    def write(self, model, mode="inference", check="accuracy", leaves=0, **columns):
+        key = dict(zip(merge.KEY, self.key(model, mode), strict=True))
+        rows = "leaf" if check == "accuracy" else "block"
+        details = [{rows: f"output.{number}" if check == "accuracy" else number} for number in range(leaves)]
+        row = {**key, check: "pass", f"{check}_identity": "today", **columns, "details": details}
+        path = self.file(model, mode, check)
+        parquet.write_cell(parquet.table([row], SCHEMAS[check]), path)
+        return path
+
+    def merge(self, *models, mode="inference", checks=("accuracy",)):
+        """Merge as if these models were requested; the problems by model and check."""
+
+        def identity(cell, check):
+            return self.identities.get((cell[3], check), "today")
+
+        problems = merge.merge(self.path, [self.key(model, mode) for model in models], checks, identity)
+        return {(cell[3], check): problem for (cell, check), problem in problems.items()}
+
+    def table(self, name="cells"):
+        return pq.read_table(self.path / f"{name}.parquet")
+
+    def column(self, name):
+        table = self.table()
+        return dict(zip(table["model"].to_pylist(), table[name].to_pylist(), strict=True))
+
+    def leaves(self):
+        """The model of each row of the evidence, sorted."""
+        return sorted(self.table("evidence")["model"].to_pylist())
 
 
 @pytest.fixture
-def results(tmp_path):
-    """Writes the row of a cell and returns its path."""
-
-    def write(model, mode="inference", **columns):
-        path = path_of(tmp_path, model, mode)
-        row = {"device": "cpu", "mode": mode, "model": model, "accuracy": "pass", **columns}
-        parquet.write(parquet.table("accuracy", [row]), path)
-        return path
-
-    return write
+def folder(tmp_path):
+    return Folder(tmp_path / "cpu")
 
 
-def path_of(folder, model, mode="inference"):
-    return folder / "cpu" / mode / model / "accuracy.parquet"
+# What the tables hold.
 
 
-def merged(*paths):
-    """The completed table of cells."""
-    files = merge.cells_of([str(path) for path in paths])
-    return merge.join(list(files), {"accuracy": merge.merge("accuracy", files)})
+def test_requested_cells_stand_in_their_order_before_the_others(folder):
+    for model in "adcb":
+        folder.write(model)
+    folder.merge("c", "a")
+    assert folder.table()["model"].to_pylist() == ["c", "a", "b", "d"]
+    assert folder.column("requested") == {"c": True, "a": True, "b": False, "d": False}
 
 
-def column(table, name):
-    return dict(zip(table["model"].to_pylist(), table[name].to_pylist(), strict=True))
-
-
-def test_a_cell_is_known_by_the_end_of_its_path():
-    files = merge.cells_of(["some/where/results/cuda/training-amp/vit.tag/accuracy.parquet"])
-    assert list(files) == [("cuda", "training-amp", "vit.tag")]
-
-
-def test_rows_are_in_the_order_asked_for(results):
-    table = merged(results("b", "training"), results("a", "training"), results("c"))
-    assert table["model"].to_pylist() == ["b", "a", "c"]
-    assert table["mode"].to_pylist() == ["training", "training", "inference"]
-
-
-def test_values_come_through_unchanged(results):
-    table = merged(results("a", margin=0.25, input_size=[3, 8, 8], freezing=False), results("b", margin=float("inf")))
-    assert table.select(["margin", "input_size", "freezing"]).to_pylist() == [
+def test_values_come_through_unchanged(folder):
+    folder.write("a", margin=0.25, input_size=[3, 8, 8], freezing=False)
+    folder.write("b", margin=float("inf"))
+    folder.merge("a", "b")
+    assert folder.table().select(["margin", "input_size", "freezing"]).to_pylist() == [
         {"margin": 0.25, "input_size": [3, 8, 8], "freezing": False},
         {"margin": float("inf"), "input_size": None, "freezing": None},
     ]
 
 
-def test_the_table_has_the_columns_types_and_meanings_of_the_schema(results, tmp_path):
-    table = merged(results("a"), path_of(tmp_path, "missing"))
-    assert table.schema.equals(parquet.SCHEMAS["cells"], check_metadata=True)
+def test_the_tables_have_the_columns_types_and_meanings_of_their_schemas(folder):
+    folder.write("a", leaves=2)
+    folder.merge("a", "missing")
+    for name, schema in parquet.SCHEMAS.items():
+        written = pq.read_schema(folder.path / f"{name}.parquet")
+        assert written.equals(schema)
+        assert [field.metadata for field in written] == [field.metadata for field in schema]
 
 
-def test_a_cell_without_a_file_is_not_run(results, tmp_path):
-    table = merged(path_of(tmp_path, "missing"), results("a"))
-    assert column(table, "accuracy") == {"a": "pass", "missing": "not_run"}
-    assert column(table, "accuracy_cause") == {"a": None, "missing": "no result file"}
+def test_a_requested_check_without_a_file_is_not_run_and_another_has_no_status(folder):
+    folder.write("a")
+    folder.merge("a", "missing")
+    assert folder.column("accuracy") == {"a": "pass", "missing": "not_run"}
+    assert folder.column("performance") == {"a": None, "missing": None}
+
+
+def test_a_folder_without_anything_gives_empty_tables(folder):
+    folder.path.mkdir()
+    folder.merge()
+    assert {name: len(folder.table(name)) for name in parquet.SCHEMAS} == dict.fromkeys(parquet.SCHEMAS, 0)
+
+
+def test_the_rows_of_both_checks_become_one_row_and_the_later_check_has_the_last_word(folder):
+    folder.write("a", batch_size=8, torch="2.9", margin=0.5)
+    folder.write("a", check="performance", batch_size=64, speedup=1.5)
+    folder.write("b", batch_size=8)
+    folder.write("c", check="performance", speedup=2.0)
+    folder.merge("a", "b", "c", checks=BOTH)
+    assert folder.column("accuracy") == {"a": "pass", "b": "pass", "c": "not_run"}
+    assert folder.column("performance") == {"a": "pass", "b": "not_run", "c": "pass"}
+    assert folder.column("batch_size") == {"a": 64, "b": 8, "c": None}
+    assert folder.column("torch") == {"a": "2.9", "b": None, "c": None}
+    assert folder.column("speedup") == {"a": 1.5, "b": None, "c": 2.0}
+
+
+def test_the_details_of_both_checks_have_their_tables(folder):
+    for model, leaves in (("a", 2), ("none", 0), ("b", 3)):
+        folder.write(model, leaves=leaves)
+    folder.write("a", check="performance", leaves=4)
+    folder.merge("a", "b")
+    assert folder.leaves() == ["a"] * 2 + ["b"] * 3
+    evidence = folder.table("evidence").to_pylist()
+    assert [row["leaf"] for row in evidence if row["model"] == "b"] == ["output.0", "output.1", "output.2"]
+    assert [(row["model"], row["block"]) for row in folder.table("samples").to_pylist()] == [("a", n) for n in range(4)]
+
+
+def test_many_cells_are_merged_without_loss_or_repetition(folder, monkeypatch):
+    monkeypatch.setattr(merge, "CELLS_AT_ONCE", 7)
+    models = [f"model_{number:02}" for number in range(30)]
+    for model in models:
+        folder.write(model, leaves=3)
+    folder.merge(*models)
+    assert folder.table()["model"].to_pylist() == models
+    assert folder.leaves() == sorted(models * 3)
+
+
+# What is derived of a cell.
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "timed", "counted"),
+    [
+        ({}, {}, True),
+        ({}, {"timed_output_ok": True}, True),
+        ({"accuracy": "pass_due_to_skip"}, {}, True),
+        (None, {}, True),
+        ({"accuracy": "fail_accuracy", "accuracy_identity": "of another torch"}, {}, True),
+        ({"accuracy": "fail_accuracy"}, {}, False),
+        ({"accuracy": "timeout"}, {}, False),
+        ({}, {"timed_output_ok": False}, False),
+        ({}, {"performance": "fail_accuracy"}, False),
+        ({}, {"performance": "pass_due_to_skip"}, False),
+        ({}, None, False),
+    ],
+)
+def test_a_cell_counts_if_it_was_timed_and_nothing_says_that_it_is_wrong(accuracy, timed, counted, folder):
+    if accuracy is not None:
+        folder.write("a", **accuracy)
+    if timed is not None:
+        folder.write("a", check="performance", **timed)
+    folder.merge("a", checks=["performance"])
+    assert folder.column("counted") == {"a": counted}
+
+
+def test_a_retry_of_one_check_alone_counts_by_the_new_row_and_the_other_checks_old_one(folder):
+    folder.write("a", accuracy="fail_accuracy")
+    folder.write("a", check="performance")
+    folder.merge("a", checks=BOTH)
+    assert folder.column("counted") == {"a": False}
+    folder.write("a")
+    folder.merge("a", checks=["accuracy"])
+    assert folder.column("counted") == {"a": True}
+
+
+def test_what_was_measured_with_another_identity_than_todays_is_stale(folder):
+    for model in ("same", "other", "unknown"):
+        folder.write(model)
+        folder.write(model, check="performance")
+    folder.identities = {
+        ("other", "performance"): "of today",
+        ("unknown", "accuracy"): None,
+        ("unknown", "performance"): None,
+    }
+    folder.merge("same")
+    assert folder.column("stale") == {"same": False, "other": True, "unknown": None}
+
+
+# What a look at one of many cells leaves of the others.
+
+
+def test_a_look_at_one_cell_keeps_all_rows_of_all_tables(folder):
+    for model in "abc":
+        folder.write(model, leaves=2, margin=0.5)
+        folder.write(model, check="performance", leaves=2)
+    folder.merge("a", "b", "c", checks=BOTH)
+    folder.merge("b", checks=["accuracy"])
+    assert folder.column("requested") == {"b": True, "a": False, "c": False}
+    assert folder.column("margin") == dict.fromkeys("abc", 0.5)
+    assert folder.column("performance") == dict.fromkeys("abc", "pass"), "a check that was not requested keeps its row"
+    assert folder.leaves() == ["a", "a", "b", "b", "c", "c"]
+    assert len(folder.table("samples")) == 6
+
+
+def test_a_request_before_does_not_matter(folder):
+    folder.write("a")
+    folder.merge("a", "gone", checks=BOTH)
+    folder.merge("a")
+    assert folder.table()["model"].to_pylist() == ["a"]
+    assert folder.column("performance") == {"a": None}
+
+
+def test_a_cell_that_was_measured_again_is_renewed_and_the_others_are_not_read(folder):
+    for model in "abc":
+        folder.write(model, leaves=2)
+    folder.merge("a", "b", "c")
+    folder.write("b", leaves=3, margin=0.75)
+    before = folder.file("a").stat()
+    with folder.file("a").open("r+b") as unreadable:
+        unreadable.write(bytes(before.st_size))
+    os.utime(folder.file("a"), ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert folder.merge("a", "b", "c") == {}
+    assert folder.column("margin") == {"a": None, "b": 0.75, "c": None}
+    assert folder.leaves() == ["a", "a", "b", "b", "b", "c", "c"]
+
+
+def test_a_file_that_is_no_newer_is_noticed(folder):
+    path = folder.write("a", margin=0.25)
+    folder.merge("a")
+    before = path.stat()
+    folder.write("a", margin=0.75)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    folder.merge("a")
+    assert folder.column("margin") == {"a": 0.75}
+
+
+def test_a_cell_whose_folder_was_deleted_is_gone(folder):
+    for model in "ab":
+        folder.write(model, leaves=2)
+    folder.merge("a", "b")
+    folder.file("a").unlink()
+    folder.file("a").parent.rmdir()
+    folder.merge("b")
+    assert folder.table()["model"].to_pylist() == ["b"]
+    assert folder.leaves() == ["b", "b"]
+
+
+def test_one_check_of_a_cell_that_was_deleted_is_gone_and_the_other_stays(folder):
+    folder.write("a", leaves=2)
+    folder.write("a", check="performance", leaves=2)
+    folder.merge("a", checks=BOTH)
+    folder.file("a").unlink()
+    folder.merge("a", checks=["performance"])
+    assert (folder.column("accuracy"), folder.column("performance")) == ({"a": None}, {"a": "pass"})
+    assert (len(folder.table("evidence")), len(folder.table("samples"))) == (0, 2)
+
+
+@pytest.mark.parametrize("name", parquet.SCHEMAS)
+def test_a_merge_that_ended_between_two_tables_is_made_anew(name, folder, monkeypatch):
+    for model in "ab":
+        folder.write(model, leaves=2)
+    folder.merge("a", "b")
+    folder.write("b", leaves=3, margin=0.5)
+
+    def break_at(path, fill):
+        if path.name == f"{name}.parquet":
+            raise KeyboardInterrupt
+        write_atomically(path, fill)
+
+    monkeypatch.setattr(parquet, "write_atomically", break_at)
+    with pytest.raises(KeyboardInterrupt):
+        folder.merge("a", "b")
+    monkeypatch.undo()
+    folder.merge("a", "b")
+    assert folder.column("margin") == {"a": None, "b": 0.5}
+    assert folder.leaves() == ["a", "a", "b", "b", "b"]
+
+
+def test_tables_that_were_put_back_from_before_are_made_anew(folder):
+    folder.write("a", leaves=2)
+    folder.merge("a")
+    before = {path: path.read_bytes() for path in folder.path.glob("*.parquet") if path.name != merge.INDEX}
+    folder.write("a", leaves=3, margin=0.5)
+    folder.merge("a")
+    for path, content in before.items():
+        write_atomically(path, lambda scratch, content=content: scratch.write_bytes(content))
+    folder.merge("a")
+    assert folder.column("margin") == {"a": 0.5}
+    assert len(folder.leaves()) == 3
+
+
+@pytest.mark.parametrize("name", parquet.SCHEMAS)
+def test_tables_of_another_version_are_made_anew(name, folder):
+    folder.write("a", leaves=2)
+    folder.merge("a")
+    older = folder.table(name).drop_columns([parquet.SCHEMAS[name].names[-1]])
+    (folder.path / f"{name}.parquet").unlink()
+    parquet.write(older, folder.path / f"{name}.parquet")
+    folder.merge("a")
+    assert folder.table(name).schema.equals(parquet.SCHEMAS[name])
+    assert len(folder.leaves()) == 2
+
+
+def test_row_groups_stay_large_however_often_one_cell_changes(folder, monkeypatch):
+    monkeypatch.setattr(merge, "ROWS_AT_ONCE", 10)
+    for model in "abcdef":
+        folder.write(model, leaves=4)
+    for model in "abcdef" * 2:
+        folder.write(model, leaves=4)
+        folder.merge(*"abcdef")
+    file = pq.read_metadata(folder.path / "evidence.parquet")
+    groups = [file.row_group(number).num_rows for number in range(file.num_row_groups)]
+    assert sum(groups) == 24
+    assert all(rows >= 10 for rows in groups[:-1])
+
+
+def test_folders_that_are_no_builds_are_passed_over(folder):
+    folder.write("a")
+    (folder.path / "export" / "x" / "y").mkdir(parents=True)
+    (folder.path / "export" / "x" / "y" / "accuracy.parquet").write_bytes(b"")
+    assert folder.merge("a") == {}
+    assert folder.table()["model"].to_pylist() == ["a"]
+
+
+# Files that cannot be read.
 
 
 def empty(path):
@@ -94,7 +357,7 @@ def make_a_folder(path):
 
 
 def drop_the_row(path):
-    parquet.write(parquet.table("accuracy", []), path)
+    parquet.write(SCHEMAS["accuracy"].empty_table(), path)
 
 
 def double_the_row(path):
@@ -103,9 +366,8 @@ def double_the_row(path):
 
 
 def rename_the_model(path):
-    parquet.write(
-        parquet.table("accuracy", [{"device": "cpu", "mode": "inference", "model": "other", "accuracy": "pass"}]), path
-    )
+    table = pq.read_table(path)
+    parquet.write(table.set_column(table.column_names.index("model"), "model", pa.array(["other"])), path)
 
 
 def drop_the_key(path):
@@ -134,147 +396,47 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-def test_a_damaged_file_costs_its_own_cell_alone_and_the_row_says_why(results, damage):
-    paths = [results("a"), results("damaged", accuracy_message="the test of time"), results("z")]
-    damage(paths[1])
-    table = merged(*paths)
-    assert column(table, "accuracy") == {"a": "pass", "z": "pass", "damaged": "not_run"}
-    assert column(table, "accuracy_cause")["damaged"].startswith("unreadable result file: ")
+def test_a_damaged_file_costs_its_own_row_alone_and_the_row_says_why(folder, damage):
+    folder.write("a", leaves=1)
+    path = folder.write("damaged", leaves=1, accuracy_message="the test of time")
+    folder.write("damaged", check="performance")
+    folder.write("z", leaves=1)
+    damage(path)
+    problems = folder.merge("a", "damaged", "z", checks=BOTH)
+    assert list(problems) == [("damaged", "accuracy")]
+    assert folder.column("accuracy") == {"a": "pass", "z": "pass", "damaged": "not_run"}
+    assert folder.column("accuracy_cause")["damaged"] == problems["damaged", "accuracy"]
+    assert problems["damaged", "accuracy"].startswith("unreadable result file: ")
+    assert (folder.column("performance")["damaged"], folder.column("performance_cause")["damaged"]) == ("pass", None)
+    assert folder.leaves() == ["a", "z"]
 
 
-def test_a_row_of_an_older_version_is_kept_with_its_missing_columns_null(results):
-    path = results("old", margin=0.5)
+def test_a_file_that_cannot_be_read_keeps_its_reason_until_it_changes(folder):
+    path = folder.write("a")
+    truncate(path)
+    folder.merge("a")
+    folder.merge("a")
+    assert folder.column("accuracy_cause")["a"].startswith("unreadable result file: ")
+    folder.write("a")
+    folder.merge("a")
+    assert (folder.column("accuracy"), folder.column("accuracy_cause")) == ({"a": "pass"}, {"a": None})
+
+
+def test_a_row_of_an_older_version_is_kept_with_its_missing_columns_null(folder):
+    path = folder.write("old", margin=0.5, leaves=1)
     old = pq.read_table(path).drop_columns(["top1_agreement"]).append_column("gone", pa.array([1]))
     parquet.write(old, path)
-    table = merged(results("new", top1_agreement=1.0), path)
-    assert column(table, "top1_agreement") == {"new": 1.0, "old": None}
-    assert column(table, "margin") == {"new": None, "old": 0.5}
-    assert "gone" not in table.column_names
+    folder.write("new", top1_agreement=1.0)
+    assert folder.merge("new", "old") == {}
+    assert folder.column("top1_agreement") == {"new": 1.0, "old": None}
+    assert folder.column("margin") == {"new": None, "old": 0.5}
+    assert folder.leaves() == ["old"]
 
 
-def test_cells_that_are_not_run_stand_where_they_were_asked_for(results, tmp_path):
-    table = merged(path_of(tmp_path, "y"), results("b"), path_of(tmp_path, "x"), results("a"))
-    assert table["model"].to_pylist() == ["y", "b", "x", "a"]
-
-
-def test_nothing_but_missing_files_gives_a_row_each(tmp_path):
-    table = merged(path_of(tmp_path, "x"), path_of(tmp_path, "y"))
-    assert column(table, "accuracy") == {"x": "not_run", "y": "not_run"}
-
-
-def test_nothing_asked_for_gives_an_empty_table():
-    assert merged().equals(parquet.SCHEMAS["cells"].empty_table())
-
-
-def test_a_merged_table_can_be_written_and_read_again(results, tmp_path):
-    table = merged(results("a"), path_of(tmp_path, "missing"))
-    parquet.write(table, tmp_path / "cells.parquet")
-    assert pq.read_table(tmp_path / "cells.parquet").equals(table)
-
-
-def test_two_hundred_cells_are_merged_without_loss_or_repetition(results, tmp_path):
-    models = [f"model_{number}" for number in range(200)]
-    table = merged(*(path_of(tmp_path, model) if model.endswith("7") else results(model) for model in models))
-    assert sorted(table["model"].to_pylist()) == sorted(models)
-    assert [model for model, status in column(table, "accuracy").items() if status == "not_run"] == models[7::10]
-
-
-def test_evidence_has_as_many_rows_as_each_cell_has_leaves(tmp_path):
-    files = {}
-    for model, leaves in (("a", 2), ("none", 0), ("b", 3)):
-        cell = {"device": "cpu", "mode": "inference", "model": model}
-        files[tuple(cell.values())] = path = Path(tmp_path, model)
-        parquet.write(parquet.table("evidence", [{**cell, "leaf": f"output.{number}"} for number in range(leaves)]), path)
-    table, problems = merge.merge("evidence", files)
-    assert table["model"].to_pylist() == ["a"] * 2 + ["b"] * 3
-    assert table["leaf"].to_pylist()[:2] == ["output.0", "output.1"]
-    assert not problems
-
-
-@pytest.fixture
-def evidence(tmp_path):
-    """By cell, seven files with two rows of evidence each."""
-    files = {}
-    for number in range(7):
-        cell = {"device": "cpu", "mode": "inference", "model": f"model_{number}"}
-        files[tuple(cell.values())] = path = tmp_path / f"{number}.parquet"
-        parquet.write(
-            parquet.table("evidence", [{**cell, "leaf": f"output.{leaf}", "margin": 0.5} for leaf in range(2)]), path
-        )
-    return files
-
-
-def test_evidence_that_is_merged_into_a_file_is_what_it_is_in_memory(evidence, tmp_path):
-    assert merge.merge_into(tmp_path / "merged.parquet", "evidence", evidence) == {}
-    table, _ = merge.merge("evidence", evidence)
-    written = pq.read_table(tmp_path / "merged.parquet")
-    assert written.equals(table)
-    assert len(written) == 14
-    schema = pq.read_schema(tmp_path / "merged.parquet")
-    assert [each.metadata for each in schema] == [each.metadata for each in parquet.SCHEMAS["evidence"]]
-
-
-def test_no_more_than_so_many_cells_are_in_memory_at_once(evidence, tmp_path, monkeypatch):
-    monkeypatch.setattr(merge, "CELLS_AT_ONCE", 3)
-    merge.merge_into(tmp_path / "merged.parquet", "evidence", evidence)
-    file = pq.ParquetFile(tmp_path / "merged.parquet").metadata
-    assert [file.row_group(number).num_rows for number in range(file.num_row_groups)] == [6, 6, 2]
-
-
-def test_files_are_read_one_by_one_only_beside_a_damaged_one(evidence, tmp_path, monkeypatch):
-    monkeypatch.setattr(merge, "CELLS_AT_ONCE", 3)
-    read, alone = merge._read, []
-    monkeypatch.setattr(merge, "_read", lambda kind, cell, path: alone.append(cell[2]) or read(kind, cell, path))
-    truncate(evidence["cpu", "inference", "model_4"])
-    problems = merge.merge_into(tmp_path / "merged.parquet", "evidence", evidence)
-    assert alone == ["model_3", "model_4", "model_5"]
-    assert list(problems) == [("cpu", "inference", "model_4")]
-    models = pq.read_table(tmp_path / "merged.parquet")["model"].to_pylist()
-    assert models == [f"model_{number}" for number in (0, 0, 1, 1, 2, 2, 3, 3, 5, 5, 6, 6)]
-
-
-def test_evidence_of_another_cell_is_not_taken_for_this_ones(evidence, tmp_path):
-    first, second = list(evidence)[:2]
-    evidence[second].write_bytes(evidence[first].read_bytes())
-    problems = merge.merge_into(tmp_path / "merged.parquet", "evidence", evidence)
-    assert list(problems) == [second]
-    assert pq.read_table(tmp_path / "merged.parquet")["model"].to_pylist().count("model_0") == 2
-
-
-def test_files_of_a_cell_each_with_the_row_of_its_neighbour_are_not_taken(results):
-    paths = [results("a"), results("b")]
+def test_files_of_two_cells_each_with_the_row_of_the_other_are_not_taken(folder):
+    paths = [folder.write("a"), folder.write("b")]
     contents = [path.read_bytes() for path in paths]
     for path, content in zip(paths, reversed(contents), strict=True):
         path.write_bytes(content)
-    assert column(merged(*paths), "accuracy") == {"a": "not_run", "b": "not_run"}
-
-
-def performance_row(folder, model, **columns):
-    path = folder / "cpu" / "inference" / model / "performance.parquet"
-    row = {"device": "cpu", "mode": "inference", "model": model, "performance": "pass", **columns}
-    parquet.write(parquet.table("performance", [row]), path)
-    return path
-
-
-def test_the_rows_of_both_checks_become_one_row_and_the_later_check_has_the_last_word(results, tmp_path):
-    accuracy = [results("a", batch_size=8, torch="2.9", margin=0.5), results("b", batch_size=8), path_of(tmp_path, "c")]
-    timed = [
-        performance_row(tmp_path, "a", batch_size=64, speedup=1.5),
-        tmp_path / "cpu" / "inference" / "b" / "performance.parquet",
-        performance_row(tmp_path, "c", speedup=2.0),
-    ]
-    files = {
-        check: merge.cells_of(list(map(str, paths))) for check, paths in (("accuracy", accuracy), ("performance", timed))
-    }
-    table = merge.join(list(files["accuracy"]), {check: merge.merge(check, files[check]) for check in files})
-    assert column(table, "accuracy") == {"a": "pass", "b": "pass", "c": "not_run"}
-    assert column(table, "performance") == {"a": "pass", "b": "not_run", "c": "pass"}
-    assert column(table, "batch_size") == {"a": 64, "b": 8, "c": None}
-    assert column(table, "speedup") == {"a": 1.5, "b": None, "c": 2.0}
-    assert column(table, "torch") == {"a": "2.9", "b": None, "c": None}
-    assert column(table, "margin")["a"] == 0.5
-    assert column(table, "performance_cause")["b"] == "no result file"
-
-
-def test_a_check_that_was_not_asked_for_has_no_status(results):
-    assert column(merged(results("a")), "performance") == {"a": None}
+    folder.merge("a", "b")
+    assert folder.column("accuracy") == {"a": "not_run", "b": "not_run"}

@@ -1,4 +1,4 @@
-"""What is asked for again: cells by their status, and what is damaged; each once for every time that it was done."""
+"""Whose rerun is requested: cells by their status, each once for every time that it was done."""
 
 from pathlib import Path
 
@@ -8,12 +8,17 @@ from timmgate.core.errors import ConfigError
 from timmgate.tables import parquet, retries
 from timmgate.tables.retries import Retries
 
+SCHEMA = parquet.FILE_SCHEMAS["accuracy"]
 STATUSES = {"good": "pass", "skipped": "pass_due_to_skip", "wrong": "fail_accuracy", "slow": "timeout", "big": "OOM"}
 
 
 @pytest.fixture
-def asked(tmp_path):
+def requests(tmp_path):
     return Retries(tmp_path / "retries.json")
+
+
+def write(row, path):
+    parquet.write_cell(parquet.table([row], SCHEMA), path)
 
 
 @pytest.fixture
@@ -23,7 +28,7 @@ def cells(tmp_path):
     for model, status in STATUSES.items():
         file = tmp_path / model / "accuracy.parquet"
         row = {"device": "cpu", "mode": "inference", "model": model, "accuracy": status, "accuracy_stage": "run", "retry": 0}
-        parquet.write(parquet.table("accuracy", [row]), file)
+        write(row, file)
         files[f"inference/{model}"] = {"accuracy": str(file)}
     return files
 
@@ -37,51 +42,53 @@ def cells(tmp_path):
         (["timeout", "failed"], {"wrong", "slow", "big"}),
     ],
 )
-def test_cells_are_asked_for_by_their_status(wanted, models, asked, cells):
-    assert set(retries.ask_for_failed(asked, cells, wanted)) == {f"inference/{model}" for model in models}
-    assert {model for model in STATUSES if asked.number(f"inference/{model}")} == models
+def test_cells_are_requested_by_their_status(wanted, models, requests, cells):
+    assert set(retries.request_failed(requests, cells, wanted)) == {f"inference/{model}" for model in models}
+    assert {model for model in STATUSES if requests.rerun_generation(f"inference/{model}")} == models
 
 
-def test_asking_again_before_it_was_done_changes_nothing(asked, cells):
+def test_a_second_request_before_it_was_done_changes_nothing(requests, cells):
     for _ in range(3):
-        retries.ask_for_failed(asked, cells, ["failed"])
-    assert asked.number("inference/wrong") == 1
+        retries.request_failed(requests, cells, ["failed"])
+    assert requests.rerun_generation("inference/wrong") == 1
 
 
-def test_a_cell_that_failed_again_is_asked_for_once_more(asked, cells):
-    retries.ask_for_failed(asked, cells, ["timeout"])
+def test_a_cell_that_failed_again_is_requested_once_more(requests, cells):
+    retries.request_failed(requests, cells, ["timeout"])
     row = {"device": "cpu", "mode": "inference", "model": "slow", "accuracy": "timeout", "retry": 1}
-    parquet.write(parquet.table("accuracy", [row]), Path(cells["inference/slow"]["accuracy"]))
-    retries.ask_for_failed(asked, cells, ["timeout"])
-    assert asked.number("inference/slow") == 2
+    write(row, Path(cells["inference/slow"]["accuracy"]))
+    retries.request_failed(requests, cells, ["timeout"])
+    assert requests.rerun_generation("inference/slow") == 2
 
 
-def test_a_number_that_was_lost_goes_on_from_that_of_the_row(asked):
-    asked.ask("inference/slow", 1)
-    assert asked.number("inference/slow") == 2
+def test_a_number_that_was_lost_goes_on_from_that_of_the_row(requests):
+    requests.request("inference/slow", 1)
+    assert requests.rerun_generation("inference/slow") == 2
 
 
-def test_a_cell_without_a_row_is_not_asked_for_and_one_that_cannot_be_read_is(asked, cells):
+def test_a_cell_without_a_row_is_not_requested_and_one_that_cannot_be_read_is(requests, cells):
     Path(cells["inference/wrong"]["accuracy"]).unlink()
     Path(cells["inference/good"]["accuracy"]).write_text("PAR1 nothing else PAR1")
-    assert set(retries.ask_for_failed(asked, cells, ["failed"])) == {"inference/good", "inference/slow", "inference/big"}
+    assert set(retries.request_failed(requests, cells, ["failed"])) == {"inference/good", "inference/slow", "inference/big"}
 
 
-def test_it_is_said_which_cells_wanted_weights(asked, tmp_path):
+def test_it_is_said_which_cells_wanted_weights(requests, tmp_path):
     row = {"device": "cpu", "mode": "m", "model": "a", "accuracy": "model_fail_to_load", "accuracy_stage": "weights"}
-    parquet.write(parquet.table("accuracy", [row]), tmp_path / "row.parquet")
-    assert retries.ask_for_failed(asked, {"m/a": {"accuracy": str(tmp_path / "row.parquet")}}, ["failed"]) == {"m/a": True}
+    write(row, tmp_path / "row.parquet")
+    assert retries.request_failed(requests, {"m/a": {"accuracy": str(tmp_path / "row.parquet")}}, ["failed"]) == {
+        "m/a": True
+    }
 
 
-def test_what_was_asked_for_is_remembered_only_when_it_is_saved(asked, tmp_path):
-    asked.ask("inference/wrong")
-    assert Retries(tmp_path / "retries.json").number("inference/wrong") == 0
-    asked.save()
-    assert Retries(tmp_path / "retries.json").number("inference/wrong") == 1
+def test_what_was_requested_is_remembered_only_when_it_is_saved(requests, tmp_path):
+    requests.request("inference/wrong")
+    assert Retries(tmp_path / "retries.json").rerun_generation("inference/wrong") == 0
+    requests.save()
+    assert Retries(tmp_path / "retries.json").rerun_generation("inference/wrong") == 1
 
 
-def test_nothing_is_written_if_nothing_was_asked_for(asked, tmp_path):
-    asked.save()
+def test_nothing_is_written_if_nothing_was_requested(requests, tmp_path):
+    requests.save()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -89,26 +96,3 @@ def test_a_damaged_memory_is_an_error_with_a_remedy(tmp_path):
     (tmp_path / "retries.json").write_bytes(bytes(20))
     with pytest.raises(ConfigError, match=r"retries\.json is damaged .* delete it"):
         Retries(tmp_path / "retries.json")
-
-
-@pytest.mark.parametrize("content", [b"", b"PAR1", bytes(1000), b"PAR1 cut off in the middle"])
-def test_a_damaged_file_is_named_and_its_job_asked_for(content, asked, cells):
-    file = Path(cells["inference/good"]["accuracy"])
-    file.write_bytes(content)
-    jobs = {cell: [tuple(files.values())] for cell, files in cells.items()}
-    assert retries.ask_for_damaged(asked, jobs) == [str(file)]
-    assert [cell for cell in cells if asked.number(cell)] == ["inference/good"]
-
-
-def test_a_file_without_those_that_were_made_before_it_is_no_result(asked, cells):
-    row = cells["inference/good"]["accuracy"]
-    absent = str(Path(row).with_name("evidence.parquet"))
-    assert retries.ask_for_damaged(asked, {"inference/good": [(absent, row)]}) == [absent]
-
-
-def test_where_nothing_was_made_nothing_is_damaged(asked, cells, tmp_path):
-    cut_off = Path(cells["inference/good"]["accuracy"])
-    cut_off.write_bytes(b"PAR1 cut off")
-    absent = str(tmp_path / "absent.parquet")
-    assert retries.ask_for_damaged(asked, {"job": [(absent,), (str(cut_off), absent)]}) == []
-    assert asked.number("job") == 0

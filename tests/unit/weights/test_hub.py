@@ -5,7 +5,6 @@ import errno
 import hashlib
 import itertools
 import json
-import os
 import re
 import signal
 import socket
@@ -20,9 +19,12 @@ import timm
 import torch
 from huggingface_hub import constants
 
+import specs
 from fake_hub import COMMIT, FakeHub
-from timmgate.core.spec import Mode, Spec
-from timmgate.weights import hub, record
+from timmgate import module_environment
+from timmgate.core.spec import Spec
+from timmgate.weights import hub as pretrained
+from timmgate.weights import record
 from timmgate.worker import models
 
 MODEL = "test_vit"
@@ -31,7 +33,7 @@ OLD_FILE = "timm/test_vit.r160_in1k/pytorch_model.bin"
 CONTENT = b"not really a state dict" * 1000
 CHUNK_BYTES = 1024
 PATIENCE_S = 180.0
-PACKAGE_ROOT = Path(record.__file__).parents[1]
+
 SHORTEST_PAUSE_S = 0.9
 """Pauses below it are those of locks and threads, not those between two attempts."""
 
@@ -39,15 +41,15 @@ FETCH = """
 import sys
 from pathlib import Path
 from huggingface_hub import constants
-from timmgate import weights
+from timmgate.weights import record
 
 constants.DOWNLOAD_CHUNK_SIZE = int(sys.argv[2])
-print(weights.obtain(sys.argv[1], "pretrained", Path()).file)
+print(record.obtain(sys.argv[1], "pretrained", Path()).file)
 """
 
 
 def spec(model: str = MODEL, source: str = "pretrained", **options) -> Spec:
-    return Spec("accuracy", "cpu", "m", model, source, "2", "1", options=Mode(**options))
+    return specs.spec(model=model, weights=source, options=options)
 
 
 @pytest.fixture
@@ -89,7 +91,7 @@ def plain_address(hub, monkeypatch):
     def make(name: str, content: bytes = CONTENT) -> str:
         hub.files = {name: content}
         config = dataclasses.replace(timm.get_pretrained_cfg(MODEL), hf_hub_id=None, url=f"{hub.url}/{name}")
-        monkeypatch.setattr(hub, "get_pretrained_cfg", lambda _: config)
+        monkeypatch.setattr(pretrained, "get_pretrained_cfg", lambda _: config)
         return config.url
 
     return make
@@ -318,7 +320,7 @@ def test_a_model_that_timm_has_no_weights_of_is_told_at_once(hub, obtain):
     ],
 )
 def test_errors_of_the_network_are_told_from_those_of_the_disk_and_from_mistakes(error, expected):
-    assert hub.is_curable(error) is expected
+    assert pretrained.is_curable(error) is expected
 
 
 # --- several processes
@@ -328,8 +330,7 @@ def test_errors_of_the_network_are_told_from_those_of_the_disk_and_from_mistakes
 def fetching(hub, tmp_path):
     """Start a process that fetches the weights of the model."""
     environment = {
-        **os.environ,
-        "PYTHONPATH": str(PACKAGE_ROOT),
+        **module_environment(),
         "HF_ENDPOINT": hub.url,
         "HF_HUB_CACHE": str(tmp_path / "hub"),
     }
@@ -361,38 +362,37 @@ def test_a_process_that_is_killed_while_it_fetches_leaves_nothing_that_looks_com
 
 
 @pytest.fixture
-def record(tmp_path) -> record.Weights:
+def weights(tmp_path) -> record.Weights:
     """Weights that are in order."""
     file = tmp_path / "weights.safetensors"
     file.write_bytes(CONTENT)
     return record.Weights(MODEL, "pretrained", str(file), hashlib.sha256(CONTENT).hexdigest(), len(CONTENT), "somewhere")
 
 
-def test_weights_are_kept_as_plain_json(record, tmp_path):
-    record.write(record, tmp_path / "new" / "record.json")
-    assert json.loads((tmp_path / "new" / "record.json").read_text())["file"] == record.file
-    assert record.read(tmp_path / "new" / "record.json") == record
+def test_weights_are_kept_as_plain_json(weights, tmp_path):
+    record.write(weights, tmp_path / "new" / "record.json")
+    assert json.loads((tmp_path / "new" / "record.json").read_text())["file"] == weights.file
+    assert record.read(tmp_path / "new" / "record.json") == weights
 
 
-def test_weights_in_order_are_no_trouble(record):
-    assert record.trouble() is None
+def test_weights_in_order_are_no_failure(weights):
+    assert weights.failure() is None
 
 
-def test_weights_that_could_not_be_had_fail_the_model(record):
-    missing = dataclasses.replace(record, file=None, error={"cause": "HTTP 404", "message": "gone"})
-    trouble = missing.trouble()
-    assert (trouble.status, trouble.cause, trouble.message) == ("model_fail_to_load", "HTTP 404", "gone")
+def test_weights_that_could_not_be_had_fail_the_model(weights):
+    failure = dataclasses.replace(weights, file=None, error={"cause": "HTTP 404", "message": "gone"}).failure()
+    assert (failure.status, failure.cause, failure.message) == ("model_fail_to_load", "HTTP 404", "gone")
 
 
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [(Path.unlink, "are gone"), (lambda file: file.write_bytes(CONTENT[::-1]), "have changed")],
 )
-def test_weights_that_are_not_what_they_were_fail_the_model_with_the_remedy(spoil, said, record):
-    spoil(Path(record.file))
-    trouble = record.trouble()
-    assert trouble.status == "model_fail_to_load"
-    assert f"the weights {record.file} {said}; retry=failed" in trouble.message
+def test_weights_that_are_not_what_they_were_fail_the_model_with_the_remedy(spoil, said, weights):
+    spoil(Path(weights.file))
+    failure = weights.failure()
+    assert failure.status == "model_fail_to_load"
+    assert f"the weights {weights.file} {said}; retry=failed" in failure.message
 
 
 @pytest.fixture
@@ -439,7 +439,7 @@ def test_a_file_that_would_run_code_is_not_loaded(tmp_path):
 
 @pytest.mark.parametrize(("source", "file"), [("pretrained", None), ("packaged", None), ("random", Path("some.pth"))])
 def test_a_file_too_few_or_too_many_is_refused(source, file):
-    with pytest.raises(ValueError, match=f"{source} weights, but --weights names"):
+    with pytest.raises(ValueError, match=f"{source} weights, but the request names"):
         models.create(spec(source=source), file)
 
 

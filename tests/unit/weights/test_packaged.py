@@ -6,15 +6,17 @@ import pytest
 import timm
 import torch
 
-from timmgate.core.spec import Mode, Spec
+import specs
+from timmgate.core import packages
+from timmgate.core.spec import Spec
 from timmgate.weights import packaged, record
-from timmgate.worker import models
+from timmgate.worker import models, photos
 
 MODEL = "tf_efficientnet_lite0"
 
 
 def spec(model: str = MODEL, source: str = "packaged", batch_size: int = 2, **options) -> Spec:
-    return Spec("accuracy", "cpu", "m", model, source, "2", "1", batch_size=batch_size, options=Mode(**options))
+    return specs.spec(model=model, weights=source, batch_size=batch_size, options=options)
 
 
 def labels(logits: torch.Tensor) -> list[tuple[str, float]]:
@@ -33,7 +35,7 @@ def found(tmp_path_factory) -> record.WeightsFile:
 @pytest.mark.parametrize("model", sorted(packaged.PACKAGES))
 def test_the_state_dict_is_the_packages_bit_by_bit_under_timms_names(model, tmp_path):
     found = packaged.fetch(model, tmp_path)
-    (original,) = packaged.package_folder(packaged.PACKAGES[model]).glob("models/*.pth")
+    (original,) = packages.folder(packaged.PACKAGES[model]).glob("models/*.pth")
     tensors = list(torch.load(original, weights_only=True).values())
     loaded = models.create(spec(model), found.file).state_dict()
     assert len(tensors) == len(loaded) > 200
@@ -51,16 +53,16 @@ def test_a_cup_of_coffee_is_espresso_and_a_camera_stands_on_a_tripod(found):
 
 
 def test_the_photos_are_repeated_until_the_batch_is_full():
-    photos = models.images(spec(batch_size=11), (3, 64, 64), 11)
-    assert photos.shape == (11, 3, 64, 64)
-    assert len(photos.unique(dim=0)) == len(packaged.PHOTOS) == 8
-    assert torch.equal(photos[8:], photos[:3])
+    batch = models.images(spec(batch_size=11), (3, 64, 64), 11)
+    assert batch.shape == (11, 3, 64, 64)
+    assert len(batch.unique(dim=0)) == len(photos.FILES) == 8
+    assert torch.equal(batch[8:], batch[:3])
 
 
 def test_photos_take_the_size_and_the_memory_format_of_the_mode():
-    photos = models.images(spec(channels_last=True), (3, 96, 96), 2)
-    assert photos.shape == (2, 3, 96, 96)
-    assert photos.is_contiguous(memory_format=torch.channels_last)
+    batch = models.images(spec(channels_last=True), (3, 96, 96), 2)
+    assert batch.shape == (2, 3, 96, 96)
+    assert batch.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("source", ["random", "pretrained"])
@@ -87,7 +89,7 @@ def test_a_model_that_no_package_ships_is_refused_and_told_which_there_are(model
     ],
 )
 def test_a_missing_package_is_named_with_the_command_that_installs_it(absent, command, monkeypatch, tmp_path):
-    monkeypatch.setattr(packaged, "find_spec", lambda name: None if name in absent else sys.modules["timm"].__spec__)
+    monkeypatch.setattr(packages, "find_spec", lambda name: None if name in absent else sys.modules["timm"].__spec__)
     found = record.obtain(MODEL, "packaged", tmp_path)
     assert found.error["cause"] == "ModuleNotFoundError"
     assert found.error["message"].endswith(command)

@@ -1,14 +1,15 @@
 """The accuracy check in this process, on a tiny model, with compilers that are right and compilers that are wrong."""
 
-import io
-import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from timmgate.core.protocol import Reporter
-from timmgate.core.spec import Mode, Spec, Traits
+import specs
+from said import Said, listen
+from timmgate.core.checks import ACCURACY
+from timmgate.core.spec import Spec
 from timmgate.worker import accuracy, backends, training_step
 from timmgate.worker.compile_cache import Cache
 from timmgate.worker.training_step import Setup
@@ -16,21 +17,9 @@ from timmgate.worker.training_step import Setup
 MODEL = "test_vit"
 
 
-def spec(model: str = MODEL, traits: Traits | None = None, device: str = "cpu", **options) -> Spec:
-    mode = Mode(**{"backend": "eager", "batch_size": 2, **options})
-    return Spec("accuracy", device, "mode", model, "random", "2", "1", options=mode, traits=traits or Traits())
-
-
-class Messages:
-    """What a measurement said: facts, evidence, stages in order, and the result."""
-
-    def __init__(self, text: str):
-        self.facts, self.evidence, self.stages, self.result = {}, [], [], None
-        for message in map(json.loads, text.splitlines()):
-            self.facts |= message.get("facts", {})
-            self.evidence += [message["detail"]] if "detail" in message else []
-            self.stages += [message["stage"]] if "stage" in message else []
-            self.result = message.get("result", self.result)
+def spec(model: str = MODEL, traits: dict[str, Any] | None = None, device: str = "cpu", **options) -> Spec:
+    mode = {"backend": "eager", "batch_size": 2, **options}
+    return specs.spec("accuracy", device=device, model=model, options=mode, traits=traits)
 
 
 @pytest.fixture(autouse=True)
@@ -43,10 +32,8 @@ def setup(measured: Spec) -> Setup:
     return Setup(threads=1, cache=Cache(Path("unused")), batch_size=measured.requested_batch_size)
 
 
-def measure(measured: Spec) -> Messages:
-    stream = io.StringIO()
-    accuracy.measure(measured, setup(measured), Reporter(stream))
-    return Messages(stream.getvalue())
+def measure(measured: Spec) -> Said:
+    return listen("accuracy", lambda reporter: accuracy.measure(measured, setup(measured), reporter))
 
 
 @pytest.fixture
@@ -63,17 +50,18 @@ def test_the_null_compiler_passes_at_inference_with_no_error_at_all():
     said = measure(spec())
     assert said.result == {"status": "pass", "cause": None, "message": None}
     assert said.stages == ["load", "reference", "eager", "eager", "compile", "run", "compile", "run", "compare"]
-    assert said.facts["reference"] == "fp64" and said.facts["top1_agreement"] == 1.0 and said.facts["margin"] == 0.0
-    (output,) = said.evidence
+    assert list(dict.fromkeys(["import", *said.stages])) == [stage.name for stage in ACCURACY.stages]
+    assert said.columns["reference"] == "fp64" and said.columns["top1_agreement"] == 1.0 and said.columns["margin"] == 0.0
+    (output,) = said.details
     assert (output["leaf"], output["kind"], output["shape"]) == ("output", "output", [2, 1000])
     assert 0 < output["eager_relative_error"] == output["compiled_relative_error"] < 1e-5
 
 
 def test_training_compares_loss_every_gradient_parameter_buffer_and_the_input_gradient():
-    said = measure(spec("test_resnet", training=True))
+    said = measure(spec("test_resnet", training=True, backend="nothing"))
     model = accuracy.models.create(spec("test_resnet"))
     parameters, buffers = len(list(model.parameters())), len(list(model.buffers()))
-    kinds = [leaf["kind"] for leaf in said.evidence]
+    kinds = [leaf["kind"] for leaf in said.details]
     assert {kind: kinds.count(kind) for kind in kinds} == {
         "loss": 1,
         "gradient": parameters,
@@ -82,7 +70,7 @@ def test_training_compares_loss_every_gradient_parameter_buffer_and_the_input_gr
         "input_gradient": 1,
     }
     assert said.result["status"] == "pass"
-    input_gradient = said.evidence[-1]
+    input_gradient = said.details[-1]
     assert input_gradient["shape"] == [2, 3, 160, 160] and input_gradient["eager_rmse"] is not None
 
 
@@ -91,7 +79,7 @@ def test_an_output_that_is_off_fails_and_the_message_names_it(compiler):
     said = measure(spec())
     assert said.result["status"] == "fail_accuracy"
     assert "1 of 1 tensors differ; output: compiled has rmse" in said.result["message"]
-    assert said.facts["margin"] > 1 and said.facts["leaves_failed"] == 1
+    assert said.columns["margin"] > 1 and said.columns["leaves_failed"] == 1
 
 
 def test_zeroed_gradients_show_in_the_evidence_although_the_tolerance_rule_lets_them_pass(compiler):
@@ -103,8 +91,8 @@ def test_zeroed_gradients_show_in_the_evidence_although_the_tolerance_rule_lets_
         return forward
 
     compiler(without_gradients)
-    said = measure(spec(training=True, traits=Traits(scaled_loss=True)))
-    gradients = [leaf for leaf in said.evidence if leaf["kind"] == "gradient"]
+    said = measure(spec(training=True, traits={"scaled_loss": True}))
+    gradients = [leaf for leaf in said.details if leaf["kind"] == "gradient"]
     assert said.result["status"] == "pass", "the reference suite's known blind spot"
     assert {leaf["compiled_relative_error"] for leaf in gradients if leaf["eager_relative_error"] is not None} == {1.0}
 
@@ -117,7 +105,7 @@ def test_one_element_that_is_not_finite_fails(compiler, bad, count):
     compiler(spoiled)
     said = measure(spec())
     assert said.result["status"] == "fail_accuracy"
-    assert said.evidence[0][count] == 2
+    assert said.details[0][count] == 2
 
 
 def test_an_eager_model_that_is_not_finite_has_a_status_of_its_own(monkeypatch):
@@ -166,10 +154,10 @@ def test_two_eager_runs_that_differ_are_told(restless_model):
 
 
 def test_a_model_known_to_be_nondeterministic_is_compiled_and_run_in_training_but_not_judged(restless_model):
-    said = measure(spec(training=True, traits=Traits(nondeterministic=True)))
+    said = measure(spec(training=True, traits={"nondeterministic": True}))
     assert said.result["status"] == "pass_due_to_skip"
     assert "deterministic" in said.result["cause"]
-    assert said.stages[-1] == "compare" and said.evidence
+    assert said.stages[-1] == "compare" and said.details
 
 
 def test_a_reference_that_cannot_be_had_is_said_and_the_comparison_is_by_cosine(monkeypatch, compiler):
@@ -182,10 +170,10 @@ def test_a_reference_that_cannot_be_had_is_said_and_the_comparison_is_by_cosine(
 
     monkeypatch.setattr(accuracy, "run", no_double)
     said = measure(spec())
-    assert said.facts["reference"] == "none"
-    assert said.facts["reference_error"] == "RuntimeError: no float64 here"
-    assert said.facts["comparison"] == "cosine"
-    assert said.evidence[0]["eager_rmse"] is None
+    assert said.columns["reference"] == "none"
+    assert said.columns["reference_error"] == "RuntimeError: no float64 here"
+    assert said.columns["comparison"] == "cosine"
+    assert said.details[0]["eager_rmse"] is None
 
 
 @pytest.mark.parametrize(
@@ -200,7 +188,7 @@ def test_a_reference_that_cannot_be_had_is_said_and_the_comparison_is_by_cosine(
     ],
 )
 def test_the_tolerance_follows_the_mode_and_the_suite(options, traits, expected):
-    assert accuracy.rule(spec(traits=Traits(**traits), **options), has_reference=True).tolerance == expected
+    assert accuracy.rule(spec(traits=traits, **options), has_reference=True).tolerance == expected
 
 
 def test_nan_may_match_nan_in_every_precision_but_float32():
@@ -226,14 +214,14 @@ def test_nan_may_match_nan_in_every_precision_but_float32():
 )
 def test_the_optimizer_is_the_suites_on_cuda_and_none_elsewhere_unless_the_mode_says(device, options, traits, expected):
     model = torch.nn.Linear(2, 2)
-    optimizer = training_step.make_optimizer(spec(device=device, traits=Traits(**traits), **options), model)
+    optimizer = training_step.make_optimizer(spec(device=device, traits=traits, **options), model)
     assert type(optimizer) is (expected or type(None))
     assert optimizer is None or optimizer.defaults["lr"] == 0.01
 
 
 def test_an_optimizer_moves_the_parameters():
-    still, moved = measure(spec(training=True)), measure(spec(training=True, optimizer="sgd"))
-    norms = [next(leaf for leaf in said.evidence if leaf["kind"] == "loss") for said in (still, moved)]
+    still, moved = (measure(spec(training=True, backend="nothing", optimizer=optimizer)) for optimizer in ("none", "sgd"))
+    norms = [next(leaf for leaf in said.details if leaf["kind"] == "loss") for said in (still, moved)]
     assert still.result["status"] == moved.result["status"] == "pass"
     assert norms[0]["eager_rmse"] != norms[1]["eager_rmse"]
 
@@ -241,8 +229,10 @@ def test_an_optimizer_moves_the_parameters():
 def test_the_loss_is_the_mean_of_the_first_tensor_and_is_divided_for_models_that_ask_for_it():
     logits = torch.arange(6.0).reshape(2, 3)
     assert training_step.mean_logit((logits, torch.zeros(1))) == training_step.mean_logit({"logits": logits}) == 2.5
-    plain, scaled = (measure(spec(training=True, traits=Traits(scaled_loss=scaled))) for scaled in (False, True))
-    gradients = [next(leaf for leaf in said.evidence if leaf["kind"] == "input_gradient") for said in (plain, scaled)]
+    plain, scaled = (
+        measure(spec(training=True, backend="nothing", traits={"scaled_loss": scaled})) for scaled in (False, True)
+    )
+    gradients = [next(leaf for leaf in said.details if leaf["kind"] == "input_gradient") for said in (plain, scaled)]
     assert gradients[0]["eager_rmse"] == pytest.approx(1000 * gradients[1]["eager_rmse"], rel=0.5)
 
 
@@ -252,13 +242,13 @@ def test_the_float64_reference_and_the_runs_drop_the_same_elements(monkeypatch):
     monkeypatch.setattr(
         accuracy.models, "create", lambda what, _: torch.nn.Sequential(create(what), torch.nn.Dropout(0.5)).train()
     )
-    said = measure(spec(training=True))
-    head = next(leaf for leaf in said.evidence if leaf["leaf"] == "gradient.0.head.weight")
+    said = measure(spec(training=True, backend="nothing"))
+    head = next(leaf for leaf in said.details if leaf["leaf"] == "gradient.0.head.weight")
     assert head["eager_relative_error"] < 1e-3, "another mask would be off by as much as the gradient itself"
 
 
 def test_a_model_that_the_table_skips_on_this_machine_is_not_run():
-    said = measure(spec(traits=Traits(skip_on=["cpu"], skip_reason="too slow")))
+    said = measure(spec(traits={"skip_on": ["cpu"], "skip_reason": "too slow"}))
     assert said.result == {
         "status": "pass_due_to_skip",
         "cause": "too slow",
@@ -272,7 +262,7 @@ def test_an_exception_while_compiling_leaves_the_stage_compile(monkeypatch):
         raise RuntimeError("no")
 
     monkeypatch.setattr(backends, "compile_model", lambda spec, model, images: torch.compile(model, backend=refuse))
-    stream = io.StringIO()
+    said = Said()
     with pytest.raises(Exception, match="no"):
-        accuracy.measure(spec(), setup(spec()), Reporter(stream))
-    assert Messages(stream.getvalue()).stages[-1] == "compile"
+        accuracy.measure(spec(), setup(spec()), said.reporter)
+    assert said.stages[-1] == "compile"

@@ -1,14 +1,16 @@
 """Compilers by name, their settings, and what happens when a mode asks for what there is not."""
 
-import io
-import json
+import contextlib
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from timmgate.core.protocol import Reporter
-from timmgate.core.spec import Mode, Spec, Traits
+import specs
+from said import Said
+from timmgate.core.spec import Spec
 from timmgate.worker import backends
 from timmgate.worker.compile_cache import Cache
 
@@ -22,8 +24,8 @@ class NoCache(Cache):
         pass
 
 
-def spec(traits: Traits | None = None, device: str = "cpu", **options) -> Spec:
-    return Spec("accuracy", device, "m", "test_vit", "random", "2", "1", options=Mode(**options), traits=traits or Traits())
+def spec(traits: dict[str, Any] | None = None, **options: Any) -> Spec:
+    return specs.spec("accuracy", options=options, traits=traits)
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager", "export"])
@@ -62,9 +64,7 @@ def test_cuda_graphs_are_refused_without_cuda(options):
 
 def test_settings_of_mode_and_suite_are_in_force_and_gone_afterwards():
     config = torch._inductor.config
-    made = spec(
-        Traits(emulate_precision_casts=True), freezing=True, cudagraphs=True, inductor_config={"cpp.min_chunk_size": 7}
-    )
+    made = spec({"emulate_precision_casts": True}, freezing=True, cudagraphs=True, inductor_config={"cpp.min_chunk_size": 7})
     before = (config.freezing, config.emulate_precision_casts, config.triton.cudagraphs, config.cpp.min_chunk_size)
     with backends.configured(made):
         assert config.fallback_random
@@ -77,18 +77,81 @@ def test_the_modes_own_inductor_option_wins():
     assert backends.inductor_changes(spec(inductor_config={"fallback_random": False}))["fallback_random"] is False
 
 
-def test_an_unknown_inductor_option_is_refused_with_near_matches():
-    refused = pytest.raises(backends.UnknownInductorOptionError, match="'max_autotun'; did you mean max_autotune")
-    with refused, backends.configured(spec(inductor_config={"max_autotun": True})):
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("max_autotunee", True, "no inductor option 'max_autotunee'; did you mean max_autotune"),
+        ("max_autotune", 7, "inductor option 'max_autotune' is 7; it must be of the type bool"),
+        ("max_autotune", "yes", "inductor option 'max_autotune' is 'yes'; it must be of the type bool"),
+        ("cpp.threads", 2.5, "inductor option 'cpp.threads' is 2.5; it must be of the type int"),
+        ("cpp.threads", None, "inductor option 'cpp.threads' is None; it must be of the type int"),
+        ("max_autotune_subproc_result_timeout_seconds", True, "it must be of the type float"),
+        ("max_autotune_gemm_search_space", "EXHAUSTIV", "is 'EXHAUSTIV'; did you mean EXHAUSTIVE?"),
+        ("post_grad_custom_pre_pass", "my_pass", "'post_grad_custom_pre_pass' is 'my_pass'; it must be of the type"),
+        ("cpp", {"threads": 2}, "inductor option 'cpp' is a group; write its members with a dot, such as cpp.threads"),
+    ],
+)
+def test_an_inductor_option_that_there_is_not_and_a_value_that_it_cannot_have_are_refused_in_a_sentence(
+    key, value, sentence
+):
+    refused = pytest.raises(backends.InductorOptionError, match=re.escape(sentence))
+    with refused, backends.configured(spec(inductor_config={key: value})):
         pass
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("cpp.threads", 2),
+        ("max_autotune_subproc_result_timeout_seconds", 60),  # a whole number for a float
+        ("max_autotune_gemm_search_space", "EXHAUSTIVE"),
+        ("max_autotune", False),
+        ("cpp.cxx", ["clang++", "g++"]),  # YAML has no tuples
+        ("cpp.simdlen", None),
+        ("cpp.simdlen", 256),
+        ("force_disable_caches", True),  # which is an alias of another module's
+    ],
+)
+def test_a_value_that_torch_takes_is_not_refused(key, value):
+    backends.check_inductor_config({key: value})
+
+
+def test_no_option_of_the_installed_torch_is_refused_its_own_value():
+    torch_says = {name: getattr(torch._inductor.config, name) for name in backends.inductor_options()}
+    backends.check_inductor_config(torch_says)
+    refused = [
+        name for name, value in torch_says.items() if not backends.is_of_type(value, backends.inductor_options()[name])
+    ]
+    assert refused == []
+
+
+@pytest.mark.parametrize("value", [None, True, 7, 0.5, "a text", [1], {"a": 1}])
+def test_any_value_of_any_option_is_taken_or_refused_and_nothing_else(value):
+    for hint in backends.inductor_options().values():
+        assert backends.is_of_type(value, hint) in (True, False)
+
+
+@pytest.mark.parametrize("options", [{"precision": "bfloat16"}, {"precision": "amp"}, {"precision": "float32"}])
+def test_a_precision_that_the_device_has_is_not_refused(options):
+    backends.check_precision(spec(**options).options, "cpu")
+
+
+def test_a_precision_that_the_device_does_not_have_is_refused():
+    with pytest.raises(backends.UnsupportedDeviceError, match="meta cannot compute in amp"):
+        backends.check_precision(spec(precision="amp", amp_dtype="float16").options, "meta")
+
+
+def test_an_autocast_that_only_warns_is_refused(monkeypatch):
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+    with pytest.raises(backends.UnsupportedDeviceError, match="autocast on cpu does not compute in float16"):
+        backends.check_precision(spec(precision="amp", amp_dtype="float16").options, "cpu")
+
+
 def test_stages_alternate_between_compile_and_run_also_for_the_backward_pass():
-    stream = io.StringIO()
-    with backends.compiling(spec(backend="aot_eager"), NoCache(Path()), Reporter(stream)):
+    said = Said()
+    with backends.compiling(spec(backend="aot_eager"), NoCache(Path()), said.reporter):
         compiled = torch.compile(torch.nn.Linear(3, 2), backend="aot_eager")
         compiled(IMAGES).sum().backward()
         compiled(IMAGES)
-    stages = [json.loads(line)["stage"] for line in stream.getvalue().splitlines()]
-    assert stages[:2] == ["compile", "run"]
-    assert len(stages) % 2 == 0 and stages[-1] == "run"
+    assert said.stages[:2] == ["compile", "run"]
+    assert len(said.stages) % 2 == 0 and said.stages[-1] == "run"

@@ -3,19 +3,21 @@
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
 
+import specs
 from timmgate.core import names
-from timmgate.core.spec import Mode, Spec, Traits
+from timmgate.core.spec import Spec
 from timmgate.worker import __main__ as worker_main
 from timmgate.worker import models
 
 
-def spec(model: str = "test_vit", check: str = "accuracy", traits: Traits | None = None, **options) -> Spec:
-    return Spec(check, "cpu", "mode", model, "random", "2", "1", options=Mode(**options), traits=traits or Traits())
+def spec(model: str = "test_vit", traits: dict[str, Any] | None = None, **options: Any) -> Spec:
+    return specs.spec(model=model, options=options, traits=traits)
 
 
 def test_random_weights_are_the_same_in_every_process_and_mode():
@@ -24,7 +26,7 @@ def test_random_weights_are_the_same_in_every_process_and_mode():
 
 
 def test_another_seed_gives_other_weights():
-    other = Spec.from_dict({**spec().to_dict(), "seed": 7})
+    other = specs.spec(seed=7)
     assert models.weights_hash(models.create(spec())) != models.weights_hash(models.create(other))
 
 
@@ -67,7 +69,7 @@ def test_an_unknown_name_is_refused_with_near_matches(name):
 
 
 def test_a_name_with_a_tag_is_known():
-    names.check_name("resnet50.a1_in1k")
+    names.check_name("resnet50.a1_in1k", timm)
 
 
 def test_training_and_inference_may_use_different_image_sizes():
@@ -98,7 +100,7 @@ def test_images_are_seeded_standardised_noise():
     ],
 )
 def test_the_batch_size_is_the_users_else_the_modes_else_the_suites(check, traits, options, override, expected):
-    made = Spec(check, "cpu", "m", "test_vit", "random", "2", "1", override, Mode(**options), Traits(**traits))
+    made = specs.spec(check, batch_size=override, options=options, traits=traits)
     assert made.requested_batch_size == expected
 
 
@@ -116,7 +118,7 @@ def test_the_batch_size_is_the_users_else_the_modes_else_the_suites(check, trait
     ],
 )
 def test_precision_casts_or_autocasts_and_force_amp_keeps_the_dtype(options, force_amp, cast, amp):
-    made = spec(traits=Traits(force_amp=force_amp), **options)
+    made = spec(traits={"force_amp": force_amp}, **options)
     assert (models.cast_dtype(made), models.amp_dtype(made)) == (cast, amp)
 
 

@@ -3,14 +3,16 @@
 import contextlib
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
 from torch._dynamo.exc import BackendCompilerFailed
 
+import specs
 from timmgate.core.protocol import Reporter
-from timmgate.core.spec import Mode, Spec, Traits
+from timmgate.core.spec import Spec
 from timmgate.system import gpus
 from timmgate.worker import __main__ as worker_main
 from timmgate.worker import (
@@ -29,8 +31,8 @@ from timmgate.worker.training_step import Setup
 GIBIBYTE = 1 << 30
 
 
-def spec(check: str = "performance", traits: Traits | None = None, device: str = "cuda", **options) -> Spec:
-    return Spec(check, device, "m", "test_vit", "random", "2", "1", options=Mode(**options), traits=traits or Traits())
+def spec(check: str = "performance", traits: dict[str, Any] | None = None, device: str = "cuda", **options: Any) -> Spec:
+    return specs.spec(check, device=device, options=options, traits=traits)
 
 
 @pytest.fixture
@@ -99,7 +101,7 @@ def test_autocast_is_in_float16_unless_the_mode_says_otherwise(requested, dtype)
 )
 def test_the_model_runs_under_cudas_autocast_but_the_reference_does_not(options, dtype, traits, monkeypatch):
     monkeypatch.setattr(torch, "autocast", lambda device, dtype: (device, dtype))
-    made = spec(traits=Traits(**traits), **options)
+    made = spec(traits=traits, **options)
     assert models.autocast(made, torch.ones(1)) == ("cuda", dtype)
     assert isinstance(models.autocast(made, torch.ones(1, dtype=torch.float64)), contextlib.nullcontext)
 
@@ -146,6 +148,22 @@ def test_peak_memory_is_the_allocators_between_two_synchronisations(calls):
     assert calls == ["synchronize", "reset_peak_memory_stats", "run", "synchronize", "max_memory_allocated"]
 
 
+def test_free_memory_is_what_the_driver_has_and_what_the_allocator_keeps_for_later(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (10 * GIBIBYTE, 80 * GIBIBYTE))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 5 * GIBIBYTE)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 2 * GIBIBYTE)
+    assert torch_device.free_bytes("cuda") == 13 * GIBIBYTE
+    assert torch_device.free_bytes("mps") == 0, "which does not tell"
+
+
+def test_memory_is_given_back_to_the_neighbours_of_a_gpu(monkeypatch):
+    released = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: released.append("cuda"))
+    for device in ("cpu", "cuda"):
+        torch_device.release_free_memory(device)
+    assert released == ["cuda"]
+
+
 def test_a_device_whose_allocator_keeps_no_peak_has_none_but_runs(calls):
     assert peak_memory.peak_bytes("mps", lambda: calls.append("run"), resident=7) is None
     assert calls == ["run"]
@@ -174,18 +192,20 @@ def test_samples_are_taken_alone_on_this_gpu_after_another_warm_up(one_linear, c
     made, model = one_linear
 
     @contextlib.contextmanager
-    def quiet(device):
+    def alone(device):
         calls.append(f"alone on {device}")
         yield
         calls.append("not alone")
 
     monkeypatch.setenv(gpus.VISIBLE, "GPU-a")
-    monkeypatch.setattr(performance.claims, "quiet", quiet)
+    monkeypatch.setattr(performance.timing_lock, "exclusive_device", alone)
     monkeypatch.setattr(torch_device, "control_s", lambda *_: calls.append("control") or 1.0)
     monkeypatch.setattr(timing, "warm_up", lambda run: calls.append("warm-up"))
     monkeypatch.setattr(timing, "collect", lambda *_, **__: calls.append("samples"))
     setup = Setup(threads=1, cache=compile_cache.Cache(Path("unused")), batch_size=4)
-    performance.take_samples(spec(), setup, model, model, made, Reporter(Quiet()))
+    reporter = Reporter(Quiet())
+    reporter.check("performance")
+    performance.take_samples(spec(), setup, model, model, made, reporter)
     assert calls == ["alone on GPU-a", "warm-up", "control", "samples", "control", "not alone"]
 
 
@@ -233,7 +253,7 @@ def test_inductors_cuda_graphs_are_on_where_the_mode_asks_for_them():
     ],
 )
 def test_training_on_cuda_has_the_optimizer_of_the_suite(check, traits, kind):
-    made = spec(check, Traits(**traits), training=True)
+    made = spec(check, traits, training=True)
     assert type(training_step.make_optimizer(made, torch.nn.Linear(3, 2))) is kind
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from timmgate.core.files import write_atomically
+from timmgate.core.packages import places
 
 DEFAULT = "default"
 """The label of the environment that Snakemake itself runs in."""
@@ -66,11 +67,14 @@ OTHER_VARIABLES = (
     "TORCH_COMPILE_DEBUG*",
     "TORCHINDUCTOR_CACHE_DIR",
     "TORCHINDUCTOR_COMPILE_THREADS",
+    "TORCH_FORCE_WEIGHTS_ONLY_LOAD",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
     "TRITON_CACHE_DIR",
     "TRITON_HOME",
     "TRITON_DUMP_DIR",
 )
-"""Of these, those that say where things are or what is printed. The number of threads is identity by itself."""
+"""Of these, those that say where things are or what is printed, and those that each worker sets by itself."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,7 @@ def find(cache: Path, label: str = DEFAULT) -> Build:
         "cuda": torch_version.get("cuda") or torch_version.get("hip"),
         "cudnn": next(filter(None, map(_version, ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12"))), None),
         "cxx": compiler(os.environ.get("CXX", "g++")),
-        "backends": {name: point.dist.version for name, point in sorted(backends.items())},
+        "backends": {name: version(name) for name in sorted(backends)},
         "sources": {module: digests.of_module(module) for module in sorted(modules) if find_spec(module)},
         "environment": environment(os.environ),
     }
@@ -156,7 +160,7 @@ def _version(package: str) -> str | None:
 
 def _torch_version() -> dict[str, str]:
     """The assignments of texts in torch/version.py, which is not imported: that would import torch."""
-    text = Path(find_spec("torch").origin).with_name("version.py").read_text(encoding="utf-8")
+    text = (places("torch")[0] / "version.py").read_text(encoding="utf-8")
     return dict(re.findall(r"^(\w+)(?:\s*:[^=\n]*)?\s*=\s*['\"]([^'\"]*)['\"]", text, flags=re.MULTILINE))
 
 
@@ -170,16 +174,15 @@ class Digests:
 
     def _read(self) -> dict[str, list[Any]]:
         try:
-            return json.loads(self._path.read_text(encoding="utf-8"))
+            known: dict[str, list[Any]] = json.loads(self._path.read_text(encoding="utf-8"))
+            return known
         except (OSError, ValueError):
             return {}
 
     def of_module(self, module: str) -> str:
         """Hex digest (SHA-256) of paths and contents of a module's files with one of the `SUFFIXES`; links are followed."""
-        spec = find_spec(module)
-        roots = spec.submodule_search_locations or [spec.origin]
         digest = hashlib.sha256()
-        for root in map(Path, roots):
+        for root in places(module):
             for file, status in sorted(_files(root)):
                 digest.update(f"{Path(file).relative_to(root.parent)} {self._of_file(file, status)}\n".encode())
         return digest.hexdigest()
@@ -193,7 +196,7 @@ class Digests:
                     digest.update(chunk)
             known = [*status, digest.hexdigest()]
         self._used[file] = known
-        return known[3]
+        return str(known[3])
 
     def save(self) -> None:
         """Remember the digests of the files that were asked for."""
@@ -203,17 +206,23 @@ class Digests:
                 write_atomically(self._path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
 
 
-def _files(root: Path) -> Iterator[tuple[str, tuple[int, int, int]]]:
-    """Files below a folder, or the file itself, with their inode, size and time of change."""
-    if root.is_file():
-        status = root.stat()
+def _files(root: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[tuple[str, tuple[int, int, int]]]:
+    """Files below a folder, or the file itself, with their inode, size and time of change.
+
+    `above` are the folders that it is in, by device and inode: a link to one of them is not followed for ever.
+    """
+    status = root.stat()
+    if not root.is_dir():
         yield str(root), (status.st_ino, status.st_size, status.st_mtime_ns)
+        return
+    here = status.st_dev, status.st_ino
+    if here in above:
         return
     with os.scandir(root) as entries:
         for entry in entries:
             if entry.is_dir():
                 if entry.name != "__pycache__":
-                    yield from _files(Path(entry.path))
+                    yield from _files(Path(entry.path), (*above, here))
             elif entry.name.endswith(SUFFIXES):
                 status = entry.stat()
                 yield entry.path, (status.st_ino, status.st_size, status.st_mtime_ns)

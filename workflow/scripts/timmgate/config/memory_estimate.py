@@ -6,6 +6,7 @@
 import math
 from collections.abc import Collection
 
+from timmgate.core.checks import CHECKS
 from timmgate.core.spec import Spec
 
 SUPERVISION_MB = 1000
@@ -26,9 +27,6 @@ IMAGE_BYTES, IMAGE_BYTES_PER_COST = 60e6, 8e6
 INFERENCE_SHARE = 0.3
 """Of the activations of training that inference keeps at a time."""
 
-WIDTH = {"accuracy": 2, "performance": 1}
-"""Of the numbers, in units of float32: only the accuracy check has a float64 reference."""
-
 
 def memory_bytes(specs: Collection[Spec], cost: float | None, threads: int) -> int:
     """Bytes that the processes of one cell may occupy together on the host, in whole GB; a guess if `cost` is None."""
@@ -41,4 +39,4 @@ def _activations(spec: Spec, cost: float) -> float:
     if spec.device != "cpu":
         return 0.0
     share = 1.0 if spec.options.training else INFERENCE_SHARE
-    return WIDTH[spec.check] * share * spec.requested_batch_size * (IMAGE_BYTES + IMAGE_BYTES_PER_COST * cost)
+    return CHECKS[spec.check].width * share * spec.requested_batch_size * (IMAGE_BYTES + IMAGE_BYTES_PER_COST * cost)

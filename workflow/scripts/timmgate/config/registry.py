@@ -1,6 +1,6 @@
 """timm's registry of models, without importing timm: a process of its own lists it once per version, into a file.
 
-    python -m timmgate.registry FILE
+    python -m timmgate.config.registry FILE
 
 writes that file. Importing timm takes seconds, and every cluster job parses the workflow.
 """
@@ -10,12 +10,12 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 
 from timmgate import module_environment
 from timmgate.core.errors import ConfigError
 from timmgate.core.files import write_atomically
+from timmgate.core.packages import places
 
 REFERENCE_AREA = 224 * 224
 """Input pixels that the cost of a model is relative to."""
@@ -73,13 +73,12 @@ def _is_current(path: Path) -> bool:
     """Whether the file is newer than timm's own files (which may change within a version) and than this one."""
     if not path.is_file():
         return False
-    folders = find_spec("timm").submodule_search_locations
-    sources = [Path(__file__), *(source for folder in folders for source in Path(folder, "models").glob("*.py"))]
+    sources = [Path(__file__), *(source for folder in places("timm") for source in (folder / "models").glob("*.py"))]
     return path.stat().st_mtime > max(source.stat().st_mtime for source in sources)
 
 
 def _list_into(path: Path) -> None:
-    command = [sys.executable, "-m", "timmgate.registry", str(path)]
+    command = [sys.executable, "-m", "timmgate.config.registry", str(path)]
     lister = subprocess.run(command, env=module_environment(), capture_output=True, text=True)
     if lister.returncode:
         last_words = (lister.stderr.strip().splitlines() or [f"exit code {lister.returncode}"])[-1]
@@ -110,7 +109,7 @@ def cost(known: Registry, model: str) -> float:
     import torch
 
     with torch.device("meta"):
-        parameters = sum(parameter.numel() for parameter in timm.create_model(model).parameters())
+        parameters: int = sum(parameter.numel() for parameter in timm.create_model(model).parameters())
     return parameters / 1e6 * known.relative_area(model)
 
 

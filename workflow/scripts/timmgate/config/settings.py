@@ -20,6 +20,7 @@ from timmgate.core.errors import ConfigError, did_you_mean
 from timmgate.core.run_options import RunOptions
 from timmgate.core.schemas import FAILED
 from timmgate.core.spec import Mode, Traits
+from timmgate.core.thresholds import Thresholds
 
 INFERENCE_ONLY_BACKENDS = ("export", "aot_inductor")
 
@@ -55,6 +56,7 @@ class Settings:
     weights: str
     batch_size: int | None
     run: RunOptions
+    thresholds: Thresholds
     retry: tuple[str, ...]
     baseline: str | None
 
@@ -79,6 +81,7 @@ def load(config: dict[str, Any]) -> Settings:
         weights=_weights(values["weights"], suite),
         batch_size=values["batch_size"],
         run=RunOptions(**{name: values[name] for name in json_schemas(RunOptions)}),
+        thresholds=Thresholds(**{name: values[name] for name in json_schemas(Thresholds)}),
         retry=tuple(values["retry"]),
         baseline=values["baseline"],
     )
@@ -98,11 +101,11 @@ def refuse_quotes(value: Any) -> None:
 @cache
 def schema(name: str) -> dict[str, Any]:
     """The JSON schema workflow/schemas/{name}.schema.yaml, with what the dataclasses of `core` say of their own fields."""
-    rules = yaml.safe_load((SCHEMAS / f"{name}.schema.yaml").read_text())
+    rules: dict[str, Any] = yaml.safe_load((SCHEMAS / f"{name}.schema.yaml").read_text())
     if name == "suite":
         rules["properties"] |= json_schemas(Traits)
         return rules
-    rules["properties"] |= json_schemas(RunOptions)
+    rules["properties"] |= json_schemas(RunOptions) | json_schemas(Thresholds)
     rules["properties"]["retry"]["items"] = {"enum": ["failed", *FAILED]}
     rules["properties"]["checks"]["items"] = {"enum": list(CHECKS)}
     rules["required"] = list(rules["properties"])
@@ -187,38 +190,35 @@ def validate(values: dict[str, Any], schema_name: str, where: str) -> None:
 
 def _sentence(error: ValidationError) -> str:
     place = ".".join(str(part) for part in error.absolute_path)
-    subject = f"{place} is {error.instance!r}" if place else "the configuration"
+    rule: Any = error.schema
+    found: Any = error.instance
+    limit: Any = error.validator_value
+    subject = f"{place} is {found!r}" if place else "the configuration"
     match error.validator:
         case "additionalProperties":
-            known = list(error.schema["properties"])
-            unknown = next(key for key in error.instance if key not in known)
+            known = list(rule["properties"])
+            unknown = next(key for key in found if key not in known)
             inside = f" in {place}" if place else ""
             return f"unknown key {unknown!r}{inside}{did_you_mean(unknown, known)}"
         case "required":
-            missing = next(key for key in error.validator_value if key not in error.instance)
+            missing = next(key for key in limit if key not in found)
             return f"the key {missing!r} is missing"
         case "dependentRequired":
-            given, needed = next(
-                (k, n)
-                for k, names in error.validator_value.items()
-                for n in names
-                if k in error.instance and n not in error.instance
-            )
+            given, needed = next((k, n) for k, names in limit.items() for n in names if k in found and n not in found)
             return f"{given} is set, so {needed} must be set too"
         case "enum":
-            allowed = ["null" if word is None else str(word) for word in error.validator_value]
+            allowed = ["null" if word is None else str(word) for word in limit]
             return f"{subject}; it must be one of {', '.join(allowed)}"
         case "type":
-            types = error.validator_value
-            types = [types] if isinstance(types, str) else types
+            types = [limit] if isinstance(limit, str) else limit
             return f"{subject}; it must be {' or '.join(TYPES[type_] for type_ in types)}"
         case "minimum" | "exclusiveMinimum":
             relation = "at least" if error.validator == "minimum" else "more than"
-            return f"{subject}; it must be {relation} {error.validator_value}"
+            return f"{subject}; it must be {relation} {limit}"
         case "minItems" | "minLength" | "minProperties":
             return f"{subject}; it must not be empty"
         case "pattern":
-            return f"{place}: {error.instance!r} must be {error.schema['form']}"
+            return f"{place}: {found!r} must be {rule['form']}"
         case _:
             return f"{subject}: {error.message}"
 

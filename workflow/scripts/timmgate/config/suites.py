@@ -139,7 +139,7 @@ def select(suite: Suite, models: tuple[str, ...], exclude: tuple[str, ...]) -> d
     unwanted = [_matching("exclude", pattern, everything, suite) for pattern in exclude]
     if models and not any(wanted):
         raise ConfigError(f"models: {', '.join(models)} matches no model of the suite {suite.name!r}")
-    names = set().union(*wanted or [suite.models]).difference(*unwanted)
+    names = set[str]().union(*(wanted or [list(suite.models)])).difference(*unwanted)
     if not names:
         raise ConfigError(f"exclude: nothing is left of the suite {suite.name!r}")
     return {name: traits for name, traits in everything.items() if name in names}

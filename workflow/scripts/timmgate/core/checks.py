@@ -4,6 +4,7 @@ A check runs in the worker module of its name. To add one, write that module and
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from timmgate.core.described import Column, columns
 
@@ -25,7 +26,8 @@ class Stage:
 
     def statuses(self, visit: int) -> tuple[str, str]:
         """Both words for the visit with this number, from 1."""
-        return tuple(words[min(visit, len(words)) - 1] for words in (self.failure, self.out_of_memory))
+        number = visit - 1
+        return self.failure[min(number, len(self.failure) - 1)], self.out_of_memory[min(number, len(self.out_of_memory) - 1)]
 
 
 IMPORT = Stage("import")
@@ -68,6 +70,11 @@ class Check:
     def module(self) -> str:
         """The worker module with its function `measure`."""
         return f"timmgate.worker.{self.name}"
+
+    @cached_property
+    def detail_types(self) -> dict[str, str]:
+        """By name, the type of each column of its details."""
+        return {column.name: column.type for column in self.detail_columns}
 
     def statuses(self, stage: str | None, visit: int = 1) -> tuple[str, str]:
         """Status words of a failure in this stage, and of one for lack of memory."""
@@ -169,14 +176,15 @@ PERFORMANCE = Check(
                     "timed_output_error",
                     "float64",
                     "",
-                    "norm of compiled - reference over norm of reference; in training of gradients",
+                    "norm of compiled - reference over norm of reference, in training of all gradients or of the input's",
                 ),
                 ("timed_output_margin", "float64", "", "timed_output_error over the error that is allowed, 1 is the limit"),
                 (
                     "timed_reference",
                     "string",
                     "",
-                    "what it is judged by: fp64 at the timed batch size, or extrapolated from batch 8",
+                    "what compiled is held against: fp64 at the timed batch size, eager with an error extrapolated from "
+                    "batch 8 (extrapolated), or eager by cosine similarity (eager)",
                 ),
                 ("gmacs", "float64", "1e9", "multiply-accumulate operations of the forward pass of one image"),
                 ("mactivations", "float64", "1e6", "output elements of convolutions and matrix products in the same"),

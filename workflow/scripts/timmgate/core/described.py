@@ -1,5 +1,6 @@
 """Dataclasses whose fields say what they mean and what they may be: the one description that schema and docs are made of."""
 
+import math
 import types
 import typing
 from collections.abc import Iterable
@@ -23,11 +24,11 @@ def json_schemas(cls: type) -> dict[str, dict[str, Any]]:
 
 def defaults(cls: type) -> dict[str, Any]:
     """By name, the default of each described field of the dataclass `cls`."""
-    return {
-        each.name: each.default if each.default is not MISSING else each.default_factory()
-        for each in fields(cls)
-        if "description" in each.metadata
-    }
+    return {each.name: _default(each) for each in fields(cls) if "description" in each.metadata}
+
+
+def _default(each: Field) -> Any:
+    return each.default_factory() if each.default_factory is not MISSING else each.default
 
 
 def _json_schema(each: Field, hint: Any) -> dict[str, Any]:
@@ -54,6 +55,25 @@ class Column:
     unit: str
     description: str
     group: str = ""
+
+
+INT64, EXACT_INT = range(-(2**63), 2**63), range(-(2**53), 2**53 + 1)
+
+
+def fits(value: Any, type: str) -> bool:
+    """Whether a column of that type can hold the value, a plain one as JSON has them. Null fits anywhere, NaN nowhere."""
+    if value is None:
+        return True
+    if type.startswith("list<"):
+        inner = type.removeprefix("list<").removesuffix(">")
+        return isinstance(value, list) and all(fits(each, inner) for each in value)
+    if type in ("string", "bool"):
+        return isinstance(value, {"string": str, "bool": bool}[type])
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    if type == "float64":
+        return not math.isnan(value) if isinstance(value, float) else value in EXACT_INT
+    return isinstance(value, int) and value in INT64
 
 
 def columns(group: str, rows: Iterable[tuple[str, str, str, str]]) -> tuple[Column, ...]:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from typing import Any
 
 OUT_OF_MEMORY = frozenset({"OOM", "eager_1st_run_OOM", "eager_2nd_run_OOM"})
@@ -14,7 +14,7 @@ RETRYABLE = frozenset({"infra_error"})
 
 def now() -> datetime:
     """The time, UTC."""
-    return datetime.now(UTC)
+    return datetime.now(timezone.utc)
 
 
 @dataclass

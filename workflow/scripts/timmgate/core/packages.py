@@ -22,4 +22,13 @@ def is_installed(package: str) -> bool:
 
 def folder(package: str) -> Path:
     """Where the files of an installed package are."""
-    return Path(find_spec(module(package)).origin).parent
+    (first, *_) = places(module(package))
+    return first
+
+
+def places(module: str) -> list[Path]:
+    """Where a module is: its folders, or its file. Nothing is imported. Raises ModuleNotFoundError."""
+    spec = find_spec(module)
+    if spec is None:
+        raise ModuleNotFoundError(f"there is no module {module}")
+    return [Path(place) for place in spec.submodule_search_locations or filter(None, [spec.origin])]

@@ -7,12 +7,13 @@ they are known, `{"detail": {...}}` per row of the check's second table, and at 
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from timmgate.core.checks import CHECKS
+from timmgate.core.described import fits
 from timmgate.core.run_options import RunOptions
 from timmgate.core.schemas import REPORTABLE, STATUSES
 from timmgate.core.spec import Spec
@@ -21,8 +22,8 @@ CONTENTS = {"check": str, "stage": str, "columns": dict, "detail": dict, "result
 """Type of each kind of message's content."""
 
 
-class UnknownColumnError(KeyError):
-    """A worker reports something that no table has a column for: a mistake of this project, whatever the model is."""
+class ReportError(ValueError):
+    """A worker reports what has no column, or what its column cannot hold: a mistake of ours, whatever the model is."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Request:
 class Reporter:
     """The worker's end of the pipe. Every message carries the seconds since the reporter was made, by `clock`.
 
-    Methods raise UnknownColumnError for a name that no table has, where the mistake is.
+    Methods raise ReportError for a name that no table has and for a value that its column cannot hold: there the mistake is.
     """
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.perf_counter):
@@ -85,13 +86,13 @@ class Reporter:
 
     def columns(self, **columns: Any) -> None:
         """Values of columns that are known from here on, also if the process dies later."""
-        _refuse_unknown(columns, REPORTABLE[self._check], self._check)
+        _check_columns(columns, REPORTABLE[self._check], self._check)
         self._send("columns", columns)
 
     def detail(self, row: dict[str, Any]) -> None:
         """One row of the check's table of details."""
         check = CHECKS[self._check]
-        _refuse_unknown(row, {column.name for column in check.detail_columns}, check.details)
+        _check_columns(row, check.detail_types, check.details)
         self._send("detail", row)
 
     def result(self, status: str, cause: str | None = None, message: str | None = None) -> None:
@@ -108,9 +109,12 @@ class Reporter:
         self._stream.flush()
 
 
-def _refuse_unknown(row: dict[str, Any], known: Any, table: str) -> None:
-    if unknown := sorted(set(row) - set(known)):
-        raise UnknownColumnError(f"{table} has no column {', '.join(unknown)}")
+def _check_columns(row: dict[str, Any], types: Mapping[str, str], table: str) -> None:
+    for name, value in row.items():
+        if name not in types:
+            raise ReportError(f"{table} has no column {name}")
+        if not fits(value, types[name]):
+            raise ReportError(f"{table}: the column {name} of type {types[name]} cannot hold {value!r:.200}")
 
 
 def parse(line: bytes) -> tuple[str, Any, float]:
@@ -125,8 +129,9 @@ def parse(line: bytes) -> tuple[str, Any, float]:
     elapsed_s = message.pop("elapsed_s", None)
     if len(message) != 1 or not isinstance(elapsed_s, float):
         raise ValueError("not one kind of message and elapsed_s")
-    ((kind, content),) = message.items()
-    if not isinstance(content, CONTENTS.get(kind, ())):
+    kind: str = next(iter(message))
+    content: Any = message[kind]
+    if kind not in CONTENTS or type(content) is not CONTENTS[kind]:
         raise ValueError(f"no such kind of message: {kind}")
     if kind == "result" and (set(content) != {"status", "cause", "message"} or content["status"] not in STATUSES):
         raise ValueError("not a status with its cause and message")

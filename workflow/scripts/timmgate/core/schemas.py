@@ -152,12 +152,13 @@ def course(check: Check) -> tuple[Column, ...]:
         ("threads", "int64", "", "threads of torch, OpenMP and the compiler"),
         *((f"{stage.name}_s", "float64", "s", f"time spent in the stage {stage.name}") for stage in check.stages),
     ]
-    return columns(check.name, [(f"{check.name}_{name}", *rest) for name, *rest in rows])
+    return columns(check.name, [(f"{check.name}_{name}", kind, unit, text) for name, kind, unit, text in rows])
 
 
 def of_check(check: Check) -> tuple[Column, ...]:
-    """Columns of a check's own row but those that all checks share."""
-    return (*check.columns, *course(check))
+    """Columns of a check's own row but those that all checks share; its course stands beside the columns of its name."""
+    own = [column for column in check.columns if column.group == check.name]
+    return (*own, *course(check), *(column for column in check.columns if column.group != check.name))
 
 
 def row(check: Check) -> tuple[Column, ...]:
@@ -177,6 +178,7 @@ tensor or pair of timed iterations, `attempts` one for each attempt at a check.
 """
 
 REPORTABLE = {
-    check.name: frozenset(column.name for column in (*IDENTITY, *check.columns, *PROVENANCE)) for check in CHECKS.values()
+    check.name: {column.name: column.type for column in (*IDENTITY, *check.columns, *PROVENANCE)}
+    for check in CHECKS.values()
 }
-"""By check, the columns that its worker may report."""
+"""By check, the columns that its worker may report, and the type of each."""

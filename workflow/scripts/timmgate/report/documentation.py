@@ -16,7 +16,7 @@ from timmgate.config import settings
 from timmgate.core import schemas
 from timmgate.core.described import defaults
 from timmgate.core.spec import Mode, Traits
-from timmgate.tables import parquet
+from timmgate.tables import failures, parquet
 
 ROOT = Path(__file__).parents[4]
 PAGES = (ROOT / "README.md", ROOT / "config" / "README.md")
@@ -48,6 +48,8 @@ def tables() -> dict[str, str]:
         "evidence": _columns(parquet.SCHEMAS["evidence"]),
         "samples": _columns(parquet.SCHEMAS["samples"]),
         "attempts": _columns(parquet.SCHEMAS["attempts"]),
+        "failures": _columns(failures.SCHEMA),
+        "kinds": _kinds(),
         "statuses": _table(("status", "meaning"), [(f"`{word}`", meaning) for word, meaning in schemas.STATUSES.items()]),
     }
 
@@ -92,6 +94,16 @@ def _columns(schema: pa.Schema) -> str:
                 field.metadata[b"description"].decode(),
             )
             for field in schema
+        ],
+    )
+
+
+def _kinds() -> str:
+    return _table(
+        ("kind", "severity", "meaning", "statuses"),
+        [
+            (f"`{kind.name}`", kind.severity, kind.meaning, ", ".join(f"`{status}`" for status in kind.statuses))
+            for kind in failures.KINDS.values()
         ],
     )
 

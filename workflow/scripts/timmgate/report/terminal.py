@@ -4,7 +4,6 @@ python -m timmgate.report.terminal results/cpu
 """
 
 import sys
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,29 +15,68 @@ from rich.table import Table
 from rich.text import Text
 
 from timmgate.core.schemas import PASSED, STATUSES
-from timmgate.tables import gate
-from timmgate.tables.failures import VERDICTS
+from timmgate.tables.failures import KINDS, SEVERITIES
+from timmgate.tables.summary import VERDICTS
+
+WORST = 3
+"""Cells that the line of a kind of warning or note names."""
+
+COLOURS = {"failure": "bold red", "warning": "bold yellow", "note": "bold"}
 
 
 def show(results: Path, console: Console) -> None:
-    """Print a table per check with a row per mode, and a line per failure, from the files in the folder `results`."""
+    """Print a table per check with a row per mode, and what to look at, from the files in the folder `results`."""
     summary = pd.read_csv(results / "summary.tsv", sep="\t", na_values=[""], keep_default_na=False, dtype={"mode": str})
-    for check in summary["check"].unique():
-        of_check = summary[summary["check"] == check]
+    for check in summary["check_name"].unique():
+        of_check = summary[summary["check_name"] == check]
         console.print(summary_table(check, of_check))
         if check == "performance":
             console.print(costs_table(of_check))
-    for failure in pq.read_table(results / "failures.parquet").to_pylist():
-        console.print(failure_line(failure), soft_wrap=True)
+    for line in lines(pq.read_table(results / "failures.parquet").to_pylist()):
+        console.print(line, soft_wrap=True)
+
+
+def lines(found: list[dict[str, Any]]) -> list[Text]:
+    """A line per failure, then a line per kind of warning, then one per kind of note; what is of the run has its own."""
+    shown = []
+    for severity in SEVERITIES:
+        rows = [row for row in found if row["severity"] == severity]
+        for kind in dict.fromkeys(row["kind"] for row in rows):
+            of_kind = [row for row in rows if row["kind"] == kind]
+            of_cells = [row for row in of_kind if row["model"] is not None]
+            shown += [run_line(row) for row in of_kind if row["model"] is None]
+            if severity == "failure":
+                shown += map(failure_line, of_cells)
+            elif of_cells:
+                shown.append(kind_line(of_cells))
+    return shown
 
 
 def failure_line(failure: dict[str, Any]) -> Text:
-    """Status, cell, check, stage, cause, the first line of the message, and the log if there is one."""
+    """Kind, status, cell, check, stage, cause, the first line of the message, and the log if there is one."""
     message = (failure["message"] or "").splitlines()[:1]
     reasons = filter(None, (failure["stage"] and f"in {failure['stage']}", failure["cause"], *message))
     log = [f"log: {failure['log']}"] if failure["log"] else []
-    words = [f"{failure['mode']}/{failure['model']} {failure['check']}", ": ".join(reasons), *log]
-    return Text.assemble((failure["status"], "bold red"), " ", "  ".join(filter(None, words)))
+    words = [f"{failure['mode']}/{failure['model']} {failure['check_name']}", ": ".join(reasons), *log]
+    return Text.assemble((failure["status"], COLOURS["failure"]), " ", "  ".join(filter(None, words)))
+
+
+def kind_line(of_cells: list[dict[str, Any]]) -> Text:
+    """How many cells there are of a kind, what it means, and the worst of them with their figures."""
+    first = of_cells[0]
+    worst = [f"{row['mode']}/{row['model']} ({_first_line(row)})" for row in of_cells[:WORST]]
+    more = [f"and {len(of_cells) - WORST} more"] if len(of_cells) > WORST else []
+    words = f"{len(of_cells)} cell{'s' * (len(of_cells) > 1)}: {KINDS[first['kind']].meaning}: {', '.join([*worst, *more])}"
+    return Text.assemble((f"{first['severity']} {first['kind']}", COLOURS[first["severity"]]), " ", words)
+
+
+def run_line(row: dict[str, Any]) -> Text:
+    """What concerns the run as a whole."""
+    return Text.assemble((f"{row['severity']} {row['kind']}", COLOURS[row["severity"]]), f" {_first_line(row)}")
+
+
+def _first_line(row: dict[str, Any]) -> str:
+    return next(iter((row["message"] or row["cause"] or "").splitlines()), "")
 
 
 def summary_table(check: str, summary: pd.DataFrame) -> Table:
@@ -68,10 +106,11 @@ def costs_table(summary: pd.DataFrame) -> Table:
 
 
 def _speedup(row: dict[str, Any], name: str) -> str:
-    """A geometric mean over models and its interval."""
+    """A geometric mean over models, its interval, and how many models are in it."""
+    share = f"{row['counted']:.0f} of {row['cells']}"
     if pd.isna(row[name]):
-        return ""
-    return f"{row[name]:.2f}\n[{row[f'{name}_ci_low']:.2f}, {row[f'{name}_ci_high']:.2f}]"
+        return share
+    return f"{row[name]:.2f}, {share}\n[{row[f'{name}_ci_low']:.2f}, {row[f'{name}_ci_high']:.2f}]"
 
 
 def _number(row: dict[str, Any], name: str, form: str) -> str:
@@ -92,39 +131,6 @@ COSTS: dict[str, Callable[[dict[str, Any]], str]] = {
     "graph breaks": lambda row: _number(row, "graph_breaks", ".0f"),
 }
 """Titles and texts: medians of seconds, how many times more memory eager takes, and the sum of graph breaks."""
-
-
-def show_gate(judged: list[dict[str, Any]], console: Console) -> None:
-    """Print a row per mode, a line for every cell that is not as expected, and a last line with the outcome."""
-    console.print(gate_table(judged))
-    for cell in judged:
-        if cell["class"] not in gate.AS_EXPECTED:
-            console.print(gate_line(cell), soft_wrap=True)
-    console.print(gate.sentence(judged), soft_wrap=True)
-
-
-def gate_table(judged: list[dict[str, Any]]) -> Table:
-    """A rich table: cells of each mode, and one column for each class that occurs."""
-    counts = Counter((cell["mode"], cell["class"]) for cell in judged)
-    occurring = [name for name in gate.CLASSES if name in {name for _, name in counts}]
-    table = Table(title="expected results")
-    table.add_column("mode", overflow="fold")
-    for column in ("cells", *occurring):
-        table.add_column(column, justify="right", overflow="fold")
-    for mode in dict.fromkeys(cell["mode"] for cell in judged):
-        of_mode = [counts[mode, name] for name in occurring]
-        table.add_row(mode, str(sum(of_mode)), *(str(count or "") for count in of_mode))
-    return table
-
-
-def gate_line(cell: dict[str, Any]) -> Text:
-    """Class, cell, both statuses, the first line of the reason, and the log if there is one."""
-    statuses = f"expected {cell['expected'] or 'pass'}, got {cell['accuracy'] or 'no result'}"
-    reason = " ".join(filter(None, (cell["cause"], cell["message"]))).splitlines()[:1]
-    remarks = [cell["flaky"] and f"flaky: {cell['flaky']}", *reason, cell["log"] and f"log: {cell['log']}"]
-    colour = "bold red" if cell["class"] in gate.FAILING else "bold yellow"
-    words = "; ".join(filter(None, [statuses, *remarks]))
-    return Text.assemble((cell["class"], colour), f" {cell['mode']}/{cell['model']} {words}")
 
 
 if __name__ == "__main__":

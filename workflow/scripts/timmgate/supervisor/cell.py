@@ -141,7 +141,7 @@ class Cell:
         smaller = next_batch_size(self._batch_size or spec.requested_batch_size)
         failed_attempts = self._journal.failed_attempts[check]
         # On a CPU it is the cell's own limit that ends it.
-        if lacked_memory(attempt, verdict) and spec.device != "cpu" and lease.was_shared():
+        if lacked_memory(attempt, verdict) and spec.device != "cpu" and lease and lease.was_shared():
             self._request = replace(self._request, count=len(self._request.slots))
         elif verdict.status in OUT_OF_MEMORY and CHECKS[check].shrinks and smaller:
             self._batch_size = smaller

@@ -18,7 +18,7 @@ def classify(attempt: AttemptResult) -> Verdict:
         return _judged(attempt)
     if attempt.supervisor_error is not None:
         return Verdict("infra_error", *attempt.supervisor_error)
-    fail, out_of_memory = CHECKS[attempt.check].statuses(attempt.stage, attempt.visits[attempt.stage])
+    fail, out_of_memory = CHECKS[attempt.check].statuses(attempt.stage, attempt.visits[attempt.stage or ""])
     if attempt.failure is not None:
         status = out_of_memory if attempt.failure["out_of_memory"] else fail
         if attempt.failure.get("is_ours"):
@@ -38,7 +38,7 @@ def classify(attempt: AttemptResult) -> Verdict:
 
 def _judged(attempt: AttemptResult) -> Verdict:
     """The worker's own word, unless what was timed computes something else than eager."""
-    verdict = Verdict(**attempt.result)
+    verdict = Verdict(**(attempt.result or {}))
     if verdict.status == "pass" and attempt.columns.get("timed_output_ok") is False:
         off = attempt.columns.get("timed_output_margin")
         message = "the compiled output at the timed batch size is wrong"
@@ -50,7 +50,7 @@ def _limit_reached(attempt: AttemptResult, out_of_memory: str) -> Verdict:
     survivors = f"; process {', '.join(map(str, attempt.survivors))} could not be killed" if attempt.survivors else ""
     if attempt.is_over_memory:
         used = f"used {attempt.peak_rss_bytes / 1e9:.1f} GB in stage {attempt.stage}"
-        return Verdict(out_of_memory, f"limit of {attempt.memory_bytes / 1e9:g} GB", used + survivors)
+        return Verdict(out_of_memory, f"limit of {(attempt.memory_bytes or 0) / 1e9:g} GB", used + survivors)
     hung = f"still in stage {attempt.stage} after the limit"
     return Verdict("timeout", f"limit of {attempt.timeout_s:g} s", hung + survivors)
 

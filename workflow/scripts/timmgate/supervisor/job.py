@@ -85,7 +85,7 @@ def _measure(job: Job, write: Write) -> None:
     run = replace(
         job.run,
         attempts=job.attempts,
-        weights=weights and weights.path,
+        weights=weights.path if weights else None,
         memory_bytes=int(min(limit_bytes - SUPERVISION_BYTES, machine_memory_bytes())),
     )
     remove_scratch(folder)
@@ -102,5 +102,5 @@ def _measure(job: Job, write: Write) -> None:
 def _outcomes(
     specs: Sequence[Spec], run: RunOptions, weights: record.Weights | None, log: Path, attempts: journal.Journal
 ) -> list[Outcome]:
-    failure = weights and weights.failure()
+    failure = weights.failure() if weights else None
     return cell.not_started(specs, failure, log, attempts) if failure else cell.supervise(specs, run, log, attempts)

@@ -7,7 +7,7 @@ killed; the next one finds it, on whatever machine it runs, and so knows how man
 import json
 import os
 import socket
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -40,7 +40,7 @@ class Journal:
         self._path, self._retry = path, retry
         self.attempts: Counter[str] = Counter()
         self.failed_attempts: Counter[str] = Counter()
-        self.wall_s: Counter[str] = Counter()
+        self.wall_s: defaultdict[str, float] = defaultdict(float)
         self.last_failed: dict[str, dict[str, Any]] = {}
         self.error: str | None = None
         for entry in entries(path):

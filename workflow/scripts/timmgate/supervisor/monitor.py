@@ -216,8 +216,8 @@ class Follower:
         if self.attempt.stage != "queue":
             self._used_s += passed_s
         if not (self.attempt.result or self.attempt.failure):
-            seconds = self.attempt.stage_s
-            seconds[self.attempt.stage] = seconds.get(self.attempt.stage, 0.0) + passed_s
+            seconds, stage = self.attempt.stage_s, self.attempt.stage or ""
+            seconds[stage] = seconds.get(stage, 0.0) + passed_s
 
     def _stop_stage(self) -> None:
         if self.attempt.worker_s is None:  # it did not come to say so itself

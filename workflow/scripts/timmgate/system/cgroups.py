@@ -23,7 +23,7 @@ def memory_limit_bytes() -> float:
 
 
 def oom_kills() -> int:
-    """How often the kernel has killed a process of our group (else of the machine) for want of memory."""
+    """How often the kernel has killed a process of our group (else of the machine) because memory ran out."""
     files = [group / name for group in _groups() for name in COUNTERS] + [Path("/proc/vmstat")]
     return next((_counter(file, "oom_kill") for file in files if file.is_file()), 0)
 

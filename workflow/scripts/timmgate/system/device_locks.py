@@ -7,7 +7,8 @@ lock back from a process that dies, whatever killed it.
   so does the worker: they are free again when both are gone. A supervisor that waits for more than one of them holds the
   device's reservation lock, so that nobody else takes any. Slots are taken under the allocation lock, one supervisor at a
   time.
-* A process that even SIGKILL does not end keeps its locks. They are in the list `stuck`, so that nobody waits for them.
+* A process that even SIGKILL does not end, because it hangs in a driver, keeps its locks. They are in the list `stuck`: else
+  every other cell of the device would wait for them for ever.
 """
 
 import os
@@ -73,7 +74,8 @@ class SlotLease:
         """Take what is free, as far as it is missing."""
         for slot in self._others():
             if not self.is_complete and (file := locked(self.device, _slot(slot))):
-                os.utime(file.fileno())  # tells the holders of other slots when we came
+                os.truncate(file.fileno(), 1)  # tells the holders of other slots that and when we came
+                os.utime(file.fileno())
                 self._files[slot] = file
         if self.is_complete:
             self._in_use = any(is_locked(self.device, _slot(slot)) for slot in self._others())
@@ -128,7 +130,7 @@ def _allocated(request: SlotRequest) -> SlotLease | None:
             for device in devices
             if not is_locked(device, "reservation")
         }
-        device = max(free, key=free.get, default=None)
+        device = max(free, key=free.__getitem__, default=None)
         if device is None or (request.count == 1 and not free[device]):
             return None
         if not (reservation := locked(device, "reservation")):
@@ -185,8 +187,10 @@ def _slot(number: int) -> str:
 
 
 def _last_taken_ns(device: str, name: str) -> int:
+    """When a slot was taken last, by the file system's clock; 0 if it never was: then its file is empty."""
     with lock_file(device, name) as file:
-        return os.fstat(file.fileno()).st_mtime_ns
+        status = os.fstat(file.fileno())
+    return status.st_mtime_ns if status.st_size else 0
 
 
 def _pause() -> None:

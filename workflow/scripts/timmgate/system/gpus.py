@@ -1,6 +1,6 @@
-"""Which GPUs measurements may use, by their UUIDs. Knows no torch.
+"""Which GPUs measurements may use, by their UUIDs. Must not import torch.
 
-    python -m timmgate.gpus
+    python -m timmgate.system.gpus
 
 prints the UUIDs of the GPUs that NVIDIA's driver shows to this process, one a line.
 """
@@ -64,9 +64,9 @@ def only(name: str) -> dict[str, str]:
 def ask_driver() -> list[str]:
     """UUIDs of the GPUs that the driver shows a process with our environment; none if it fails or does not answer in time.
 
-    In a child: a driver that hangs takes whoever asks with it, and a process that has asked cannot be forked any more.
+    In a child: a driver that hangs takes the process that asks with it, and one that has asked cannot be forked any more.
     """
-    command = [sys.executable, "-m", "timmgate.gpus"]
+    command = [sys.executable, "-m", "timmgate.system.gpus"]
     child = subprocess.Popen(
         command,
         env=module_environment(),
@@ -81,6 +81,7 @@ def ask_driver() -> list[str]:
         return []
     finally:
         child.kill()  # without waiting for it: a process inside a driver that hangs does not even die
+        assert child.stdout is not None
         child.stdout.close()
     return printed.split() if child.returncode == 0 else []
 
@@ -115,8 +116,8 @@ def main() -> None:
     """Print the UUIDs; the exit code is 1, with the reason, if there is no driver or it fails."""
     try:
         print(*uuids(ctypes.CDLL(DRIVER)), sep="\n")
-    except (OSError, DriverError) as trouble:
-        sys.exit(str(trouble))
+    except (OSError, DriverError) as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

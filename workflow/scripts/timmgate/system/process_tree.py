@@ -130,15 +130,20 @@ def kill_all(worker: subprocess.Popen, others: set[Process]) -> tuple[int, ...]:
 
 
 def mark() -> str:
-    """What tells this process from all others: its id, its start in clock ticks since boot, its namespace of ids."""
+    """What tells this process from all others: its id, its start in clock ticks since boot, its namespace of ids.
+
+    The machine sees the processes of its containers, but in their environment are ids as the container counts them: without
+    the namespace, a supervisor outside would take the one inside for dead and kill its worker.
+    """
     return f"{os.getpid()} {start_ticks(os.getpid())} {_namespace()}"
 
 
 def kill_leftovers() -> list[int]:
     """Kill every process of ours on this machine whose `SUPERVISOR` is dead, which cannot do so any more.
 
-    They would keep the lease of a device, which nobody else could have then. Returns those that could not be killed. Linux
-    only; elsewhere it does nothing.
+    A worker dies with its supervisor, but what it started does not, as a compiler in a session of its own: that would keep
+    the lease of the device, or run on beside the next cell. Returns those that could not be killed. Linux only; elsewhere it
+    does nothing.
     """
     left, deadline = {}, time.monotonic() + LEFTOVERS_S
     for entry in PROC.glob("[0-9]*"):
@@ -186,14 +191,19 @@ def children_cpu_s() -> float:
 
 
 def die_with_parent(by: signal.Signals) -> None:
-    """Ask the kernel to send us `by` when the thread that started us ends. Linux only; elsewhere it does nothing."""
+    """Ask the kernel to send us `by` when the thread that started us ends. Linux only; elsewhere it does nothing.
+
+    So that a worker ends whose supervisor was killed by SIGKILL, as when memory runs out: there may be no other one that
+    would look for leftovers, and the worker would keep the device.
+    """
     _prctl(PR_SET_PDEATHSIG, by)
 
 
 def die_with_run(by: signal.Signals) -> None:
-    """Ask the kernel to send us `by` when Snakemake ends. Ends at once if it has ended already.
+    """Ask the kernel to send us `by` when Snakemake ends, also by SIGKILL. Ends at once if it has ended already.
 
-    What was started by hand has no Snakemake to die with.
+    Otherwise cells would be measured on and on for a run that is over, beside those of the next one. What was started by
+    hand has no Snakemake to die with.
     """
     die_with_parent(by)
     run = os.environ.get(RUN)
@@ -212,7 +222,11 @@ def _parents() -> list[int]:
 
 
 def become_subreaper() -> None:
-    """Ask the kernel to make orphans among our descendants our children. Linux only; elsewhere it does nothing."""
+    """Ask the kernel to make orphans among our descendants our children. Linux only; elsewhere it does nothing.
+
+    So that `kill_all` finds what a worker that crashed has started in sessions of its own, as the compiler's pool of
+    processes: else these would belong to the init process.
+    """
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 

@@ -74,7 +74,7 @@ class PausedTime:
     @property
     def seconds(self) -> float:
         """The sum until now."""
-        return struct.unpack("d", os.pread(self._file, 8, 0) or bytes(8))[0]
+        return float(struct.unpack("d", os.pread(self._file, 8, 0) or bytes(8))[0])
 
     def add(self, seconds: float) -> None:
         """Add one pause to the sum."""

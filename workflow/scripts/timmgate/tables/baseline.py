@@ -12,17 +12,35 @@ from typing import NamedTuple
 from timmgate.config.settings import Settings
 from timmgate.config.suites import Suite, lines
 from timmgate.core.errors import ConfigError
+from timmgate.core.schemas import PASSED
 from timmgate.core.spec import Mode
+
+PASSING = (*PASSED, "eager_variation")
+"""Statuses that count as passed, as on PyTorch's dashboard; the last one is a word of older files."""
 
 AMP_COLUMNS = {"bfloat16": "amp_bf16", "float16": "amp_fp16"}
 """Intel's column by autocast's dtype; the other precisions are columns themselves."""
 
 
-class Expectation(NamedTuple):
-    """A status, and why it may vary if it does."""
+ANY = "any"
+"""What the performance check of a model with an expected failure of accuracy may end with."""
 
-    status: str
+
+class Expectation(NamedTuple):
+    """What is expected of a model: its status of accuracy, why it may vary if it does, and a status of performance.
+
+    Without one of its own, performance is expected to pass where accuracy is.
+    """
+
+    accuracy: str
     flaky: str | None = None
+    performance: str | None = None
+
+    def of(self, check: str) -> str:
+        """The status that is expected of a check, or `ANY`."""
+        if check == "accuracy":
+            return self.accuracy
+        return self.performance or ("pass" if self.accuracy in PASSING else ANY)
 
 
 Expectations = dict[str, dict[str, Expectation]]
@@ -61,7 +79,8 @@ def precision_column(device: str, mode: Mode) -> str:
 def read(path: Path, column: str) -> dict[str, Expectation]:
     """Expectations by model, from the column `accuracy`, else from `column`. An empty cell is none. Raises ConfigError.
 
-    Blank lines, and lines that begin with #, are skipped, and so is a # and what follows in the cell of the status.
+    The columns `performance` and `flaky` may be absent. Blank lines, and lines that begin with #, are skipped, and so is a #
+    and what follows in the cell of a status.
     """
     (place, header), *rows = lines(path, _comma_separated, "expectations are a table in comma-separated text") or [
         (str(path), [])
@@ -75,13 +94,14 @@ def read(path: Path, column: str) -> dict[str, Expectation]:
     expectations: dict[str, Expectation] = {}
     for place, cells in rows:
         row = dict(zip(header, cells, strict=False))
-        model, status = row.get("name"), row.get(column, "").partition("#")[0].strip()
+        model = row.get("name")
+        accuracy, performance = (row.get(name, "").partition("#")[0].strip() for name in (column, "performance"))
         if not model:
             raise ConfigError(f"{place}: the name of the model is missing")
         if model in expectations:
             raise ConfigError(f"{place}: the model {model!r} is listed twice")
-        if status:
-            expectations[model] = Expectation(status, row.get("flaky") or None)
+        if accuracy or performance:
+            expectations[model] = Expectation(accuracy or "pass", row.get("flaky") or None, performance or None)
     return expectations
 
 

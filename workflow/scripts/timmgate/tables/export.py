@@ -7,14 +7,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from timmgate.core.spec import Mode
+from timmgate.tables.merge import requested
 
 SUITE = "timm_models"
 """What benchmarks/dynamo calls the suite of all timm models."""
 
 
 def files(cells: pa.Table, modes: dict[str, Mode], device: str) -> dict[str, pa.Table]:
-    """All files by name: one per mode and measured check for benchmarks/dynamo, and one per mode for timm."""
-    exported = {}
+    """All files by name, of the requested cells: one per mode and measured check for benchmarks/dynamo, and one per mode for
+    timm.
+    """
+    exported, cells = {}, requested(cells)
     for mode, stem in stems(modes).items():
         of_mode = cells.filter(pc.equal(cells["mode"], mode))
         training = modes[mode].training
@@ -33,7 +36,7 @@ def stems(modes: dict[str, Mode]) -> dict[str, str]:
     bare = {name: _stem(mode.backend, mode) for name, mode in modes.items() if not _has_more_options(mode)}
     taken = Counter(bare.values())
     return {
-        name: bare[name] if taken[bare.get(name)] == 1 else _stem(f"{mode.backend}_{name}", mode)
+        name: bare[name] if taken[bare.get(name, "")] == 1 else _stem(f"{mode.backend}_{name}", mode)
         for name, mode in modes.items()
     }
 

@@ -1,91 +1,226 @@
-"""What is wrong in a table of cells: the list of failures, and the figures per mode. Arrow in, Arrow out."""
+"""What an engineer should look at, out of the merged cells: failures, warnings and notes. Arrow in, Arrow out.
 
+Only of what the last command requested. What concerns the run as a whole is one row without a model.
+"""
+
+import math
 from collections import Counter
-from collections.abc import Sequence
-from statistics import median
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from timmgate.core.schemas import PASSED, STATUSES
-from timmgate.supervisor import speedup
+from timmgate.core.described import columns
+from timmgate.core.thresholds import Thresholds
+from timmgate.tables import parquet
+from timmgate.tables.merge import requested
 
-FAILURE_COLUMNS = ("stage", "cause", "message", "worst_leaf", "margin", "log", "command")
+SEVERITIES = ("failure", "warning", "note")
 
-VERDICTS = ("faster", "same", "slower", "ambiguous")
 
-SEED = 1337
-"""Of the bootstrap over models."""
+@dataclass(frozen=True)
+class Kind:
+    """A kind of row, what it means, and the statuses of a check that are of it."""
 
-SUMMARY = pa.schema(
+    name: str
+    severity: str
+    meaning: str
+    statuses: tuple[str, ...] = ()
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("wrong", "failure", "the compiled model computes something else", ("fail_accuracy",)),
+        Kind("crashed", "failure", "compiling the model or running it compiled failed", ("fail_to_run",)),
+        Kind("timeout", "failure", "the time limit was reached", ("timeout",)),
+        Kind("out_of_memory", "failure", "memory ran out", ("OOM", "eager_1st_run_OOM", "eager_2nd_run_OOM")),
+        Kind(
+            "eager_failed",
+            "failure",
+            "eager failed, differs from itself or is not finite: there is nothing to judge against",
+            ("eager_1st_run_fail", "eager_2nd_run_fail", "eager_two_runs_differ", "eager_not_finite"),
+        ),
+        Kind("not_loaded", "failure", "the model could not be made", ("model_fail_to_load",)),
+        Kind("infra_error", "failure", "something other than the model ended it", ("infra_error",)),
+        Kind("not_measured", "failure", "there is no row", ("not_run",)),
+        Kind("slower", "warning", "slower than eager, by `min_speedup`"),
+        Kind("more_memory", "warning", "takes more memory than eager, by `min_compression_ratio`"),
+        Kind("slow_compile", "warning", "compiles for longer than `max_compile_s`"),
+        Kind("graph_breaks", "warning", "more graph breaks than `max_graph_breaks`"),
+        Kind("recompiles", "warning", "more recompiles than `max_recompiles`"),
+        Kind("drifted_machine", "warning", "the machine changed its speed during the timing, by `max_machine_drift`"),
+        Kind("mixed_machines", "warning", "cells were measured on different devices, drivers or numbers of threads"),
+        Kind("no_reference", "note", "float64 did not run: judged by cosine similarity, which is weak evidence"),
+        Kind("smaller_batch", "note", "timed with a smaller batch than requested, for lack of memory"),
+        Kind("weak_evidence", "note", "random weights or comparison by cosine: a pass says less"),
+        Kind("not_judged", "note", "not judged, by the suite's table"),
+        Kind("several_hosts", "note", "cells were measured on several hosts"),
+    )
+}
+"""By name, in order of gravity."""
+
+KIND_OF_STATUS = {status: kind for kind in KINDS.values() for status in kind.statuses}
+
+COLUMNS = columns(
+    "failures",
     [
-        *((name, pa.string()) for name in ("device", "mode", "check")),
-        *((name, pa.int64()) for name in ("cells", "passed")),
-        *((name, pa.float64()) for name in ("speedup", "speedup_ci_low", "speedup_ci_high")),
-        *((name, pa.float64()) for name in ("speedup_clipped", "speedup_clipped_ci_low", "speedup_clipped_ci_high")),
-        *((name, pa.float64()) for name in ("compile_cold_s", "compile_warm_s", "compression_ratio")),
-        *((name, pa.int64()) for name in (*VERDICTS, "graph_breaks", *STATUSES)),
-    ]
+        ("severity", "string", "", "failure, warning or note"),
+        ("kind", "string", "", "what is to be looked at"),
+        ("device", "string", "", "torch device type"),
+        ("build", "string", "", "label of what compiles; null for the whole run"),
+        ("mode", "string", "", "name of the mode; null for the whole run"),
+        ("model", "string", "", "timm model name; null for the whole run"),
+        ("check_name", "string", "", "accuracy or performance; null for both"),
+        ("status", "string", "", "status of the check"),
+        ("stage", "string", "", "stage that the measurement ended in; null if it passed"),
+        ("cause", "string", "", "of a failure as in `cells`; else the threshold, or the column that it is about"),
+        ("message", "string", "", "in words, with the figure"),
+        ("worst_leaf", "string", "", "compared tensor with the largest margin, of a wrong model"),
+        ("margin", "float64", "", "its error over the allowed error, 1 is the limit"),
+        ("log", "string", "", "path of the log, relative to the working directory"),
+        ("command", "string", "", "shell command that repeats the measurement by hand"),
+    ],
 )
-"""One row per mode and check. Speedups are geometric means over models with a 95 % interval; the clipped ones count a model
-that got slower as 1, as benchmarks/dynamo does. Compile times are medians, the compression ratio is a geometric mean.
-"""
+
+SCHEMA = parquet.schema(COLUMNS)
+
+NAMED = 3
+"""Cells that a note on many names."""
+
+Row = dict[str, Any]
 
 
-FIGURES = ("verdict", "speedup", "compile_cold_s", "compile_warm_s", "compression_ratio", "graph_breaks")
-"""Columns of a cell that the summary of a mode is made of."""
+@dataclass(frozen=True)
+class Limit:
+    """A figure of a timed cell, and the threshold that it is held against: below a `min_`, or above a `max_`."""
+
+    kind: str
+    column: str
+    threshold: str
+    figure: Callable[[Row], float | None] | None = None
+
+    def excess(self, cell: Row, thresholds: Thresholds) -> float:
+        """How far the figure is beyond the threshold, 0 if it is not or is not known."""
+        figure, limit = (self.figure or (lambda row: row[self.column]))(cell), getattr(thresholds, self.threshold)
+        if figure is None:
+            return 0.0
+        return float(max(0.0, limit - figure if self.threshold.startswith("min_") else figure - limit))
 
 
-def failures(cells: pa.Table, checks: Sequence[str]) -> pa.Table:
-    """One row per check of a cell that did not pass: its status, where and why, and how to look into it."""
-    return pa.concat_tables([_failures(cells, check) for check in checks])
+LIMITS = (
+    # An interval that reaches over 1 does not say that it is slower.
+    Limit("slower", "speedup", "min_speedup", lambda row: row["speedup"] if (row["speedup_ci_high"] or 1) < 1 else None),
+    Limit("more_memory", "compression_ratio", "min_compression_ratio"),
+    Limit("slow_compile", "compile_cold_s", "max_compile_s"),
+    Limit("graph_breaks", "graph_breaks", "max_graph_breaks"),
+    Limit("recompiles", "recompiles", "max_recompiles"),
+    Limit(
+        "drifted_machine",
+        "machine_drift",
+        "max_machine_drift",
+        lambda row: row["machine_drift"] and max(row["machine_drift"], 1 / row["machine_drift"]),
+    ),
+)
+
+MACHINE = ("device_name", "driver")
+"""Columns in which the cells of one machine agree; also the threads of each check."""
 
 
-def _failures(cells: pa.Table, check: str) -> pa.Table:
-    failed = cells.filter(pc.invert(pc.is_in(cells[check], pa.array(PASSED))))
-    columns = {"device": "device", "mode": "mode", "model": "model", check: "status"}
-    for name in FAILURE_COLUMNS:
-        columns[f"{check}_{name}" if f"{check}_{name}" in cells.column_names else name] = name
-    table = failed.select(list(columns)).rename_columns(list(columns.values()))
-    return table.add_column(3, "check", pa.array([check] * len(table), pa.string()))
+def failures(cells: pa.Table, checks: Sequence[str], thresholds: Thresholds) -> pa.Table:
+    """Rows in order of gravity, and those of a kind from the worst to the least, in the schema `SCHEMA`.
+
+    `checks` are those that the last command requested.
+    """
+    rows = requested(cells).to_pylist()
+    found = [each for row in rows for check in checks for each in _of_check(row, check, thresholds)]
+    found += [(0.0, row) for row in _of_run(rows, checks)]
+    gravity = {name: number for number, name in enumerate(KINDS)}
+    found.sort(key=lambda pair: (gravity[pair[1]["kind"]], -pair[0]))
+    return parquet.table([row for _, row in found], SCHEMA)
 
 
-def summary(cells: pa.Table, checks: Sequence[str]) -> pa.Table:
-    """One row per device, mode and check, as `SUMMARY` says."""
-    modes: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    needed = ["device", "mode", *checks, *FIGURES]
-    for row in cells.select(needed).to_pylist():
-        modes.setdefault((row["device"], row["mode"]), []).append(row)
-    lines = []
+def _of_check(cell: Row, check: str, thresholds: Thresholds) -> Iterator[tuple[float, Row]]:
+    """What is to be looked at in one check of a cell, each with how bad it is."""
+    if kind := KIND_OF_STATUS.get(cell[check]):
+        yield _failure(cell, check, kind)
+    if check == "accuracy" and cell["comparison"] == "cosine" and cell["reference"] == "none":
+        yield 0.0, _row("no_reference", cell, check, cause="reference_error", message=cell["reference_error"])
+    if check != "performance":
+        return
+    for limit in LIMITS:
+        if excess := limit.excess(cell, thresholds):
+            threshold = f"{limit.threshold}={getattr(thresholds, limit.threshold):g}"
+            yield excess, _row(limit.kind, cell, check, cause=threshold, message=_figure(cell, limit.column))
+    ran, wanted = cell["performance_batch_size"], cell["batch_size_requested"]
+    if ran and wanted and ran < wanted and cell["performance"] == "pass":
+        yield 0.0, _row("smaller_batch", cell, check, cause="batch_size", message=f"{ran} images instead of {wanted}")
+
+
+def _failure(cell: Row, check: str, kind: Kind) -> tuple[float, Row]:
+    course = {name: cell[f"{check}_{name}"] for name in ("stage", "cause", "message")}
+    if kind.name != "wrong":
+        return 0.0, _row(kind.name, cell, check, **course)
+    if check == "accuracy":
+        leaf = {"worst_leaf": cell["worst_leaf"], "margin": cell["margin"]}
+    else:
+        leaf = {"margin": cell["timed_output_margin"]}
+    margin = leaf["margin"] or 0.0
+    return math.inf if math.isnan(margin) else margin, _row(kind.name, cell, check, **course, **leaf)
+
+
+def _figure(cell: Row, column: str) -> str:
+    """A figure in words."""
+    words = f"{column} {cell[column]:.3g}"
+    if column == "speedup":
+        return f"{words} [{cell['speedup_ci_low']:.3g}, {cell['speedup_ci_high']:.3g}]"
+    reasons = "; ".join(dict.fromkeys(cell["graph_break_reasons"] or ())) if column == "graph_breaks" else ""
+    return f"{words}: {reasons}" if reasons else words
+
+
+def _row(kind: str, cell: Row, check: str | None, **known: Any) -> Row:
+    about = {name: cell.get(name) for name in ("device", "build", "mode", "model", "log", "command")}
+    status = cell.get(check) if check else None
+    return {"severity": KINDS[kind].severity, "kind": kind, **about, "check_name": check, "status": status, **known}
+
+
+def _of_run(cells: list[Row], checks: Sequence[str]) -> Iterator[Row]:
+    """What is said once, however many cells it concerns."""
+    measured = [cell for cell in cells if any(cell[check] not in (None, "not_run") for check in checks)]
+    if not measured:
+        return
+    run = {"device": measured[0]["device"]}
+
+    def of_cells(kind: str, check: str | None, cause: str, some: list[Row], words: str) -> Iterator[Row]:
+        if some:
+            names = f": {_named(some)}" if len(some) < len(measured) else ""
+            yield _row(kind, run, check, cause=cause, message=f"{len(some)} of {len(measured)} cells {words}{names}")
+
+    random = [cell for cell in measured if cell["weights"] == "random"]
+    words = "have random weights, which hide most rounding errors of half precision and all of folding"
+    yield from of_cells("weak_evidence", None, "weights", random, words)
+    cosine = [cell for cell in measured if cell["comparison"] == "cosine" and cell["reference"] != "none"]
+    if "accuracy" in checks:
+        yield from of_cells("weak_evidence", "accuracy", "comparison", cosine, "are compared by cosine similarity")
     for check in checks:
-        for (device, mode), of_mode in modes.items():
-            statuses = Counter(row[check] for row in of_mode)
-            lines.append(
-                {
-                    "device": device,
-                    "mode": mode,
-                    "check": check,
-                    "cells": statuses.total(),
-                    "passed": sum(statuses[status] for status in PASSED),
-                    **{status: statuses[status] for status in STATUSES},
-                    **(_figures(of_mode) if check == "performance" else {}),
-                }
-            )
-    return pa.Table.from_pylist(lines, schema=SUMMARY)
+        skipped = [cell for cell in measured if cell[check] == "pass_due_to_skip"]
+        yield from of_cells("not_judged", check, "pass_due_to_skip", skipped, "are not judged")
+    yield from _mixtures("mixed_machines", run, measured, [*MACHINE, *(f"{check}_threads" for check in checks)])
+    yield from _mixtures("several_hosts", run, measured, ["host"])
 
 
-def _figures(of_mode: list[dict[str, Any]]) -> dict[str, float]:
-    known = {name: [row[name] for row in of_mode if row[name] is not None] for name in FIGURES}
-    verdicts = Counter(known["verdict"])
-    figures = {verdict: verdicts[verdict] for verdict in VERDICTS}
-    figures["graph_breaks"] = sum(known["graph_breaks"])
-    for name in ("compile_cold_s", "compile_warm_s"):
-        figures[name] = median(known[name]) if known[name] else None
-    if known["compression_ratio"]:
-        figures["compression_ratio"] = speedup.geometric_mean(known["compression_ratio"], SEED)[0]
-    for name, floor in (("speedup", None), ("speedup_clipped", 1.0)):
-        if known["speedup"]:
-            columns = (name, f"{name}_ci_low", f"{name}_ci_high")
-            figures.update(zip(columns, speedup.geometric_mean(known["speedup"], SEED, floor), strict=True))
-    return figures
+def _mixtures(kind: str, run: Row, cells: list[Row], names: list[str]) -> Iterator[Row]:
+    """One row if the cells differ in any of these columns, with the number of cells of each value."""
+    mixed = []
+    for name in names:
+        counts = Counter(cell[name] for cell in cells if cell[name] is not None)
+        if len(counts) > 1:
+            mixed.append(f"{name} is {', '.join(f'{value} in {count}' for value, count in counts.most_common())}")
+    if mixed:
+        yield _row(kind, run, None, cause=", ".join(each.split()[0] for each in mixed), message="; ".join(mixed))
+
+
+def _named(cells: list[Row]) -> str:
+    names = [f"{cell['mode']}/{cell['model']}" for cell in cells[:NAMED]]
+    return ", ".join([*names, "..."] if len(cells) > NAMED else names)

@@ -1,15 +1,16 @@
-"""How the results differ from what is expected, and which differences fail the gate. Arrow in, Arrow out."""
+"""How the results differ from what is expected, and which differences fail the gate. Arrow in, Arrow out.
+
+Of what the last command requested, both checks of every cell.
+"""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from timmgate.core.schemas import PASSED
-from timmgate.tables.baseline import Expectation, Expectations
-
-PASSING = (*PASSED, "eager_variation")
-"""Statuses that count as passed, as on PyTorch's dashboard; the last one is a word of older files."""
+from timmgate.tables.baseline import ANY, PASSING, Expectation, Expectations
+from timmgate.tables.merge import requested
 
 CLASSES = {
     "pass": "passes, as expected",
@@ -20,97 +21,121 @@ CLASSES = {
     "changed_failure": "fails with another status than expected",
     "missing": "there is no result, and one was expected or requested",
 }
-"""Every cell is in one of these. A cell without an expectation is expected to pass."""
+"""Every check of a cell is in one of these. A cell without an expectation is expected to pass."""
 
 AS_EXPECTED = ("pass", "expected_failure")
 
 FAILING = ("new_failure", "changed_failure", "missing")
 """The classes that fail the gate. An improvement does not: it shows in the table until the expectations are updated."""
 
-COLUMNS = ("mode", "model", "class", "expected", "accuracy", "flaky", "cause", "message", "log")
+COLUMNS = ("mode", "model", "check_name", "class", "expected", "status", "flaky", "cause", "message", "log")
 
 
-def classify(expectation: Expectation | None, status: str | None) -> str:
-    """The class of one cell; `status` is None where there is no row."""
-    expected, flaky = expectation or Expectation("pass")
+def classify(expectation: Expectation | None, check: str, status: str | None) -> str:
+    """The class of one check of a cell; `status` is None where there is no row."""
+    expectation = expectation or Expectation("pass")
+    expected = expectation.of(check)
     if status in (None, "not_run"):
         return "missing"
-    if status in PASSING and expected in PASSING:
+    if status in PASSING and expected in (*PASSING, ANY):
         return "pass"
-    if status == expected:
+    if expected in (status, ANY):
         return "expected_failure"
-    if flaky:
+    if expectation.flaky:
         return "flaky"
     if status in PASSING:
         return "new_pass"
     return "new_failure" if expected in PASSING else "changed_failure"
 
 
-def judge(cells: pa.Table, expectations: Expectations) -> pa.Table:
-    """One row per cell that is in the results or expected, the results first, with its class and what is known of both."""
-    needed = cells.select(["mode", "model", "accuracy", "accuracy_cause", "accuracy_message", "log"])
-    results = {(row["mode"], row["model"]): row for row in needed.to_pylist()}
+def judge(cells: pa.Table, expectations: Expectations, checks: Sequence[str]) -> pa.Table:
+    """One row per requested check of a cell that is in the results or expected, with its class and what is known of both.
+
+    The results come first, and the checks of a cell stand together.
+    """
+    course = [f"{check}_{name}" for check in checks for name in ("cause", "message")]
+    rows = requested(cells).select(["mode", "model", *checks, *course, "log"]).to_pylist()
+    results = {(row["mode"], row["model"]): row for row in rows}
     expected = {(mode, model): each for mode, models in expectations.items() for model, each in models.items()}
     judged = []
     for mode, model in [*results, *(cell for cell in expected if cell not in results)]:
         result, expectation = results.get((mode, model), {}), expected.get((mode, model))
-        judged.append(
-            {
-                "mode": mode,
-                "model": model,
-                "class": classify(expectation, result.get("accuracy")),
-                "expected": expectation and expectation.status,
-                "accuracy": result.get("accuracy"),
-                "flaky": expectation and expectation.flaky,
-                "cause": result.get("accuracy_cause"),
-                "message": result.get("accuracy_message"),
-                "log": result.get("log"),
-            }
-        )
+        for check in checks:
+            judged.append(
+                {
+                    "mode": mode,
+                    "model": model,
+                    "check_name": check,
+                    "class": classify(expectation, check, result.get(check)),
+                    "expected": expectation and expectation.of(check),
+                    "status": result.get(check),
+                    "flaky": expectation and expectation.flaky,
+                    "cause": result.get(f"{check}_cause"),
+                    "message": result.get(f"{check}_message"),
+                    "log": result.get("log"),
+                }
+            )
     return pa.Table.from_pylist(judged, schema=pa.schema([(name, pa.string()) for name in COLUMNS]))
 
 
-def updated(cells: pa.Table, expectations: Expectations, asked_for: Expectations) -> dict[str, pa.Table]:
+def updated(
+    cells: pa.Table, expectations: Expectations, asked_for: Expectations, checks: Sequence[str]
+) -> dict[str, pa.Table]:
     """By mode, the expectations renewed, in the form that they are read in: every result is what is expected from now on.
 
     What this run was not asked for stays, and so do the reasons of flaky models. `asked_for` is the part of `expectations`
     that it was asked for: what has no result there goes, unless it only was not run.
     """
     renewed: dict[str, dict[str, Expectation]] = {}
-    for row in cells.select(["mode", "model", "accuracy"]).to_pylist():
-        mode, model, status = row.values()
+    for row in requested(cells).select(["mode", "model", *checks]).to_pylist():
+        mode, model = row["mode"], row["model"]
         old = expectations.get(mode, {})
         if mode not in renewed:
             renewed[mode] = {name: each for name, each in old.items() if name not in asked_for[mode]}
-        flaky = old[model].flaky if model in old else None
-        if status != "not_run":
-            renewed[mode][model] = Expectation(status, flaky)
-        elif model in old:
-            renewed[mode][model] = old[model]
+        if found := _found(row, old.get(model)):
+            renewed[mode][model] = found
     return {mode: _as_file(models) for mode, models in renewed.items()}
+
+
+def _found(row: dict[str, Any], old: Expectation | None) -> Expectation | None:
+    """What is expected from now on of a model; what was not run stays as it was, and None is nothing."""
+    status = {check: None if row.get(check) == "not_run" else row.get(check) for check in ("accuracy", "performance")}
+    accuracy = status["accuracy"] or (old and old.accuracy)
+    if accuracy is None:
+        return None
+    performance = old and old.performance if status["performance"] is None else status["performance"]
+    new = Expectation(accuracy, old and old.flaky)
+    # Only what is not expected anyway.
+    return (
+        new if performance is None or new.of("performance") in (performance, ANY) else new._replace(performance=performance)
+    )
 
 
 def _as_file(models: dict[str, Expectation]) -> pa.Table:
     names = sorted(models)
-    columns = {"name": names, "accuracy": [models[name].status for name in names]}
-    reasons = [models[name].flaky for name in names]
-    return pa.table({**columns, "flaky": reasons} if any(reasons) else columns)
+    columns = {"name": names, "accuracy": [models[name].accuracy for name in names]}
+    for column in ("performance", "flaky"):
+        values = [getattr(models[name], column) for name in names]
+        if any(values):
+            columns[column] = pa.array(values, pa.string())
+    return pa.table(columns)
 
 
 def sentence(judged: list[dict[str, Any]]) -> str:
     """One sentence: whether the gate is passed, and what is not as expected."""
-    counts = Counter(cell["class"] for cell in judged)
+    counts = Counter(row["class"] for row in judged)
     unexpected = [f"{counts[name]} {name}" for name in CLASSES if counts[name] and name not in AS_EXPECTED]
     verdict = "The gate failed" if failed(judged) else "The gate passed"
     return f"{verdict}: {', '.join(unexpected) or 'everything is as expected'}."
 
 
 def failed(judged: list[dict[str, Any]]) -> bool:
-    """Whether any cell is in a class that fails the gate."""
-    return any(cell["class"] in FAILING for cell in judged)
+    """Whether anything is in a class that fails the gate."""
+    return any(row["class"] in FAILING for row in judged)
 
 
 def reasons(judged: list[dict[str, Any]]) -> list[str]:
-    """The outcome in one sentence, then a line per cell that fails the gate."""
-    lines = (f"{cell['class']} {cell['mode']}/{cell['model']}" for cell in judged if cell["class"] in FAILING)
+    """The outcome in one sentence, then a line for whatever fails the gate."""
+    failing = (row for row in judged if row["class"] in FAILING)
+    lines = (f"{row['class']} {row['mode']}/{row['model']} {row['check_name']}" for row in failing)
     return [sentence(judged), *lines]

@@ -8,12 +8,11 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
-from pyarrow.fs import LocalFileSystem
 
 from timmgate.core.checks import CHECKS
 from timmgate.core.schemas import PASSED
@@ -27,6 +26,9 @@ Key = tuple[str, str, str, str]
 
 Stamp = tuple[int, int, int]
 """Inode, time of change in ns and size of a file: another content has another one."""
+
+Problems = dict[tuple[Key, str], str]
+"""By cell and check, why its file cannot be read."""
 
 Identities = Callable[[Key, str], str | None]
 """The identity that a check of a cell would have today; None for a cell that today's configuration does not know."""
@@ -47,20 +49,23 @@ FILES = (*(f"{check}.parquet" for check in CHECKS), journal.NAME)
 RESERVED = ("export", "pairs", "confirm")
 """Folders beside those of the builds."""
 
+TABLES: Key = ("", "", "", "")
+"""What the index has the tables themselves under."""
+
 CELLS_AT_ONCE = 250
 """Cells that are in memory together where a table of many rows per cell is merged."""
 
-FORMAT = ds.ParquetFileFormat(
-    default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True, pre_buffer=False)
-)
+ROWS_AT_ONCE = 50_000
+"""Fewest rows of a row group but the last."""
 
 
-def merge(folder: Path, requested: Sequence[Key], checks: Collection[str], identities: Identities) -> dict[Key, str]:
-    """Renew the tables in `folder`, which is results/{device}; by cell, why a file of it cannot be read.
+def merge(folder: Path, requested: Sequence[Key], checks: Collection[str], identities: Identities) -> Problems:
+    """Renew the tables in `folder`, which is results/{device}; what could not be read.
 
     `requested` are the cells and `checks` the checks that the last command asked for.
     """
-    files, problems = find(folder), {}
+    files = find(folder)
+    problems: Problems = {}
     made_of = read_index(folder)
     changed = {cell for cell in {*files, *made_of} if files.get(cell) != made_of.get(cell)}
     (folder / INDEX).unlink(missing_ok=True)  # until all tables are of one state again
@@ -69,15 +74,15 @@ def merge(folder: Path, requested: Sequence[Key], checks: Collection[str], ident
     def kept(name: str) -> Iterator[pa.Table]:
         return _without(folder / f"{name}.parquet", changed) if made_of else iter(())
 
+    def write(name: str, parts: Iterable[pa.Table]) -> None:
+        parquet.write_parts(parquet.SCHEMAS[name], _gathered(parts), folder / f"{name}.parquet")
+
+    measured: dict[str, list[pa.Table]] = {check: [] for check in CHECKS}
     if changed or not made_of:
-        for name, check in CHECKS.items():
-            new = _details(name, {cell: path / f"{name}.parquet" for cell, path in renewed.items()})
-            parquet.write_parts(
-                parquet.SCHEMAS[check.details], chain(kept(check.details), new), folder / f"{check.details}.parquet"
-            )
-        attempts = chain(kept("attempts"), [_attempts(renewed)])
-        parquet.write_parts(parquet.SCHEMAS["attempts"], attempts, folder / "attempts.parquet")
-    rows = pa.concat_tables([*kept("cells"), _rows(renewed, problems)])
+        for check, record in CHECKS.items():
+            write(record.details, chain(kept(record.details), _details(check, renewed, measured[check], problems)))
+        write("attempts", chain(kept("attempts"), [_attempts(renewed)]))
+    rows = pa.concat_tables([*kept("cells"), join(list(renewed), measured, problems)])
     parquet.write(_in_order(rows, files, requested, checks, identities), folder / "cells.parquet")
     write_index(folder, files)
     return problems
@@ -85,7 +90,7 @@ def merge(folder: Path, requested: Sequence[Key], checks: Collection[str], ident
 
 def find(folder: Path) -> dict[Key, dict[str, Stamp]]:
     """The cells that results/{device} has a file for, sorted, with those files and their stamps."""
-    cells = [(folder.name, *path.relative_to(folder).parts) for path in folder.glob("*/*/*/")]
+    cells: list[Any] = [(folder.name, *path.relative_to(folder).parts) for path in folder.glob("*/*/*/")]
     found = {}
     for cell in sorted(cell for cell in cells if cell[1] not in RESERVED):
         with os.scandir(folder.joinpath(*cell[1:])) as entries:
@@ -96,7 +101,11 @@ def find(folder: Path) -> dict[Key, dict[str, Stamp]]:
 
 
 def read_index(folder: Path) -> dict[Key, dict[str, Stamp]]:
-    """By cell, what the tables were made of; nothing if they have to be made anew."""
+    """By cell, what the tables were made of; nothing if they have to be made anew.
+
+    That is also if they are not the files that were written with the index, as Snakemake puts the ones before back in place
+    when a merge is interrupted.
+    """
     try:
         for name, schema in parquet.SCHEMAS.items():
             if not pq.read_schema(folder / f"{name}.parquet").equals(schema):
@@ -107,31 +116,41 @@ def read_index(folder: Path) -> dict[Key, dict[str, Stamp]]:
     made_of: dict[Key, dict[str, Stamp]] = {}
     for *cell, file, inode, mtime_ns, size in zip(*(column.to_pylist() for column in index), strict=True):
         made_of.setdefault(tuple(cell), {})[file] = inode, mtime_ns, size
-    return made_of
+    return made_of if made_of.pop(TABLES, None) == _tables(folder) else {}
 
 
 def write_index(folder: Path, files: Mapping[Key, Mapping[str, Stamp]]) -> None:
     """Remember what the tables were made of."""
-    rows = [(*cell, name, *stamp) for cell, stamps in files.items() for name, stamp in stamps.items()]
-    columns = zip(*rows, strict=True) if rows else [()] * len(INDEX_SCHEMA)
-    arrays = [pa.array(values, field.type) for values, field in zip(columns, INDEX_SCHEMA, strict=True)]
+    rows = [
+        (*cell, name, *stamp)
+        for cell, stamps in [*files.items(), (TABLES, _tables(folder))]
+        for name, stamp in stamps.items()
+    ]
+    arrays = [pa.array(values, field.type) for values, field in zip(zip(*rows, strict=True), INDEX_SCHEMA, strict=True)]
     parquet.write(pa.table(arrays, schema=INDEX_SCHEMA), folder / INDEX)
 
 
-def join(cells: Sequence[Key], measured: Mapping[str, pa.Table], problems: Mapping[Key, str]) -> pa.Table:
-    """One row per cell of `cells`, in their order, with the row of each check.
+def _tables(folder: Path) -> dict[str, Stamp]:
+    """The files of the tables; without their times, which Snakemake sets to that of the end of its job."""
+    found = {name: (folder / f"{name}.parquet").stat() for name in parquet.SCHEMAS}
+    return {name: (each.st_ino, 0, each.st_size) for name, each in found.items()}
+
+
+def join(cells: Sequence[Key], measured: Mapping[str, Sequence[pa.Table]], problems: Problems) -> pa.Table:
+    """One row per cell of `cells`, in their order, of the rows of each check.
 
     What two checks both say, as the versions or the batch size, is taken from the later one. A check without a row has no
-    status, and the problem as its cause.
+    status; if its file could not be read, the cause says why.
     """
     schema = parquet.SCHEMAS["cells"]
     columns = dict(zip(KEY, map(pa.array, zip(*cells, strict=True)), strict=True)) if cells else {}
-    reasons = pa.array([problems.get(cell) for cell in cells], pa.string())
-    for check, table in measured.items():
-        numbers = {cell: number for number, cell in enumerate(keys(table))}
-        aligned = table.take(pa.array([numbers.get(cell) for cell in cells], pa.int64()))
+    for check, parts in measured.items():
+        rows = pa.concat_tables([_of_row(check).empty_table(), *parts])
+        numbers = {cell: number for number, cell in enumerate(keys(rows))}
+        aligned = rows.take(pa.array([numbers.get(cell) for cell in cells], pa.int64()))
         for name in aligned.column_names:
             columns[name] = pc.coalesce(aligned[name], columns[name]) if name in columns else aligned[name]
+        reasons = pa.array([problems.get((cell, check)) for cell in cells], pa.string())
         columns[f"{check}_cause"] = pc.coalesce(columns[f"{check}_cause"], reasons)
     missing = {field.name: pa.nulls(len(cells), field.type) for field in schema if field.name not in columns}
     return pa.table({**columns, **missing}).select(schema.names).cast(schema)
@@ -140,6 +159,11 @@ def join(cells: Sequence[Key], measured: Mapping[str, pa.Table], problems: Mappi
 def keys(table: pa.Table) -> list[Key]:
     """The cells of a table, row by row."""
     return list(zip(*(table[name].to_pylist() for name in KEY), strict=True))
+
+
+def requested(cells: pa.Table) -> pa.Table:
+    """Of a table of cells, those that the last command requested."""
+    return cells.filter(pc.fill_null(cells["requested"], False))
 
 
 def _in_order(
@@ -152,7 +176,7 @@ def _in_order(
     """The requested cells in their order, then the others, with what is derived of each (`schemas.STATE`)."""
     cells = [*requested, *sorted({*files} - {*requested})]
     rows = _aligned(rows, cells)
-    asked = pa.array([True] * len(requested) + [False] * (len(cells) - len(requested)))
+    asked = pa.array([True] * len(requested) + [False] * (len(cells) - len(requested)), pa.bool_())
     for check in CHECKS:
         status = pc.if_else(pc.equal(rows[check], "not_run"), None, rows[check])
         status = pc.if_else(pc.and_(asked, check in checks), pc.fill_null(status, "not_run"), status)
@@ -194,35 +218,33 @@ def _any(of_checks: Iterable[bool | None]) -> bool | None:
 def _counted(rows: pa.Table, accuracy_is_stale: pa.Array) -> pa.ChunkedArray:
     """Whether a cell's speedup is in the means: timed, and neither its accuracy nor its timed output was found wrong.
 
-    An accuracy that was not asked for, or that is of another identity, says nothing of what was timed.
+    An accuracy that was never measured, or that is of another identity, says nothing of what was timed.
     """
     timed = pc.and_(pc.equal(rows["performance"], "pass"), pc.fill_null(rows["timed_output_ok"], True))
     unknown = pc.or_(pc.is_null(rows["accuracy"]), pc.fill_null(accuracy_is_stale, False))
     return pc.fill_null(pc.and_(timed, pc.or_(unknown, pc.is_in(rows["accuracy"], pa.array(PASSED)))), False)
 
 
-def _rows(folders: Mapping[Key, Path], problems: dict[Key, str]) -> pa.Table:
-    """One row per cell of its files; what cannot be read is put into `problems`."""
-    measured = {}
-    for check in CHECKS:
-        schema = parquet.FILE_SCHEMAS[check]
-        names = [name for name in schema.names if name != parquet.DETAILS]
-        files = {cell: folder / f"{check}.parquet" for cell, folder in folders.items()}
-        parts = _parts(check, {cell: file for cell, file in files.items() if file.is_file()}, names, problems)
-        empty = pa.schema([schema.field(name) for name in names]).empty_table()
-        measured[check] = pa.concat_tables([empty, *parts])
-    return join(list(folders), measured, problems)
+def _details(check: str, folders: Mapping[Key, Path], rows: list[pa.Table], problems: Problems) -> Iterator[pa.Table]:
+    """The details of these cells, in the schema of their table; the rows without them are appended to `rows`.
 
-
-def _details(check: str, files: Mapping[Key, Path]) -> Iterator[pa.Table]:
-    """The nested details of a check's files, in the schema of their table."""
-    schema = parquet.SCHEMAS[CHECKS[check].details]
-    for part in _parts(check, {cell: file for cell, file in files.items() if file.is_file()}, [*KEY, parquet.DETAILS], {}):
+    Both in one pass: to read a file costs more than what is in it.
+    """
+    schema, remaining = parquet.SCHEMAS[CHECKS[check].details], iter(folders.items())
+    while some := dict(islice(remaining, CELLS_AT_ONCE)):
+        part = _read_all(check, some, problems)
+        rows.append(part.drop_columns([parquet.DETAILS]))
         column = part[parquet.DETAILS].combine_chunks()
-        owners, rows = pc.list_parent_indices(column), pc.list_flatten(column)
-        keys_ = {key: part[key].take(owners) for key in KEY}
-        fields = {field.name: rows.field(field.name) for field in rows.type}
-        yield pa.table({**keys_, **fields}).select(schema.names).cast(schema)
+        owners, details = pc.list_parent_indices(column), pc.list_flatten(column)
+        of_cell = {key: part[key].take(owners) for key in KEY}
+        fields = {field.name: details.field(field.name) for field in details.type}
+        yield pa.table({**of_cell, **fields}).select(schema.names).cast(schema)
+
+
+def _of_row(check: str) -> pa.Schema:
+    """The schema of a check's file without the details."""
+    schema = parquet.FILE_SCHEMAS[check]
+    return schema.remove(schema.get_field_index(parquet.DETAILS))
 
 
 def _attempts(folders: Mapping[Key, Path]) -> pa.Table:
@@ -245,49 +267,40 @@ def _without(path: Path, cells: Collection[Key]) -> Iterator[pa.Table]:
             yield part.filter(pc.invert(pc.is_in(owners, gone)))
 
 
-def _parts(check: str, files: dict[Key, Path], names: list[str], problems: dict[Key, str]) -> Iterator[pa.Table]:
-    """The columns `names` of the files of a check, in tables of `CELLS_AT_ONCE` cells.
+def _gathered(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in parts that are not too small: row groups of one cell each would add up to thousands."""
+    some: list[pa.Table] = []
+    for part in parts:
+        some.append(part)
+        if sum(map(len, some)) >= ROWS_AT_ONCE:
+            yield pa.concat_tables(some).combine_chunks()
+            some = []
+    if some:
+        yield pa.concat_tables(some).combine_chunks()
 
-    Where one of these cannot be read it goes on file by file, and the cell is put into `problems`.
-    """
-    remaining = iter(files.items())
-    while some := dict(islice(remaining, CELLS_AT_ONCE)):
+
+def _read_all(check: str, folders: Mapping[Key, Path], problems: Problems) -> pa.Table:
+    """The files of a check; a cell whose file cannot be read is put into `problems`, and one without a file is left out."""
+    tables = [parquet.FILE_SCHEMAS[check].empty_table()]
+    for cell, folder in folders.items():
         try:
-            yield _read_together(check, some, names)
-        except (pa.ArrowException, OSError):
-            yield _read_one_by_one(check, some, names, problems)
-
-
-def _read_together(check: str, files: Mapping[Key, Path], names: list[str]) -> pa.Table:
-    """Many files, several times faster than one by one. Raises ArrowException or OSError if anything is wrong with any."""
-    schema, paths = parquet.FILE_SCHEMAS[check], list(map(str, files.values()))
-    dataset = ds.FileSystemDataset.from_paths(paths, schema=schema, format=FORMAT, filesystem=LocalFileSystem())
-    table = dataset.to_table(columns=[*names, "__filename"])
-    if table["__filename"].to_pylist() != paths:
-        raise pa.ArrowInvalid("there are cells with another number of rows than one")
-    for column, values in zip(KEY, zip(*files, strict=True), strict=True):
-        if table[column].to_pylist() != list(values):
-            raise pa.ArrowInvalid("there are rows of other cells")
-    return table.select(names).combine_chunks()  # of one chunk per file all that follows is slow
-
-
-def _read_one_by_one(check: str, files: Mapping[Key, Path], names: list[str], problems: dict[Key, str]) -> pa.Table:
-    schema = parquet.FILE_SCHEMAS[check]
-    tables = [pa.schema([schema.field(name) for name in names]).empty_table()]
-    for cell, path in files.items():
-        try:
-            tables.append(_read(check, cell, path).select(names))
+            tables.append(_read(check, cell, folder / f"{check}.parquet"))
+        except FileNotFoundError:
+            continue
         except (pa.ArrowException, OSError) as error:
-            problems[cell] = f"unreadable result file: {error}"
-    return pa.concat_tables(tables)
+            problems[cell, check] = f"unreadable result file: {error}"
+    return pa.concat_tables(tables).combine_chunks()  # of one chunk per file all that follows is slow
 
 
 def _read(check: str, cell: Key, path: Path) -> pa.Table:
     """One file, with the columns of its schema: null where an older file lacks one. Raises ArrowException or OSError."""
     schema = parquet.FILE_SCHEMAS[check]
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        table = file.read()
-    table = pa.concat_tables([schema.empty_table(), table], promote_options="permissive").select(schema.names).cast(schema)
+        table = file.read(use_threads=False)
+    if not table.schema.equals(schema):
+        table = (
+            pa.concat_tables([schema.empty_table(), table], promote_options="permissive").select(schema.names).cast(schema)
+        )
     if keys(table) != [cell]:
         raise pa.ArrowInvalid(f"it has {len(table)} rows, and they are not that of this cell")
     return table

@@ -5,6 +5,7 @@
 runs Snakemake's target `gate` with these options and ends with the outcome.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -43,13 +44,25 @@ def read(path: Path) -> tuple[Outcome, list[str]] | None:
 
 def main(options: list[str]) -> Outcome:
     """Run the gate. What never came to an outcome of its own was refused before."""
-    before = {path: path.stat().st_mtime_ns for path in Path("results").glob(f"*/{NAME}")}
+    folder = _directory(options) / "results"
+    before = _written(folder)
     code = subprocess.run([str(Path(sys.executable).with_name("snakemake")), "gate", *options]).returncode
     if code == 0:
         return Outcome.AS_EXPECTED
-    written = [path for path in Path("results").glob(f"*/{NAME}") if path.stat().st_mtime_ns != before.get(path)]
-    found = [outcome for outcome in map(read, written) if outcome]
-    return max((outcome for outcome, _ in found), default=Outcome.WRONG_REQUEST)
+    found = [read(path) for path, time_ns in _written(folder).items() if time_ns != before.get(path)]
+    return max((each[0] for each in found if each), default=Outcome.WRONG_REQUEST)
+
+
+def _directory(options: list[str]) -> Path:
+    """Snakemake's working directory."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-d", "--directory", type=Path, default=Path())
+    return Path(parser.parse_known_args(options)[0].directory)
+
+
+def _written(folder: Path) -> dict[Path, int]:
+    """The outcomes in the folders of all devices, with the times of their last change in ns."""
+    return {path: path.stat().st_mtime_ns for path in folder.glob(f"*/{NAME}")}
 
 
 if __name__ == "__main__":

@@ -31,6 +31,8 @@ ARROW_TYPES = {
 DETAILS = "details"
 """Column of a cell's file with the rows of the check's second table."""
 
+COMPRESSION = "zstd"
+
 UNITS = "a unit in the metadata of a field holds for every value of it; an empty one is a plain number or a text"
 
 
@@ -85,15 +87,25 @@ def write(table: pa.Table, path: Path) -> None:
     write_parts(table.schema, [table], path)
 
 
-def write_parts(schema: pa.Schema, parts: Iterable[pa.Table], path: Path) -> None:
-    """As `write`, of a table that comes in parts, which need not be in memory together."""
+def write_cell(table: pa.Table, path: Path) -> None:
+    """As `write`, of one row with its details, without units and meanings: of a hundred columns they would be most of the
+    file, and the merge, which adds them, reads ten thousands of files.
+    """
+    details = [f"{DETAILS}.list.element.{field.name}" for field in table.schema.field(DETAILS).type.value_type]
+    options = {"store_schema": False, "write_statistics": False, "use_dictionary": details}
+    write_parts(table.schema, [table], path, compression=dict.fromkeys(details, COMPRESSION), **options)
+
+
+def write_parts(schema: pa.Schema, parts: Iterable[pa.Table], path: Path, **options: Any) -> None:
+    """As `write`, of a table that comes in parts, which need not be in memory together. `options` are the writer's."""
     about = {"protocol": str(PROTOCOL), "units": UNITS, "workflow_commit": commit(PACKAGE_ROOT) or ""}
-    described = schema.with_metadata({**(schema.metadata or {}), **about})
+    options = {"compression": COMPRESSION, **options}
 
     def fill(scratch: Path) -> None:
-        with pq.ParquetWriter(scratch, described, compression="zstd", write_page_checksum=True) as writer:
+        with pq.ParquetWriter(scratch, schema, write_page_checksum=True, **options) as writer:
+            writer.add_key_value_metadata(about)
             for part in parts:
-                writer.write_table(part.replace_schema_metadata(described.metadata))
+                writer.write_table(part)
 
     write_atomically(path, fill)
 

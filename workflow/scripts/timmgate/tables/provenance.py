@@ -29,14 +29,14 @@ def columns(request: Request, outcome: Outcome, facts: Mapping[str, Any], log: P
         "host": socket.gethostname(),
         "snakemake": version("snakemake"),
         "commit": commit(PACKAGE_ROOT),
-        "command": command(request, outcome.result.columns.get("device_uuid")),
+        "command": command(request, facts.get("environment") or {}, outcome.result.columns.get("device_uuid")),
         "log": str(log),
     }
 
 
-def command(request: Request, gpu: str | None) -> str:
-    """A shell command that repeats the measurement: with our search path, on the same GPU."""
-    variables = {"PYTHONPATH": module_environment()["PYTHONPATH"], **(gpus.only(gpu) if gpu else {})}
+def command(request: Request, environment: Mapping[str, str], gpu: str | None) -> str:
+    """A shell command that repeats the measurement: with its variables, our search path, and on the same GPU."""
+    variables = {**environment, "PYTHONPATH": module_environment()["PYTHONPATH"], **(gpus.only(gpu) if gpu else {})}
     assignments = " ".join(f"{name}={shlex.quote(text)}" for name, text in variables.items())
     return f"{assignments} {shlex.join(worker_command(request))}"
 

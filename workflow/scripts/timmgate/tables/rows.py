@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+import pyarrow as pa
+
 from timmgate.core.checks import CHECKS
 from timmgate.core.outcome import Outcome
 from timmgate.core.protocol import Request
@@ -25,7 +27,7 @@ def writer(job: Job, suite: str, facts: Mapping[str, Any]) -> Write:
     def write(spec: Spec, outcome: Outcome, run: RunOptions) -> None:
         request = Request([job.cell.spec(check) for check in job.files], run)
         around = {"suite": suite, "retry": job.retry, **provenance.columns(request, outcome, facts, job.log)}
-        parquet.write(table(spec, outcome, run, around), job.files[spec.check])
+        parquet.write_cell(table(spec, outcome, run, around), job.files[spec.check])
 
     return write
 
@@ -50,7 +52,7 @@ def table(spec: Spec, outcome: Outcome, run: RunOptions, around: dict[str, Any])
 
 def _details(rows: list[dict[str, Any]], struct: Any, refused: list[str]) -> list[dict[str, Any]]:
     """Rows that the struct can hold."""
-    schema = parquet.pa.schema(list(struct))
+    schema = pa.schema(list(struct))
     return parquet.table(rows, schema, refused.append).to_pylist() if rows else []
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from timmgate.core.checks import CHECKS
 from timmgate.core.files import write_atomically
 from timmgate.core.preflight import Question
-from timmgate.core.protocol import Reporter, Request, UnknownColumnError
+from timmgate.core.protocol import Reporter, ReportError, Request
 from timmgate.core.spec import Spec
 from timmgate.system.process_tree import die_with_parent
 from timmgate.system.timing_lock import PausedTime
@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
                 measure(spec, request, reporter)
         except BaseException as error:
             traceback.print_exc()
-            is_ours = isinstance(error, UnknownColumnError)
+            is_ours = isinstance(error, ReportError)
             reporter.failure(type(error).__name__, str(error), is_out_of_memory(error), is_ours)
             return 1
     return 0
@@ -85,8 +85,8 @@ def measure(spec: Spec, request: Request, reporter: Reporter) -> None:
     check, run = import_module(CHECKS[spec.check].module), request.run
     folder = request.cache(spec)
     cache = compile_cache.Cache(folder) if run.shared_cache else compile_cache.OwnCache(folder, run.toolchain)
-    batch_size = request.batch_size(spec)
-    check.measure(spec, training_step.Setup(run.threads, cache, batch_size, run.weights, run.timing_limit), reporter)
+    options = run.weights, run.timing_limit, run.memory_bytes
+    check.measure(spec, training_step.Setup(run.threads, cache, request.batch_size(spec), *options), reporter)
 
 
 def keep_freed_memory() -> None:

@@ -32,7 +32,7 @@ Result = list[Leaf]
 
 
 def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
-    """Run the check and report stages, facts, evidence and result."""
+    """Run the check and report stages, columns, evidence and result."""
     torch.set_num_threads(setup.threads)
     torch_device.set_deterministic(True)
     reporter.stage("load")

@@ -2,8 +2,10 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import types
+import typing
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -52,6 +54,29 @@ def check_backend(options: Mode, device: str) -> None:
     known = [*torch.compiler.list_backends(exclude_tags=()), *AHEAD_OF_TIME]
     if options.backend not in known:
         raise UnknownBackendError(f"there is no backend {options.backend!r}{did_you_mean(options.backend, known)}")
+
+
+def check_precision(options: Mode, device: str) -> None:
+    """Raise UnsupportedDeviceError if a device of this type cannot compute in the mode's precision."""
+    if options.precision == "float32":
+        return
+    is_amp = options.precision == "amp"
+    try:
+        dtype = torch_device.autocast_dtype(device, options.amp_dtype) if is_amp else models.CAST_DTYPES[options.precision]
+        ones = torch.ones(8, 8, device=device, dtype=torch.float32 if is_amp else dtype)
+        with torch.autocast(device, dtype=dtype) if is_amp else nullcontext():
+            computed = (ones @ ones).dtype
+        torch_device.synchronize(device)
+    except Exception as error:
+        raise UnsupportedDeviceError(f"{device} cannot compute in {options.precision} ({first_line(error)})") from error
+    if computed != dtype:  # autocast only warns, and computes as before
+        name = str(dtype).removeprefix("torch.")
+        raise UnsupportedDeviceError(f"autocast on {device} does not compute in {name}")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its name."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 class UnderAutocast(torch.nn.Module):
@@ -116,17 +141,48 @@ def configured(spec: Spec) -> Iterator[None]:
 
 def check_inductor_config(changes: Mapping[str, Any]) -> None:
     """Raise InductorOptionError for a key that torch._inductor.config does not have, and for a value of another type."""
-    known = torch._inductor.config.get_config_copy()
+    known = inductor_options()
     for key, value in changes.items():
         if key not in known:
-            raise InductorOptionError(f"no inductor option {key!r}{did_you_mean(key, list(known))}")
-        default = known[key]
-        allowed = (int, float) if type(default) is float else type(default)
-        if default is not None and (not isinstance(value, allowed) or isinstance(value, bool) != isinstance(default, bool)):
-            wanted = type(default).__name__
-            raise InductorOptionError(
-                f"inductor option {key!r} is {value!r}; it must be of the type {wanted}, as {default!r} is"
-            )
+            raise InductorOptionError(_unknown_option(key, known))
+        if not is_of_type(value, known[key]) and value != getattr(torch._inductor.config, key):
+            raise InductorOptionError(f"inductor option {key!r} is {value!r}{_wanted(value, known[key])}")
+
+
+def inductor_options() -> dict[str, Any]:
+    """The names of torch._inductor.config, with dots, and the type of each as far as torch declares it."""
+    config = torch._inductor.config
+    return {name: config.get_type(name) for name in config._config}  # get_config_copy leaves out what has an alias
+
+
+def _wanted(value: Any, hint: Any) -> str:
+    """What a value would have to be, as the end of a sentence."""
+    if typing.get_origin(hint) is typing.Literal:
+        return did_you_mean(value, [str(word) for word in typing.get_args(hint)])
+    return f"; it must be of the type {hint.__name__ if isinstance(hint, type) else hint}"
+
+
+def _unknown_option(key: str, known: Collection[str]) -> str:
+    members = [name for name in known if name.startswith(f"{key}.")]
+    if members:
+        return f"inductor option {key!r} is a group; write its members with a dot, such as {members[0]}"
+    return f"no inductor option {key!r}{did_you_mean(key, known)}"
+
+
+def is_of_type(value: Any, hint: Any) -> bool:
+    """Whether a value that YAML can express is of a type; it is where the type is not known.
+
+    A whole number is a float, and a list a tuple. What is in a list, tuple or dict is not looked at, as in torch.compile.
+    """
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(is_of_type(value, part) for part in typing.get_args(hint) if part is not type(None) or value is None)
+    if origin is typing.Literal:
+        return any(value == word and type(value) is type(word) for word in typing.get_args(hint))
+    if hint is None or hint is type(None) or not isinstance(origin or hint, type):  # such as a default of None
+        return True
+    wider = {float: (float, int), tuple: (tuple, list)}.get(origin or hint, origin or hint)
+    return isinstance(value, wider) and not (hint is float and isinstance(value, bool))
 
 
 def inductor_changes(spec: Spec) -> dict[str, Any]:

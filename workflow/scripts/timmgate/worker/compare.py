@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.torch_version import TorchVersion
 
-# The numbers of `same`. A multiplier is how often eager's own rmse the compiled run may have; see `_multiplier`.
+# The numbers of `same`. A multiplier is how often eager's own rmse the compiled run may have; see `multiplier`.
 _MULTIPLIER = 2.0
 _MULTIPLIER_HALF_PRECISION = 3.0
 _MULTIPLIER_NOISY = 3.0
@@ -293,7 +293,7 @@ def _reference_errors(eager: Tensor, compiled: Tensor, reference: Tensor, rule: 
     """The columns that come from the float64 reference; NaN where undefined."""
     scale = _rms(reference)
     eager_rmse, compiled_rmse = _rms(reference - eager), _rms(reference - compiled)
-    allowed_error = math.nan if rule.cosine else _multiplier(eager, rule) * eager_rmse + rule.tolerance / 10.0
+    allowed_error = math.nan if rule.cosine else multiplier(eager, rule) * eager_rmse + rule.tolerance / 10.0
     return {
         "eager_rmse": eager_rmse,
         "compiled_rmse": compiled_rmse,
@@ -316,7 +316,7 @@ def _nonfinite_counts(eager: Tensor, compiled: Tensor) -> dict[str, int]:
     }
 
 
-def _multiplier(tensor: Tensor, rule: Rule) -> float:
+def multiplier(tensor: Tensor, rule: Rule) -> float:
     """How often eager's rmse the compiled run may have, in the order in which `same` asks.
 
     In few elements, in 1x1 kernels and in models whose tolerance had to be raised, noise dominates the rmse.
@@ -339,7 +339,7 @@ def _margin(eager: Tensor, compiled: Tensor, reference: Tensor | None, errors: d
         return _closeness_margin(eager.to(torch.uint8), compiled.to(torch.uint8), rule.tolerance, rule.equal_nan)
     if rule.cosine:
         eager, compiled = eager.flatten().to(torch.float32), compiled.flatten().to(torch.float32)
-        return min(_closeness_margin(eager, compiled, rule.tolerance, True), _cosine_margin(eager, compiled))
+        return min(_closeness_margin(eager, compiled, rule.tolerance, True), cosine_margin(eager, compiled))
     margin = _closeness_margin(eager, compiled, rule.tolerance, rule.equal_nan)
     if reference is None:
         return margin
@@ -368,7 +368,7 @@ def _closeness_margin(expected: Tensor, actual: Tensor, tolerance: float, equal_
     return ratio.masked_fill(matching, 0.0).max().item()
 
 
-def _cosine_margin(eager: Tensor, compiled: Tensor) -> float:
+def cosine_margin(eager: Tensor, compiled: Tensor) -> float:
     cosine = torch.nn.functional.cosine_similarity(eager, compiled, dim=0, eps=_COSINE_EPS).item()
     return math.inf if math.isnan(cosine) else max(0.0, 1.0 - cosine) / (1.0 - _COSINE_LIMIT)
 

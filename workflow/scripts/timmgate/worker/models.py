@@ -44,7 +44,7 @@ def _source(spec: Spec, weights: Path | None) -> dict[str, Any]:
     every file of some architectures.
     """
     if (spec.weights == "random") != (weights is None):
-        raise ValueError(f"{spec.weights} weights, but --weights names {weights or 'no file'}")
+        raise ValueError(f"{spec.weights} weights, but the request names {weights or 'no file'}")
     if weights is None:
         return {}
     return {"pretrained": True, "pretrained_cfg_overlay": {"file": str(weights), "custom_load": weights.suffix == ".npz"}}

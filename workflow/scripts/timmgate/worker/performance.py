@@ -18,9 +18,9 @@ from timmgate.core.protocol import Reporter
 from timmgate.core.spec import Spec
 from timmgate.core.statistics import Sample
 from timmgate.system import gpus, timing_lock
-from timmgate.worker import backends, flops, models, peak_memory, timing, torch_device
+from timmgate.worker import backends, flops, models, peak_memory, timed_output, timing, torch_device
 from timmgate.worker.compile_cache import Cache
-from timmgate.worker.training_step import Setup, fresh, gradient, iterate, load, logits, make_optimizer
+from timmgate.worker.training_step import Setup, fresh, iterate, load, make_optimizer
 
 TARGET = {"cpu": 0.02}
 """Relative half-width of the speedup's interval at which sampling stops, by device; 0.01 on the others."""
@@ -30,12 +30,6 @@ DYNAMIC_SHARES = (1.0, 0.75, 0.5)
 
 PADDING_BYTES = 1 << 17
 """Largest random gap before a tensor that is moved: more than a page, and more than a first-level cache."""
-
-LOW_PRECISION_TOLERANCE = 0.1
-"""Relative error of the timed output that bfloat16, float16 and autocast may have."""
-
-OUTPUT_TOLERANCE, GRADIENT_TOLERANCE = 1e-3, 2e-2
-"""Relative error that float32 may have in the timed output, and in training in all gradients as one vector."""
 
 
 class Iterations:
@@ -84,7 +78,7 @@ class Iterations:
 
 
 def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
-    """Run the check and report stages, facts, samples and result."""
+    """Run the check and report stages, columns, samples and result."""
     torch.set_num_threads(setup.threads)
     torch_device.set_deterministic(False)
     reporter.stage("load")
@@ -108,7 +102,7 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
             compression_ratio=eager_peak / compiled_peak if eager_peak and compiled_peak else None,
         )
         reporter.stage("compare")
-        check_output(spec, model, forward, fresh(spec, images), reporter)
+        reporter.columns(**timed_output.judge(spec, model, forward, batches, eager_peak, setup.memory_bytes))
         reporter.columns(**backends.statistics())
         reporter.stage("warmup")
         reporter.columns(warmup_iterations=timing.warm_up(lambda: iterations.timed(model) + iterations.timed(forward)))
@@ -143,27 +137,6 @@ def compile_cold_and_warm(
     return forward
 
 
-def check_output(
-    spec: Spec, model: torch.nn.Module, forward: Callable[..., Any], images: torch.Tensor, reporter: Reporter
-) -> None:
-    """Compare compiled with eager at the timed batch size: the output, or in training all gradients as one vector."""
-    eager, compiled = (computed(spec, model, side, images) for side in (model, forward))
-    error = (torch.linalg.vector_norm(compiled - eager) / torch.linalg.vector_norm(eager)).item()
-    tolerance = LOW_PRECISION_TOLERANCE
-    if spec.options.precision == "float32":
-        tolerance = GRADIENT_TOLERANCE if spec.options.training else OUTPUT_TOLERANCE
-    reporter.columns(timed_output_error=error, timed_output_ok=error <= tolerance)
-
-
-def computed(spec: Spec, model: torch.nn.Module, forward: Callable[..., Any], images: torch.Tensor) -> torch.Tensor:
-    """What one iteration computes, as one vector in float64."""
-    torch_device.seed_everything(spec.seed)
-    returned = iterate(spec, model, forward, images)
-    if not spec.options.training:
-        return logits(returned).flatten().double()
-    return torch.cat([gradient(parameter).flatten().double() for parameter in model.parameters()])
-
-
 def take_samples(
     spec: Spec,
     setup: Setup,
@@ -186,7 +159,7 @@ def take_samples(
         ):
             reporter.stage("timing")
             if spec.device != "cpu":
-                # A neighbour that is held still has launched kernels that run on, and clocks have fallen while we waited.
+                # A neighbour that is paused has launched kernels that run on, and clocks have fallen while we waited.
                 timing.warm_up(lambda: iterations.timed(model) + iterations.timed(forward))
             reporter.columns(timing_started_at=now_us())
             before_s = torch_device.control_s(spec.device, reporter.clock)

@@ -37,9 +37,8 @@ def device_problem(device: str) -> str | None:
         torch.ones(1, device=device).add_(1)
         torch_device.synchronize(device)
     except Exception as error:
-        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
-        others = [each for each in DEVICES if each != device and _answers(each)]
-        return f"device: {device} does not answer ({reason[0]}); this machine has {', '.join(others) or 'no other'}"
+        others = ", ".join(each for each in DEVICES if each != device and _answers(each)) or "no other"
+        return f"device: {device} does not answer ({backends.first_line(error)}); this machine has {others}"
     return None
 
 
@@ -56,15 +55,28 @@ def mode_problems(question: Question) -> Iterator[str]:
     for name, mode in question.modes.items():
         try:
             backends.check_backend(mode, question.device)
+            backends.check_precision(mode, question.device)
             backends.check_inductor_config(mode.inductor_config)
+            load_backend(mode.backend)
         except ValueError as error:
             yield f"mode {name!r}: {error}"
     if question.device == "cpu" and uses_inductor(question):
         try:
             get_cpp_compiler()
         except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = backends.first_line(error)
             yield f"there is no C++ compiler that works, and inductor needs one on a CPU ({reason}); install g++, or set CXX"
+
+
+def load_backend(backend: str) -> None:
+    """Import the package that registers a backend, as torch.compile would in each cell. Raises UnknownBackendError."""
+    if backend in backends.AHEAD_OF_TIME:
+        return
+    try:
+        torch._dynamo.lookup_backend(backend)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {backends.first_line(error)}"
+        raise backends.UnknownBackendError(f"the backend {backend!r} cannot be imported ({reason})") from error
 
 
 def model_problems(question: Question) -> Iterator[str]:

@@ -46,6 +46,21 @@ def synchronize(device: str) -> None:
         getattr(torch, device).synchronize()
 
 
+def free_bytes(device: str) -> int:
+    """Memory of an accelerator that this process may take in addition; 0 where it does not tell."""
+    accelerator = getattr(torch, device)
+    if not hasattr(accelerator, "mem_get_info"):
+        return 0
+    free, _ = accelerator.mem_get_info()
+    return free + accelerator.memory_reserved() - accelerator.memory_allocated()
+
+
+def release_free_memory(device: str) -> None:
+    """Give back what an accelerator's allocator keeps for later: another cell on the device may need it."""
+    if device != "cpu" and hasattr(getattr(torch, device), "empty_cache"):
+        getattr(torch, device).empty_cache()
+
+
 def autocast_dtype(device: str, requested: str | None) -> torch.dtype:
     """The dtype by its name, or torch's default for the device (bfloat16 on CPU, float16 on CUDA)."""
     return getattr(torch, requested) if requested else torch.get_autocast_dtype(device)

@@ -23,7 +23,8 @@ LOSS_SCALE = 1000
 class Setup:
     """How to measure, as against what: threads, where the compiler keeps things, a state dict unless the weights are random.
 
-    `batch_size` is the one to run with, and `timing_limit_s` is for the samples of the performance check.
+    `batch_size` is the one to run with, `timing_limit_s` is for the samples of the performance check, and `memory_bytes` is
+    what this process and its children may take of the host.
     """
 
     threads: int
@@ -31,10 +32,11 @@ class Setup:
     batch_size: int
     weights: Path | None = None
     timing_limit_s: float = 15.0
+    memory_bytes: int | None = None
 
 
 def load(spec: Spec, setup: Setup, reporter: Reporter) -> tuple[torch.nn.Module, torch.Tensor]:
-    """Model and images, cast as the mode says, on the device; their facts go into the row."""
+    """Model and images, cast as the mode says, on the device; what is known of them goes into the row."""
     model = models.create(spec, setup.weights)
     size, amp_dtype = models.input_size(spec, model), models.amp_dtype(spec)
     reporter.columns(

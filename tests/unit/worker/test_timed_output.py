@@ -1,0 +1,258 @@
+"""The judgement of the timed output: by which reference, how strict, and what it catches that 8 images do not show."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+import specs
+from said import listen
+from timmgate.core.outcome import AttemptResult
+from timmgate.core.spec import Spec
+from timmgate.supervisor.classification import classify
+from timmgate.worker import accuracy, performance, timed_output
+from timmgate.worker.compile_cache import Cache
+from timmgate.worker.training_step import Setup
+
+IMAGES = 20
+PLENTY, NOTHING = 10**12, 0
+
+
+class Tiny(torch.nn.Module):
+    """Convolution, normalisation, ReLU and a linear head over images of 3 x 8 x 8."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.convolution = torch.nn.Conv2d(3, 8, 3)
+        self.norm = torch.nn.BatchNorm2d(8)
+        self.head = torch.nn.Linear(8 * 36, 10)
+
+    def forward(self, images):
+        return self.head(self.norm(self.convolution(images)).relu().flatten(1))
+
+
+def spec(**options) -> Spec:
+    return specs.spec("performance", options=options)
+
+
+@pytest.fixture
+def memory(monkeypatch):
+    """Leaves room for so many images in float64, or says how many bytes are free."""
+
+    def make(bytes_free: int) -> None:
+        monkeypatch.setattr(timed_output, "free_bytes", lambda *_: bytes_free)
+
+    return make
+
+
+def judge(measured: Spec, compiled=lambda model: model, sizes=(IMAGES,), model: torch.nn.Module | None = None) -> dict:
+    """The columns for a compiler, a function from the model to what runs in its place."""
+    model = (model or Tiny()).train(measured.options.training)
+    torch.manual_seed(1)
+    images = torch.randn(max(sizes), 3, 8, 8)
+    with torch.set_grad_enabled(measured.options.training):
+        batches = [images[:size] for size in sizes]
+        return timed_output.judge(measured, model, compiled(model), batches, 10**6, None)
+
+
+def room_for(images: int, measured: Spec) -> int:
+    """Bytes that leave room for so many images and no more."""
+    model = Tiny()
+    weights = timed_output.peak_memory.tensor_bytes(model) * (2 if measured.options.training else 1)
+    return int(2 * (weights + (images + 0.5) * (10**6 - weights) / IMAGES))
+
+
+BOTH = pytest.mark.parametrize("training", [False, True])
+
+
+def wrong_except_for(size):
+    """A compiler whose output is twice what it should be for the first image, at any other batch size than this."""
+
+    def compile_(model):
+        def forward(images):
+            output = model(images)
+            if len(images) == size:
+                return output
+            return torch.cat([2 * output[:1], output[1:]])
+
+        return forward
+
+    return compile_
+
+
+@BOTH
+def test_where_memory_admits_it_the_reference_is_float64_at_the_timed_batch_size(memory, training):
+    memory(PLENTY)
+    columns = judge(spec(training=training))
+    assert columns["timed_reference"] == "fp64" and columns["timed_output_ok"]
+    assert 0 < columns["timed_output_error"] < 1e-5, "eager's own error"
+    assert 0 < columns["timed_output_margin"] < 0.1
+
+
+def test_at_inference_float64_runs_in_slices_of_as_many_images_as_fit(memory, monkeypatch):
+    seen, computed = [], timed_output.computed
+
+    def spy(measured, model, forward, images):
+        seen.extend([len(images)] if images.dtype == torch.float64 else [])
+        return computed(measured, model, forward, images)
+
+    monkeypatch.setattr(timed_output, "computed", spy)
+    for room, slices in ((PLENTY, [8, 8, 4]), (room_for(3, spec()), [3, 3, 3, 3, 3, 3, 2])):
+        seen.clear()
+        memory(room)
+        assert judge(spec())["timed_reference"] == "fp64"
+        assert seen == slices
+
+
+def test_in_training_what_does_not_fit_is_judged_by_eagers_error_with_8_images(memory):
+    training = spec(training=True)
+    memory(room_for(8, training))
+    columns = judge(training)
+    assert columns["timed_reference"] == "extrapolated" and columns["timed_output_ok"]
+    memory(room_for(7, training))
+    assert judge(training)["timed_reference"] == "eager"
+
+
+@BOTH
+@pytest.mark.parametrize(("room", "reference"), [(PLENTY, "fp64"), (8, "extrapolated"), (NOTHING, "eager")])
+def test_what_is_wrong_at_any_other_batch_size_than_8_is_found(memory, training, room, reference):
+    measured = spec(training=training)
+    memory(room_for(room, measured) if room == 8 else room)
+    columns = judge(measured, wrong_except_for(8))
+    assert columns["timed_output_ok"] is False and columns["timed_output_margin"] > 1
+    assert columns["timed_reference"] == ("fp64" if reference == "extrapolated" and not training else reference)
+
+
+def test_a_backend_that_is_wrong_at_any_other_batch_size_than_8_passes_the_accuracy_check_and_fails_the_performance_check(
+    monkeypatch,
+):
+    monkeypatch.setattr(Cache, "_use", lambda cache: None)
+    monkeypatch.setitem(
+        performance.backends.AHEAD_OF_TIME, "planted", lambda model, images, dynamic: wrong_except_for(8)(model)
+    )
+
+    def status(check: str, module, batch_size: int) -> tuple[str, str | None]:
+        measured = specs.spec(check, options={"backend": "planted"}, batch_size=batch_size)
+        setup = Setup(threads=1, cache=Cache(Path("unused")), batch_size=batch_size, timing_limit_s=0.1)
+        said = listen(check, lambda reporter: module.measure(measured, setup, reporter))
+        verdict = classify(AttemptResult(check, columns=said.columns, details=said.details, result=said.result))
+        return verdict.status, verdict.cause
+
+    assert status("accuracy", accuracy, 8) == ("pass", None)
+    assert status("performance", performance, 8) == ("pass", None)
+    assert status("performance", performance, 6) == ("fail_accuracy", "timed output")
+
+
+def test_of_several_batches_the_worst_counts(memory):
+    memory(PLENTY)
+    assert judge(spec(dynamic=True), sizes=(20, 15, 10))["timed_output_ok"]
+    assert judge(spec(dynamic=True), wrong_except_for(20), sizes=(20, 15, 10))["timed_output_ok"] is False
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "amp"])
+@BOTH
+def test_compiled_may_be_off_by_what_the_dynamo_rule_allows_over_eagers_own_error(memory, training, precision):
+    """Rounding as a fused kernel does it, in float64 until the end, is far from the limit in every precision."""
+    memory(PLENTY)
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    model = Tiny().to(dtype).train(training)
+    measured = spec(training=training, precision=precision)
+    torch.manual_seed(1)
+    images = torch.randn(IMAGES, 3, 8, 8).to(dtype)
+
+    def fused(batch):
+        parameters = {name: tensor.double() for name, tensor in model.state_dict(keep_vars=True).items()}
+        with torch.autocast("cpu", enabled=False):
+            output = torch.func.functional_call(model, parameters, (batch.double(),))
+        return output.to(torch.float32 if precision == "float32" else torch.bfloat16)
+
+    with torch.set_grad_enabled(training):
+        columns = timed_output.judge(measured, model, fused, [images], 10**6, None)
+    assert columns["timed_output_ok"], columns
+    assert columns["timed_output_margin"] < 1
+
+
+def test_gradients_smaller_than_any_tolerance_are_judged_all_the_same(memory):
+    """By the rule in units of the tensor, gradients of 1e-6 could be anything."""
+    memory(PLENTY)
+    measured = specs.spec("performance", options={"training": True}, traits={"scaled_loss": True})
+
+    def without_gradients(model):
+        def forward(images):
+            output = model(images)
+            return output.detach() + 0 * output
+
+        return forward
+
+    columns = judge(measured, without_gradients)
+    assert columns["timed_output_error"] == pytest.approx(1.0) and columns["timed_output_margin"] > 100
+
+
+def test_a_fault_in_the_input_gradient_alone_is_found(memory):
+    memory(PLENTY)
+
+    class Reversed(torch.autograd.Function):
+        @staticmethod
+        def forward(context, images):
+            return images.clone()
+
+        @staticmethod
+        def backward(context, gradient):
+            return gradient.flip(0)
+
+    columns = judge(spec(training=True), lambda model: lambda images: model(Reversed.apply(images)))
+    assert columns["timed_output_ok"] is False
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda output: output.index_fill(1, torch.tensor([3]), math.nan),
+        lambda output: output.index_fill(1, torch.tensor([3]), math.inf),
+        lambda output: output[:1],
+        lambda output: output[:, :5],
+    ],
+    ids=["NaN", "Inf", "one image", "half of the classes"],
+)
+@pytest.mark.parametrize("room", [PLENTY, NOTHING])
+def test_what_is_not_finite_or_of_another_shape_is_wrong_by_any_reference(memory, room, spoil):
+    memory(room)
+    columns = judge(spec(), lambda model: lambda images: spoil(model(images)))
+    assert columns["timed_output_ok"] is False
+    assert columns["timed_output_margin"] == columns["timed_output_error"] == math.inf
+
+
+def test_where_eager_is_not_finite_there_is_nothing_to_judge_by(memory):
+    memory(PLENTY)
+    model = Tiny()
+    with torch.no_grad():
+        model.head.bias.fill_(math.nan)
+    assert judge(spec(), model=model) == {}
+
+
+def test_a_mode_that_is_compared_by_cosine_is_so_here_too(memory):
+    memory(PLENTY)
+    columns = judge(spec(cosine=True), lambda model: lambda images: 1.5 * model(images))
+    assert (columns["timed_reference"], columns["timed_output_ok"]) == ("eager", True)
+    assert columns["timed_output_error"] == pytest.approx(0.5)
+
+
+def test_a_float64_run_that_fails_is_no_fault_of_the_compiler(memory):
+    memory(PLENTY)
+
+    class NoDouble(Tiny):
+        def forward(self, images):
+            if images.dtype == torch.float64:
+                raise RuntimeError("no float64 here")
+            return super().forward(images)
+
+    columns = judge(spec(), model=NoDouble())
+    assert (columns["timed_reference"], columns["timed_output_ok"]) == ("eager", True)
+
+
+def test_what_the_process_may_take_is_its_limit_without_what_it_has():
+    used = timed_output.tree_rss_bytes(timed_output.os.getpid())
+    assert timed_output.free_bytes("cpu", used + 10**9) == pytest.approx(10**9, abs=2e8)
+    assert timed_output.free_bytes("cpu", None) > timed_output.free_bytes("cpu", used)

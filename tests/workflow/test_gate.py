@@ -1,0 +1,174 @@
+"""`snakemake gate`, `make gate`, `update_expected` and `export`: what they do, what they leave, and their exit codes."""
+
+import csv
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from timmgate.tables import outcome
+from timmgate.tables.outcome import Outcome
+
+ROOT = Path(__file__).parents[2]
+CONFIG = {"models": "test_vit,test_resnet", "modes": "inference,training", "checks": "accuracy,performance"}
+CELLS = ["inference/test_resnet", "inference/test_vit", "training/test_resnet", "training/test_vit"]
+CHECKS = ("accuracy", "performance")
+ALL_PASS = {f"{cell} {check}": "pass" for cell in CELLS for check in CHECKS}
+WRONG, CRASHED = "inference/test_vit accuracy", "training/test_resnet performance"
+EXPECTED = {
+    "expected/cpu/inference.csv": ["name,accuracy", "test_resnet,pass", "test_vit,fail_accuracy"],
+    "expected/cpu/training.csv": ["name,accuracy,performance", "test_resnet,pass,fail_to_run", "test_vit,pass,"],
+}
+EXPORTED = "results/cpu/export/inductor_timm_models_float32_inference_cpu_accuracy.csv"
+
+
+def classes(project):
+    """Class of every check of a cell, as "mode/model check", in gate.tsv."""
+    with (project.folder / "results/cpu/gate.tsv").open(newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    return {f"{row['mode']}/{row['model']} {row['check_name']}": row["class"] for row in rows}
+
+
+def ended(project):
+    """Outcome and reasons of the last run that began."""
+    return outcome.read(project.folder / "results" / "cpu" / "outcome.json")
+
+
+@pytest.fixture(scope="module")
+def judged(new_project, tmp_path_factory):
+    """A project in which nothing but a gate has run, and what that printed. Two of eight checks fail. Change nothing."""
+    project = new_project(tmp_path_factory.mktemp("judged"), config=CONFIG)
+    project.worker.behaviours.update(
+        {"inference/test_vit": "fail_accuracy", "training/test_resnet": "raise@performance.compare"}
+    )
+    return project, project.run("gate", code=1)
+
+
+@pytest.fixture(scope="module")
+def recorded(judged, copy_of, tmp_path_factory):
+    """A copy of it with the expectations and the export of what it found. Change nothing."""
+    project = copy_of(judged[0], tmp_path_factory.mktemp("recorded"))
+    project.run("update_expected", "export")
+    return project
+
+
+@pytest.fixture(scope="module")
+def copy_of(new_project):
+    """Copies a project to a folder, where the worker passes everything and has not been started."""
+
+    def copy(project, folder):
+        shutil.copytree(project.folder, folder, dirs_exist_ok=True)
+        (folder / "journal.jsonl").unlink(missing_ok=True)
+        return new_project(folder, config=CONFIG)
+
+    return copy
+
+
+def test_a_gate_runs_what_is_missing(judged):
+    project, _ = judged
+    assert set(project.worker.cells()) == set(CELLS)
+
+
+def test_a_surprise_of_either_check_is_in_the_terminal_and_in_the_table_that_a_failed_gate_leaves(judged):
+    project, printed = judged
+    assert f"new_failure {WRONG} expected pass, got fail_accuracy; comparison" in printed
+    assert f"new_failure {CRASHED} expected pass, got fail_to_run; RuntimeError" in printed
+    assert "The gate failed: 2 new_failure. See results/cpu/gate.tsv" in printed
+    assert "Traceback" not in printed
+    assert classes(project) == {**ALL_PASS, WRONG: "new_failure", CRASHED: "new_failure"}
+    assert ended(project) == (
+        Outcome.REGRESSION,
+        ["The gate failed: 2 new_failure.", f"new_failure {WRONG}", f"new_failure {CRASHED}"],
+    )
+
+
+def test_what_was_found_is_written_as_expectations(recorded):
+    files = recorded.folder.glob("expected/**/*.csv")
+    assert {str(file.relative_to(recorded.folder)): file.read_text().split() for file in files} == EXPECTED
+
+
+def test_a_later_difference_from_what_was_found_fails_and_what_is_expected_stays(recorded, copy_of, tmp_path):
+    project = copy_of(recorded, tmp_path)
+    project.worker.behaviours["inference/test_vit"] = "raise@run"
+    for cell in ("inference/test_vit", "training/test_vit"):
+        (project.folder / "results" / "cpu" / "default" / cell / "accuracy.parquet").unlink()
+    assert "The gate failed: 1 changed_failure." in project.run("gate", baseline="expected", code=1)
+    assert set(project.worker.cells()) == {"inference/test_vit", "training/test_vit"}, "what was deleted is measured first"
+    assert classes(project) == {**ALL_PASS, WRONG: "changed_failure", CRASHED: "expected_failure"}
+    assert {name: (project.folder / name).read_text().split() for name in EXPECTED} == EXPECTED
+
+
+def test_with_an_exported_file_as_baseline_everything_is_as_expected(recorded, copy_of, tmp_path):
+    project = copy_of(recorded, tmp_path)
+    printed = project.run("gate", modes="inference", baseline=EXPORTED)
+    assert "The gate passed: everything is as expected." in printed
+    assert classes(project) == {
+        **{f"{cell} {check}": "pass" for cell in CELLS[:2] for check in CHECKS},
+        WRONG: "expected_failure",
+    }
+    assert ended(project) == (Outcome.AS_EXPECTED, ["The gate passed: everything is as expected."])
+    assert project.worker.starts() == []
+    summary = (project.folder / "results/cpu/summary.tsv").read_text()
+    assert "training" not in summary, "all tables speak of the last request"
+
+
+def test_a_model_that_is_expected_and_gone_is_missing_and_one_that_was_left_out_is_not(judged, copy_of, tmp_path):
+    project = copy_of(judged[0], tmp_path)
+    (tmp_path / "mine.csv").write_text("name,accuracy\ntest_vit,fail_accuracy\n\n\ntest_resnet,pass\ntest_gone,pass\n")
+    chosen = {"models": "test_*", "exclude": "test_*net,test_conv*", "modes": "inference", "checks": "accuracy"}
+    printed = project.run("gate", code=1, baseline="mine.csv", **chosen)
+    assert "missing inference/test_gone accuracy expected pass, got no result" in printed
+    assert classes(project) == {WRONG: "expected_failure", "inference/test_gone accuracy": "missing"}
+
+
+def test_a_mistake_in_the_baseline_is_named_before_anything_is_measured(project):
+    (project.folder / "mine.csv").write_text("name,accuracy\ntest_vit,pass\ntest_vit,pass\n")
+    printed = project.run("gate", code=1, baseline="mine.csv")
+    assert "mine.csv, line 3: the model 'test_vit' is listed twice" in printed
+    assert project.worker.entries() == []
+
+
+# Through the shell.
+
+
+@pytest.fixture
+def make_gate(recorded, copy_of, tmp_path):
+    """Runs `make gate` in a copy of `recorded`, and returns its exit code; with that project."""
+    project, programs = copy_of(recorded, tmp_path / "work"), tmp_path / "bin"
+    programs.mkdir()
+    for name in ("python", "snakemake"):
+        program = Path(sys.executable).with_name(name)
+        (programs / name).write_text(f'#!/bin/sh\nexec {shlex.quote(str(program))} "$@"\n')
+        (programs / name).chmod(0o755)
+
+    def make(environment=None, **config):
+        options = project.command(**config)[1:]
+        variables = {**os.environ, **project.worker.environment, "PYTHONPATH": str(ROOT / "workflow" / "scripts")}
+        command = ["make", "-C", ROOT, "gate", f"BIN={programs}", f"ARGS={shlex.join(map(str, options))}"]
+        process = subprocess.run(command, env={**variables, **(environment or {})}, capture_output=True, text=True)
+        print(process.stdout, process.stderr)
+        return process.returncode
+
+    return project, make
+
+
+def test_make_gate_ends_with_0_1_or_2_and_the_next_run_is_not_locked_after_any_of_them(make_gate):
+    project, make = make_gate
+    found = project.folder / "results" / "cpu"
+    assert make(modes="inferenc") == 2, "refused while parsing"
+    assert make({"FAKE_PREFLIGHT": "there is no such device"}, modes="inference-amp") == 2, "refused by the preflight"
+    assert ended(project) == (Outcome.WRONG_REQUEST, ["there is no such device"])
+    found.rename(project.folder / "aside")
+    found.write_text("in the way")
+    assert make(modes="inference") == 2, "refused when it started, for it cannot write"
+    found.unlink()
+    (project.folder / "aside").rename(found)
+    assert make() == 1
+    assert ended(project)[0] == Outcome.REGRESSION
+    assert make(baseline="expected") == 0
+    assert ended(project)[0] == Outcome.AS_EXPECTED
+    assert not list((project.folder / ".snakemake").glob("locks/*"))

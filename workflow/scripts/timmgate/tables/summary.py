@@ -1,0 +1,77 @@
+"""The figures of each mode: counts of statuses, and means over the cells that count. Arrow in, Arrow out."""
+
+from collections import Counter
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+import pyarrow as pa
+
+from timmgate.core.schemas import PASSED, STATUSES
+from timmgate.supervisor import speedup
+from timmgate.tables.merge import requested
+
+VERDICTS = ("faster", "same", "slower", "ambiguous")
+
+SEED = 1337
+"""Of the bootstrap over models."""
+
+SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("device", "build", "mode", "check_name")),
+        *((name, pa.int64()) for name in ("cells", "passed", "counted")),
+        *((name, pa.float64()) for name in ("speedup", "speedup_ci_low", "speedup_ci_high")),
+        *((name, pa.float64()) for name in ("speedup_clipped", "speedup_clipped_ci_low", "speedup_clipped_ci_high")),
+        *((name, pa.float64()) for name in ("compile_cold_s", "compile_warm_s", "compression_ratio")),
+        *((name, pa.int64()) for name in (*VERDICTS, "graph_breaks", *STATUSES)),
+    ]
+)
+"""One row per build, mode and check. `counted` is how many of the `cells` the figures are of (column `counted` of a cell).
+Speedups are geometric means over models with a 95 % interval; the clipped ones count a model that got slower as 1, as
+benchmarks/dynamo does. Compile times are medians, the compression ratio is a geometric mean. Counts of verdicts and graph
+breaks are sums.
+"""
+
+FIGURES = ("verdict", "speedup", "compile_cold_s", "compile_warm_s", "compression_ratio", "graph_breaks")
+"""Columns of a cell that the figures of a mode are made of."""
+
+
+def summary(cells: pa.Table, checks: Sequence[str]) -> pa.Table:
+    """The requested cells, as `SCHEMA` says. `checks` are those that the last command requested."""
+    modes: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    needed = ["device", "build", "mode", "counted", *checks, *FIGURES]
+    for row in requested(cells).select(needed).to_pylist():
+        modes.setdefault((row["device"], row["build"], row["mode"]), []).append(row)
+    rows = [
+        {
+            **dict(zip(("device", "build", "mode"), key, strict=True)),
+            "check_name": check,
+            **_counts(of_mode, check),
+            **(_figures([row for row in of_mode if row["counted"]]) if check == "performance" else {}),
+        }
+        for check in checks
+        for key, of_mode in modes.items()
+    ]
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def _counts(of_mode: list[dict[str, Any]], check: str) -> dict[str, int]:
+    statuses = Counter(row[check] for row in of_mode)
+    passed = sum(statuses[status] for status in PASSED)
+    return {"cells": len(of_mode), "passed": passed, **{status: statuses[status] for status in STATUSES}}
+
+
+def _figures(counted: list[dict[str, Any]]) -> dict[str, float | None]:
+    known = {name: [row[name] for row in counted if row[name] is not None] for name in FIGURES}
+    verdicts = Counter(known["verdict"])
+    figures: dict[str, float | None] = {"counted": len(counted), **{verdict: verdicts[verdict] for verdict in VERDICTS}}
+    figures["graph_breaks"] = sum(known["graph_breaks"])
+    for name in ("compile_cold_s", "compile_warm_s"):
+        figures[name] = median(known[name]) if known[name] else None
+    if known["compression_ratio"]:
+        figures["compression_ratio"] = speedup.geometric_mean(known["compression_ratio"], SEED)[0]
+    for name, floor in (("speedup", None), ("speedup_clipped", 1.0)):
+        if known["speedup"]:
+            columns = (name, f"{name}_ci_low", f"{name}_ci_high")
+            figures.update(zip(columns, speedup.geometric_mean(known["speedup"], SEED, floor), strict=True))
+    return figures

@@ -1,0 +1,194 @@
+"""Does compiled compute at the timed batch size what it should? The accuracy check, at another batch size, cannot know.
+
+Where memory admits it, both sides are held against float64 on the same images: at inference in slices, as images do not see
+each other then. Else eager's error with 8 images tells how large an error is usual. Where even those have no float64, or the
+mode asks for it, the direction is compared, as in the accuracy check.
+
+The error that is allowed is that of the dynamo rule, made relative: multiplier * eager's error + tolerance / 10, and not an
+error in the units of a tensor, for gradients may well be smaller than any tolerance. All leaves of a kind are one vector:
+a single one, as the bias before a normalisation, may be zero but for rounding, and then has no relative error.
+"""
+
+import copy
+import math
+import os
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from timmgate.core.spec import ACCURACY_BATCH_SIZE, Spec
+from timmgate.system.process_tree import machine_memory_bytes, tree_rss_bytes
+from timmgate.worker import compare, models, peak_memory, torch_device
+from timmgate.worker.accuracy import rule
+from timmgate.worker.training_step import fresh, gradient, iterate, logits
+
+Leaves = dict[str, list[Tensor]]
+"""What one iteration computed, by kind: the output at inference; the gradients and the input gradient in training."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How far compiled is off: relative `error` (no unit) against `reference`, and `margin`, that over what is allowed."""
+
+    error: float
+    margin: float
+    reference: str
+
+
+def judge(
+    spec: Spec,
+    model: torch.nn.Module,
+    forward: Callable[..., Any],
+    batches: Sequence[Tensor],
+    eager_peak_bytes: int | None,
+    memory_bytes: int | None,
+) -> dict[str, Any]:
+    """The columns `timed_...`: the worst of the batches of an iteration. None where eager itself is not finite.
+
+    `eager_peak_bytes` is the peak of an eager iteration over all of them, `memory_bytes` what the process may take.
+    """
+    room = images_that_fit(spec, model, batches, eager_peak_bytes, memory_bytes)
+    judgements = [made for batch in batches if (made := _judge_batch(spec, model, forward, batch, room))]
+    if not judgements:
+        return {}
+    worst = max(judgements, key=lambda made: made.margin)
+    return {
+        "timed_output_ok": worst.margin <= 1.0,
+        "timed_output_error": worst.error,
+        "timed_output_margin": worst.margin,
+        "timed_reference": worst.reference,
+    }
+
+
+def images_that_fit(
+    spec: Spec, model: torch.nn.Module, batches: Sequence[Tensor], eager_peak_bytes: int | None, memory_bytes: int | None
+) -> int:
+    """With how many images one iteration in float64 fits into the memory that is left, by what an eager one took.
+
+    As many as the accuracy check takes where that is not known.
+    """
+    if eager_peak_bytes is None:
+        return ACCURACY_BATCH_SIZE
+    dtypes = (models.cast_dtype(spec), models.amp_dtype(spec) or torch.float64)
+    widening = torch.float64.itemsize / min(dtype.itemsize for dtype in dtypes)
+    weights = peak_memory.tensor_bytes(model) * (2 if spec.options.training else 1)  # with their gradients
+    per_image = max(eager_peak_bytes - weights, 1) / sum(map(len, batches))
+    return int((free_bytes(spec.device, memory_bytes) / widening - weights) / per_image)
+
+
+def free_bytes(device: str, memory_bytes: int | None) -> int:
+    """Memory of the device that we may take in addition; of the host's up to the limit of this process and its children."""
+    if device == "cpu":
+        return (memory_bytes or machine_memory_bytes()) - tree_rss_bytes(os.getpid())
+    return torch_device.free_bytes(device)
+
+
+def _judge_batch(
+    spec: Spec, model: torch.nn.Module, forward: Callable[..., Any], images: Tensor, room: int
+) -> Judgement | None:
+    eager, compiled = (computed(spec, model, side, images) for side in (model, forward))
+    if not all(compare.all_finite(leaves) for leaves in eager.values()):
+        return None
+    how = rule(spec, has_reference=True)
+    if how.cosine:
+        return by_direction(eager, compiled)
+    if reference := float64(spec, model, images, room):
+        errors = (
+            (relative_error(compiled[kind], reference[kind]), allowed_error(eager[kind], reference[kind], how))
+            for kind in eager
+        )
+        return _worst(errors, "fp64")
+    few = images[:ACCURACY_BATCH_SIZE]
+    if len(few) < len(images) and (reference := float64(spec, model, few, room)):
+        usual = computed(spec, model, model, few)
+        errors = (
+            (
+                relative_error(compiled[kind], eager[kind]),
+                allowed_error(usual[kind], reference[kind], how) + relative_error(usual[kind], reference[kind]),
+            )
+            for kind in eager
+        )
+        return _worst(errors, "extrapolated")
+    return by_direction(eager, compiled)
+
+
+def _worst(errors: Iterator[tuple[float, float]], reference: str) -> Judgement:
+    """The kind that is nearest to its limit, from error and allowed error of each."""
+    error, allowed = max(errors, key=lambda pair: pair[0] / pair[1])
+    return Judgement(error, error / allowed, reference)
+
+
+def computed(spec: Spec, model: torch.nn.Module, forward: Callable[..., Any], images: Tensor) -> Leaves:
+    """What one iteration computes from the seed on."""
+    torch_device.seed_everything(spec.seed)
+    images = fresh(spec, images)
+    returned = iterate(spec, model, forward, images)
+    if not spec.options.training:
+        return {"output": [logits(returned).clone()]}  # a CUDA graph writes its next output into the same place
+    gradients = [gradient(parameter).clone() for parameter in model.parameters()]
+    return {"gradient": gradients, "input_gradient": [gradient(images).clone()]}
+
+
+def float64(spec: Spec, model: torch.nn.Module, images: Tensor, room: int) -> Leaves | None:
+    """What `computed` would be in float64; None where it fails, or does not fit with `room` images at once."""
+    images_at_once = len(images) if spec.options.training else min(ACCURACY_BATCH_SIZE, len(images), room)
+    if not 0 < images_at_once <= room:
+        return None
+    try:
+        return _in_parts(spec, copy.deepcopy(model).double(), images.split(images_at_once))
+    except Exception:  # as the reference of the accuracy check: it is no fault of the compiler
+        traceback.print_exc()
+        return None
+    finally:
+        torch_device.release_free_memory(spec.device)
+
+
+def _in_parts(spec: Spec, model: torch.nn.Module, parts: Sequence[Tensor]) -> Leaves:
+    """What a float64 model computes of a batch, in one part or at inference in several."""
+    results = [computed(spec, model, model, part.double()) for part in parts]
+    if len(results) == 1:
+        return results[0]
+    return {"output": [torch.cat([result["output"][0] for result in results])]}
+
+
+def relative_error(leaves: list[Tensor], reference: list[Tensor]) -> float:
+    """||leaves - reference|| / ||reference|| of all leaves as one vector; inf where it is not a number."""
+    return _quotient(_distance(leaves, reference), reference)
+
+
+def allowed_error(eager: list[Tensor], reference: list[Tensor], how: compare.Rule) -> float:
+    """What the dynamo rule allows compiled: eager's own error, by each leaf's multiplier, and a tenth of the tolerance."""
+    multipliers = [compare.multiplier(leaf, how) for leaf in eager]
+    return _quotient(_distance(eager, reference, multipliers), reference) + how.tolerance / 10.0
+
+
+def by_direction(eager: Leaves, compiled: Leaves) -> Judgement:
+    """Compiled against eager by cosine similarity, where nothing says how large an error is usual."""
+    judged = []
+    for kind in eager:
+        error = relative_error(compiled[kind], eager[kind])
+        one, other = (torch.cat([leaf.flatten().float() for leaf in side[kind]]) for side in (eager, compiled))
+        margin = compare.cosine_margin(one, other) if math.isfinite(error) else math.inf
+        judged.append(Judgement(error, margin, "eager"))
+    return max(judged, key=lambda made: made.margin)
+
+
+def _distance(leaves: list[Tensor], others: list[Tensor], weights: Sequence[float] = ()) -> float:
+    """Norm of the difference of two vectors, each leaf of it by its weight, in float64; inf where shapes differ."""
+    if any(leaf.shape != other.shape for leaf, other in zip(leaves, others, strict=True)):
+        return math.inf
+    norms = [
+        torch.linalg.vector_norm(leaf.double() - other.double()).item() for leaf, other in zip(leaves, others, strict=True)
+    ]
+    return math.hypot(*(norm * weight for norm, weight in zip(norms, weights or [1.0] * len(norms), strict=True)))
+
+
+def _quotient(distance: float, reference: list[Tensor]) -> float:
+    norm = math.hypot(*(torch.linalg.vector_norm(leaf.double()).item() for leaf in reference))
+    if math.isnan(distance) or not norm:
+        return 0.0 if distance == 0 else math.inf
+    return distance / norm
