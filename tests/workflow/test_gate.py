@@ -147,7 +147,7 @@ def make_gate(recorded, copy_of, tmp_path):
 
     def make(environment=None, **config):
         options = project.command(**config)[1:]
-        variables = {**os.environ, **project.worker.environment, "PYTHONPATH": str(ROOT / "workflow" / "scripts")}
+        variables = {**os.environ, **project.worker.environment}
         command = ["make", "-C", ROOT, "gate", f"BIN={programs}", f"ARGS={shlex.join(map(str, options))}"]
         process = subprocess.run(command, env={**variables, **(environment or {})}, capture_output=True, text=True)
         print(process.stdout, process.stderr)

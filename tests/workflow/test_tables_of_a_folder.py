@@ -73,5 +73,5 @@ def test_what_was_measured_with_other_options_stays_and_is_marked(finished):
 
 def test_all_tables_say_the_protocol_and_the_commit_that_they_were_made_with(both):
     for name in ("cells", "evidence", "samples", "attempts", "failures"):
-        metadata = pq.read_schema(both.folder / "results" / "cpu" / f"{name}.parquet").metadata
+        metadata = pq.read_metadata(both.folder / "results" / "cpu" / f"{name}.parquet").metadata
         assert {b"protocol", b"units", b"workflow_commit"} <= metadata.keys(), name

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -84,7 +85,7 @@ class Build:
     label: str = DEFAULT
     facts: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def software(self) -> str:
         """Hex digest (SHA-256) of the facts: equal if and only if nothing that is known of the build differs."""
         return hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode()).hexdigest()

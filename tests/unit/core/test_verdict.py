@@ -1,0 +1,101 @@
+"""The strict verdict, from statistics of errors alone."""
+
+import math
+
+import pytest
+
+from timmgate.core.verdict import LeafErrors, NullRun, Statistic, judge, left_out_margins, majority, multiplier_for
+
+
+def errors(
+    rms: float = 1e-6, leaf: str = "output", kind: str = "output", floor: float = 0.0, **more
+) -> dict[str, LeafErrors]:
+    return {leaf: LeafErrors(leaf, kind, {"rms": Statistic(rms, floor)}, **more)}
+
+
+def nulls(*values: float, **more) -> list[NullRun]:
+    return [NullRun(f"family {number}", errors(value, **more)) for number, value in enumerate(values)]
+
+
+@pytest.mark.parametrize(("rms", "strict"), [(0.0, "pass"), (8e-6, "pass"), (8.1e-6, "fail"), (math.inf, "fail")])
+def test_an_error_may_be_m_times_the_largest_of_the_null_runs(rms, strict):
+    verdict = judge(errors(rms), nulls(1e-6, 2e-6, 0.0), multiplier=4)
+    assert verdict.strict == strict
+    assert verdict.margin == pytest.approx(rms / 8e-6)
+    assert (verdict.worst_leaf, verdict.worst_statistic, verdict.null_runs) == ("output", "rms", 3)
+
+
+def test_where_null_runs_are_exact_half_a_unit_in_the_last_place_is_allowed_and_no_more():
+    assert judge(errors(5e-8, floor=6e-8), nulls(0.0, 0.0)).strict == "pass"
+    assert judge(errors(7e-8, floor=6e-8), nulls(0.0, 0.0)).strict == "fail"
+    assert judge(errors(1e-30), nulls(0.0, 0.0)).margin == math.inf
+
+
+def test_means_that_are_near_0_by_chance_do_not_lower_the_limit():
+    def with_mean(mean: float) -> dict[str, LeafErrors]:
+        return {"w": LeafErrors("w", "gradient", {"rms": Statistic(1e-6, 0), "mean": Statistic(mean, 0, from_rms=0.1)})}
+
+    null_runs = [NullRun("a", with_mean(1e-12)), NullRun("b", with_mean(-0.0))]
+    assert judge(with_mean(3e-7), null_runs, multiplier=4).strict == "pass"
+    assert judge(with_mean(5e-7), null_runs, multiplier=4).worst_statistic == "mean"
+
+
+def test_an_output_that_null_runs_move_about_is_undecided_however_large_its_error():
+    verdict = judge(errors(100.0), nulls(0.2, 0.01))
+    assert verdict.strict == "undecided"
+    assert "0.2 of its size" in verdict.leaves[0].message
+
+
+def test_a_gradient_that_vanishes_is_judged_although_its_null_runs_are_as_large_as_it_is():
+    assert judge(errors(1.5, vanishes=True), nulls(1.0, vanishes=True)).strict == "pass"
+    assert judge(errors(1e4, vanishes=True), nulls(1.0, vanishes=True)).strict == "fail"
+
+
+@pytest.mark.parametrize(("chaotic", "strict"), [(5, "pass"), (6, "undecided")])
+def test_more_than_a_twentieth_of_undecided_leaves_makes_a_cell_undecided(chaotic, strict):
+    null = {}
+    for number in range(100):
+        null |= errors(0.5 if number < chaotic else 1e-6, f"gradient.{number}", "gradient")
+    assert judge(null, [NullRun("a", null), NullRun("b", null)]).strict == strict
+
+
+def test_a_leaf_that_fails_makes_a_cell_fail_although_others_are_undecided():
+    null = errors(0.5) | errors(1e-6, "w", "gradient")
+    verdict = judge(errors(0.5) | errors(1e-3, "w", "gradient"), [NullRun("a", null)])
+    assert (verdict.strict, verdict.worst_leaf) == ("fail", "w")
+
+
+def test_a_mismatch_fails_unless_a_null_run_has_it_too():
+    special = {"output": LeafErrors("output", "output", mismatch="NaN")}
+    assert judge(special, nulls(1e-6)).strict == "fail"
+    assert judge(special, nulls(1e-6)).worst_statistic == "mismatch"
+    assert judge(special, [*nulls(1e-6), NullRun("b", special)]).strict == "undecided"
+    assert judge(errors(), [*nulls(1e-6), NullRun("b", special)]).strict == "undecided"
+
+
+def test_a_leaf_that_is_missing_or_in_excess_fails():
+    assert judge({}, nulls(1e-6)).strict == "fail"
+    verdict = judge(errors() | errors(leaf="more"), nulls(1e-6))
+    assert {leaf.leaf: leaf.strict for leaf in verdict.leaves} == {"output": True, "more": None}
+
+
+def test_each_family_is_judged_by_the_others():
+    null_runs = [*nulls(1e-6, 2e-6), NullRun("family 1", errors(5e-6))]
+    assert left_out_margins(null_runs, 1.0) == pytest.approx({"family 0": 0.2, "family 1": 5.0})
+    assert judge(errors(), null_runs, 1.0).null_scatter == pytest.approx(5.0)
+    assert judge(errors(), nulls(1e-6), 1.0).null_scatter is None
+
+
+def test_the_multiplier_grows_with_what_is_compared_and_less_so_with_more_null_runs():
+    assert multiplier_for(6, 9) < multiplier_for(600, 9) < multiplier_for(600, 4)
+
+
+def test_two_of_three_seeds_decide():
+    assert majority(["fail", "pass", "fail"]) == "fail"
+    assert majority(["fail", "pass", "pass"]) == "pass"
+    assert majority(["fail", "pass", "undecided"]) == "undecided"
+
+
+def test_nothing_can_be_judged_without_null_runs():
+    with pytest.raises(ValueError, match="no null runs"):
+        judge(errors(), [])

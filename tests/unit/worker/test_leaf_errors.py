@@ -1,0 +1,92 @@
+"""Statistics of the errors of leaves."""
+
+import math
+
+import pytest
+import torch
+
+from timmgate.worker.compare import Leaf
+from timmgate.worker.leaf_errors import measure
+
+EPS = torch.finfo(torch.float32).eps
+
+
+def errors_of(run, reference, kind: str = "output"):
+    (errors,) = measure([Leaf("leaf", kind, run)], [Leaf("leaf", kind, reference)], torch.float32).values()
+    return errors
+
+
+def values(run, reference) -> dict[str, float]:
+    return {name: statistic.value for name, statistic in errors_of(run, reference).statistics.items()}
+
+
+REFERENCE = torch.randn(6, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+RMS = REFERENCE.square().mean().sqrt().item()
+
+
+def test_a_scaled_leaf_has_its_factor_as_projection_and_rms():
+    found = values(1.01 * REFERENCE, REFERENCE)
+    assert found["projection"] == pytest.approx(0.01) and found["rms"] == pytest.approx(0.01)
+
+
+def test_a_shifted_slice_has_its_shift_as_the_mean_of_a_slice():
+    run = REFERENCE.clone()
+    run[:, 2] += 0.5 * RMS
+    found = values(run, REFERENCE)
+    assert found["slice_mean_1"] == pytest.approx(0.5) and found["slice_rms_1"] == pytest.approx(0.5)
+    assert found["slice_mean_0"] == pytest.approx(0.125) and found["mean"] == pytest.approx(0.125)
+
+
+def test_one_element_shows_in_the_largest():
+    run = REFERENCE.clone()
+    run[3, 1, 2] -= 2 * RMS
+    assert values(run, REFERENCE)["max"] == pytest.approx(2)
+
+
+def test_a_scalar_and_a_zero_have_statistics_too():
+    assert values(torch.tensor(1.5), torch.tensor(1.0)) == {"rms": 0.5, "max": 0.5, "projection": 0.5, "mean": 0.5}
+    assert set(values(torch.zeros(3), torch.zeros(3)).values()) == {0.0}
+
+
+def test_special_values_must_be_where_the_reference_has_them_and_the_rest_is_judged():
+    mask = torch.tensor([1.0, -math.inf, math.nan, 2.0])
+    assert values(mask + 0.1, mask)["max"] > 0
+    for run in (mask.abs(), mask.nan_to_num(nan=0.0), torch.zeros(4)):
+        assert "NaN or Inf" in errors_of(run, mask).mismatch
+
+
+@pytest.mark.parametrize(
+    ("run", "reference"),
+    [
+        (torch.zeros(3, 1), torch.zeros(3)),
+        (torch.tensor([1, 2]), torch.tensor([1, 3])),
+        ("one", "other"),
+        (torch.zeros(()), None),
+    ],
+)
+def test_what_no_rounding_explains_is_a_mismatch(run, reference):
+    assert errors_of(run, reference).mismatch
+
+
+def test_equal_integers_and_words_have_no_error():
+    assert values(torch.tensor(3), torch.tensor(3)) == {"rms": 0.0}
+    assert values("word", "word") == {"rms": 0.0}
+
+
+def test_leaves_are_matched_by_name_and_trees_taken_apart():
+    run = [Leaf("output", "output", (torch.zeros(2), {"b": torch.zeros(2)})), Leaf("more", "buffer", torch.zeros(1))]
+    reference = [Leaf("output", "output", [torch.zeros(2), {"b": torch.zeros(2)}]), Leaf("less", "buffer", torch.zeros(1))]
+    found = measure(run, reference, torch.float32)
+    assert {name: errors.mismatch for name, errors in found.items()} == {
+        "output.0": "",
+        "output.1.b": "",
+        "less": "missing in the run",
+        "more": "missing in the reference",
+    }
+
+
+def test_a_gradient_far_below_the_others_vanishes_and_is_measured_by_what_they_resolve():
+    sizes = {"a": 1.0, "b": 2.0, "c": 1e-12}
+    reference = [Leaf(name, "gradient", size * torch.ones(4, dtype=torch.float64)) for name, size in sizes.items()]
+    found = measure([Leaf("c", "gradient", torch.full((4,), 3 * EPS))], reference, torch.float32)["c"]
+    assert found.vanishes and found.statistics["rms"].value == pytest.approx(3, rel=1e-3)

@@ -1,0 +1,213 @@
+"""Is a run wrong, or only rounded differently? Judged by null runs: eager again under changes that no one would call wrong.
+
+Every run is described by its errors against one reference: a few statistics for each leaf (a tensor that is compared). A
+statistic may be a multiple of the largest that the null runs have, plus a floor of half a unit in the last place: there is
+no tolerance to set by hand. Needs the standard library alone; `worker.leaf_errors` measures the statistics.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+MULTIPLIER = 2.5
+"""A statistic of a single leaf may be so many times the largest of the null runs. Provisional: to be set by calibration."""
+
+CHAOTIC = 0.1
+"""A leaf proves nothing if its null runs are off by more than this share of its size."""
+
+UNDECIDED_LEAVES = 0.05
+"""A cell is undecided if more than this share of its leaves is."""
+
+OUTPUTS = ("output", "prediction")
+"""Kinds of leaves without which a cell is undecided."""
+
+KINKS = "kinks"
+"""Family that is no run, but shows what crossing the kinks of activations does to gradients."""
+
+Strict = Literal["pass", "fail", "undecided"]
+
+
+class Statistic(NamedTuple):
+    """One figure of a leaf's error d = run - reference, over the leaf's scale.
+
+    * `floor`: what half a unit in the last place of every element can make of it.
+    * `from_rms`: what it is, over the rms of d, where the elements of d are independent. A few null runs may all have a
+      mean near 0 by chance; so much more than their rms warrants, no limit is lowered by it.
+    """
+
+    value: float
+    floor: float
+    from_rms: float = 1.0
+
+
+@dataclass(frozen=True)
+class LeafErrors:
+    """Errors of one leaf of a run against the reference.
+
+    * `statistics`: by name; `rms` is always there (`worker.leaf_errors` says which others and what they are).
+    * `vanishes`: the reference is zero but for rounding, as the gradient of a bias before a norm: its null runs are as
+      large as the leaf without being chaotic.
+    * `mismatch`: what is different whatever the rounding (structure, integers, NaN, Inf), or "". Then no statistics.
+    """
+
+    leaf: str
+    kind: str
+    statistics: Mapping[str, Statistic] = field(default_factory=dict)
+    vanishes: bool = False
+    mismatch: str = ""
+
+
+Errors = Mapping[str, LeafErrors]
+"""Errors of one run, by name of the leaf."""
+
+
+@dataclass(frozen=True)
+class NullRun:
+    """Errors of one null run. Runs of one family differ in their random numbers alone."""
+
+    family: str
+    errors: Errors
+
+
+@dataclass(frozen=True)
+class LeafVerdict:
+    """What became of a leaf.
+
+    * `strict`: whether it passes; None is undecided.
+    * `margin`: largest statistic over its limit, at most 1 exactly if it passes; inf for a mismatch.
+    * `statistic`: the name of that statistic, or `mismatch`.
+    * `null_rms`: largest rms of a null run's error, over the leaf's scale.
+    * `message`: why it fails or is undecided, or "".
+    """
+
+    leaf: str
+    kind: str
+    strict: bool | None
+    margin: float
+    statistic: str
+    null_rms: float
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class CellVerdict:
+    """What became of a run.
+
+    * `margin`: the largest of a decided leaf (of any, where none is decided); `worst_leaf` and `worst_statistic` are its.
+    * `null_runs`: their number.
+    * `null_scatter`: the same margin for the worst null run, judged by the families other than its own: how near to its
+      limit a run may be that is known to be right. None with fewer than two families.
+    """
+
+    strict: Strict
+    margin: float
+    worst_leaf: str
+    worst_statistic: str
+    null_runs: int
+    null_scatter: float | None
+    leaves: tuple[LeafVerdict, ...]
+
+
+def judge(run: Errors, nulls: Sequence[NullRun], multiplier: float | None = None) -> CellVerdict:
+    """Judge a run by null runs that have the same reference; `multiplier` is `multiplier_for` the comparison unless given.
+
+    Raises ValueError without null runs.
+    """
+    leaves = judge_leaves(run, nulls, multiplier)
+    decided = [leaf for leaf in leaves if leaf.strict is not None]
+    worst = max(decided or leaves, key=lambda leaf: leaf.margin)
+    undecided = [leaf for leaf in leaves if leaf.strict is None]
+    if any(leaf.strict is False for leaf in leaves):
+        strict: Strict = "fail"
+    elif len(undecided) > UNDECIDED_LEAVES * len(leaves) or any(leaf.kind in OUTPUTS for leaf in undecided):
+        strict = "undecided"
+    else:
+        strict = "pass"
+    scatter = left_out_margins(nulls, multiplier)
+    return CellVerdict(
+        strict, worst.margin, worst.leaf, worst.statistic, len(nulls), max(scatter.values(), default=None), tuple(leaves)
+    )
+
+
+def judge_leaves(run: Errors, nulls: Sequence[NullRun], multiplier: float | None = None) -> list[LeafVerdict]:
+    """The verdict on every leaf of the null runs, and on what the run has in excess."""
+    if not nulls:
+        raise ValueError("no null runs to judge by")
+    if multiplier is None:
+        multiplier = multiplier_for(sum(len(errors.statistics) for errors in run.values()), distinct(nulls))
+    names = dict.fromkeys(name for errors in (*(null.errors for null in nulls), run) for name in errors)
+    return [_judge_leaf(name, run.get(name), [null.errors.get(name) for null in nulls], multiplier) for name in names]
+
+
+def left_out_margins(nulls: Sequence[NullRun], multiplier: float | None = None) -> dict[str, float]:
+    """For each family its largest margin when the other families judge it; empty with fewer than two families.
+
+    Undecided leaves do not count, and the kinks judge but are not judged.
+    """
+    families = list(dict.fromkeys(null.family for null in nulls if null.family != KINKS))
+    margins = {}
+    for family in families if len(families) > 1 else ():
+        others = [null for null in nulls if null.family != family]
+        margins[family] = max(
+            (
+                leaf.margin
+                for null in nulls
+                if null.family == family
+                for leaf in judge_leaves(null.errors, others, multiplier)
+                if leaf.strict is not None
+            ),
+            default=0.0,
+        )
+    return margins
+
+
+def distinct(nulls: Sequence[NullRun]) -> int:
+    """Number of null runs without those that repeat another bit for bit, as channels_last does in a transformer."""
+    return len({tuple(errors.statistics.get("rms") for errors in null.errors.values()) for null in nulls})
+
+
+def multiplier_for(statistics: int, null_runs: int) -> float:
+    """The multiplier for so many statistics (of all leaves together) and distinct null runs.
+
+    That one of n statistics is more than m times the largest of k others alike has a chance of the order of n / m^k.
+    So that this chance is the same for all models, m grows with the k-th root of n.
+    """
+    return float(MULTIPLIER * max(1.0, statistics / 6) ** (1 / null_runs))
+
+
+def majority(verdicts: Iterable[Strict]) -> Strict:
+    """The verdict on three seeds of weights and images: what two of them say, else undecided."""
+    verdicts = list(verdicts)
+    return next((word for word in ("fail", "pass") if verdicts.count(word) >= 2), "undecided")
+
+
+def _judge_leaf(name: str, errors: LeafErrors | None, nulls: Sequence[LeafErrors | None], multiplier: float) -> LeafVerdict:
+    kind = next(each.kind for each in (errors, *nulls) if each)
+    unusable = [null.mismatch if null else "missing" for null in nulls if null is None or null.mismatch]
+    comparable = [null for null in nulls if null and not null.mismatch]
+    null_rms = max((null.statistics["rms"].value for null in comparable), default=math.inf)
+    if errors is None or errors.mismatch:
+        message = errors.mismatch if errors else "missing in the run"
+        return LeafVerdict(name, kind, None if unusable else False, math.inf, "mismatch", null_rms, message)
+    if unusable:
+        return LeafVerdict(name, kind, None, math.inf, "mismatch", null_rms, f"a null run: {unusable[0]}")
+    margins = {
+        statistic: margin(found, [null.statistics[statistic].value for null in comparable], null_rms, multiplier)
+        for statistic, found in errors.statistics.items()
+    }
+    worst = max(margins, key=margins.__getitem__)
+    if null_rms > CHAOTIC and not errors.vanishes:
+        message = f"null runs are off by {null_rms:.2g} of its size"
+        return LeafVerdict(name, kind, None, margins[worst], worst, null_rms, message)
+    strict = margins[worst] <= 1.0
+    message = "" if strict else f"{worst} of its error is {margins[worst]:.3g} times what null runs allow"
+    return LeafVerdict(name, kind, strict, margins[worst], worst, null_rms, message)
+
+
+def margin(found: Statistic, nulls: Sequence[float], null_rms: float, multiplier: float) -> float:
+    """A statistic over its limit: 0 if it is 0, inf where the limit is 0 and the statistic is not."""
+    limit = multiplier * max(*nulls, found.from_rms * null_rms) + found.floor
+    if found.value == 0:
+        return 0.0
+    return found.value / limit if limit else math.inf

@@ -1,0 +1,46 @@
+"""Gradients of a second loss, a random one.
+
+The mean of the logits gives all images and classes the same weight: with that loss alone, a backward pass that mixes them up
+is not seen.
+"""
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from timmgate.worker.compare import Leaf
+
+KIND = "cotangent_gradient"
+"""Kind of these leaves: they are larger than the gradients of the mean."""
+
+
+def cotangent_leaves(
+    model: nn.Module,
+    forward: Callable[..., Any],
+    images: Tensor,
+    autocast: Callable[[], AbstractContextManager[Any]],
+    seed: int,
+) -> list[Leaf]:
+    """Gradients of parameters and images, which require them, of <random cotangent, logits>, after one more iteration.
+
+    The cotangent is standard normal over the square root of the number of logits, drawn on the CPU. Gradients that were
+    there are replaced.
+    """
+    model.zero_grad(set_to_none=True)
+    images.grad = None
+    with autocast():
+        output = forward(images)
+    while not isinstance(output, Tensor):
+        output = next(iter(output.values() if isinstance(output, dict) else output))
+    generator = torch.Generator().manual_seed(seed)
+    cotangent = torch.randn(output.shape, generator=generator, dtype=torch.float64) / math.sqrt(output.numel())
+    output.backward(cotangent.to(output))
+    named = [("input_gradient", images), *((f"gradient.{name}", weight) for name, weight in model.named_parameters())]
+    return [
+        Leaf(f"cotangent.{name}", KIND, torch.zeros_like(tensor) if tensor.grad is None else tensor.grad)
+        for name, tensor in named
+    ]

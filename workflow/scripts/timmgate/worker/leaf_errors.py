@@ -1,0 +1,125 @@
+"""The errors of a run against a reference, as the statistics that `core.verdict` judges."""
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from timmgate.core.verdict import Errors, LeafErrors, Statistic
+from timmgate.worker.compare import Leaf
+from timmgate.worker.cotangent import KIND
+
+GRADIENTS = ("gradient", KIND)
+"""Kinds of leaves that have a typical size: the median over those of a kind."""
+
+CANCELLATION = 10.0
+"""Error of a gradient that vanishes because its terms cancel, in units of the computing dtype's epsilon times the typical
+gradient. How large it is depends on the order of the sum: from 0.01 to 15 in null runs of one network."""
+
+SLICED = 2
+"""Slices are taken along so many of the first dimensions: samples and classes, output and input channels."""
+
+
+def measure(run: Iterable[Leaf], reference: Iterable[Leaf], dtype: torch.dtype) -> Errors:
+    """Errors of all leaves of `run`, matched by name with those of `reference` (in float64, or a run to be judged against).
+
+    `dtype` is what the run computes in. A leaf that is a tree of tensors counts as many, and a tensor that both runs have
+    an equal number of NaN or Inf in, at the same places, is judged by the rest.
+    """
+    run, reference = dict(_tensors(run)), dict(_tensors(reference))
+    resolutions = {kind: torch.finfo(dtype).eps * _typical_size(reference, kind) for kind in GRADIENTS}
+    return {name: _leaf_errors(name, run.get(name), reference.get(name), resolutions) for name in (reference | run)}
+
+
+def _tensors(run: Iterable[Leaf]) -> Iterator[tuple[str, tuple[str, Any]]]:
+    """Name, and kind and value, of every tensor or plain value."""
+    for leaf in run:
+        for name, value in _flat(leaf.name, leaf.value):
+            yield name, (leaf.kind, value)
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if not isinstance(value, (dict, list, tuple)):
+        yield name, value
+        return
+    for key, child in value.items() if isinstance(value, dict) else enumerate(value):
+        yield from _flat(f"{name}.{key}", child)
+
+
+def _typical_size(reference: dict[str, tuple[str, Any]], kind: str) -> float:
+    """Median over the leaves of a kind of their rms, 0 where there are none."""
+    sizes = [_rms(value.double()) for each, value in reference.values() if each == kind and value.numel()]
+    return torch.tensor(sizes).median().item() if sizes else 0.0
+
+
+def _leaf_errors(name: str, found: Any, expected: Any, resolutions: dict[str, float]) -> LeafErrors:
+    kind = (found or expected)[0]
+    if found is None or expected is None:
+        return LeafErrors(name, kind, mismatch=f"missing in the {'run' if found is None else 'reference'}")
+    run, reference = found[1], expected[1]
+    if mismatch := _mismatch(run, reference):
+        return LeafErrors(name, kind, mismatch=mismatch)
+    if not isinstance(run, Tensor) or not run.is_floating_point() or not run.numel():
+        return LeafErrors(name, kind, {"rms": Statistic(0.0, 0.0)})
+    half_ulp = torch.finfo(run.dtype).eps / 2
+    finite = torch.isfinite(reference)
+    run, reference = (torch.where(finite, tensor.double(), 0.0) for tensor in (run, reference))
+    size, resolution = _rms(reference), resolutions.get(kind, 0.0)
+    statistics = _statistics(run, reference, max(size, resolution) or 1.0, half_ulp)
+    vanishes = kind in GRADIENTS and size <= resolution
+    if vanishes:
+        statistics = {key: each._replace(floor=CANCELLATION) for key, each in statistics.items()}
+    return LeafErrors(name, kind, statistics, vanishes)
+
+
+def _mismatch(run: Any, reference: Any) -> str:
+    """What differs whatever the rounding, or ""."""
+    if not isinstance(run, Tensor) or not isinstance(reference, Tensor):
+        return "" if run == reference else f"{run!r} instead of {reference!r}"
+    if run.shape != reference.shape:
+        return f"shape {list(run.shape)} instead of {list(reference.shape)}"
+    if not run.is_floating_point():
+        return "" if torch.equal(run, reference.to(run.dtype)) else "other integers than the reference"
+    special = ~torch.isfinite(reference)
+    same = torch.equal(special, ~torch.isfinite(run)) and torch.equal(
+        torch.nan_to_num(run[special].double(), nan=0.0), torch.nan_to_num(reference[special].double(), nan=0.0)
+    )
+    return "" if same else "NaN or Inf at other places than in the reference"
+
+
+def _statistics(run: Tensor, reference: Tensor, scale: float, half_ulp: float) -> dict[str, Statistic]:
+    """By name, of d = run - reference over the scale, for float64 tensors of any shape.
+
+    `rms` and `max` of the elements; `projection`, mean(d r) with r the reference over the scale, which finds what is
+    scaled; `mean`; and the largest mean and rms of a slice along one of the first dimensions.
+    """
+    error, size = (run - reference) / scale, reference / scale
+    floor, independent = half_ulp * _rms(size), 1 / math.sqrt(_independent(error.shape))
+    statistics = {
+        "rms": Statistic(_rms(error), floor),
+        "max": Statistic(error.abs().max().item(), half_ulp * size.abs().max().item()),
+        "projection": Statistic((error * size).mean().abs().item(), floor * _rms(size), independent * _rms(size)),
+        "mean": Statistic(error.mean().abs().item(), floor, independent),
+    }
+    for axis in range(min(SLICED, error.ndim) if error.ndim > 1 else 0):
+        slices, sizes = (tensor.movedim(axis, 0).flatten(1) for tensor in (error, size))
+        floors = half_ulp * sizes.square().mean(1).sqrt().max().item()
+        statistics[f"slice_mean_{axis}"] = Statistic(
+            slices.mean(1).abs().max().item(), floors, 1 / math.sqrt(slices.shape[1])
+        )
+        statistics[f"slice_rms_{axis}"] = Statistic(slices.square().mean(1).sqrt().max().item(), floors)
+    return statistics
+
+
+def _independent(shape: torch.Size) -> int:
+    """How many elements of an error are independent at least.
+
+    The gradient of a matrix under the mean of the logits has rank 1, and so has what a rounded feature does to it.
+    """
+    return min(shape[0], shape[1:].numel()) if len(shape) > 1 else shape.numel()
+
+
+def _rms(tensor: Tensor) -> float:
+    return tensor.square().mean().sqrt().item()

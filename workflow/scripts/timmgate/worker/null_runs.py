@@ -1,0 +1,325 @@
+"""Null runs: eager again under changes that no one would call wrong, in families, and the reference that they are held to.
+
+A family is a change of the model, of the images or of torch's settings that leaves what is computed the same but for
+rounding. What a run is, and which leaves it gives, is the caller's: `Run`.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.overrides import TorchFunctionMode
+
+from timmgate.core.verdict import KINKS
+from timmgate.worker.compare import Leaf
+
+Run = Callable[[nn.Module, Tensor], list[Leaf]]
+"""Seeds, runs a model, which it may change, on images, and returns its leaves."""
+
+KINK_ULPS = 32
+"""How far operands are moved to find kinks, in units of the float32 epsilon: so many more are crossed than by rounding."""
+
+KINK_DRAWS = 2
+"""Number of such null runs."""
+
+FOLDING_ERROR = 1e-9
+"""Relative error in float64 up to which folding norms into convolutions has left the model the same."""
+
+
+@dataclass
+class Subject:
+    """What a family may change: a copy of the model and the images, and in `settings` torch's, for the time of the run."""
+
+    model: nn.Module
+    images: Tensor
+    dtype: torch.dtype
+    generator: torch.Generator
+    settings: AbstractContextManager[Any] | None = None
+
+
+def null_runs(
+    run: Run,
+    model: nn.Module,
+    images: Tensor,
+    dtype: torch.dtype,
+    seed: int,
+    families: list[str] | None = None,
+    expected: list[Leaf] | None = None,
+) -> Iterator[tuple[str, list[Leaf]]]:
+    """Family and leaves of every null run that applies to the model, one after the other, plain eager first.
+
+    `dtype` is what convolutions and matrix products compute in, under autocast its dtype. `families` are names of
+    `FAMILIES`, one of them for each run, by default `default_families`. `expected` are the leaves of `reference`; with
+    them, a float32 run with gradients gets the family `kinks` too. Model and images are left as they are.
+    """
+    for number, family in enumerate(default_families(dtype) if families is None else families):
+        generator = torch.Generator(images.device).manual_seed(seed + number)
+        subject = Subject(copy.deepcopy(model), images.detach().clone(), dtype, generator)
+        if FAMILIES[family](subject):
+            with subject.settings or nullcontext():
+                yield family, run(subject.model, subject.images)
+    if expected and dtype == torch.float32 and any("gradient" in leaf.kind for leaf in expected):
+        for draw in range(KINK_DRAWS):
+            yield KINKS, kinks(run, model, images, expected, seed + draw)
+
+
+def kinks(run: Run, model: nn.Module, images: Tensor, expected: list[Leaf], seed: int) -> list[Leaf]:
+    """The leaves with what the kinks of activations and poolings can do to their gradients, in float64.
+
+    Rounding can take an element over the kink of a ReLU. The output hardly changes, but a gradient loses or gains a term:
+    a jump, thousands of times what rounding does else, in few runs and anywhere. Operands moved by +e and by -e change
+    what is smooth by opposite amounts, so that the sum of both runs, less the reference, has what is due to jumps alone.
+    """
+    moved = []
+    for sign in (1, -1):
+        generator = torch.Generator(images.device).manual_seed(seed)
+        precision = 2 * sign * KINK_ULPS * torch.finfo(torch.float32).eps
+        exact = copy.deepcopy(model).double()
+        with torch.no_grad():
+            for parameter in exact.parameters():
+                parameter.copy_(jittered(parameter, generator, precision))
+        moved.append(run(exact, jittered(images.double(), generator, precision)))
+    return [
+        Leaf(leaf.name, leaf.kind, _sum(plus.value, minus.value, leaf.value))
+        for leaf, plus, minus in zip(expected, *moved, strict=True)
+    ]
+
+
+def _sum(plus: Any, minus: Any, expected: Any) -> Any:
+    """plus + minus - expected, for tensors of floats, and trees of them; what else there is, as expected."""
+    if isinstance(expected, (list, tuple)):
+        return [_sum(*each) for each in zip(plus, minus, expected, strict=True)]
+    if isinstance(expected, dict):
+        return {key: _sum(plus[key], minus[key], expected[key]) for key in expected}
+    if not isinstance(expected, Tensor) or not expected.is_floating_point():
+        return expected
+    return torch.where(torch.isfinite(expected), plus + minus - expected, expected)
+
+
+def default_families(dtype: torch.dtype) -> list[str]:
+    """The families to run, those with random numbers several times.
+
+    In half precision operands stay: no run has another rounding of the weights than the reference (but `folded`).
+    """
+    if dtype in (torch.float32, torch.float64):
+        return ["eager", *["operands"] * 3, *["outputs"] * 3, "memory_format", "halves", "threads", "library", "folded"]
+    return ["eager", *["outputs"] * 6, "memory_format", "halves", "threads", "library", "folded"]
+
+
+def reference(run: Run, model: nn.Module, images: Tensor, dtype: torch.dtype) -> list[Leaf]:
+    """The leaves in float64, with weights of convolutions and matrix products, and images, rounded to the computing dtype.
+
+    All runs round them in the same way, and so this rounding is no error. In float32 nothing is rounded.
+    """
+    with RoundedWeights(dtype) if dtype.itemsize < 4 else nullcontext():
+        return run(copy.deepcopy(model).double(), images.to(dtype).double())
+
+
+class RoundedWeights(TorchFunctionMode):
+    """Rounds the weights and biases of convolutions and linear layers to a dtype; gradients pass as if it did not."""
+
+    LAYERS = (nn.functional.linear, nn.functional.conv1d, nn.functional.conv2d, nn.functional.conv3d)
+
+    def __init__(self, dtype: torch.dtype):
+        super().__init__()
+        self._dtype = dtype
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        """Call `function`, with rounded weights if it is a layer."""
+        kwargs = kwargs or {}
+        if function in self.LAYERS:
+            args = (*args[:1], *(self._rounded(argument) for argument in args[1:3]), *args[3:])
+            kwargs = {
+                name: self._rounded(argument) if name in ("weight", "bias") else argument
+                for name, argument in kwargs.items()
+            }
+        return function(*args, **kwargs)
+
+    def _rounded(self, weight: Tensor | None) -> Tensor | None:
+        if weight is None:
+            return None
+        return weight + (weight.to(self._dtype).to(weight.dtype) - weight).detach()
+
+
+def eager(subject: Subject) -> bool:
+    """Nothing changes."""
+    return True
+
+
+def operands(subject: Subject) -> bool:
+    """Images and weights are moved by half a unit in the last place of the dtype that they are in, at random."""
+    precision = torch.finfo(subject.images.dtype).eps
+    subject.images = jittered(subject.images, subject.generator, precision)
+    with torch.no_grad():
+        for parameter in subject.model.parameters():
+            parameter.copy_(jittered(parameter, subject.generator, torch.finfo(parameter.dtype).eps))
+    return True
+
+
+def outputs(subject: Subject) -> bool:
+    """What modules without children return is moved so in the computing dtype, and on the way back its gradient."""
+    jitter = partial(jittered, generator=subject.generator, precision=torch.finfo(subject.dtype).eps)
+
+    def hook(_: nn.Module, __: Any, output: Any) -> Any:
+        if not isinstance(output, Tensor) or not output.is_floating_point():
+            return output
+        moved = output + (jitter(output.detach()) - output.detach())
+        if moved.requires_grad:
+            moved.register_hook(jitter)
+        return moved
+
+    for module in subject.model.modules():
+        if not any(module.children()) and not isinstance(module, (nn.Identity, nn.modules.dropout._DropoutNd)):
+            module.register_forward_hook(hook)
+    return True
+
+
+def jittered(tensor: Tensor, generator: torch.Generator, precision: float) -> Tensor:
+    """`tensor` with random relative errors of up to half of `precision`, rounded to its dtype.
+
+    With its own epsilon three of four elements stay, and the others become one of their neighbours.
+    """
+    error = torch.rand(tensor.shape, generator=generator, device=tensor.device, dtype=torch.float64).sub_(0.5)
+    return (tensor.double() * (1 + precision * error)).to(tensor.dtype)
+
+
+def memory_format(subject: Subject) -> bool:
+    """channels_last, or contiguous where the images are channels_last already."""
+    is_last = subject.images.is_contiguous(memory_format=torch.channels_last) and not subject.images.is_contiguous()
+    layout = torch.contiguous_format if is_last else torch.channels_last
+    subject.model.to(memory_format=layout)
+    subject.images = subject.images.contiguous(memory_format=layout)
+    return True
+
+
+def halves(subject: Subject) -> bool:
+    """The batch in two halves, unless the samples of a batch depend on each other, or on random numbers."""
+    model, images = subject.model, subject.images
+    if len(images) < 2 or any(_mixes_samples(module) for module in model.modules()):
+        return False
+    forward = model.forward
+
+    def in_halves(batch: Tensor) -> Any:
+        return _joined([forward(half) for half in batch.chunk(2)])
+
+    model.forward = in_halves
+    return True
+
+
+def _mixes_samples(module: nn.Module) -> bool:
+    is_random = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
+    return module.training and (isinstance(module, _BatchNorm) or is_random)
+
+
+def _joined(parts: list[Any]) -> Any:
+    """Trees of tensors, joined along the batch."""
+    if isinstance(parts[0], Tensor):
+        return torch.cat(parts)
+    if isinstance(parts[0], dict):
+        return {key: _joined([part[key] for part in parts]) for key in parts[0]}
+    return type(parts[0])(_joined(list(each)) for each in zip(*parts, strict=True))
+
+
+def threads(subject: Subject) -> bool:
+    """Another number of threads: two, or one where there are several. CPU only."""
+    if subject.images.device.type != "cpu":
+        return False
+    subject.settings = _with_threads(2 if torch.get_num_threads() == 1 else 1)
+    return True
+
+
+@contextmanager
+def _with_threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def library(subject: Subject) -> bool:
+    """Without oneDNN on a CPU, without cuDNN on a GPU: torch's own kernels."""
+    device = subject.images.device.type
+    if device == "cpu":
+        subject.settings = torch.backends.mkldnn.flags(enabled=False)
+    elif device == "cuda":
+        subject.settings = torch.backends.cudnn.flags(enabled=False)
+    return subject.settings is not None
+
+
+def folded(subject: Subject) -> bool:
+    """Norms folded into the convolutions before them, in the dtype of the weights, where the norm is fixed."""
+    model, images = subject.model, subject.images
+    pairs = [] if model.training else _convolutions_before_norms(model, images)
+    if not pairs:
+        return False
+    exact, folded_exact = copy.deepcopy(model).double(), copy.deepcopy(model).double()
+    _fold(folded_exact, pairs)
+    before, after = _first(exact, images.double()), _first(folded_exact, images.double())
+    if not (after - before).norm() <= FOLDING_ERROR * before.norm():
+        return False  # a convolution has another consumer, or uses its weights in its own way
+    _fold(model, pairs)
+    return True
+
+
+@torch.no_grad()
+def _first(model: nn.Module, images: Tensor) -> Tensor:
+    output = model(images)
+    while not isinstance(output, Tensor):
+        output = next(iter(output.values() if isinstance(output, dict) else output))
+    return output
+
+
+@torch.no_grad()
+def _convolutions_before_norms(model: nn.Module, images: Tensor) -> list[tuple[str, str]]:
+    """Names of convolutions and of the norms that their outputs go into."""
+    made_by: dict[int, tuple[str, Tensor]] = {}
+    pairs, hooks = [], []
+
+    def made(name: str, _: nn.Module, __: Any, output: Tensor) -> None:
+        made_by[id(output)] = name, output
+
+    def used(name: str, _: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        if id(arguments[0]) in made_by:
+            pairs.append((made_by[id(arguments[0])][0], name))
+
+    for name, module in model.named_modules():
+        if isinstance(module, _ConvNd):
+            hooks.append(module.register_forward_hook(partial(made, name)))
+        elif isinstance(module, _BatchNorm) and module.running_var is not None:
+            hooks.append(module.register_forward_pre_hook(partial(used, name)))
+    model(images[:1])
+    for hook in hooks:
+        hook.remove()
+    return pairs
+
+
+@torch.no_grad()
+def _fold(model: nn.Module, pairs: list[tuple[str, str]]) -> None:
+    """Move what the norms do into the convolutions, and leave norms that do nothing."""
+    for convolution, norm in ((model.get_submodule(one), model.get_submodule(other)) for one, other in pairs):
+        factor = torch.rsqrt(norm.running_var + norm.eps)
+        factor = factor if norm.weight is None else factor * norm.weight
+        bias = -norm.running_mean if convolution.bias is None else convolution.bias - norm.running_mean
+        bias = bias * factor if norm.bias is None else bias * factor + norm.bias
+        convolution.weight.mul_(factor.reshape(-1, *[1] * (convolution.weight.ndim - 1)))
+        convolution.bias = nn.Parameter(bias)
+        norm.running_mean.zero_()
+        norm.running_var.fill_(1 - norm.eps)
+        if norm.weight is not None:
+            norm.weight.fill_(1)
+            norm.bias.zero_()
+
+
+FAMILIES: dict[str, Callable[[Subject], bool]] = {
+    family.__name__: family for family in (eager, operands, outputs, memory_format, halves, threads, library, folded)
+}
+"""The families by name. Each changes the subject and says whether it applies to it."""
