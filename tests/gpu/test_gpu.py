@@ -1,4 +1,4 @@
-"""On a real GPU: its claim, its memory, its numbers, and the tiny suite from end to end. `make test-gpu` runs them."""
+"""On a real GPU: its lease, its memory, its numbers, and the tiny suite from end to end. `make test-gpu` runs them."""
 
 import contextlib
 import os
@@ -11,15 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from conftest import ROOT
+from specs import cell as new_cell
 from timmgate.core.run_options import RunOptions
-from timmgate.core.spec import Mode, Spec
+from timmgate.core.spec import Mode
 from timmgate.supervisor import cell
 from timmgate.supervisor.journal import Journal
 from timmgate.system import device_locks, gpus
 from timmgate.system.device_locks import SlotRequest
 from timmgate.worker import peak_memory, torch_device
 
-ROOT = Path(__file__).parents[2]
 MEBIBYTE = 1 << 20
 
 TOO_MANY_IMAGES = 1 << 22
@@ -47,9 +48,9 @@ def measure(tmp_path, monkeypatch):
     monkeypatch.delenv("TIMMGATE_WORKER", raising=False)
 
     def run(*checks, batch_size=2, **options):
-        mode = Mode(**options)
-        specs = [Spec(check, "cuda", "m", "test_resnet", "random", "", "", batch_size, mode) for check in checks]
-        policy = RunOptions(1, 300, 1, tmp_path / "cache", jobs_per_gpu=1, timing_limit_s=3)
+        measured = new_cell(device="cuda", model="test_resnet", batch_size=batch_size, options=Mode(**options))
+        specs = [measured.spec(check) for check in checks]
+        policy = RunOptions(timeout=600, attempts=1, cache=tmp_path / "cache", jobs_per_gpu=1, timing_limit=3)
         return cell.supervise(specs, policy, tmp_path / "worker.log", Journal(tmp_path / "attempts.jsonl"))
 
     return run
@@ -59,10 +60,10 @@ def test_the_driver_names_the_gpu_that_it_is_told_to_show(gpu):
     assert gpus.ask_driver() == [gpu]
 
 
-def test_a_process_with_a_claim_sees_its_gpu_and_no_other(gpu):
+def test_a_process_with_a_lease_sees_its_gpu_and_no_other(gpu):
     code = "import torch; print(torch.cuda.device_count(), torch.cuda.get_device_properties(0).uuid)"
-    with contextlib.closing(device_locks.lease(SlotRequest((gpu,), slots=(0,)))) as claim:
-        environment = {**os.environ, **gpus.only(claim.device)}
+    with contextlib.closing(device_locks.lease(SlotRequest((gpu,), slots=(0,)))) as lease:
+        environment = {**os.environ, **gpus.only(lease.device)}
         printed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert printed.stdout.split() == ["1", gpu.removeprefix("GPU-")]
 
@@ -99,16 +100,16 @@ def test_what_was_launched_is_done_after_a_synchronisation():
 def test_a_batch_that_no_gpu_can_hold_is_out_of_memory(check, measure, monkeypatch):
     monkeypatch.setattr(cell, "next_batch_size", lambda size: 0)
     (outcome,) = measure(check, batch_size=TOO_MANY_IMAGES)
-    assert (outcome.verdict.status, outcome.verdict.cause, outcome.ending.stage) == ("OOM", "OutOfMemoryError", "load")
+    assert (outcome.verdict.status, outcome.verdict.cause, outcome.result.stage) == ("OOM", "OutOfMemoryError", "load")
 
 
 @pytest.mark.parametrize("training", [False, True])
 def test_cuda_graphs_run_and_compute_the_right_thing(training, measure, gpu):
     accuracy, performance = measure("accuracy", "performance", cudagraphs=True, training=training)
     assert (accuracy.verdict.status, performance.verdict.status) == ("pass", "pass"), performance.verdict.message
-    facts = performance.ending.facts
-    assert (facts["device_uuid"], facts["cudagraph_skips"], facts["timed_output_ok"]) == (gpu, 0, True)
-    assert facts["eager_peak_bytes"] > 0
+    columns = performance.result.columns
+    assert (columns["device_uuid"], columns["cudagraph_skips"], columns["timed_output_ok"]) == (gpu, 0, True)
+    assert columns["eager_peak_bytes"] > 0
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from timmgate.config import suites
-from timmgate.core.spec import Mode, Spec
+from timmgate.core.spec import Cell, Mode
 from timmgate.worker import models, training_step
 
 SUITES = Path(__file__).parents[2] / "config" / "suites"
@@ -22,7 +22,18 @@ def main(suite: str, model: str) -> dict[str, Any]:
     traits, figures = suites.read(suite, SUITES).models[model], {"model": model}
     for training in (False, True):
         batch_size = 2 if training else 1  # BatchNorm cannot train on one value per channel, which some heads have
-        spec = Spec("accuracy", "cpu", "m", model, "random", "", "", batch_size, Mode(training=training), traits)
+        cell = Cell(
+            device="cpu",
+            mode="m",
+            model=model,
+            weights="random",
+            torch="",
+            timm="",
+            batch_size=batch_size,
+            options=Mode(training=training),
+            traits=traits,
+        )
+        spec = cell.spec("accuracy")
         made, figures["load_s"] = timed(models.create, spec)
         images = training_step.fresh(spec, models.images(spec, models.input_size(spec, made), batch_size))
         if training:

@@ -12,7 +12,6 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.slow
 def test_intervals_of_nothing_hold_one_and_nothing_is_faster_or_slower(tmp_path):
-    (tmp_path / ".cache" / "inductor" / "toolchain" / "cpu").mkdir(parents=True)
     snakemake = [Path(sys.executable).with_name("snakemake"), "--snakefile", ROOT / "Snakefile", "--directory", tmp_path]
     config = ["checks=performance", "modes=inference-nothing,training-nothing", "batch_size=8"]
     cells = []
