@@ -17,8 +17,8 @@ C = TypeVar("C", bound="Cell")
 PROTOCOL = 3
 """Number of the measurement protocol. Raise it when the meaning of a recorded figure changes: every cell is then redone."""
 
-SEEDED_WEIGHTS = ("random", "random-timm")
-"""Words of the key `weights` that need no file: drawn so that every part of a model matters, or as timm draws them."""
+SEEDED_WEIGHTS = ("random", "random-lively")
+"""Words of the key `weights` that need no file: as timm draws them, or so that every part of a model matters."""
 
 SEED = 1337
 """Seed of every random number generator before every run, as in PyTorch's benchmarks/dynamo."""
