@@ -1,0 +1,377 @@
+"""The report's pictures: Vega-Lite charts of the cells, drawn by the page for what is selected there, and as SVG files.
+
+A chart has no data yet: it draws the rows of `cells` (or, of one cell, `leaves` or `samples`). Its colours are names of the
+page's style sheet, such as `var(--compiled)`, which `coloured` puts in place.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+import vl_convert
+
+SHOWN = 80
+"""Cells of a picture with a line for each: half of them from either end."""
+
+WIDTH, HEIGHT, LINE = 640, 300, 15
+"""In pixels: of an SVG file (in the page a picture is as wide as there is room), of a picture, of a line for one cell."""
+
+LABEL = "datum.model + '  ' + datum.mode + (datum.build == 'default' ? '' : '  ' + datum.build)"
+"""How a cell is called in a picture."""
+
+STAGES = {
+    "dynamo": "datum.dynamo_s - datum.aot_autograd_s",
+    "AOTAutograd": "datum.aot_autograd_s - datum.inductor_s",
+    "inductor": "datum.inductor_s - datum.codegen_s",
+    "code generation": "datum.codegen_s",
+    "the rest": "max(0, datum.compile_cold_s - datum.dynamo_s)",
+}
+"""What a cold compile's time is divided into: `dynamo_s` and the like each lie within the one before."""
+
+Chart = alt.Chart | alt.LayerChart
+Spec = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture.
+
+    * `draw` makes the chart out of one that has the data.
+    * `needs` are the columns that a row must have to be in it, `reads` those that it may have.
+    * `rows` is what it draws: cells, or of one cell leaves or samples.
+    """
+
+    name: str
+    title: str
+    caption: str
+    draw: Callable[[alt.Chart], Chart]
+    needs: tuple[str, ...]
+    reads: tuple[str, ...] = ()
+    rows: str = "cells"
+
+    def spec(self) -> Spec:
+        """Vega-Lite, as wide as its place, without data."""
+        valid = " && ".join(f"isValid(datum.{name})" for name in self.needs)
+        spec = self.draw(alt.Chart(alt.NamedData(self.rows)).transform_filter(valid)).to_dict()
+        return {**{key: value for key, value in spec.items() if key not in ("config", "$schema")}, "width": "container"}
+
+
+def coded(words: Mapping[str, tuple[str, str]], field: str, **options: Any) -> dict[str, Any]:
+    """Colour and shape of marks by a column; `words` has both for each value. Never by colour alone."""
+    domain, colours, shapes = list(words), *zip(*words.values(), strict=True)
+    ranges = {alt.Color: [f"var(--{colour})" for colour in colours], alt.Shape: list(shapes)}
+    return {
+        channel.__name__.lower(): channel(
+            f"{field}:N", title=None, scale=alt.Scale(domain=domain, range=range_), **options
+        )
+        for channel, range_ in ranges.items()
+    }  # fmt: skip
+
+
+BY_STATE = coded(
+    {
+        "failure": ("failure", "cross"),
+        "warning": ("warning", "triangle-up"),
+        "pass": ("pass", "circle"),
+        "skipped": ("quiet", "square"),
+    },
+    "state",
+)
+BY_VERDICT = coded(
+    {
+        "faster": ("faster", "circle"),
+        "same": ("quiet", "square"),
+        "slower": ("slower", "triangle-left"),
+        "ambiguous": ("quiet", "cross"),
+    },
+    "verdict",
+)
+
+
+def tips(*figures: tuple[str, str, str], names: Sequence[str] = ("model", "mode", "build")) -> list[alt.Tooltip]:
+    """What a mark shows when it is pointed at: its name, then figures as expression, title and format."""
+    return [
+        *(alt.Tooltip(f"{name}:N", title=name) for name in names),
+        *(alt.Tooltip(field, title=title, **({"format": form} if form else {})) for field, title, form in figures),
+    ]
+
+
+def logarithmic(channel: type, field: str, title: str, form: str = "~g") -> Any:
+    """A position on a logarithmic axis."""
+    scale = alt.Scale(type="log", nice=False, padding=12)
+    return channel(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(format=form, tickCount=6))
+
+
+def line_at_1(channel: str) -> alt.Chart:
+    """The line on which both sides are the same."""
+    rule = alt.Chart(alt.InlineData(values=[{}])).mark_rule(color="var(--ink)", opacity=0.55)
+    return rule.encode(**{channel: alt.datum(1)})
+
+
+def extremes(cells: alt.Chart, field: str) -> alt.Chart:
+    """The cells with their `label`, but only those from both ends of a column if there are more than `SHOWN`."""
+    return (
+        cells.transform_calculate(label=LABEL)
+        .transform_window(rank="row_number()", sort=[alt.SortField(field, order="descending")])
+        .transform_joinaggregate(total="count()")
+        .transform_filter(f"datum.rank <= {SHOWN // 2} || datum.rank > datum.total - {SHOWN // 2}")
+    )
+
+
+def lines_by(field: str) -> alt.Y:
+    """A line for each cell, from the largest to the smallest."""
+    sort = alt.EncodingSortField(field, op="max", order="descending")
+    return alt.Y("label:N", title=None, sort=sort, axis=alt.Axis(labelLimit=260, ticks=False, domain=False))
+
+
+def speedups(cells: alt.Chart) -> Chart:
+    """A line a cell: the speedup with its interval, and the noise floor around 1."""
+    base = extremes(cells, "speedup").encode(y=lines_by("speedup")).transform_calculate(
+        floor_low="1 / (1 + datum.noise_floor)",
+        floor_high="1 + datum.noise_floor",
+        interval="format(datum.speedup_ci_low, '.3f') + ' to ' + format(datum.speedup_ci_high, '.3f')",
+    )  # fmt: skip
+    x = logarithmic(alt.X, "speedup", "speedup, times as fast as eager")
+    about = tips(
+        ("speedup:Q", "speedup", ".3f"),
+        ("interval:N", "95 % interval", ""),
+        ("noise_floor:Q", "noise floor", ".3f"),
+        ("verdict:N", "verdict", ""),
+    )
+    return alt.layer(
+        base.mark_bar(height=LINE - 1, color="var(--band)").encode(x=alt.X("floor_low:Q", title=x["title"]), x2="floor_high:Q"),
+        line_at_1("x"),
+        base.mark_rule(strokeWidth=1.5).encode(
+            x=alt.X("speedup_ci_low:Q", title=x["title"]), x2="speedup_ci_high:Q", color=BY_VERDICT["color"]
+        ),
+        base.mark_point(filled=True, size=45, opacity=1).encode(x=x, tooltip=about, **BY_VERDICT),
+        height=alt.Step(LINE),
+    )
+
+
+def paying(cells: alt.Chart) -> Chart:
+    """Speedup against what the cold compile takes, coloured by the iterations until it has paid."""
+    legend = alt.Legend(title="iterations until it has paid", orient="bottom", gradientLength=220, format="~s")
+    even = alt.Color("break_even_iterations:Q", scale=alt.Scale(type="log", scheme="viridis", reverse=True), legend=legend)
+    about = tips(
+        ("speedup:Q", "speedup", ".3f"),
+        ("compile_cold_s:Q", "cold compile, s", ".3~g"),
+        ("break_even_iterations:Q", "iterations", ".3~s"),
+    )
+    points = cells.encode(
+        logarithmic(alt.X, "compile_cold_s", "cold compile, s"), logarithmic(alt.Y, "speedup", "speedup"), tooltip=about
+    )
+    pays = points.transform_filter("isValid(datum.break_even_iterations)").mark_point(filled=True, size=55, opacity=0.9)
+    never = points.transform_filter("!isValid(datum.break_even_iterations)")
+    return alt.layer(
+        line_at_1("y"),
+        pays.encode(color=even),
+        never.mark_point(shape="cross", filled=True, size=55, color="var(--slower)"),
+        height=HEIGHT,
+    )
+
+
+def errors(rows: alt.Chart, eager: str, compiled: str, allowed: str, about: list[alt.Tooltip], **coding: Any) -> Chart:
+    """Compiled's error against eager's, with the limit of each point."""
+    base = rows.transform_filter(f"datum.{eager} > 0 && datum.{compiled} > 0")
+    x = logarithmic(alt.X, eager, "error of eager against float64 (rms)", ".0e")
+    y = logarithmic(alt.Y, compiled, "error of compiled", ".0e")
+    ends = base.transform_aggregate(low=f"min({eager})", high=f"max({eager})").transform_fold(["low", "high"], ["end", "at"])
+    return alt.layer(
+        ends.mark_line(color="var(--quiet)", strokeWidth=1).encode(alt.X("at:Q", title=x["title"]), alt.Y("at:Q", title=y["title"])),
+        base.mark_rule(strokeDash=[1, 3], color="var(--quiet)").encode(x=x, y=y, y2=f"{allowed}:Q"),
+        base.mark_tick(thickness=1.5, width=9, orient="horizontal", color="var(--ink)").encode(
+            x=x, y=alt.Y(f"{allowed}:Q", title=y["title"])
+        ),
+        base.mark_point(filled=True, size=55, opacity=0.9).encode(x=x, y=y, tooltip=about, **coding),
+        height=HEIGHT,
+    )
+
+
+def worst_errors(cells: alt.Chart) -> Chart:
+    """The worst tensor of each cell."""
+    about = tips(
+        ("worst_leaf:N", "worst tensor", ""),
+        ("worst_eager_rmse:Q", "eager's error", ".2e"),
+        ("worst_compiled_rmse:Q", "compiled's error", ".2e"),
+        ("worst_allowed_error:Q", "allowed", ".2e"),
+        ("margin:Q", "margin", ".3~g"),
+    )
+    return errors(cells, "worst_eager_rmse", "worst_compiled_rmse", "worst_allowed_error", about, **BY_STATE)
+
+
+def leaf_errors(leaves: alt.Chart) -> Chart:
+    """The worst tensors of one cell."""
+    verdicts = {"passes": ("pass", "circle"), "fails": ("failure", "cross")}
+    about = tips(
+        ("eager_rmse:Q", "eager's error", ".2e"),
+        ("compiled_rmse:Q", "compiled's error", ".2e"),
+        ("allowed_error:Q", "allowed", ".2e"),
+        names=("leaf",),
+    )
+    leaves = leaves.transform_calculate(verdict="datum.accuracy ? 'passes' : 'fails'")
+    return errors(leaves, "eager_rmse", "compiled_rmse", "allowed_error", about, **coded(verdicts, "verdict"))
+
+
+def memory(cells: alt.Chart) -> Chart:
+    """How many times more memory eager takes, against what it takes."""
+    about = tips(
+        ("compression_ratio:Q", "eager over compiled", ".3f"),
+        ("eager_peak_bytes:Q", "eager, bytes", ".4~s"),
+        ("compiled_peak_bytes:Q", "compiled, bytes", ".4~s"),
+    )
+    points = cells.mark_point(filled=True, size=55, opacity=0.9).encode(
+        logarithmic(alt.X, "eager_peak_bytes", "peak memory of eager, bytes", "~s"),
+        logarithmic(alt.Y, "compression_ratio", "eager's peak over compiled's"),
+        tooltip=about,
+        **BY_STATE,
+    )
+    return alt.layer(line_at_1("y"), points, height=HEIGHT)
+
+
+def stages(cells: alt.Chart) -> Chart:
+    """A bar a cell: where the time of its cold compile went."""
+    parts = extremes(cells, "compile_cold_s").transform_calculate(**STAGES).transform_fold(list(STAGES), ["stage", "seconds"])
+    colours = alt.Scale(domain=list(STAGES), range=[f"var(--stage-{number})" for number in range(len(STAGES))])
+    return (
+        parts.transform_calculate(order=f"indexof({json.dumps(list(STAGES))}, datum.stage)")
+        .mark_bar(height=LINE - 4)
+        .encode(
+            x=alt.X("seconds:Q", title="cold compile, s"),
+            y=lines_by("compile_cold_s"),
+            color=alt.Color("stage:N", title=None, scale=colours),
+            order=alt.Order("order:Q"),
+            tooltip=tips(("stage:N", "stage", ""), ("seconds:Q", "s", ".3~g"), ("compile_cold_s:Q", "cold compile, s", ".3~g")),
+        )
+        .properties(height=alt.Step(LINE))
+    )
+
+
+def drift(cells: alt.Chart) -> Chart:
+    """How the times of both sides changed while they were taken."""
+    about = tips(
+        ("eager_drift:Q", "eager, last over first third", ".3f"),
+        ("compiled_drift:Q", "compiled, last over first third", ".3f"),
+        ("machine_drift:Q", "fixed kernel, after over before", ".3f"),
+    )
+    points = cells.mark_point(filled=True, size=55, opacity=0.9).encode(
+        logarithmic(alt.X, "eager_drift", "eager, last third of the samples over the first"),
+        logarithmic(alt.Y, "compiled_drift", "compiled, the same"),
+        tooltip=about,
+        **BY_STATE,
+    )
+    return alt.layer(line_at_1("x"), line_at_1("y"), points, height=HEIGHT)
+
+
+def samples(pairs: alt.Chart) -> Chart:
+    """The times of one cell in the order in which they were taken."""
+    return (
+        pairs.transform_window(sample="row_number()")
+        .transform_calculate(eager="1000 * datum.eager_s", compiled="1000 * datum.compiled_s")
+        .transform_fold(["eager", "compiled"], ["side", "ms"])
+        .mark_line(point=alt.OverlayMarkDef(filled=True, size=20), strokeWidth=1)
+        .encode(
+            x=alt.X("sample:Q", title="sample", axis=alt.Axis(tickMinStep=1, format="d")),
+            y=alt.Y("ms:Q", title="ms an iteration", scale=alt.Scale(zero=False)),
+            tooltip=tips(("sample:Q", "sample", "d"), ("ms:Q", "ms", ".4~g"), names=("side",)),
+            **coded({"eager": ("eager", "circle"), "compiled": ("compiled", "square")}, "side"),
+        )
+        .properties(height=200)
+    )
+
+
+NAMES = ("model", "mode", "build", "state")
+
+FIGURES = (
+    Figure(
+        "speedups",
+        "Speedup, cell by cell",
+        "With its 95 % interval. The bar around 1 is the noise floor: what lies in it is no difference. Of more than "
+        f"{SHOWN} cells, the {SHOWN // 2} fastest and the {SHOWN // 2} slowest.",
+        speedups,
+        needs=("speedup",),
+        reads=(*NAMES, "speedup_ci_low", "speedup_ci_high", "noise_floor", "verdict"),
+    ),
+    Figure(
+        "stages",
+        "Where the compile time goes",
+        f"Parts of the cold compile. Of more than {SHOWN} cells, the {SHOWN // 2} that take longest and the {SHOWN // 2} that "
+        "take least.",
+        stages,
+        needs=("compile_cold_s", "dynamo_s", "aot_autograd_s", "inductor_s", "codegen_s"),
+        reads=NAMES,
+    ),
+    Figure(
+        "paying",
+        "Does compiling pay?",
+        "Speedup against the time of the cold compile; the colour says after how many iterations it has paid. What has a cross "
+        "saves nothing and never pays.",
+        paying,
+        needs=("speedup", "compile_cold_s"),
+        reads=(*NAMES, "break_even_iterations"),
+    ),
+    Figure(
+        "errors",
+        "Error of compiled against eager's",
+        "Of the worst tensor of each cell, both against float64. A point must stay below its tick, which is the limit; on the "
+        "grey line both are equally wrong.",
+        worst_errors,
+        needs=("worst_eager_rmse", "worst_compiled_rmse", "worst_allowed_error"),
+        reads=(*NAMES, "worst_leaf", "margin"),
+    ),
+    Figure(
+        "memory",
+        "Memory",
+        "How many times more memory eager takes at its peak: below the line, compiled takes more.",
+        memory,
+        needs=("compression_ratio", "eager_peak_bytes"),
+        reads=(*NAMES, "compiled_peak_bytes"),
+    ),
+    Figure(
+        "drift",
+        "Did the machine stay the same?",
+        "How the times of either side changed while they were taken. Where both changed alike pairs make up for it; off the "
+        "diagonal they do not.",
+        drift,
+        needs=("eager_drift", "compiled_drift"),
+        reads=(*NAMES, "machine_drift"),
+    ),
+)
+"""Pictures of all cells, in order."""
+
+OF_CELL = (
+    Figure(
+        "samples",
+        "Samples in the order in which they were taken",
+        "",
+        samples,
+        needs=("eager_s", "compiled_s"),
+        rows="samples",
+    ),
+    Figure(
+        "leaf_errors",
+        "Error of compiled against eager's, tensor by tensor",
+        "A point must stay below its tick, which is the limit; on the grey line both are equally wrong.",
+        leaf_errors,
+        needs=("eager_rmse", "compiled_rmse", "allowed_error"),
+        reads=("leaf", "accuracy"),
+        rows="leaves",
+    ),
+)
+"""Pictures of one cell."""
+
+
+def svg(figure: Figure, rows: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> str:
+    """The picture of these rows as an SVG file."""
+    values = [{name: row.get(name) for name in (*figure.needs, *figure.reads)} for row in rows]
+    spec = coloured(figure.spec(), colours) | {"width": WIDTH, "datasets": {figure.rows: values}, "background": "white"}
+    return str(vl_convert.vegalite_to_svg(spec))
+
+
+def coloured(spec: Spec, colours: Mapping[str, str]) -> Spec:
+    """The picture with colours in the place of their names."""
+    text = re.sub(r"var\(--([\w-]+)\)", lambda found: colours[found[1]], json.dumps(spec))
+    return dict(json.loads(text))

@@ -1,0 +1,302 @@
+"""The report: one HTML file of the tables of a run. It needs no server and no network.
+
+    python -m timmgate.report.page results/cpu [report.html]
+"""
+
+import base64
+import gzip
+import hashlib
+import importlib.metadata
+import json
+import math
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+import pandas as pd
+import vl_convert
+from markupsafe import Markup
+
+from timmgate import PACKAGE_ROOT
+from timmgate.core.files import write_atomically
+from timmgate.report import figures
+from timmgate.report.page_data import page_data, plain
+from timmgate.tables.failures import KINDS
+from timmgate.tables.summary import VERDICTS
+
+TEMPLATES = PACKAGE_ROOT.parent / "report" / "page"
+
+LISTED = 30
+"""Cells of a kind that the headline lists; the board shows the others."""
+
+OPENED = 12
+"""Cells of a kind of failure up to which its list is open."""
+
+FACTS = {
+    "device_name": "device",
+    "host": "host",
+    "torch": "torch",
+    "timm": "timm",
+    "triton": "triton",
+    "cuda": "CUDA",
+    "driver": "driver",
+    "cxx": "compiler",
+    "python": "python",
+    "suite": "suite",
+    "weights": "weights",
+    "protocol": "protocol",
+    "commit": "workflow",
+}
+"""Columns of which the headline says the value, and what it calls them."""
+
+Row = dict[str, Any]
+
+
+def write(folder: Path, path: Path) -> None:
+    """Write the page of the tables in `folder`, which is results/{device}."""
+    page = render(folder)
+    write_atomically(path, lambda scratch: scratch.write_text(page, encoding="utf-8"))
+
+
+def render(folder: Path) -> str:
+    """The page of the tables in `folder`, which is results/{device}: `cells`, `failures` and their like, and `summary.tsv`."""
+    data, cells, summary = page_data(folder), pd.read_parquet(folder / "cells.parquet"), read_summary(folder)
+    data["figures"] = [about(figure) for figure in figures.FIGURES]
+    data["of_cell"] = [about(figure) for figure in figures.OF_CELL]
+    return environment().get_template("page.html.j2").render(
+        title=f"timmgate report: {folder.name}",
+        device=folder.name,
+        **headline(data, cells, summary),
+        figures=figures.FIGURES,
+        footer=footer(),
+        table_css=Markup(packaged("itables", "html/dt_bundle.css")),
+        page_css=Markup(own("page.css")),
+        scripts=scripts(),
+        data=Markup(base64.b64encode(gzip.compress(json.dumps(data, allow_nan=False).encode(), mtime=0)).decode()),
+    )  # fmt: skip
+
+
+def environment() -> jinja2.Environment:
+    """Jinja with everything escaped that is no markup of ours."""
+    loader = jinja2.FileSystemLoader(TEMPLATES)
+    return jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+
+
+def own(name: str) -> str:
+    """A file of the page."""
+    return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def packaged(distribution: str, name: str) -> str:
+    """A file of an installed Python package."""
+    return Path(str(importlib.metadata.distribution(distribution).locate_file(f"{distribution}/{name}"))).read_text(encoding="utf-8")
+
+
+def scripts() -> list[Row]:
+    """The page's scripts in order, each with the digest by which the page's own policy lets it run, and nothing else.
+
+    DataTables comes out of itables, as a module of which one export is needed; Vega out of vl-convert.
+    """
+    tables, exported = re.subn(
+        r"export\{(?:[^}]*,)?(\w+) as jQuery\b[^}]*\};?", r"window.jQuery=\1;", packaged("itables", "html/dt_bundle.js")
+    )
+    if exported != 1:
+        raise RuntimeError("the bundle of itables does not export jQuery as expected")
+    texts = [(vl_convert.javascript_bundle(), False), (tables, True), (own("page.js"), True)]
+    return [script(text.replace("</script", "<\\/script"), module) for text, module in texts]
+
+
+def script(text: str, module: bool) -> Row:
+    """A script as the template has it."""
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return {"text": Markup(text), "module": module, "sha256": digest}
+
+
+def about(figure: figures.Figure) -> Row:
+    """What the page needs to draw a picture."""
+    shown = {name: getattr(figure, name) for name in ("name", "title", "caption", "rows", "needs", "reads")}
+    return {**shown, "spec": figure.spec()}
+
+
+def footer() -> str:
+    """Which libraries are in the page."""
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("itables", "altair")]
+    return f"Drawn with DataTables and Vega ({', '.join(versions)}, vl-convert {vl_convert.__version__})."
+
+
+def read_summary(folder: Path) -> list[Row]:
+    """The rows of summary.tsv; what is empty is None."""
+    table = pd.read_csv(
+        folder / "summary.tsv", sep="\t", na_values=[""], keep_default_na=False, dtype={"mode": str, "build": str}
+    )
+    return table.astype(object).where(table.notna(), None).to_dict("records")
+
+
+def headline(data: Row, cells: pd.DataFrame, summary: Sequence[Row]) -> Row:
+    """What the page says before anything else: the template's own variables."""
+    requested = cells[cells["requested"].fillna(False)]
+    columns = {name: unpacked(values) for name, values in data["cells"].items()}
+    of_request = [number for number, asked in enumerate(cells["requested"].fillna(False)) if asked]
+    states = Counter(columns["state"][number] for number in of_request)
+    groups, notes = findings(data, columns)
+    checks = list(dict.fromkeys(row["check_name"] for row in summary))
+    return {
+        "verdict": verdict(states),
+        "lead": lead(requested, states, checks),
+        "facts": facts(requested),
+        "checks": checks,
+        "several_builds": cells["build"].nunique() > 1,
+        **summary_rows(summary),
+        "groups": groups,
+        "notes": notes,
+    }
+
+
+def unpacked(column: Any) -> list[Any]:
+    """The values of a column as `page_data.packed` makes it."""
+    if isinstance(column, dict):
+        return [None if code is None else column["words"][code] for code in column["codes"]]
+    return list(column)
+
+
+def verdict(states: Counter[str]) -> str:
+    """The first sentence."""
+    total = states.total()
+    cells = f"{total:,} cell{'s' * (total != 1)}"
+    if not total:
+        return "No cell was requested."
+    if states["failure"]:
+        return f"{states['failure']:,} of {cells} fail{'s' * (states['failure'] == 1)}."
+    if states["not_run"]:
+        return f"{states['not_run']:,} of {cells} {'have' if states['not_run'] != 1 else 'has'} no result."
+    return f"All {cells} pass." if total != 1 else "The only cell passes."
+
+
+def lead(requested: pd.DataFrame, states: Counter[str], checks: Sequence[str]) -> str:
+    """The second sentence: what was measured, and when."""
+    words = [f"{requested['model'].nunique():,} models in {requested['mode'].nunique()} modes"]
+    if requested["build"].nunique() > 1:
+        words.append(f"{requested['build'].nunique()} builds")
+    parts = [f"{' and '.join(checks)} of {', '.join(words)}"]
+    if states["warning"]:
+        parts.append(f"{states['warning']:,} pass with a warning")
+    if states["not_run"] and states["failure"]:
+        parts.append(f"{states['not_run']:,} without a result")
+    started = pd.concat([requested[f"{check}_started_at"] for check in checks] or [pd.Series(dtype="datetime64[us]")]).dropna()
+    if len(started):
+        first, last = f"{started.min():%Y-%m-%d %H:%M}", f"{started.max():%Y-%m-%d %H:%M} UTC"
+        parts.append(f"measured {first} to {last}")
+    text = "; ".join(parts)
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def facts(requested: pd.DataFrame) -> list[Row]:
+    """Where and with what it ran; of several values how often each."""
+    found = []
+    for column, name in FACTS.items():
+        counts = Counter(requested[column].dropna())
+        values = [f"{value} ({count})" if len(counts) > 1 else str(value) for value, count in counts.most_common()]
+        if values:
+            found.append({"name": name, "tip": None, "values": plain([value[:60] for value in values])})
+    return found
+
+
+def summary_rows(summary: Sequence[Row]) -> Row:
+    """A row for each build and mode with its checks, and where 1 lies on the scale of speedups, in percent."""
+    ends = [row[name] for row in summary for name in ("speedup_ci_low", "speedup_ci_high", "speedup") if row[name]]
+    low, high = math.log(min([0.9, *ends])), math.log(max([1.1, *ends]))
+
+    def place(speedup: float) -> float:
+        return round(4 + 92 * (math.log(speedup) - low) / (high - low), 2)
+
+    rows: dict[tuple[str, str], Row] = {}
+    for row in summary:
+        of_mode = rows.setdefault((row["build"], row["mode"]), {"build": plain(row["build"]), "mode": plain(row["mode"])})
+        of_mode[row["check_name"]] = {"passed": int(row["passed"]), "cells": int(row["cells"]), **timed(row, place)}
+    return {"summary": list(rows.values()), "one": place(1.0)}
+
+
+def timed(row: Row, place: Any) -> Row:
+    """The figures of a mode as texts."""
+
+    def text(name: str, form: str) -> str:
+        return "" if row[name] is None else format(row[name], form)
+
+    known = row["speedup"] and row["speedup_ci_low"] and row["speedup_ci_high"]
+    span = [place(row[name]) for name in ("speedup_ci_low", "speedup_ci_high", "speedup")] if known else None
+    return {
+        "speedup": text("speedup", ".2f"),
+        "low": text("speedup_ci_low", ".2f"),
+        "high": text("speedup_ci_high", ".2f"),
+        "range": span and {"low": span[0], "width": round(span[1] - span[0], 2), "mean": span[2]},
+        "counted": text("counted", ".0f"),
+        "verdicts": " / ".join(text(name, ".0f") for name in VERDICTS) if row["counted"] else "",
+        "cold": text("compile_cold_s", ".1f"),
+        "warm": text("compile_warm_s", ".1f"),
+        "memory": text("compression_ratio", ".2f"),
+        "breaks": text("graph_breaks", ".0f"),
+    }
+
+
+def findings(data: Row, columns: dict[str, list[Any]]) -> tuple[list[Row], list[Row]]:
+    """What needs a look, by kind in order of gravity, and the notes on the run."""
+    groups: list[Row] = []
+    for kind in KINDS.values():
+        rows = [row for row in data["findings"] if row["kind"] == kind.name]
+        if not rows or (kind.severity == "note" and all(row["cell"] is None for row in rows)):
+            continue
+        of_cells = len({row["cell"] for row in rows} - {None})
+        groups.append(
+            {
+                "kind": kind.name,
+                "severity": kind.severity,
+                "meaning": plain(kind.meaning.replace("`", "")),
+                "rows": [listed(row, columns) for row in rows[:LISTED]],
+                "more": max(0, len(rows) - LISTED),
+                "of_cells": of_cells,
+                "open": kind.severity == "failure" and len(rows) <= OPENED,
+            }
+        )
+    notes = [listed(row, columns) for row in data["findings"] if row["severity"] == "note" and row["cell"] is None]
+    return groups, notes
+
+
+def listed(finding: Row, columns: dict[str, list[Any]]) -> Row:
+    """A finding as the headline has it: its cell, if it is of one, and the figures in words."""
+    message = next(iter((finding["message"] or "").strip().splitlines()), "")
+    where = f"in {finding['stage']}" if finding["stage"] and finding["severity"] == "failure" else ""
+    check = finding["check_name"] if finding["severity"] == "failure" else ""
+    shown = {"kind": finding["kind"], "words": ", ".join(filter(None, (check, where, finding["cause"], message))), "cell": None}
+    if finding["cell"] is None:
+        return {**shown, "words": message or finding["cause"]}
+    device, build, mode, model = (columns[name][finding["cell"]] for name in ("device", "build", "mode", "model"))
+    return {**shown, "cell": {"id": cell_id(device, build, mode, model), "build": build, "mode": mode, "model": model}}
+
+
+def cell_id(*key: str) -> str:
+    """How links name a cell."""
+    return "/".join(quote(part, safe="") for part in key)
+
+
+def light_colours() -> dict[str, str]:
+    """By name, the colours of the page in the light."""
+    return dict(re.findall(r"--([\w-]+): light-dark\((#\w+),", own("page.css")))
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Write the page beside the tables, or where the second argument says."""
+    folder = Path(arguments[0])
+    path = Path(arguments[1]) if len(arguments) > 1 else folder / "report.html"
+    write(folder, path)
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
