@@ -15,7 +15,7 @@ const asMarkup = (value) =>
 /** Markup with all that is put into it escaped, but for other markup. */
 const html = (parts, ...values) => new Markup(parts.reduce((text, part, number) => text + asMarkup(values[number - 1]) + part));
 const icon = (state) => html`<span class="icon ${state}" aria-hidden="true"></span>`;
-const words = (name) => name.replaceAll("_", " ");
+const words = (name) => ({ failure: "failing", not_run: "no result" })[name] ?? name.replaceAll("_", " ");
 
 // ---- Data
 
@@ -103,13 +103,12 @@ function orthogonal(name) {
 }
 
 const PAGE = 100;
-byId("list").append(Object.assign(document.createElement("table"), { className: "stripe" }));
+byId("list").innerHTML = asMarkup(html`<table><thead><tr>${listed.map((name) => html`<th><span data-tip="${definition(name)}">${words(name)}</span></th>`)}</tr></thead></table>`);
 const list = $("#list table").DataTable({
   data: all.map((cell) => cell),
   columns: listed.map((name) => ({
     data: null,
     name,
-    title: asMarkup(html`<span data-tip="${definition(name)}">${words(name)}</span>`),
     render: (_, type, cell) => orthogonal(name)(cell, type),
     type: isNumber(columns[name]) ? "num" : "string",
     className: name === "model" ? "name" : isNumber(columns[name]) ? "dt-right" : "",
@@ -171,6 +170,7 @@ function tile(cell) {
 }
 
 byId("matrix").append(document.createElement("table"));
+byId("matrix").firstChild.style.minWidth = `${(innerWidth < 640 ? 150 : 230) + 96 * ways.length}px`;
 const matrix = $("#matrix table").DataTable({
   data: [...rowOf.values()],
   columns: [
@@ -271,21 +271,24 @@ const colour = (name) => {
 };
 const coloured = (spec) => JSON.parse(JSON.stringify(spec).replace(/var\((--[\w-]+)\)/g, (_, name) => colour(name)));
 function theme() {
+  const narrow = innerWidth < 640;
   const [ink, quiet, line] = ["--ink", "--quiet", "--line"].map(colour), font = getComputedStyle(document.body).fontFamily;
   return {
     background: null, font, view: { stroke: null },
     axis: { labelColor: quiet, titleColor: quiet, gridColor: line, domainColor: line, tickColor: line, labelFontSize: 11, titleFontSize: 11.5, titleFontWeight: 400, titlePadding: 8 },
-    axisY: { labelPadding: 6 },
-    legend: { labelColor: ink, titleColor: quiet, labelFontSize: 11.5, titleFontSize: 11.5, titleFontWeight: 400, orient: "top", symbolStrokeWidth: 0, symbolSize: 60, columnPadding: 14, offset: 6 },
+    axisY: { labelPadding: 6, labelLimit: narrow ? 120 : 260 },
+    legend: { labelColor: ink, titleColor: quiet, labelFontSize: 11.5, titleFontSize: 11.5, titleFontWeight: 400, orient: "top", symbolStrokeWidth: 0, symbolSize: 60, columnPadding: 14, offset: 6, ...(narrow ? { columns: 2 } : {}) },
   };
 }
 const SVG_ROWS = 2000; // more marks are drawn on a canvas
+const ERRORS_ONLY = 1; // as vega.Error
 async function draw(place, figure, rows) {
   views.get(place)?.finalize();
   place.classList.toggle("empty", rows.length === 0);
   if (rows.length === 0) return place.replaceChildren();
-  const spec = { ...coloured(figure.spec), datasets: { [figure.rows]: rows } };
-  const drawn = await window.vegaEmbed(place, spec, { ast: true, actions: false, config: theme(), renderer: rows.length > SVG_ROWS ? "canvas" : "svg" });
+  const spec = coloured(figure.spec);
+  spec.datasets = { ...spec.datasets, [figure.rows]: rows };
+  const drawn = await window.vegaEmbed(place, spec, { ast: true, actions: false, config: theme(), logLevel: ERRORS_ONLY, renderer: rows.length > SVG_ROWS ? "canvas" : "svg" });
   drawn.view.addEventListener("click", (_, item) => { if (item?.datum && "cell" in item.datum) location.hash = `cell=${idOf(item.datum.cell)}`; });
   views.set(place, drawn);
 }
@@ -315,7 +318,7 @@ function table(rows, names, leaf) {
   return html`<div class="scroll"><table><thead><tr>${known.map((name) => html`<th class="${numeric(name) ? "right" : ""}" data-tip="${`${name}: ${data.meanings.columns[name] ?? ""}`}">${words(name)}</th>`)}</tr></thead><tbody>
     ${[...Array(size).keys()].map((row) => html`<tr>${known.map((name) => {
       const found = number(NUMBERS[rows[name][row]] === undefined ? null : rows[name][row]) ?? rows[name][row];
-      return html`<td class="${name === leaf ? "leaf" : numeric(name) ? "right" : ""}">${name === "margin" && found > 1 ? html`<span class="beyond">${figure(name, found)}</span>` : name === "status" ? status(found) : figure(name, found)}</td>`;
+      return html`<td class="${name === leaf ? "leaf" : numeric(name) ? "right" : ""}">${name === "margin" && found > 1 ? html`<span class="beyond">${figure(name, found)}</span>` : name === "status" ? status(found) : name === leaf ? String(found).split(".").map((part, place) => html`${place ? html`.<wbr>` : ""}${part}`) : figure(name, found)}</td>`;
     })}</tr>`)}</tbody></table></div>`;
 }
 function cellPage(cell) {
@@ -331,7 +334,7 @@ function cellPage(cell) {
     <div class="pair"><div><h3>Accuracy</h3>${facts(cell, ["accuracy", "passed", "passed_by", "strict", "margin", "strict_margin", "worst_leaf", "leaves", "leaves_failed", "comparison", "reference", "top1_agreement"])}</div>
     <div><h3>Performance</h3>${facts(cell, ["performance", "speedup", "verdict", "noise_floor", "samples", "eager_ms", "compiled_ms", "timed_output_margin", "compile_cold_s", "compile_warm_s", "break_even_iterations", "eager_peak_bytes", "compiled_peak_bytes", "compression_ratio", "graph_breaks", "recompiles", "machine_drift"])}</div></div>
     ${data.of_cell.map((figure) => more?.[figure.rows] ? html`<div class="of-cell" data-figure="${figure.name}"><h3>${figure.title}</h3><p class="quiet fine">${figure.caption}</p><div class="drawing"></div></div>` : "")}
-    ${more?.leaves ? html`<h3>Worst tensors</h3>${table(more.leaves, ["leaf", "margin", "strict_margin", "error_ratio", "eager_rmse", "compiled_rmse", "allowed_error", "max_abs_error", "cosine", "message"], "leaf")}` : ""}
+    ${more?.leaves ? html`<h3>Worst tensors</h3>${table(more.leaves, ["leaf", "margin", "strict_margin", "error_ratio", "eager_rmse", "compiled_rmse", "allowed_error", ...("eager_rmse" in more.leaves ? [] : ["max_abs_error", "cosine"]), "message"], "leaf")}` : ""}
     ${more?.attempts ? html`<h3>Attempts</h3>${table(more.attempts, ["check_name", "attempt", "status", "stage", "cause", "message", "wall_s", "peak_rss_bytes", "began_at", "host"])}` : ""}
     ${more?.log ? html`<h3>End of the log</h3><pre tabindex="0"><bdi>${more.log}</bdi></pre>` : ""}
     ${value("log", cell) ? html`<p class="fine quiet">Log: ${value("log", cell)}</p>` : ""}

@@ -24,10 +24,10 @@ LABEL = "datum.model + '  ' + datum.mode + (datum.build == 'default' ? '' : '  '
 
 STAGES = {
     "dynamo": "datum.dynamo_s - datum.aot_autograd_s",
-    "AOTAutograd": "datum.aot_autograd_s - datum.inductor_s",
+    "AOT": "datum.aot_autograd_s - datum.inductor_s",
     "inductor": "datum.inductor_s - datum.codegen_s",
-    "code generation": "datum.codegen_s",
-    "the rest": "max(0, datum.compile_cold_s - datum.dynamo_s)",
+    "codegen": "datum.codegen_s",
+    "rest": "max(0, datum.compile_cold_s - datum.dynamo_s)",
 }
 """What a cold compile's time is divided into: `dynamo_s` and the like each lie within the one before."""
 
@@ -56,7 +56,8 @@ class Figure:
         """Vega-Lite, as wide as its place, without data."""
         valid = " && ".join(f"isValid(datum.{name})" for name in self.needs)
         spec = self.draw(alt.Chart(alt.NamedData(self.rows)).transform_filter(valid)).to_dict()
-        return {**{key: value for key, value in spec.items() if key not in ("config", "$schema")}, "width": "container"}
+        about = {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
+        return {**{key: value for key, value in spec.items() if key not in ("config", "$schema")}, **about}
 
 
 def coded(words: Mapping[str, tuple[str, str]], field: str, **options: Any) -> dict[str, Any]:
@@ -102,7 +103,7 @@ def tips(*figures: tuple[str, str, str], names: Sequence[str] = ("model", "mode"
 def logarithmic(channel: type, field: str, title: str, form: str = "~g") -> Any:
     """A position on a logarithmic axis."""
     scale = alt.Scale(type="log", nice=False, padding=12)
-    return channel(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(format=form, tickCount=6))
+    return channel(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(format=form, tickCount=6, grid=False))
 
 
 def line_at_1(channel: str) -> alt.Chart:
@@ -124,7 +125,7 @@ def extremes(cells: alt.Chart, field: str) -> alt.Chart:
 def lines_by(field: str) -> alt.Y:
     """A line for each cell, from the largest to the smallest."""
     sort = alt.EncodingSortField(field, op="max", order="descending")
-    return alt.Y("label:N", title=None, sort=sort, axis=alt.Axis(labelLimit=260, ticks=False, domain=False))
+    return alt.Y("label:N", title=None, sort=sort, axis=alt.Axis(ticks=False, domain=False))
 
 
 def speedups(cells: alt.Chart) -> Chart:
@@ -183,7 +184,7 @@ def errors(rows: alt.Chart, eager: str, compiled: str, allowed: str, about: list
     return alt.layer(
         ends.mark_line(color="var(--quiet)", strokeWidth=1).encode(alt.X("at:Q", title=x["title"]), alt.Y("at:Q", title=y["title"])),
         base.mark_rule(strokeDash=[1, 3], color="var(--quiet)").encode(x=x, y=y, y2=f"{allowed}:Q"),
-        base.mark_tick(thickness=1.5, width=9, orient="horizontal", color="var(--ink)").encode(
+        base.mark_tick(thickness=1.5, width=9, orient="horizontal", color="var(--quiet)").encode(
             x=x, y=alt.Y(f"{allowed}:Q", title=y["title"])
         ),
         base.mark_point(filled=True, size=55, opacity=0.9).encode(x=x, y=y, tooltip=about, **coding),
@@ -367,8 +368,9 @@ OF_CELL = (
 def svg(figure: Figure, rows: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> str:
     """The picture of these rows as an SVG file."""
     values = [{name: row.get(name) for name in (*figure.needs, *figure.reads)} for row in rows]
-    spec = coloured(figure.spec(), colours) | {"width": WIDTH, "datasets": {figure.rows: values}, "background": "white"}
-    return str(vl_convert.vegalite_to_svg(spec))
+    spec = coloured(figure.spec(), colours)
+    own = {"width": WIDTH, "datasets": {**spec.get("datasets", {}), figure.rows: values}, "background": "white"}
+    return str(vl_convert.vegalite_to_svg({**spec, **own, "config": {"axisY": {"labelLimit": 260}}}))
 
 
 def coloured(spec: Spec, colours: Mapping[str, str]) -> Spec:
