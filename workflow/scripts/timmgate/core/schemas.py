@@ -25,6 +25,9 @@ STATUSES = {
 
 PASSED = ("pass", "pass_due_to_skip")
 
+SHOWN_STATUS = {check: f"{check}_by_rule" if check == "accuracy" else check for check in CHECKS}
+"""By check, the column of `cells` with the status that tables, failures, means and gate speak of."""
+
 FAILED = tuple(status for status in STATUSES if status not in (*PASSED, "not_applicable", "not_run"))
 
 KEY = columns(
@@ -74,6 +77,9 @@ STATE = columns(
     [
         ("requested", "bool", "", "the last command asked for this cell; its tables, failures and gate speak of these"),
         ("stale", "bool", "", "measured with options or software that differ from today's; null if today's do not know it"),
+        ("accuracy_by_rule", "string", "", "status of the accuracy check by the rule in `passed_by`"),
+        ("passed", "bool", "", "passed the accuracy check, by that rule; null if it was not run or does not apply"),
+        ("passed_by", "string", "", "strict, dynamo or both, the rule that decided; null if nothing was compared"),
         ("counted", "bool", "", "in the means: timed, and neither its accuracy nor its timed output was found wrong"),
     ],
 )
