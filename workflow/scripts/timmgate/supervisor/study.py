@@ -31,4 +31,5 @@ def rows(module: str, spec: Spec, run: RunOptions, weights: Path | None, log: Pa
         answer = Path(folder, "rows.json")
         command = [sys.executable, "-m", module, request, str(answer)]
         subprocess.run(command, env=module_environment(), stdout=stream, stderr=subprocess.STDOUT, check=True)
-        return json.loads(answer.read_text(encoding="utf-8"))
+        found: list[dict[str, Any]] = json.loads(answer.read_text(encoding="utf-8"))
+        return found
