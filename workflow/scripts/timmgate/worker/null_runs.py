@@ -115,9 +115,14 @@ def default_families(dtype: torch.dtype, gmacs: float = 0.0) -> list[str]:
     """
     is_half, is_large = dtype.itemsize < 4, gmacs > LARGE_GMACS
     if is_large:
-        return ["eager", *(["outputs"] * 4 if is_half else ["operands", "operands", "outputs", "outputs"]), "memory_format"]
+        return [
+            "eager",
+            *(["outputs"] * 4 if is_half else ["operands", "operands", "outputs", "outputs"]),
+            "memory_format",
+            "sums",
+        ]
     random = ["outputs"] * 6 if is_half else [*["operands"] * 3, *["outputs"] * 3]
-    return ["eager", *random, "memory_format", "halves", "library", "folded"]
+    return ["eager", *random, "memory_format", "halves", "sums", "library", "folded"]
 
 
 def reference(run: Run, model: nn.Module, images: Tensor, dtype: torch.dtype) -> list[Leaf]:
@@ -262,6 +267,48 @@ def library(subject: Subject) -> bool:
     return subject.settings is not None
 
 
+def sums(subject: Subject) -> bool:
+    """In training, gradients of biases summed over samples and positions one after the other. float32 only.
+
+    Eager sums in pairs, with an error that hardly grows with their number. Compilers write loops.
+    """
+    if subject.dtype != torch.float32 or not torch.is_grad_enabled():
+        return False
+    subject.settings = SequentialSums()
+    return any(getattr(module, "bias", None) is not None for module in subject.model.modules())
+
+
+class SequentialSums(TorchFunctionMode):
+    """Adds biases outside of convolutions and linear layers, where the sum in their gradients is ours."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        """Call `function`; if it is a layer, without its bias, which is added afterwards."""
+        kwargs = dict(kwargs or {})
+        if function not in RoundedWeights.LAYERS:
+            return function(*args, **kwargs)
+        bias = args[2] if len(args) > 2 else kwargs.pop("bias", None)
+        output = function(*args[:2], None, *args[3:], **kwargs)
+        if bias is None:
+            return output
+        return _AddBias.apply(output, bias, -1 if function is nn.functional.linear else 1)
+
+
+class _AddBias(torch.autograd.Function):
+    """output + bias along an axis; the gradient of the bias is a product with ones, which sums in order."""
+
+    @staticmethod
+    def forward(context: Any, output: Tensor, bias: Tensor, axis: int) -> Tensor:
+        context.axis = axis
+        shape = [1] * output.ndim
+        shape[axis] = len(bias)
+        return output + bias.reshape(shape)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        rows = gradient.movedim(context.axis, -1).flatten(0, -2)
+        return gradient, rows.new_ones(1, len(rows)).mm(rows)[0], None
+
+
 def folded(subject: Subject) -> bool:
     """Norms folded into the convolutions before them, in the dtype of the weights, where the norm is fixed."""
     model, images = subject.model, subject.images
@@ -327,6 +374,6 @@ def _fold(model: nn.Module, pairs: list[tuple[str, str]]) -> None:
 
 
 FAMILIES: dict[str, Callable[[Subject], bool]] = {
-    family.__name__: family for family in (eager, operands, outputs, memory_format, halves, threads, library, folded)
+    family.__name__: family for family in (eager, operands, outputs, memory_format, halves, sums, threads, library, folded)
 }
 """The families by name. Each changes the subject and says whether it applies to it."""
