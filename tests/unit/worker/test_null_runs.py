@@ -435,4 +435,5 @@ def test_sums_in_order_change_the_gradients_of_biases_by_rounding_alone():
     ((_, after),) = null_runs(gradients, model, images, torch.float32, SEED, ["sums"])
     for leaf in after:
         torch.testing.assert_close(leaf.value, before[leaf.name])
-    assert not torch.equal(before["0.bias"], next(leaf.value for leaf in after if leaf.name == "0.bias"))
+    changed = {leaf.name for leaf in after if not torch.equal(leaf.value, before[leaf.name])}
+    assert changed and changed <= {"0.bias", "3.bias"}
