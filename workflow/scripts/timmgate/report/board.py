@@ -29,7 +29,7 @@ SUMMARY_S = 60.0
 
 STYLES = {"done": "green", "failed": "bold red", "running": "cyan", "queued": "dim"}
 
-IN_WORDS = {WAITING: "waits for a free core or device", "queue": "waits to be timed", "timing": "is timed, alone"}
+IN_WORDS = {WAITING: "waits for a core or device", "queue": "waits to be timed", "timing": "is timed"}
 """Stages that say little by themselves."""
 
 SPACE = 8
@@ -115,7 +115,8 @@ class Picture(Board):
 
     def show(self, now_s: float) -> None:
         """Draw it anew."""
-        self._live.update(picture(self._progress, now_s, self._console.height - SPACE), refresh=True)
+        width, height = self._console.size
+        self._live.update(picture(self._progress, now_s, width, height - SPACE), refresh=True)
 
     def show_finished(self, ended: Finished) -> None:
         """Only what failed, above the picture."""
@@ -155,11 +156,11 @@ def board(plan: Plan, stream: TextIO, no_color: bool) -> Board:
     return (Picture if stream.isatty() and not console.is_dumb_terminal else Lines)(plan, console)
 
 
-def picture(progress: Progress, now_s: float, height: int) -> Group:
-    """Everything, in so many lines if there must not be more."""
+def picture(progress: Progress, now_s: float, width: int, height: int) -> Group:
+    """Everything, in so many columns and, but for the shortest terminals, lines."""
     counts, running = table(progress, max(height // 2, 3)), list(progress.running())
     room = max(height - counts.row_count - 4, 1)
-    jobs = [*map(job_line, running[:room], [now_s] * room)]
+    jobs = [job_line(job, now_s, width) for job in running[:room]]
     if len(running) > room:
         jobs.append(Text(f"  and {len(running) - room} more", style="dim"))
     return Group(Text(headline(progress, now_s), no_wrap=True, overflow="ellipsis"), counts, Text(busy(running)), *jobs)
@@ -216,11 +217,13 @@ def busy(running: list[Job]) -> str:
     return f"running: {len(running)}{said and f', of them {said}'}"
 
 
-def job_line(job: Job, now_s: float) -> Text:
-    """One job in one line: what it is, the check and stage, and since when."""
+def job_line(job: Job, now_s: float, width: int) -> Text:
+    """One job in one line: what it is, cut off if need be, the check and stage, and since when."""
     what, since_s = _doing(job)
-    doing = f"{what} {words(max(now_s - since_s, 0.0))}", STYLES["running"]
-    return Text.assemble(f"  {job.name}  ", doing, no_wrap=True, overflow="ellipsis")
+    doing = f"  {what} {words(max(now_s - since_s, 0.0))}"
+    name = Text(f"  {job.name}")
+    name.truncate(max(width - len(doing), 12), overflow="ellipsis")
+    return Text.assemble(name, (doing, STYLES["running"]), no_wrap=True)
 
 
 def _doing(job: Job) -> tuple[str, float]:
