@@ -42,7 +42,13 @@ def write_journals(cells: list[tuple[str, str, str, str]]) -> None:
         folder = Path("results", *cell)
         folder.mkdir(parents=True)
         status = "pass" if number % FAILING else "fail_accuracy"
-        known = {"attempt": 1, "stage": "compare", "cause": "comparison", "message": "1 of 40 tensors differ", "wall_s": 20.0}
+        known = {
+            "attempt": 1,
+            "stage": "compare",
+            "cause": "comparison",
+            "message": "1 of 40 tensors differ",
+            "wall_s": 20.0,
+        }
         ends = [{"event": "ended", "check_name": check, "status": status, **known} for check in ("accuracy", "performance")]
         (folder / journal.NAME).write_text("".join(json.dumps(end) + "\n" for end in ends))
 

@@ -138,7 +138,9 @@ def test_an_interrupted_run_leaves_tables_and_says_what_is_done(hanging):
     project, run = hanging
     os.killpg(run.pid, signal.SIGINT)  # Ctrl-C
     printed, _ = run.communicate(timeout=PATIENCE_S)
-    assert "results/cpu has tables of 1 of 2 requested cells; 0 of them failed\nthe same command measures the rest" in printed
+    assert (
+        "results/cpu has tables of 1 of 2 requested cells; 0 of them failed\nthe same command measures the rest" in printed
+    )
     assert project.statuses() == {"inference/test_vit": "pass", "inference/test_resnet": "not_run"}
     assert project.scratch() == []
 

@@ -18,7 +18,7 @@ def watch():
     if workflow.touch or not todo:
         return
     cells = [(SETTINGS.device, BUILD.label, mode, model) for mode, model in CELLS]
-    request.Request(cells, SETTINGS.checks, SETTINGS.thresholds, config, FACTS).save(RESULTS)
+    request.Request(cells, SETTINGS.checks, SETTINGS.thresholds, SETTINGS.run.accuracy_rule, config, FACTS).save(RESULTS)
     measured = {tuple(job.wildcards_dict[name] for name in KEY) for job in todo if job.rule.name == "measure"}
     if not measured:
         return
@@ -37,7 +37,7 @@ def plan(cells, measured):
     """What the board shows."""
     from timmgate.report.progress import Plan
 
-    return Plan(SETTINGS.device, SETTINGS.checks, cells, measured, SUITE.cost)
+    return Plan(SETTINGS.device, SETTINGS.checks, cells, measured, SUITE.cost, SETTINGS.run.accuracy_rule)
 
 
 def make_tables_of_what_is_there():

@@ -17,6 +17,6 @@ if __name__ == "__main__":
     today = cells.identities(config, build, suite)
     folder = Path(snakemake.output.cells).parent
     with merge.alone(folder):
-        problems = merge.merge(folder, requested, config.checks, today)
+        problems = merge.merge(folder, requested, config.checks, today, config.run.accuracy_rule)
     for (cell, check), problem in problems.items():
         print(f"{'/'.join(cell)} {check}: {problem}", file=sys.stderr)

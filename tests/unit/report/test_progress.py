@@ -31,11 +31,12 @@ def new(*, to_measure=MODELS, models=MODELS, cost=None):
     return Progress(Plan("cpu", CHECKS, cells, {cell(model) for model in to_measure}, cost or {}), began_s=0.0)
 
 
-def leave(of, **statuses):
+def leave(of, strict=None, strict_message=None, **statuses):
     """A journal with an end of each check."""
     path = progress.Path("results", *of, journal.NAME)
     path.parent.mkdir(parents=True, exist_ok=True)
     known = {"event": "ended", "attempt": 1, "stage": "compare", "cause": None, "message": "said"}
+    known |= {"strict": strict, "strict_message": strict_message}
     lines = [{**known, "check_name": check, "status": status} for check, status in statuses.items()]
     path.write_text("".join(json.dumps(line) + "\n" for line in [*lines, {"event": "rows"}]))
 
@@ -73,6 +74,27 @@ def test_a_cell_that_is_done_says_how_its_checks_ended_where_its_log_is_and_how_
     assert list(ended.failures) == ["accuracy", "performance"]
     assert (ended.name, ended.seconds) == ("inference/test_vit", 12.0)
     assert ended.log.as_posix() == "logs/cpu/default/inference/test_vit.log"
+
+
+@pytest.mark.parametrize(
+    ("rule", "strict", "dynamo", "status"),
+    [
+        ("strict", "fail", "pass", "fail_accuracy"),
+        ("strict", "pass", "fail_accuracy", "pass"),
+        ("strict", "undecided", "fail_accuracy", "fail_accuracy"),
+        ("dynamo", "fail", "pass", "pass"),
+        ("both", "pass", "fail_accuracy", "fail_accuracy"),
+    ],
+)
+def test_a_cell_has_failed_by_the_rule_that_was_asked_for(folder, rule, strict, dynamo, status):
+    of = cell("test_vit")
+    run = Progress(Plan("cpu", ("accuracy",), [of], {of}, {}, rule), 0.0)
+    run.started(1, "measure", wildcards(of), 0.0)
+    leave(of, accuracy=dynamo, strict=strict, strict_message="too far from the null runs")
+    end = run.finished(1, 1.0).ends["accuracy"]
+    assert end["status"] == status
+    if strict == "fail" and status == "fail_accuracy":
+        assert (end["cause"], end["message"]) == ("null runs", "too far from the null runs")
 
 
 def test_only_checks_that_were_asked_for_count(folder):

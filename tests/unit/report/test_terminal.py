@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+import merged
 import timmgate
 from timmgate.core.schemas import PASSED, STATUSES
 from timmgate.core.thresholds import Thresholds
@@ -23,7 +24,7 @@ def printed(tmp_path):
 
     def print_cells(*cells, width=WIDE, color=False, checks=("accuracy",)):
         known = {"device": "cpu", "build": "default", "model": "test_vit", "requested": True, "counted": True}
-        table = parquet.table([{**known, **cell} for cell in cells], parquet.SCHEMAS["cells"])
+        table = merged.cells([{**known, **cell} for cell in cells])
         parquet.write(failures.failures(table, checks, Thresholds()), tmp_path / "failures.parquet")
         parquet.write_tsv(summary.summary(table, checks), tmp_path / "summary.tsv")
         with (tmp_path / "terminal").open("w") as terminal:

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import yaml
 
+import merged
 from timmgate.core.spec import Mode
 from timmgate.tables import baseline, export, gate, parquet
 
@@ -36,7 +37,7 @@ def exported(tmp_path):
     def write(*modes, cells=None):
         cells = cells or [cell(mode, model, status) for mode in modes for model, status in STATUSES.items()]
         chosen = {mode: MODES[mode] for mode in modes}
-        for name, table in export.files(parquet.table(cells, parquet.SCHEMAS["cells"]), chosen, "cpu").items():
+        for name, table in export.files(merged.cells(cells), chosen, "cpu").items():
             parquet.write_csv(table, tmp_path / name)
         return {path.name: path for path in tmp_path.iterdir()}
 
@@ -175,7 +176,7 @@ def test_a_gate_with_the_exported_file_as_baseline_is_as_expected(accuracy_csv):
     rows = [cell("inference", model, status) for model, status in STATUSES.items() if model != "lost"]
     expected = baseline.read(accuracy_csv, "float32")
     del expected["lost"]
-    judged = gate.judge(parquet.table(rows, parquet.SCHEMAS["cells"]), {"inference": expected}, ["accuracy"])
+    judged = gate.judge(merged.cells(rows), {"inference": expected}, ["accuracy"])
     assert set(judged["class"].to_pylist()) == {"pass", "expected_failure"}
 
 

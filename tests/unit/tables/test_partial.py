@@ -32,7 +32,9 @@ def key(model):
 
 def write(model, check="accuracy", status="pass"):
     row = {**dict(zip(merge.KEY, key(model), strict=True)), check: status, "details": []}
-    parquet.write_cell(parquet.table([row], parquet.FILE_SCHEMAS[check]), FOLDER.joinpath(*key(model)[1:], f"{check}.parquet"))
+    parquet.write_cell(
+        parquet.table([row], parquet.FILE_SCHEMAS[check]), FOLDER.joinpath(*key(model)[1:], f"{check}.parquet")
+    )
 
 
 def ask(*models, checks=("accuracy",), **fields):

@@ -25,6 +25,9 @@ OUTPUTS = ("output", "prediction")
 KINKS = "kinks"
 """Family that is no run, but shows what crossing the kinks of activations does to gradients."""
 
+COMPARED = ("pass", "pass_due_to_skip", "fail_accuracy", "eager_two_runs_differ")
+"""Statuses of an accuracy check with null runs."""
+
 Strict = Literal["pass", "fail", "undecided"]
 
 
@@ -180,6 +183,21 @@ def majority(verdicts: Iterable[Strict]) -> Strict:
     """The verdict on three seeds of weights and images: what two of them say, else undecided."""
     verdicts = list(verdicts)
     return next((word for word in ("fail", "pass") if verdicts.count(word) >= 2), "undecided")
+
+
+def status_by_rule(accuracy: str | None, strict: str | None, rule: str) -> tuple[str | None, str | None]:
+    """The status of the accuracy check by the key `accuracy_rule`, and what decided: strict, dynamo or both.
+
+    `accuracy` is the status by the dynamo rule. Strict decides where it says pass or fail. A check that ended before
+    anything was compared keeps its status, and nothing decided.
+    """
+    if accuracy not in COMPARED:
+        return accuracy, None
+    if rule == "dynamo" or strict not in ("pass", "fail"):
+        return accuracy, "dynamo"
+    if strict == "fail":
+        return "fail_accuracy", rule
+    return ("pass" if rule == "strict" else accuracy), rule
 
 
 def _judge_leaf(name: str, errors: LeafErrors | None, nulls: Sequence[LeafErrors | None], multiplier: float) -> LeafVerdict:

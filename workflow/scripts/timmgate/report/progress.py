@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from timmgate.core.schemas import FAILED
+from timmgate.core.verdict import status_by_rule
 from timmgate.report.time_left import Done, Estimate, Law
 from timmgate.supervisor import journal, stages
 from timmgate.supervisor.stages import Key, Stage
@@ -39,6 +40,7 @@ class Plan:
     cells: Sequence[Key]
     to_measure: Collection[Key]
     cost: Mapping[str, float]
+    accuracy_rule: str = "strict"
     results: Path = Path("results")
     logs: Path = Path("logs")
 
@@ -57,9 +59,17 @@ class Plan:
         return self.logs.joinpath(*folders, f"{model}.log")
 
     def ends(self, cell: Key) -> dict[str, dict[str, Any]]:
-        """By requested check, how it ended the last time, as the journal has it."""
+        """By requested check, how it ended the last time by the journal, with the status that `accuracy_rule` gives it."""
         known = journal.last_ends(self.results.joinpath(*cell, journal.NAME))
-        return {check: known[check] for check in self.checks if check in known}
+        return {check: self._by_rule(check, known[check]) for check in self.checks if check in known}
+
+    def _by_rule(self, check: str, end: dict[str, Any]) -> dict[str, Any]:
+        if check != "accuracy":
+            return end
+        status, rule = status_by_rule(end["status"], end.get("strict"), self.accuracy_rule)
+        if status == "fail_accuracy" and rule in ("strict", "both") and end.get("strict") == "fail":
+            end |= {"cause": "null runs", "message": end.get("strict_message")}
+        return {**end, "status": status}
 
 
 @dataclass

@@ -69,6 +69,8 @@ class Journal:
             "stage": attempt.stage,
             "cause": verdict.cause,
             "message": shortened(verdict.message),
+            "strict": attempt.columns.get("strict"),
+            "strict_message": shortened(attempt.columns.get("strict_message")),
             "batch_size": attempt.columns.get("batch_size"),
             "wall_s": attempt.wall_s,
             "peak_rss_bytes": attempt.peak_rss_bytes or None,

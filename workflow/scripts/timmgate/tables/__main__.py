@@ -8,13 +8,13 @@ Snakemake makes them once more when the run is complete: until then they are dat
 import os
 import signal
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from timmgate.core.schemas import FAILED
+from timmgate.core.schemas import FAILED, SHOWN_STATUS
 from timmgate.supervisor import stages
 from timmgate.system.process_tree import RUN, die_with_run, interruptible
 from timmgate.tables import failures, merge, parquet, request, summary
@@ -40,7 +40,11 @@ def main(path: Path) -> str:
         if not is_up_to_date(folder):
             for (cell, check), problem in make(folder, asked).items():
                 print(f"{'/'.join(cell)} {check}: {problem}", file=sys.stderr)
-    return sentence(path, pq.read_table(folder / "cells.parquet", columns=["requested", *asked.checks]), asked.checks)
+    return sentence(
+        path,
+        pq.read_table(folder / "cells.parquet", columns=["requested", *map(SHOWN_STATUS.get, asked.checks)]),
+        asked.checks,
+    )
 
 
 def is_up_to_date(folder: Path) -> bool:
@@ -54,7 +58,7 @@ def is_up_to_date(folder: Path) -> bool:
 def make(folder: Path, asked: Request) -> merge.Problems:
     """Make all tables; what could not be read."""
     under_way = stages.under_way(folder.name)
-    problems = merge.merge(folder, asked.cells, asked.checks, asked.identities(), under_way)
+    problems = merge.merge(folder, asked.cells, asked.checks, asked.identities(), asked.accuracy_rule, under_way)
     cells = pq.read_table(folder / "cells.parquet")
     found = failures.failures(cells, asked.checks, asked.thresholds)
     parquet.write(found, folder / "failures.parquet")
@@ -72,12 +76,12 @@ def date_before(folder: Path, files: Mapping[merge.Key, Mapping[str, merge.Stamp
         os.utime(folder / name, ns=(oldest_ns, oldest_ns))
 
 
-def sentence(path: Path, cells: pa.Table, checks: Collection[str]) -> str:
-    """How many of the requested cells are measured, and how many of these failed."""
-    rows = merge.requested(cells).to_pylist()
-    measured = [row for row in rows if all(row[check] not in (None, "not_run") for check in checks)]
-    failed = sum(any(row[check] in FAILED for check in checks) for row in measured)
-    return f"{path} has tables of {len(measured)} of {len(rows)} requested cells; {failed} of them failed"
+def sentence(path: Path, cells: pa.Table) -> str:
+    """How many of the requested cells are measured, and how many of these failed; all columns but `requested` are statuses."""
+    statuses = [list(row.values()) for row in merge.requested(cells).drop_columns("requested").to_pylist()]
+    measured = [of_cell for of_cell in statuses if not {None, "not_run"} & {*of_cell}]
+    failed = sum(any(status in FAILED for status in of_cell) for of_cell in measured)
+    return f"{path} has tables of {len(measured)} of {len(statuses)} requested cells; {failed} of them failed"
 
 
 if __name__ == "__main__":

@@ -20,14 +20,16 @@ NAME = ".request.json"
 
 @dataclass(frozen=True)
 class Request:
-    """The requested cells and checks, and what the tables say of them: thresholds, and by what identities are computed.
+    """The requested cells and checks, and the policy by which the tables speak of them.
 
-    `config` is Snakemake's configuration as it is, `facts` the folder with those of the builds.
+    Today's identities follow from `config`, Snakemake's configuration as it is, and `facts`, the folder with those of the
+    builds.
     """
 
     cells: "Sequence[Key]"
     checks: Sequence[str] = tuple(CHECKS)
     thresholds: Thresholds = field(default_factory=Thresholds)
+    accuracy_rule: str = "strict"
     config: Mapping[str, Any] = field(default_factory=dict)
     facts: str = ""
 
