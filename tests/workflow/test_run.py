@@ -21,6 +21,7 @@ TABLES = {
     "failures.tsv",
     "summary.tsv",
     ".index.parquet",
+    ".request.json",
 }
 
 

@@ -40,11 +40,8 @@ def main(path: Path) -> str:
         if not is_up_to_date(folder):
             for (cell, check), problem in make(folder, asked).items():
                 print(f"{'/'.join(cell)} {check}: {problem}", file=sys.stderr)
-    return sentence(
-        path,
-        pq.read_table(folder / "cells.parquet", columns=["requested", *map(SHOWN_STATUS.get, asked.checks)]),
-        asked.checks,
-    )
+    statuses = [SHOWN_STATUS[check] for check in asked.checks]
+    return sentence(path, pq.read_table(folder / "cells.parquet", columns=["requested", *statuses]))
 
 
 def is_up_to_date(folder: Path) -> bool:
@@ -77,7 +74,10 @@ def date_before(folder: Path, files: Mapping[merge.Key, Mapping[str, merge.Stamp
 
 
 def sentence(path: Path, cells: pa.Table) -> str:
-    """How many of the requested cells are measured, and how many of these failed; all columns but `requested` are statuses."""
+    """How many of the requested cells are measured, and how many of these failed.
+
+    All columns but `requested` are statuses.
+    """
     statuses = [list(row.values()) for row in merge.requested(cells).drop_columns("requested").to_pylist()]
     measured = [of_cell for of_cell in statuses if not {None, "not_run"} & {*of_cell}]
     failed = sum(any(status in FAILED for status in of_cell) for of_cell in measured)

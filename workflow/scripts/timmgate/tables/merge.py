@@ -39,9 +39,6 @@ Identities = Callable[[Key, str], str | None]
 INDEX = ".index.parquet"
 """File beside the tables: what they were made of."""
 
-LOCK = ".lock"
-"""File beside the tables, locked by whoever makes them."""
-
 INDEX_SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in (*KEY, "file")),
@@ -107,11 +104,14 @@ def merge(
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Wait until nobody else makes the tables in `folder`, where the file system knows locks."""
-    with (folder / LOCK).open("a") as file:
+    """Wait until nobody else makes the tables in `folder`, where the file system can lock a folder."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
         with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(number, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(number)
 
 
 def is_up_to_date(folder: Path) -> bool:
