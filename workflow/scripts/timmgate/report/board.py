@@ -157,13 +157,14 @@ def board(plan: Plan, stream: TextIO, no_color: bool) -> Board:
 
 
 def picture(progress: Progress, now_s: float, width: int, height: int) -> Group:
-    """Everything, in so many columns and, but for the shortest terminals, lines."""
-    counts, running = table(progress, max(height // 2, 3)), list(progress.running())
-    room = max(height - counts.row_count - 4, 1)
+    """Everything, below an empty line, in so many columns and, but for the shortest terminals, lines."""
+    counts, running = table(progress, max(height // 2 - 2, 2)), list(progress.running())
+    room = max(height - counts.row_count - 5, 1)
     jobs = [job_line(job, now_s, width) for job in running[:room]]
     if len(running) > room:
         jobs.append(Text(f"  and {len(running) - room} more", style="dim"))
-    return Group(Text(headline(progress, now_s), no_wrap=True, overflow="ellipsis"), counts, Text(busy(running)), *jobs)
+    title = Text(headline(progress, now_s), style="bold", no_wrap=True, overflow="ellipsis")
+    return Group("", title, counts, Text(busy(running), no_wrap=True, overflow="ellipsis"), *jobs)
 
 
 def headline(progress: Progress, now_s: float) -> str:
