@@ -156,6 +156,7 @@ def test_what_is_no_folder_of_results_is_refused_in_a_sentence(folder, arguments
 def test_they_are_renewed_again_and_again_until_that_is_stopped(folder):
     write("first")
     ask("first", "second")
+    stages.StageFile(stages.path_of(key("second"))).tell("accuracy", "compile")
     renewing = renewal.Renewal(FOLDER, period_s=0.1)
     try:
         wait_for(lambda: (FOLDER / "summary.tsv").is_file())
@@ -163,6 +164,18 @@ def test_they_are_renewed_again_and_again_until_that_is_stopped(folder):
         wait_for(lambda: [row["accuracy"] for row in rows()] == ["pass", "pass"])
     finally:
         renewing.stop()
+
+
+def test_they_are_left_alone_when_nothing_is_measured_any_more(folder, monkeypatch):
+    write("first")
+    ask("first")
+    looked = threading.Semaphore(0)
+    monkeypatch.setattr(stages, "under_way", lambda device: looked.release() or set())
+    renewing = renewal.Renewal(FOLDER, period_s=0.0)
+    for _ in range(3):
+        looked.acquire()
+    renewing.stop()
+    assert not (FOLDER / "cells.parquet").exists()
 
 
 def wait_for(condition):

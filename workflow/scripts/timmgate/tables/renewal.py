@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 from timmgate import module_environment
+from timmgate.supervisor import stages
 from timmgate.system.timing_lock import no_timing
 
 PERIOD_S = 300.0
@@ -25,7 +26,8 @@ def command(folder: Path) -> list[str]:
 class Renewal:
     """A thread that has the tables in results/{device} renewed, by another process, until it is stopped.
 
-    On a CPU nothing is timed meanwhile. What goes wrong is of no consequence: the rule `merge` makes them at the end.
+    On a CPU nothing is timed meanwhile. When nothing is measured any more it leaves them to the rule `merge`, as it does
+    whatever goes wrong.
     """
 
     def __init__(self, folder: Path, period_s: float = PERIOD_S):
@@ -37,7 +39,7 @@ class Renewal:
     def _run(self) -> None:
         while not self._stopping.wait(self._period_s):
             with no_timing("cpu") if self._folder.name == "cpu" else contextlib.nullcontext():
-                if not self._stopping.is_set():
+                if not self._stopping.is_set() and stages.under_way(self._folder.name):
                     self._renew()
 
     def _renew(self) -> None:
