@@ -37,15 +37,14 @@ class LogHandler(LogHandlerBase):
         from snakemake.settings.enums import Quietness
 
         settings = self.common_settings
-        asked = settings.quiet or ()
-        self._is_wanted = not (settings.verbose or settings.dryrun or {Quietness.ALL, Quietness.PROGRESS} & set(asked))
-        quiet = asked or (set(Quietness) - {Quietness.ALL} if self._is_wanted else ())
+        is_quiet = {Quietness.ALL, Quietness.PROGRESS} & set(settings.quiet or ())
+        self._is_wanted = not (settings.verbose or settings.dryrun or is_quiet)
         options = {name: getattr(settings, name) for name in ("debug_dag", "verbose", "dryrun", "printshellcmds")}
         self._terminal = ColorizingTextHandler(
             nocolor=settings.nocolor,
             stream=self._stream(),
-            formatter=DefaultFormatter(quiet, settings.show_failed_logs),
-            filter=DefaultFilter(quiet, **options),
+            formatter=DefaultFormatter(settings.quiet, settings.show_failed_logs),
+            filter=DefaultFilter(settings.quiet, **options),
         )
         self._board: Board | None = None
         self._board_s = math.inf, -math.inf
@@ -87,12 +86,17 @@ class LogHandler(LogHandlerBase):
                 seen.set()
             if self._board:
                 self._tell(self._board, record)
-            since_s, until_s = self._board_s
-            if record.levelno >= logging.WARNING or not since_s <= record.created <= until_s:
+            if self._is_shown(record):
                 self._terminal.setStream(self._stream())  # above the board, if there is one
                 self._terminal.handle(record)
         except Exception:
             self.handleError(record)
+
+    def _is_shown(self, record: logging.LogRecord) -> bool:
+        """Warnings and errors are; what jobs do is not where a board is wanted, and nothing else while there is one."""
+        since_s, until_s = self._board_s
+        is_hidden = self._is_wanted and (hasattr(record, "event") or since_s <= record.created <= until_s)
+        return record.levelno >= logging.WARNING or not is_hidden
 
     @staticmethod
     def _tell(board: "Board", record: logging.LogRecord) -> None:
