@@ -16,6 +16,8 @@ include: "workflow/rules/measure.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/gate.smk"
 include: "workflow/rules/export.smk"
+include: "workflow/rules/power.smk"
+include: "workflow/rules/calibrate.smk"
 
 
 rule all:

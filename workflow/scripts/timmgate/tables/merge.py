@@ -49,7 +49,7 @@ INDEX_SCHEMA = pa.schema(
 FILES = (*(f"{check}.parquet" for check in CHECKS), journal.NAME)
 """Files of a cell that the tables are made of."""
 
-RESERVED = ("export", "pairs", "confirm")
+RESERVED = ("export", "pairs", "confirm", "power", "calibration")
 """Folders beside those of the builds."""
 
 TABLES: Key = ("", "", "", "")
