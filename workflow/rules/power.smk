@@ -31,5 +31,6 @@ rule trials:
         gpu=int(SETTINGS.device == "cuda"),
     params:
         cell=identity,
+        places=SETTINGS.fault_places,
     script:
         "../scripts/trials.py"

@@ -8,6 +8,7 @@ from timmgate.core.verdict import (
     LeafErrors,
     NullRun,
     Statistic,
+    independent,
     judge,
     left_out_margins,
     majority,
@@ -97,6 +98,13 @@ def test_each_family_is_judged_by_the_others():
 
 def test_the_multiplier_grows_with_what_is_compared_and_less_so_with_more_null_runs():
     assert multiplier_for(6, 9) < multiplier_for(600, 9) < multiplier_for(600, 4)
+
+
+def test_draws_of_a_family_and_copies_of_another_are_not_independent():
+    draws = [NullRun("family 0", errors(value)) for value in (1e-6, 2e-6, 3e-6)]
+    copy, kinks = NullRun("copy", errors(1e-6)), NullRun("kinks", errors(5e-6))
+    assert independent(draws) == independent([*draws, copy]) == independent([*draws, kinks]) == independent([]) == 1
+    assert independent([*draws, copy, NullRun("other", errors(4e-6))]) == 2
 
 
 def test_two_of_three_seeds_decide():

@@ -138,7 +138,7 @@ def judge_leaves(run: Errors, nulls: Sequence[NullRun], multiplier: float | None
     if not nulls:
         raise ValueError("no null runs to judge by")
     if multiplier is None:
-        multiplier = multiplier_for(sum(len(errors.statistics) for errors in run.values()), distinct(nulls))
+        multiplier = multiplier_for(sum(len(errors.statistics) for errors in run.values()), independent(nulls))
     names = dict.fromkeys(name for errors in (*(null.errors for null in nulls), run) for name in errors)
     return [_judge_leaf(name, run.get(name), [null.errors.get(name) for null in nulls], multiplier) for name in names]
 
@@ -165,18 +165,24 @@ def left_out_margins(nulls: Sequence[NullRun], multiplier: float | None = None) 
     return margins
 
 
-def distinct(nulls: Sequence[NullRun]) -> int:
-    """Number of null runs without those that repeat another bit for bit, as channels_last does in a transformer."""
-    return len({tuple(errors.statistics.get("rms") for errors in null.errors.values()) for null in nulls})
+def independent(nulls: Sequence[NullRun]) -> int:
+    """Number of families that say something of their own: draws of one share eager's error, and some repeat another family
+    bit for bit, as channels_last does in a transformer. At least 1.
+    """
+    first: dict[str, tuple] = {}
+    for null in nulls:
+        if null.family != KINKS:
+            first.setdefault(null.family, tuple(errors.statistics.get("rms") for errors in null.errors.values()))
+    return max(1, len(set(first.values())))
 
 
-def multiplier_for(statistics: int, null_runs: int) -> float:
-    """The multiplier for so many statistics (of all leaves together) and distinct null runs.
+def multiplier_for(statistics: int, families: int) -> float:
+    """The multiplier for so many statistics (of all leaves together) and independent families of null runs.
 
     That one of n statistics is more than m times the largest of k others alike has a chance of the order of n / m^k.
     So that this chance is the same for all models, m grows with the k-th root of n.
     """
-    return float(MULTIPLIER * max(1.0, statistics / 6) ** (1 / null_runs))
+    return float(MULTIPLIER * max(1.0, statistics / 6) ** (1 / families))
 
 
 def majority(verdicts: Iterable[Strict]) -> Strict:

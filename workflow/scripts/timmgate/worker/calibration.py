@@ -98,7 +98,7 @@ def _compared_with_all(
 
 def _row(seed: int, run: str, errors: Errors, nulls: list[NullRun]) -> HealthyRun:
     judged, unscaled = verdict.judge(errors, nulls), verdict.judge(errors, nulls, 1.0)
-    multiplier = verdict.multiplier_for(sum(len(each.statistics) for each in errors.values()), verdict.distinct(nulls))
+    multiplier = verdict.multiplier_for(sum(len(each.statistics) for each in errors.values()), verdict.independent(nulls))
     undecided = sum(leaf.strict is None for leaf in judged.leaves)
     worst = unscaled.worst_leaf, unscaled.worst_statistic
     return HealthyRun(seed, run, unscaled.margin, *worst, multiplier, judged.strict, len(judged.leaves), undecided)

@@ -1,6 +1,6 @@
 """What the accuracy check catches: every fault that applies to a model, judged by each rule.
 
-    python -m timmgate.worker.power '{"spec": {"check": "accuracy", ...}, "run": {...}}' trials.json
+    python -m timmgate.worker.power '{"spec": {"check": "accuracy", ...}, "run": {...}, "places": ["all"]}' trials.json
 
 The model is compiled once, and reference, eager and null runs are made once for each seed; then each fault is a run of the
 compiled model. The file is a list of objects, a `Trial` each.
@@ -11,14 +11,14 @@ import json
 import math
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from timmgate.core.faults import Choice, choices
+from timmgate.core.faults import PLACES, Choice, choices
 from timmgate.core.files import write_atomically
 from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Spec
@@ -75,9 +75,10 @@ class Subject:
         self.exact = Program(spec, copy.deepcopy(self.model).double(), self.images.double())
         self.healthy_exact = self.exact.strict(None)
 
-    def faults(self) -> list[Choice]:
-        """Those that apply."""
-        candidates = (choice for choice in choices() if choice.fault.family != WHOLE_PROGRAM)
+    def faults(self, places: Collection[str]) -> list[Choice]:
+        """Those that apply, in these places."""
+        chosen = (choice for choice in choices() if choice.place is None or choice.place in places)
+        candidates = (choice for choice in chosen if choice.fault.family != WHOLE_PROGRAM)
         return [choice for choice in candidates if self.program.trials.choose(choice)]
 
     def effect(self, choice: Choice, faulty: list[Leaf]) -> float:
@@ -112,8 +113,10 @@ class Program:
         return accuracy.run(self._spec, self._model, self._images, self._forward)
 
     def strict(self, choice: Choice | None) -> list[Leaf]:
-        """The leaves that the strict rule compares, after the other's iterations: some faults are wrong only later."""
-        self.dynamo(choice)
+        """The leaves that the strict rule compares; not after the first call, as some faults are wrong only later."""
+        self.trials.choose(choice)
+        if not self._spec.options.training:
+            strict_verdict.run(self._spec, self._model, self._images, self._forward)
         return strict_verdict.run_compiled(self._spec, self._original, self._model, self._images, self._forward)
 
     def both(self, choice: Choice) -> tuple[list[Leaf], list[Leaf]]:
@@ -123,13 +126,13 @@ class Program:
         return leaves, strict_verdict.run_compiled(self._spec, original, model, self._images, self._forward)
 
 
-def trials(spec: Spec, setup: Setup) -> Iterator[Trial]:
-    """Try every fault that applies to the model in the mode of `spec`."""
+def trials(spec: Spec, setup: Setup, places: Collection[str] = tuple(PLACES)) -> Iterator[Trial]:
+    """Try every fault that applies to the model in the mode of `spec`, in each of these places."""
     torch.set_num_threads(setup.threads)
     torch_device.set_deterministic(True)
     with torch.set_grad_enabled(spec.options.training), backends.configured(spec):
         first, others = Subject(spec, setup), []
-        for choice in first.faults():
+        for choice in first.faults(places):
             found = _try(first, choice)
             for repeat in range(1, strict_verdict.REPEATS + 1):
                 if found.strict_of_seeds[0] != "fail" or majority(found.strict_of_seeds) != "undecided":
@@ -186,7 +189,7 @@ def main(request: str, path: str) -> None:
     spec, run = Spec.from_dict(values["spec"]), RunOptions.from_dict(values["run"])
     set_environment(run.threads, run.cache)
     setup = Setup(run.threads, Cache(run.cache), spec.requested_batch_size, run.weights, strict=True)
-    text = json.dumps([asdict(trial) for trial in trials(spec, setup)])
+    text = json.dumps([asdict(trial) for trial in trials(spec, setup, values["places"])])
     write_atomically(Path(path), lambda scratch: scratch.write_text(text))
 
 
