@@ -199,6 +199,7 @@ def test_ctrl_c_leaves_a_clean_terminal_and_says_what_is_done(two):
     assert written.count("\x1b[?25l") == written.count("\x1b[?25h") == 1
     after = written[written.index("\x1b[?25h") :]
     assert "results/cpu has tables of 1 of 2 requested cells" in after
+    assert "attempt 1" not in written, "no log is poured out"
     two.wait_for_end()
 
 

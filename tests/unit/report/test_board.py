@@ -96,6 +96,16 @@ def test_lines_are_printed_whole_and_without_colour_into_a_pipe():
     assert line.endswith(f"log: {LOG}")
 
 
+def test_a_cell_without_a_row_is_a_line_too():
+    stream = io.StringIO()
+    lines = board.board(plan(), stream, no_color=False)
+    lines.started(1, "measure", dict(zip(("device", "build", "mode", "model"), plan().cells[0], strict=True)), 0.0)
+    lines.lost(1)
+    lines.started(2, "merge", {"device": "cpu"}, 0.0)
+    lines.lost(2)
+    assert stream.getvalue() == f"lost inference/test_vit  ended without a row  log: {LOG}\n"
+
+
 def test_there_is_a_line_for_the_whole_run_a_minute():
     stream = io.StringIO()
     lines = board.board(plan(), stream, no_color=False)

@@ -121,7 +121,7 @@ def test_cells_of_earlier_runs_are_done_and_soon_known_to_have_failed(folder, mo
 def test_a_cell_whose_supervisor_was_lost_has_failed_until_it_is_started_again(folder):
     run = new()
     run.started(1, "measure", wildcards(cell("test_vit")), 0.0)
-    run.lost(1)
+    assert run.lost(1).name == "inference/test_vit"
     assert run.total() == {"queued": 2, "failed": 1}
     measure(run, 1, "test_vit")
     assert run.total() == {"queued": 2, "done": 1}

@@ -93,10 +93,15 @@ class LogHandler(LogHandlerBase):
             self.handleError(record)
 
     def _is_shown(self, record: logging.LogRecord) -> bool:
-        """Warnings and errors are; what jobs do is not where a board is wanted, and nothing else while there is one."""
+        """Warnings and errors are, but for cells of the board, which has a line for that.
+
+        What jobs do is not where a board is wanted, and nothing else while there is one.
+        """
         since_s, until_s = self._board_s
-        is_hidden = self._is_wanted and (hasattr(record, "event") or since_s <= record.created <= until_s)
-        return record.levelno >= logging.WARNING or not is_hidden
+        has_board = since_s <= record.created <= until_s
+        if record.levelno >= logging.WARNING:
+            return not (has_board and getattr(record, "rule_name", None) == "measure")
+        return not (self._is_wanted and (hasattr(record, "event") or has_board))
 
     @staticmethod
     def _tell(board: "Board", record: logging.LogRecord) -> None:

@@ -81,9 +81,12 @@ class Board(ABC):
                 self.show_finished(ended)
 
     def lost(self, number: int) -> None:
-        """A job has ended without a result."""
+        """A job has ended without a result; a line, if it was a cell."""
         with self._lock:
-            self._progress.lost(number)
+            job = self._progress.lost(number)
+            if job and job.cell:
+                log = self._progress.plan.log(job.cell)
+                self._print(Text.assemble(("lost", STYLES["failed"]), f" {job.name}  ended without a row  log: {log}"))
 
     def _print(self, line: Text) -> None:
         self._console.print(line, soft_wrap=True)

@@ -153,11 +153,13 @@ class Progress:
         self._move(job.cell, "failed" if finished.failures else "done")
         return finished
 
-    def lost(self, number: int) -> None:
-        """A job has ended without a result. Snakemake may start it again."""
+    def lost(self, number: int) -> Job | None:
+        """A job has ended without a result; it, if it was a cell. Snakemake may start it again."""
         job = self.jobs.pop(number, None)
-        if job and job.cell:
-            self._move(job.cell, "failed")
+        if job is None or job.cell is None:
+            return None
+        self._move(job.cell, "failed")
+        return job
 
     def look(self) -> None:
         """Read what supervisors say, and what became of cells in earlier runs; a part of it where there is much."""
@@ -184,7 +186,7 @@ class Progress:
 
     def time_left(self, now_s: float) -> Estimate | None:
         """How long the cells that are left will take; None while nobody can say. Renewed every few seconds."""
-        if now_s - self._estimated_s >= ESTIMATE_EVERY_S:
+        if self._estimate is None or now_s - self._estimated_s >= ESTIMATE_EVERY_S:
             self._estimated_s, self._estimate = now_s, self._time_left(now_s)
         return self._estimate
 
