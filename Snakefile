@@ -8,6 +8,7 @@ configfile: f"{workflow.basedir}/config/config.yaml"
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/retry.smk"
+include: "workflow/rules/watch.smk"
 include: "workflow/rules/suite.smk"
 include: "workflow/rules/weights.smk"
 include: "workflow/rules/preflight.smk"
@@ -37,11 +38,15 @@ onstart:
     WEIGHTS_RETRIES.save()
     announce()
     refuse_what_is_not_possible()
+    watch()
 
 
 onsuccess:
+    WATCHING.close()
     show_tables()
 
 
 onerror:
+    WATCHING.close()
+    WHEN_INCOMPLETE.close()
     say_why()

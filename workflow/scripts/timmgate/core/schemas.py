@@ -125,6 +125,8 @@ ATTEMPTS = (
                 "exception class, signal, exit code or limit; lost if it left no trace; null after a pass",
             ),
             ("message", "string", "", "what went wrong, in words"),
+            ("strict", "string", "", "pass, fail or undecided: the verdict by null runs; null where there are none"),
+            ("strict_message", "string", "", "why the strict verdict is fail"),
             ("batch_size", "int64", "images", "batch size that ran"),
             ("wall_s", "float64", "s", "duration from outside"),
             ("peak_rss_bytes", "int64", "bytes", "largest memory of all its processes together, sampled from outside"),

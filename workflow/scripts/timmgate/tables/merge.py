@@ -4,8 +4,10 @@ Nothing that was measured disappears: the tables hold every cell that the folder
 command requested. They are renewed where files have changed: an index remembers which files they were made of.
 """
 
+import fcntl
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -64,11 +66,17 @@ ROWS_AT_ONCE = 50_000
 
 
 def merge(
-    folder: Path, requested: Sequence[Key], checks: Collection[str], identities: Identities, rule: str = "strict"
+    folder: Path,
+    requested: Sequence[Key],
+    checks: Collection[str],
+    identities: Identities,
+    rule: str = "strict",
+    under_way: Collection[Key] = (),
 ) -> Problems:
     """Renew the tables in `folder`, which is results/{device}; what could not be read.
 
     `requested` are the cells and `checks` the checks that the last command asked for, `rule` is the key `accuracy_rule`.
+    Cells that are `under_way` may be half done: the index does not know them, so that they are looked at again.
     """
     files = find(folder)
     problems: Problems = {}
@@ -87,11 +95,28 @@ def merge(
     if changed or not made_of:
         for check, record in CHECKS.items():
             write(record.details, chain(kept(record.details), _details(check, renewed, measured[check], problems)))
-        write("attempts", chain(kept("attempts"), [_attempts(renewed)]))
+        write("attempts", chain(kept("attempts"), [_attempts(renewed, under_way)]))
     rows = pa.concat_tables([*kept("cells"), join(list(renewed), measured, problems)])
     parquet.write(_in_order(rows, files, requested, checks, identities, rule), folder / "cells.parquet")
-    write_index(folder, files)
+    write_index(folder, {cell: stamps for cell, stamps in files.items() if cell not in under_way})
     return problems
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Wait until nobody else makes the tables in `folder`, where the file system can lock a folder."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(number, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(number)
+
+
+def is_up_to_date(folder: Path) -> bool:
+    """Whether the tables are made of exactly the files that there are now."""
+    return read_index(folder) == find(folder)
 
 
 def find(folder: Path) -> dict[Key, dict[str, Stamp]]:
@@ -260,12 +285,12 @@ def _of_row(check: str) -> pa.Schema:
     return schema.remove(schema.get_field_index(parquet.DETAILS))
 
 
-def _attempts(folders: Mapping[Key, Path]) -> pa.Table:
-    """Every attempt at the cells; one that never began has none."""
+def _attempts(folders: Mapping[Key, Path], under_way: Collection[Key]) -> pa.Table:
+    """Every attempt at the cells that has ended; a cell that never began has none."""
     rows = [
         row
         for cell, folder in folders.items()
-        for row in journal.rows_of(folder / journal.NAME, dict(zip(KEY, cell, strict=True)))
+        for row in journal.rows_of(folder / journal.NAME, dict(zip(KEY, cell, strict=True)), cell in under_way)
     ]
     return parquet.table(rows, parquet.SCHEMAS["attempts"])
 
