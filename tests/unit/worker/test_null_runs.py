@@ -420,11 +420,27 @@ def test_an_element_that_rounding_takes_over_the_kink_of_a_relu_is_no_fault():
     assert "fail" in [case.judge_variant(Kink(side)).strict for side in (False, True)], "smooth changes do not show it"
 
 
-def test_sums_in_order_change_the_gradients_of_biases_by_rounding_alone():
-    model, images = (
-        nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.Flatten(), nn.Linear(4 * 36, 5)),
-        torch.randn(64, 3, 8, 8),
-    )
+class Vectors(nn.Module):
+    """Biases, factors of norms, and a LayerScale."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.batch, self.layer, self.head = (
+            nn.Conv2d(3, 4, 3),
+            nn.BatchNorm2d(4),
+            nn.LayerNorm(36),
+            nn.Linear(36, 5),
+        )
+        self.gamma, self.scale = nn.Parameter(torch.ones(4)), nn.Parameter(torch.ones(5))
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = F.gelu(self.batch(self.stem(images))).mul(self.gamma.reshape(1, -1, 1, 1))
+        return self.head(self.layer(x.flatten(2))) * self.scale
+
+
+def test_sums_in_order_change_the_gradients_of_vectors_by_rounding_alone():
+    torch.manual_seed(SEED)
+    model, images = Vectors(), torch.randn(64, 3, 8, 8)
 
     def gradients(model: nn.Module, images: Tensor) -> list[Leaf]:
         model.zero_grad()
@@ -433,7 +449,7 @@ def test_sums_in_order_change_the_gradients_of_biases_by_rounding_alone():
 
     before = {leaf.name: leaf.value for leaf in gradients(copy.deepcopy(model), images)}
     ((_, after),) = null_runs(gradients, model, images, torch.float32, SEED, ["sums"])
-    for leaf in after:
-        torch.testing.assert_close(leaf.value, before[leaf.name])
-    changed = {leaf.name for leaf in after if not torch.equal(leaf.value, before[leaf.name])}
-    assert changed and changed <= {"0.bias", "3.bias"}
+    after = {leaf.name: leaf.value for leaf in after}
+    torch.testing.assert_close(after, before, atol=1e-6, rtol=1e-4)
+    vectors = {name for name, value in before.items() if value.ndim == 1}
+    assert len([name for name in vectors if not torch.equal(after[name], before[name])]) > len(vectors) / 2

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-MULTIPLIER = 2.5
+MULTIPLIER = 3.0
 """A statistic of a single leaf may be so many times the largest of the null runs. Provisional: to be set by calibration."""
 
 CHAOTIC = 0.1

@@ -5,6 +5,7 @@ rounding. What a run is, and which leaves it gives, is the caller's: `Run`.
 """
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from timmgate.worker.compare import Leaf
 Run = Callable[[nn.Module, Tensor], list[Leaf]]
 """Seeds, runs a model, which it may change, on images, and returns its leaves."""
 
-KINK_ULPS = 32
+KINK_ULPS = 8
 """How far operands are moved to find kinks, in units of the float32 epsilon: so many more are crossed than by rounding."""
 
 KINK_DRAWS = 2
@@ -268,45 +269,89 @@ def library(subject: Subject) -> bool:
 
 
 def sums(subject: Subject) -> bool:
-    """In training, gradients of biases summed over samples and positions one after the other. float32 only.
+    """In training, gradients of biases and factors summed over samples and positions one after the other. float32 only.
 
     Eager sums in pairs, with an error that hardly grows with their number. Compilers write loops.
     """
     if subject.dtype != torch.float32 or not torch.is_grad_enabled():
         return False
     subject.settings = SequentialSums()
-    return any(getattr(module, "bias", None) is not None for module in subject.model.modules())
+    return any(parameter.ndim == 1 for parameter in subject.model.parameters())
 
 
 class SequentialSums(TorchFunctionMode):
-    """Adds biases outside of convolutions and linear layers, where the sum in their gradients is ours."""
+    """Adds biases and multiplies by factors outside of layers and norms, where the sum in their gradients is ours."""
+
+    NORMS = (nn.functional.layer_norm, nn.functional.batch_norm, nn.functional.group_norm)
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        """Call `function`; if it is a layer, without its bias, which is added afterwards."""
+        """Call `function`; a layer or norm without its vectors, which come afterwards."""
         kwargs = dict(kwargs or {})
-        if function not in RoundedWeights.LAYERS:
-            return function(*args, **kwargs)
-        bias = args[2] if len(args) > 2 else kwargs.pop("bias", None)
-        output = function(*args[:2], None, *args[3:], **kwargs)
-        if bias is None:
-            return output
-        return _AddBias.apply(output, bias, -1 if function is nn.functional.linear else 1)
+        if function in RoundedWeights.LAYERS:
+            bias = args[2] if len(args) > 2 else kwargs.pop("bias", None)
+            output = function(*args[:2], None, *args[3:], **kwargs)
+            return _affine(output, None, bias, -1 if function is nn.functional.linear else 1)
+        if function in self.NORMS:
+            given = inspect.signature(function).bind(*args, **kwargs).arguments
+            vectors = given.pop("weight", None), given.pop("bias", None)
+            return _affine(function(**given), *vectors, -1 if function is nn.functional.layer_norm else 1)
+        if getattr(function, "__name__", "") in ("mul", "__mul__") and (axis := _axis_of_vector(*args)) is not None:
+            return _affine(args[0], args[1].flatten(), None, axis)
+        return function(*args, **kwargs)
 
 
-class _AddBias(torch.autograd.Function):
-    """output + bias along an axis; the gradient of the bias is a product with ones, which sums in order."""
+def _axis_of_vector(tensor: Any, factor: Any) -> int | None:
+    """The axis of `tensor`, from the end, along which a factor that is learned is a vector; None if it is none."""
+    if not isinstance(factor, Tensor) or not factor.requires_grad or not isinstance(tensor, Tensor):
+        return None
+    longer = [axis - factor.ndim for axis, size in enumerate(factor.shape) if size > 1]
+    is_vector = len(longer) == 1 and factor.numel() < tensor.numel() and factor.ndim <= tensor.ndim
+    return longer[0] if is_vector and tensor.shape[longer[0]] == factor.numel() else None
 
+
+def _affine(tensor: Tensor, factor: Tensor | None, bias: Tensor | None, axis: int) -> Tensor:
+    """tensor * factor + bias along an axis."""
+    if factor is not None:
+        tensor = _Scale.apply(tensor, factor, axis) if factor.ndim == 1 else tensor * factor
+    if bias is not None:
+        tensor = _Add.apply(tensor, bias, axis) if bias.ndim == 1 else tensor + bias
+    return tensor
+
+
+def _along(vector: Tensor, axis: int, ndim: int) -> Tensor:
+    shape = [1] * ndim
+    shape[axis] = len(vector)
+    return vector.reshape(shape)
+
+
+def _summed(gradient: Tensor, axis: int) -> Tensor:
+    """The sum over all axes but one, as a product with ones, which adds one after the other."""
+    rows = gradient.movedim(axis, -1).flatten(0, -2)
+    return rows.new_ones(1, len(rows)).mm(rows)[0]
+
+
+class _Add(torch.autograd.Function):
     @staticmethod
-    def forward(context: Any, output: Tensor, bias: Tensor, axis: int) -> Tensor:
+    def forward(context: Any, tensor: Tensor, bias: Tensor, axis: int) -> Tensor:
         context.axis = axis
-        shape = [1] * output.ndim
-        shape[axis] = len(bias)
-        return output + bias.reshape(shape)
+        return tensor + _along(bias, axis, tensor.ndim)
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        rows = gradient.movedim(context.axis, -1).flatten(0, -2)
-        return gradient, rows.new_ones(1, len(rows)).mm(rows)[0], None
+        return gradient, _summed(gradient, context.axis), None
+
+
+class _Scale(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, tensor: Tensor, factor: Tensor, axis: int) -> Tensor:
+        context.axis = axis
+        context.save_for_backward(tensor, factor)
+        return tensor * _along(factor, axis, tensor.ndim)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        tensor, factor = context.saved_tensors
+        return gradient * _along(factor, context.axis, tensor.ndim), _summed(gradient * tensor, context.axis), None
 
 
 def folded(subject: Subject) -> bool:
