@@ -13,7 +13,7 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, f"{workflow.basedir}/workflow/scripts")
 
-from timmgate.config import builds, cells, memory_estimate, settings, shards, suites
+from timmgate.config import builds, cells, history_path, memory_estimate, settings, shards, suites
 from timmgate.core import files
 from timmgate.core.checks import CHECKS
 from timmgate.core.errors import ConfigError
@@ -30,6 +30,8 @@ try:
     SUITE = suites.read(SETTINGS.suite)
     MODELS = suites.select(SUITE, SETTINGS.models, SETTINGS.exclude)
     MODELS = shards.select(MODELS, SUITE.cost, SETTINGS.shard)
+    if SETTINGS.history_path:
+        history_path.refuse(Path(SETTINGS.history_path))
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
@@ -97,6 +99,14 @@ def measured_expectations():
     if "accuracy" not in SETTINGS.checks:
         raise WorkflowError(f"update_expected writes statuses of accuracy, but checks is {', '.join(SETTINGS.checks)}")
     return expectations()
+
+
+def asked_history():
+    """The folder of the history. Raises WorkflowError where it cannot be asked what changed."""
+    try:
+        return str(history_path.to_ask(SETTINGS.history_path))
+    except ConfigError as error:
+        raise WorkflowError(str(error)) from None
 
 
 def runtime_min(timeouts):

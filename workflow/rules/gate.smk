@@ -2,6 +2,7 @@ rule gate:
     input:
         unpack(cell_rows),  # one that was deleted is measured again first
         tables(),  # all of them speak of the same request then
+        RECORDED,
         cells=f"results/{SETTINGS.device}/cells.parquet",
     # The table is not an output: Snakemake removes those of a job that fails, and this one fails when it has most to say.
     log:

@@ -59,6 +59,9 @@ class Settings:
     thresholds: Thresholds
     retry: tuple[str, ...]
     baseline: str | None
+    quarantine: str | None
+    history_path: str | None
+    history_runs: int
 
 
 def load(config: dict[str, Any]) -> Settings:
@@ -84,6 +87,9 @@ def load(config: dict[str, Any]) -> Settings:
         thresholds=Thresholds(**{name: values[name] for name in json_schemas(Thresholds)}),
         retry=tuple(values["retry"]),
         baseline=values["baseline"],
+        quarantine=values["quarantine"],
+        history_path=values["history_path"],
+        history_runs=values["history_runs"],
     )
 
 

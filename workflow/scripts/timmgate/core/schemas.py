@@ -167,7 +167,22 @@ def row(check: Check) -> tuple[Column, ...]:
     return (*IDENTITY, *of_check(check), *PROVENANCE)
 
 
-CELLS = (*IDENTITY, *STATE, *(column for check in CHECKS.values() for column in of_check(check)), *PROVENANCE)
+OF_CHECKS = tuple(dict.fromkeys(column for check in CHECKS.values() for column in of_check(check)))
+"""The columns of all checks. What several of them measure, such as graph breaks, is there once."""
+
+CELLS = (*IDENTITY, *STATE, *OF_CHECKS, *PROVENANCE)
+
+HISTORY = (
+    *columns(
+        "entry",
+        [
+            ("run", "string", "", "run that added the entry; runs sort by their time"),
+            ("recorded_at", "timestamp", "", "when that was"),
+        ],
+    ),
+    *(column for column in CELLS if column.name not in ("protocol", "requested", "stale")),
+)
+"""Columns of an entry of the history. The folder that it lies in says by which protocol it was measured."""
 
 TABLES = {
     "cells": CELLS,

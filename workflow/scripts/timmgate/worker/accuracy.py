@@ -60,6 +60,7 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
             forward = backends.compile_model(spec, model, images)
             reporter.stage("run")
             compiled = run(spec, model, images, forward, after_first=first_iteration.stop)
+        reporter.columns(**backends.statistics())
         reporter.stage("compare")
         judge(spec, eager, compiled, reference, reporter)
 
