@@ -298,7 +298,7 @@ def _dictionary(column: pa.ChunkedArray) -> pa.DictionaryArray:
 def extent(entries: pa.Table, runs: int) -> str:
     """In words, what the history has, and what of it was looked at."""
     times = history.start(entries)
-    number, first, last = pc.count_distinct(entries["run"]).as_py(), pc.min(times).as_py(), pc.max(times).as_py()
+    number, first, last = len(pc.unique(entries["run"])), pc.min(times).as_py(), pc.max(times).as_py()
     words = f"{len(entries)} entries of {number} run{'s' * (number > 1)}"
     if not len(entries):
         return words
