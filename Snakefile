@@ -8,6 +8,7 @@ configfile: f"{workflow.basedir}/config/config.yaml"
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/retry.smk"
+include: "workflow/rules/watch.smk"
 include: "workflow/rules/suite.smk"
 include: "workflow/rules/weights.smk"
 include: "workflow/rules/preflight.smk"
@@ -16,6 +17,8 @@ include: "workflow/rules/tables.smk"
 include: "workflow/rules/history.smk"
 include: "workflow/rules/gate.smk"
 include: "workflow/rules/export.smk"
+include: "workflow/rules/power.smk"
+include: "workflow/rules/calibrate.smk"
 
 
 rule all:
@@ -37,11 +40,15 @@ onstart:
     WEIGHTS_RETRIES.save()
     announce()
     refuse_what_is_not_possible()
+    watch()
 
 
 onsuccess:
+    WATCHING.close()
     show_tables()
 
 
 onerror:
+    WATCHING.close()
+    WHEN_INCOMPLETE.close()
     say_why()

@@ -98,7 +98,7 @@ def test_the_summary_counts_every_status_of_every_mode(failed):
 
 def test_the_terminal_has_a_line_per_failure_with_its_reason_and_its_log(failed):
     _, printed = failed
-    shown = printed[printed.index("accuracy on cpu") :]
+    shown = printed[printed.rindex("accuracy on cpu") :]
     for cell in FAILED:
         _, status, stage, cause = ENDINGS[cell]
         (line,) = (" ".join(line.split()) for line in shown.splitlines() if f" {cell} " in line)

@@ -167,6 +167,7 @@ def refuse_what_is_not_possible():
     if workflow.touch or not any(job.rule.name == "measure" for job in workflow.dag.needrun_jobs()):
         return
     threads = min(workflow.cores or 1, preflight.THREADS) if workflow.local_exec else preflight.THREADS
+    print(f"asking {SETTINGS.device} whether it can do that; {PREFLIGHT_LOG} has what it prints", file=sys.stderr)
     preflight.request(SETTINGS, BUILD, typed_models(), threads, ANSWER, REQUEST)
     if workflow.local_exec:
         preflight.ask_here(REQUEST, Path(PREFLIGHT_LOG))

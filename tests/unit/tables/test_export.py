@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import yaml
 
+import merged
 from timmgate.core.spec import Mode
 from timmgate.tables import baseline, export, gate, parquet
 
@@ -37,7 +38,7 @@ def exported(tmp_path):
     def write(*modes, cells=None):
         cells = cells or [cell(mode, model, status) for mode in modes for model, status in STATUSES.items()]
         chosen = {mode: MODES[mode] for mode in modes}
-        for name, contents in export.files(parquet.table(cells, parquet.SCHEMAS["cells"]), chosen, "cpu").items():
+        for name, contents in export.files(merged.cells(cells), chosen, "cpu").items():
             write = parquet.write_json_lines if isinstance(contents, list) else parquet.write_csv
             write(contents, tmp_path / name)
         return {path.name: path for path in tmp_path.iterdir()}
@@ -185,7 +186,7 @@ def test_a_gate_with_the_exported_file_as_baseline_is_as_expected(accuracy_csv):
     rows = [cell("inference", model, status) for model, status in STATUSES.items() if model != "lost"]
     expected = baseline.read(accuracy_csv, "float32")
     del expected["lost"]
-    judged = gate.judge(parquet.table(rows, parquet.SCHEMAS["cells"]), {"inference": expected}, ["accuracy"])
+    judged = gate.judge(merged.cells(rows), {"inference": expected}, ["accuracy"])
     assert set(judged["class"].to_pylist()) == {"pass", "expected_failure"}
 
 

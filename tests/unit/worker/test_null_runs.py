@@ -132,8 +132,8 @@ def test_healthy_variants_of_eager_pass(cases, precision, training):
 def test_the_families_are_those_that_apply(cases, precision, training):
     case = cases(precision, training)
     families = {null.family for null in case.nulls}
-    expected = {"eager", "outputs", "memory_format", "threads", "library"}
-    expected |= {"operands"} if precision == "float32" else set()
+    expected = {"eager", "outputs", "memory_format", "library"}
+    expected |= {"operands", "sums"} if precision == "float32" else set()
     expected |= set() if training else {"halves", "folded"}  # with norms in training, samples depend on each other
     assert families == expected | ({"kinks"} if training and precision == "float32" else set())
 
@@ -418,3 +418,22 @@ def test_an_element_that_rounding_takes_over_the_kink_of_a_relu_is_no_fault():
     assert [case.judge_variant(Kink(side)).strict for side in (False, True)] == ["pass", "pass"]
     case.nulls = [null for null in case.nulls if null.family in ("eager", "memory_format")]
     assert "fail" in [case.judge_variant(Kink(side)).strict for side in (False, True)], "smooth changes do not show it"
+
+
+def test_sums_in_order_change_the_gradients_of_biases_by_rounding_alone():
+    model, images = (
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.Flatten(), nn.Linear(4 * 36, 5)),
+        torch.randn(64, 3, 8, 8),
+    )
+
+    def gradients(model: nn.Module, images: Tensor) -> list[Leaf]:
+        model.zero_grad()
+        model(images).square().mean().backward()
+        return [Leaf(name, "gradient", weight.grad.clone()) for name, weight in model.named_parameters()]
+
+    before = {leaf.name: leaf.value for leaf in gradients(copy.deepcopy(model), images)}
+    ((_, after),) = null_runs(gradients, model, images, torch.float32, SEED, ["sums"])
+    for leaf in after:
+        torch.testing.assert_close(leaf.value, before[leaf.name])
+    changed = {leaf.name for leaf in after if not torch.equal(leaf.value, before[leaf.name])}
+    assert changed and changed <= {"0.bias", "3.bias"}

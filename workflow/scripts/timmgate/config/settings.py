@@ -17,6 +17,7 @@ from jsonschema.exceptions import ValidationError
 from timmgate.core.checks import CHECKS
 from timmgate.core.described import json_schemas
 from timmgate.core.errors import ConfigError, did_you_mean
+from timmgate.core.faults import PLACES
 from timmgate.core.run_options import RunOptions
 from timmgate.core.schemas import FAILED
 from timmgate.core.spec import Mode, Traits
@@ -58,6 +59,7 @@ class Settings:
     run: RunOptions
     thresholds: Thresholds
     retry: tuple[str, ...]
+    fault_places: tuple[str, ...]
     baseline: str | None
     quarantine: str | None
     history_path: str | None
@@ -86,6 +88,7 @@ def load(config: dict[str, Any]) -> Settings:
         run=RunOptions(**{name: values[name] for name in json_schemas(RunOptions)}),
         thresholds=Thresholds(**{name: values[name] for name in json_schemas(Thresholds)}),
         retry=tuple(values["retry"]),
+        fault_places=tuple(values["fault_places"]),
         baseline=values["baseline"],
         quarantine=values["quarantine"],
         history_path=values["history_path"],
@@ -113,6 +116,7 @@ def schema(name: str) -> dict[str, Any]:
         return rules
     rules["properties"] |= json_schemas(RunOptions) | json_schemas(Thresholds)
     rules["properties"]["retry"]["items"] = {"enum": ["failed", *FAILED]}
+    rules["properties"]["fault_places"]["items"] = {"enum": list(PLACES)}
     rules["properties"]["checks"]["items"] = {"enum": list(CHECKS)}
     rules["required"] = list(rules["properties"])
     mode = {"type": "object", "additionalProperties": False, "properties": json_schemas(Mode)}

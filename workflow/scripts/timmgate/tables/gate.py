@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from timmgate.core.schemas import SHOWN_STATUS
 from timmgate.tables.baseline import ANY, PASSING, Expectation, Expectations
 from timmgate.tables.merge import requested
 
@@ -54,7 +55,7 @@ def judge(cells: pa.Table, expectations: Expectations, checks: Sequence[str]) ->
     The results come first, and the checks of a cell stand together.
     """
     course = [f"{check}_{name}" for check in checks for name in ("cause", "message")]
-    rows = requested(cells).select(["mode", "model", *checks, *course, "log"]).to_pylist()
+    rows = requested(cells).select(["mode", "model", *map(SHOWN_STATUS.__getitem__, checks), *course, "log"]).to_pylist()
     results = {(row["mode"], row["model"]): row for row in rows}
     expected = {(mode, model): each for mode, models in expectations.items() for model, each in models.items()}
     judged = []
@@ -66,9 +67,9 @@ def judge(cells: pa.Table, expectations: Expectations, checks: Sequence[str]) ->
                     "mode": mode,
                     "model": model,
                     "check_name": check,
-                    "class": classify(expectation, check, result.get(check)),
+                    "class": classify(expectation, check, result.get(SHOWN_STATUS[check])),
                     "expected": expectation and expectation.of(check),
-                    "status": result.get(check),
+                    "status": result.get(SHOWN_STATUS[check]),
                     "flaky": expectation and expectation.flaky,
                     "cause": result.get(f"{check}_cause"),
                     "message": result.get(f"{check}_message"),
@@ -87,7 +88,8 @@ def updated(
     that it was asked for: what has no result there goes, unless it only was not run.
     """
     renewed: dict[str, dict[str, Expectation]] = {}
-    for row in requested(cells).select(["mode", "model", *checks]).to_pylist():
+    statuses = [SHOWN_STATUS[check] for check in checks]
+    for row in requested(cells).select(["mode", "model", *statuses]).rename_columns(["mode", "model", *checks]).to_pylist():
         mode, model = row["mode"], row["model"]
         old = expectations.get(mode, {})
         if mode not in renewed:

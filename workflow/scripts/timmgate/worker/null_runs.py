@@ -29,6 +29,9 @@ KINK_ULPS = 32
 KINK_DRAWS = 2
 """Number of such null runs."""
 
+LARGE_GMACS = 10.0
+"""Multiply-accumulate operations of one run, in 1e9, above which there are fewer null runs: some seconds each on a core."""
+
 FOLDING_ERROR = 1e-9
 """Relative error in float64 up to which folding norms into convolutions has left the model the same."""
 
@@ -52,14 +55,15 @@ def null_runs(
     seed: int,
     families: list[str] | None = None,
     expected: list[Leaf] | None = None,
+    gmacs: float = 0.0,
 ) -> Iterator[tuple[str, list[Leaf]]]:
     """Family and leaves of every null run that applies to the model, one after the other, plain eager first.
 
     `dtype` is what convolutions and matrix products compute in, under autocast its dtype. `families` are names of
-    `FAMILIES`, one of them for each run, by default `default_families`. `expected` are the leaves of `reference`; with
-    them, a float32 run with gradients gets the family `kinks` too. Model and images are left as they are.
+    `FAMILIES`, one of them for each run, by default `default_families` for `gmacs`. `expected` are the leaves of
+    `reference`; with them, a float32 run with gradients gets the family `kinks` too. Model and images are left as they are.
     """
-    for number, family in enumerate(default_families(dtype) if families is None else families):
+    for number, family in enumerate(default_families(dtype, gmacs) if families is None else families):
         generator = torch.Generator(images.device).manual_seed(seed + number)
         subject = Subject(copy.deepcopy(model), images.detach().clone(), dtype, generator)
         if FAMILIES[family](subject):
@@ -103,14 +107,22 @@ def _sum(plus: Any, minus: Any, expected: Any) -> Any:
     return torch.where(torch.isfinite(expected), plus + minus - expected, expected)
 
 
-def default_families(dtype: torch.dtype) -> list[str]:
-    """The families to run, those with random numbers several times.
+def default_families(dtype: torch.dtype, gmacs: float = 0.0) -> list[str]:
+    """The families to run, those with random numbers several times; fewer where a run has much to compute.
 
-    In half precision operands stay: no run has another rounding of the weights than the reference (but `folded`).
+    `gmacs` are multiply-accumulate operations of a run, in 1e9. In half precision operands stay: no run has another rounding
+    of the weights than the reference (but `folded`). Other threads never stood out in calibration, and are slow.
     """
-    if dtype in (torch.float32, torch.float64):
-        return ["eager", *["operands"] * 3, *["outputs"] * 3, "memory_format", "halves", "threads", "library", "folded"]
-    return ["eager", *["outputs"] * 6, "memory_format", "halves", "threads", "library", "folded"]
+    is_half, is_large = dtype.itemsize < 4, gmacs > LARGE_GMACS
+    if is_large:
+        return [
+            "eager",
+            *(["outputs"] * 4 if is_half else ["operands", "operands", "outputs", "outputs"]),
+            "memory_format",
+            "sums",
+        ]
+    random = ["outputs"] * 6 if is_half else [*["operands"] * 3, *["outputs"] * 3]
+    return ["eager", *random, "memory_format", "halves", "sums", "library", "folded"]
 
 
 def reference(run: Run, model: nn.Module, images: Tensor, dtype: torch.dtype) -> list[Leaf]:
@@ -255,6 +267,48 @@ def library(subject: Subject) -> bool:
     return subject.settings is not None
 
 
+def sums(subject: Subject) -> bool:
+    """In training, gradients of biases summed over samples and positions one after the other. float32 only.
+
+    Eager sums in pairs, with an error that hardly grows with their number. Compilers write loops.
+    """
+    if subject.dtype != torch.float32 or not torch.is_grad_enabled():
+        return False
+    subject.settings = SequentialSums()
+    return any(getattr(module, "bias", None) is not None for module in subject.model.modules())
+
+
+class SequentialSums(TorchFunctionMode):
+    """Adds biases outside of convolutions and linear layers, where the sum in their gradients is ours."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        """Call `function`; if it is a layer, without its bias, which is added afterwards."""
+        kwargs = dict(kwargs or {})
+        if function not in RoundedWeights.LAYERS:
+            return function(*args, **kwargs)
+        bias = args[2] if len(args) > 2 else kwargs.pop("bias", None)
+        output = function(*args[:2], None, *args[3:], **kwargs)
+        if bias is None:
+            return output
+        return _AddBias.apply(output, bias, -1 if function is nn.functional.linear else 1)
+
+
+class _AddBias(torch.autograd.Function):
+    """output + bias along an axis; the gradient of the bias is a product with ones, which sums in order."""
+
+    @staticmethod
+    def forward(context: Any, output: Tensor, bias: Tensor, axis: int) -> Tensor:
+        context.axis = axis
+        shape = [1] * output.ndim
+        shape[axis] = len(bias)
+        return output + bias.reshape(shape)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        rows = gradient.movedim(context.axis, -1).flatten(0, -2)
+        return gradient, rows.new_ones(1, len(rows)).mm(rows)[0], None
+
+
 def folded(subject: Subject) -> bool:
     """Norms folded into the convolutions before them, in the dtype of the weights, where the norm is fixed."""
     model, images = subject.model, subject.images
@@ -320,6 +374,6 @@ def _fold(model: nn.Module, pairs: list[tuple[str, str]]) -> None:
 
 
 FAMILIES: dict[str, Callable[[Subject], bool]] = {
-    family.__name__: family for family in (eager, operands, outputs, memory_format, halves, threads, library, folded)
+    family.__name__: family for family in (eager, operands, outputs, memory_format, halves, sums, threads, library, folded)
 }
 """The families by name. Each changes the subject and says whether it applies to it."""
