@@ -20,7 +20,7 @@ from timmgate.core.errors import ConfigError
 from timmgate.core.spec import SEEDED_WEIGHTS
 from timmgate.supervisor import preflight
 from timmgate.system.process_tree import RUN
-from timmgate.tables import baseline, outcome
+from timmgate.tables import baseline, outcome, quarantine
 
 os.environ[RUN] = str(os.getpid())  # what jobs that we start here die with
 
@@ -85,6 +85,22 @@ def all_expectations():
     """What the baseline expects; no rule's input, so that one that the workflow wrote is not made anew before it is compared with."""
     try:
         return baseline.load(SETTINGS, SUITE, Path(workflow.basedir, "config", "expected"))
+    except ConfigError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def measured_baseline():
+    """The measured tables that the gate compares with; None without."""
+    try:
+        return baseline.measured(SETTINGS)
+    except ConfigError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def quarantined():
+    """The entries of the quarantine."""
+    try:
+        return quarantine.load(Path(SETTINGS.quarantine), SETTINGS.catalogue) if SETTINGS.quarantine else []
     except ConfigError as error:
         raise WorkflowError(str(error)) from None
 

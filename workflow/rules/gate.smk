@@ -13,6 +13,11 @@ rule gate:
     params:
         checks=list(SETTINGS.checks),
         expectations=lambda wildcards: expectations(),
+        measured=lambda wildcards: measured_baseline(),
+        quarantine=lambda wildcards: quarantined(),
+        thresholds=asdict(SETTINGS.thresholds),
+        models={mode: list(MODELS) for mode in SETTINGS.modes},
+        place=SETTINGS.baseline or "config/expected",
         outcome=OUTCOME,
         table=f"results/{SETTINGS.device}/gate.tsv",
     script:

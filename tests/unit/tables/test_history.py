@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import merged
 from timmgate.config import history_path
 from timmgate.core.errors import ConfigError
 from timmgate.core.spec import PROTOCOL
-from timmgate.tables import history, parquet, trends
+from timmgate.tables import history, trends
 
 FIRST = datetime(2026, 11, 29, 2, tzinfo=timezone.utc)
 ABOUT = {"device": "cpu", "build": "default", "mode": "inference", "suite": "tiny", "device_name": "a fake"}
@@ -28,7 +29,7 @@ def cell(model, number, **columns):
 
 
 def table(*cells):
-    return parquet.table(list(cells), parquet.SCHEMAS["cells"])
+    return merged.cells(list(cells))
 
 
 def entries(root):

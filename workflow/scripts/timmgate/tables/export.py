@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,7 +18,7 @@ SUITE = "timm_models"
 """What benchmarks/dynamo calls the suite of all timm models."""
 
 
-File = pa.Table | list[dict[str, Any]]
+File: TypeAlias = pa.Table | list[dict[str, Any]]
 """The rows of a CSV, or the lines of a file of JSON."""
 
 

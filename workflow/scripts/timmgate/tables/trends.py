@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from timmgate.core.checks import CHECKS
 from timmgate.core.described import columns
-from timmgate.core.schemas import PASSED
+from timmgate.core.schemas import PASSED, SHOWN_STATUS
 from timmgate.tables import changes, history, parquet
 from timmgate.tables.changes import Change
 from timmgate.tables.figures import EAGER, FIGURES, Figure, comparable
@@ -124,7 +124,7 @@ class Measurements:
 
 READ = (
     *("run", *KEY, "suite", *VERSIONS, EAGER.column, *(figure.column for figure in FIGURES)),
-    *dict.fromkeys(name for check in CHECKS for name in (check, f"{check}_started_at", *comparable(check))),
+    *dict.fromkeys(name for check in CHECKS for name in (SHOWN_STATUS[check], f"{check}_started_at", *comparable(check))),
 )
 """Columns of a history that `changed` needs."""
 
@@ -138,7 +138,7 @@ def changed(entries: pa.Table, runs: int) -> pa.Table:
     found: list[Row] = []
     for check in CHECKS:
         measurements = Measurements(entries, check)
-        found += _settled(measurements, check, runs)
+        found += _settled(measurements, SHOWN_STATUS[check], runs)
         if check == "performance":
             for figure in FIGURES:
                 if figure.threshold is None:
@@ -190,7 +190,7 @@ def _settled(measurements: Measurements, column: str, runs: int, figure: Figure 
             **_between(measurements, rows[series], Change(int(last) - width, int(last) + 1 - width, 0.0)),
             "finding": "count" if figure else "status",
             "class": _class_of_count(figure, before, after) if figure else _class_of_status(before, after),
-            "figure": column,
+            "figure": column if figure else measurements.check,
             "before": str(before),
             "after": str(after),
         }
