@@ -1,6 +1,6 @@
 """Cells against measured tables: which figures moved, what cannot be compared, and what a quarantine covers."""
 
-from datetime import date
+from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,7 +14,7 @@ from timmgate.config import settings
 from timmgate.core.errors import ConfigError
 from timmgate.core.thresholds import Thresholds
 from timmgate.report import ci
-from timmgate.tables import baseline, gate, quarantine
+from timmgate.tables import baseline, deviations, gate, history, quarantine
 from timmgate.tables.baseline import Measured
 from timmgate.tables.outcome import Outcome
 
@@ -115,6 +115,43 @@ def test_statuses_of_the_baseline_are_what_is_expected(judged):
     before = [cell("a", accuracy="fail_accuracy"), cell("b"), cell("gone")]
     now = [cell("a", accuracy="fail_accuracy"), cell("b", performance="OOM"), cell("new")]
     assert judged(now, before) == {("a", "expected_failure"), ("b", "new_failure"), ("new", "not_comparable")}
+
+
+def night(number):
+    return datetime(2026, 11, 1, 2, tzinfo=timezone.utc) + timedelta(days=number)
+
+
+def of_night(number, **columns):
+    started = {
+        f"{check}_{name}": value for check in BOTH for name, value in (("started_at", night(number)), ("identity", "i"))
+    }
+    return cell("a", **started, **columns)
+
+
+def test_of_a_history_the_last_comparable_measurements_but_this_one_are_the_baseline(tmp_path):
+    for number, ms in enumerate([99.0, *[10.0] * 5, 10.4, *[9.8] * 4, 11.0]):
+        history.record(merged.cells([of_night(number, compiled_ms=ms)]), tmp_path, night(number))
+    now = merged.cells([of_night(11, compiled_ms=11.0)])
+    before = deviations.load(Measured("history", str(tmp_path)), now)
+    assert len(before.rows["inference", "a"]) == 11
+    (row,) = deviations.deviations(now.to_pylist(), before, Thresholds())
+    assert (row["class"], row["message"]) == ("slower", "compiled_ms 11, +10.0% against the baseline")
+    run = sorted(path.stem for path in tmp_path.rglob("*.parquet"))[0]
+    (row,) = deviations.deviations(
+        now.to_pylist(), deviations.load(Measured("history", str(tmp_path), run), now), Thresholds()
+    )
+    assert row["class"] == "faster"
+
+
+def test_a_measurement_in_another_way_in_between_is_not_the_baseline(tmp_path):
+    for number, batch in enumerate([32, 64]):
+        columns = {"performance_batch_size": batch, "compiled_ms": 10.0 * batch / 32}
+        history.record(merged.cells([of_night(number, **columns)]), tmp_path, night(number))
+    now = merged.cells([of_night(5)])
+    assert (
+        list(deviations.deviations(now.to_pylist(), deviations.load(Measured("history", str(tmp_path)), now), Thresholds()))
+        == []
+    )
 
 
 # Which tables a baseline names.
