@@ -126,6 +126,11 @@ def screened(values: np.ndarray, deviation: np.ndarray, runs: int) -> np.ndarray
     return np.flatnonzero(conspicuous & (counts[-1] >= 2 * SUCCESSIVE))
 
 
+def needed(runs: int) -> int:
+    """How many of the last values it takes to find what changed among the last `runs`."""
+    return DRIFT_RUNS * runs + max(DRIFT_SPANS)
+
+
 def find(values: np.ndarray, runs: int) -> Iterator[tuple[int, Change]]:
     """The steps among the last `runs` values of the series, and the drifts that ended not long before, with their series.
 

@@ -74,10 +74,10 @@ Row = dict[str, Any]
 class Measurements:
     """The measurements of one check in a history, as time series: comparable ones of one cell, in the order of their starts.
 
-    `entries` are its rows. `series` is how many series there are.
+    `entries` are its rows, of which each series has the `latest`. `series` is how many series there are.
     """
 
-    def __init__(self, entries: pa.Table, check: str):
+    def __init__(self, entries: pa.Table, check: str, latest: int):
         self.entries, self.check = entries, check
         measured = np.flatnonzero(np.asarray(pc.is_valid(entries[f"{check}_started_at"])))
         codes = _codes([entries[name] for name in (*KEY, *comparable(check))])[measured]
@@ -85,8 +85,10 @@ class Measurements:
         order = np.argsort(codes, kind="stable")
         if ((np.diff(starts[order]) < 0) & (np.diff(codes[order]) == 0)).any():  # runs were not added as they were measured
             order = np.lexsort((starts, codes))
-        self._order, self._codes = measured[order], codes[order]
-        self.series = int(codes.max(initial=-1)) + 1
+        order, codes = measured[order], codes[order]
+        ends = np.cumsum(np.bincount(codes))
+        is_late = np.arange(len(codes)) >= ends[codes] - latest
+        self._order, self._codes, self.series = order[is_late], codes[is_late], len(ends)
 
     @cached_property
     def suites(self) -> np.ndarray:
@@ -137,7 +139,7 @@ def changed(entries: pa.Table, runs: int) -> pa.Table:
     entries = entries.unify_dictionaries()
     found: list[Row] = []
     for check in CHECKS:
-        measurements = Measurements(entries, check)
+        measurements = Measurements(entries, check, changes.needed(runs))
         found += _settled(measurements, SHOWN_STATUS[check], runs)
         if check == "performance":
             for figure in FIGURES:
