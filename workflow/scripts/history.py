@@ -3,19 +3,17 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pyarrow.compute as pc
 from rich.console import Console
 
 from timmgate.report import history as terminal
-from timmgate.tables import history, parquet, trends
+from timmgate.tables import parquet, trends
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
     params = snakemake.params
-    entries = history.read(Path(params.history), trends.READ, pc.field("device") == params.device)
-    found = trends.changed(entries, params.runs)
+    found, extent = trends.changed(Path(params.history), params.device, params.runs)
     parquet.write_tsv(found, Path(params.table))
-    terminal.show(found.to_pylist(), trends.extent(entries, params.runs), Console())
+    terminal.show(found.to_pylist(), extent, Console())
     Path(snakemake.log[0]).write_text(f"{len(found)} changes. See {params.table}\n", encoding="utf-8")

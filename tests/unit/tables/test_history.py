@@ -43,7 +43,7 @@ def nights(tmp_path):
     def tell(cells_of, number, runs=30):
         for each in range(number):
             history.record(table(*cells_of(each)), tmp_path, night(each) + timedelta(hours=3))
-        return trends.changed(history.read(tmp_path, trends.READ), runs).to_pylist()
+        return trends.changed(tmp_path, "cpu", runs)[0].to_pylist()
 
     return tell
 
@@ -190,5 +190,5 @@ def test_a_look_at_one_model_says_nothing_of_its_suite(nights):
 def test_runs_may_be_added_later_than_they_were_measured(tmp_path):
     for number in (2, 3, 4, 5, 6, 7, 0, 1):
         history.record(table(cell("a", number, compiled_ms=10.0 if number < 4 else 12.0)), tmp_path, night(10 + number))
-    (told,) = trends.changed(history.read(tmp_path, trends.READ), 30).to_pylist()
+    (told,) = trends.changed(tmp_path, "cpu", 30)[0].to_pylist()
     assert told["since"] == night(4)

@@ -7,7 +7,7 @@ changed. Figures of different protocols mean different things, so each protocol 
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -75,9 +75,14 @@ def start(entries: pa.Table) -> pa.ChunkedArray:
     return pc.coalesce(*(entries[f"{check}_started_at"] for check in reversed(CHECKS)))
 
 
-def read(root: Path, columns: Sequence[str], where: pc.Expression | None = None) -> pa.Table:
-    """These columns of the entries of today's protocol; texts, of which few different ones come again, as dictionaries."""
-    files = [str(file) for file in history_path.files(root)]
+def read(
+    root: Path, columns: Sequence[str], where: pc.Expression | None = None, runs: Collection[str] | None = None
+) -> pa.Table:
+    """These columns of the entries of today's protocol, of all runs or of some, those that were added first before others.
+
+    Texts, of which few different ones come again, are read as dictionaries.
+    """
+    files = [str(file) for file in history_path.files(root) if runs is None or file.stem in runs]
     texts = {field.name for field in SCHEMA if pa.types.is_string(field.type)}
     kinds = {field.name: pa.dictionary(pa.int32(), pa.string()) if field.name in texts else field.type for field in SCHEMA}
     form = ds.ParquetFileFormat(dictionary_columns=texts)

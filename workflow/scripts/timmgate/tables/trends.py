@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -125,18 +126,18 @@ class Measurements:
 
 
 READ = (
-    *("run", *KEY, "suite", *VERSIONS, EAGER.column, *(figure.column for figure in FIGURES)),
+    *("run", *KEY, "suite", EAGER.column, *(figure.column for figure in FIGURES)),
     *dict.fromkeys(name for check in CHECKS for name in (SHOWN_STATUS[check], f"{check}_started_at", *comparable(check))),
 )
-"""Columns of a history that `changed` needs."""
+"""Columns of a history that it takes to find what changed."""
 
 
-def changed(entries: pa.Table, runs: int) -> pa.Table:
+def changed(root: Path, device: str, runs: int) -> tuple[pa.Table, str]:
     """What changed in the last `runs` measurements of each series, in the schema `SCHEMA`: suites first, then the latest.
 
-    `entries` are those of one device, with at least the columns `READ`.
+    Also in words what the history has. Only changes on this device are told.
     """
-    entries = entries.unify_dictionaries()
+    entries = history.read(root, READ).unify_dictionaries()
     found: list[Row] = []
     for check in CHECKS:
         measurements = Measurements(entries, check, changes.needed(runs))
@@ -149,18 +150,23 @@ def changed(entries: pa.Table, runs: int) -> pa.Table:
                     found += _cells(measurements, figure, runs)
                     found += _suites(measurements, figure, runs)
             found += _suites(measurements, EAGER, runs)
-    found = _described(found, entries)
+    found = [row for row in _described(found, entries, root) if row["device"] == device]
     found.sort(key=lambda row: (row["model"] is not None, -row["since"].timestamp(), -abs(row.get("change") or math.inf)))
-    return parquet.table(found, SCHEMA)
+    return parquet.table(found, SCHEMA), extent(entries, runs)
 
 
-def _described(found: list[Row], entries: pa.Table) -> list[Row]:
-    """Each finding with what is known of the two rows that `_between` names."""
+def _described(found: list[Row], entries: pa.Table, root: Path) -> list[Row]:
+    """Each finding with what is known of the two rows of `entries` that `_between` names.
+
+    Of versions, which take longer to read than all else, only those of the runs in question are read.
+    """
     names = [*KEY, "device_name", "suite", "run", *VERSIONS, *(f"{check}_started_at" for check in CHECKS)]
-    sides = [
-        entries.select(names).take(pa.array([row[side] for row in found], pa.int64())).to_pylist()
-        for side in ("last", "first")
-    ]
+    numbers = {side: np.array([row[side] for row in found], int) for side in ("last", "first")}
+    runs = _dictionary(entries["run"])
+    concerned = np.unique(np.asarray(runs.indices)[np.concatenate(list(numbers.values()))])
+    rows = np.flatnonzero(np.isin(np.asarray(runs.indices), concerned))
+    about = history.read(root, names, runs=set(runs.dictionary.take(pa.array(concerned)).to_pylist()))  # in the same order
+    sides = [about.take(pa.array(np.searchsorted(rows, each))).to_pylist() for each in numbers.values()]
     return [_of_sides(row, *both) for row, *both in zip(found, *sides, strict=True)]
 
 
