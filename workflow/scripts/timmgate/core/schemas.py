@@ -175,8 +175,10 @@ def row(check: Check) -> tuple[Column, ...]:
     return (*IDENTITY, *of_check(check), *PROVENANCE)
 
 
-OF_CHECKS = tuple(dict.fromkeys(column for check in CHECKS.values() for column in of_check(check)))
-"""The columns of all checks. What several of them measure, such as graph breaks, is there once."""
+_ALL = [column for check in CHECKS.values() for column in of_check(check)]
+
+OF_CHECKS = tuple(reversed(dict.fromkeys(reversed(_ALL))))
+"""The columns of all checks. What several of them measure, such as graph breaks, is there once, with the last of them."""
 
 CELLS = (*IDENTITY, *STATE, *OF_CHECKS, *PROVENANCE)
 
