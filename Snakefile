@@ -14,6 +14,7 @@ include: "workflow/rules/weights.smk"
 include: "workflow/rules/preflight.smk"
 include: "workflow/rules/measure.smk"
 include: "workflow/rules/tables.smk"
+include: "workflow/rules/history.smk"
 include: "workflow/rules/gate.smk"
 include: "workflow/rules/export.smk"
 include: "workflow/rules/power.smk"
@@ -26,6 +27,7 @@ rule all:
         # The rows themselves are targets: a row that was deleted is measured again, although the tables exist.
         unpack(cell_rows),
         tables=tables(),
+        recorded=RECORDED,
     localrule: True
 
 

@@ -61,6 +61,9 @@ class Settings:
     retry: tuple[str, ...]
     fault_places: tuple[str, ...]
     baseline: str | None
+    quarantine: str | None
+    history_path: str | None
+    history_runs: int
 
 
 def load(config: dict[str, Any]) -> Settings:
@@ -87,6 +90,9 @@ def load(config: dict[str, Any]) -> Settings:
         retry=tuple(values["retry"]),
         fault_places=tuple(values["fault_places"]),
         baseline=values["baseline"],
+        quarantine=values["quarantine"],
+        history_path=values["history_path"],
+        history_runs=values["history_runs"],
     )
 
 

@@ -84,6 +84,20 @@ class Check:
         return ANY_FAILURE
 
 
+GRAPH = columns(
+    "graph",
+    [
+        ("graph_breaks", "int64", "", "graph breaks of the model"),
+        ("graph_break_reasons", "list<string>", "", "each of them in words"),
+        ("unique_graphs", "int64", "", "graphs that dynamo captured"),
+        ("ops_captured", "int64", "", "operators in them"),
+        ("fallbacks_to_eager", "int64", "", "frames that dynamo began to capture and left to Python"),
+        ("recompiles", "int64", "", "compilations of code that was compiled before, as for another batch size"),
+        ("cudagraph_skips", "int64", "", "graphs that inductor would not run as CUDA graphs"),
+    ],
+)
+"""What both checks count while the model is compiled; of a cell that has both, the figures of the later one count."""
+
 ACCURACY = Check(
     name="accuracy",
     columns=columns(
@@ -110,7 +124,8 @@ ACCURACY = Check(
             ("null_runs", "int64", "", "number of null runs"),
             ("null_scatter", "float64", "", "largest margin of a null run, judged by the other families: 1 is the limit"),
         ],
-    ),
+    )
+    + GRAPH,
     details="evidence",
     detail_columns=columns(
         "evidence",
@@ -243,17 +258,7 @@ PERFORMANCE = Check(
                 ("compression_ratio", "float64", "", "eager_peak_bytes over compiled_peak_bytes"),
             ],
         ),
-        *columns(
-            "graph",
-            [
-                ("graph_breaks", "int64", "", "graph breaks of the model"),
-                ("graph_break_reasons", "list<string>", "", "each of them in words"),
-                ("unique_graphs", "int64", "", "graphs that dynamo captured"),
-                ("ops_captured", "int64", "", "operators in them"),
-                ("recompiles", "int64", "", "compilations of code that was compiled before, as for another batch size"),
-                ("cudagraph_skips", "int64", "", "graphs that inductor would not run as CUDA graphs"),
-            ],
-        ),
+        *GRAPH,
     ),
     details="samples",
     detail_columns=columns(

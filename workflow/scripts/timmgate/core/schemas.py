@@ -175,7 +175,24 @@ def row(check: Check) -> tuple[Column, ...]:
     return (*IDENTITY, *of_check(check), *PROVENANCE)
 
 
-CELLS = (*IDENTITY, *STATE, *(column for check in CHECKS.values() for column in of_check(check)), *PROVENANCE)
+_ALL = [column for check in CHECKS.values() for column in of_check(check)]
+
+OF_CHECKS = tuple(reversed(dict.fromkeys(reversed(_ALL))))
+"""The columns of all checks. What several of them measure, such as graph breaks, is there once, with the last of them."""
+
+CELLS = (*IDENTITY, *STATE, *OF_CHECKS, *PROVENANCE)
+
+HISTORY = (
+    *columns(
+        "entry",
+        [
+            ("run", "string", "", "run that added the entry; runs sort by their time"),
+            ("recorded_at", "timestamp", "", "when that was"),
+        ],
+    ),
+    *(column for column in CELLS if column.name not in ("protocol", "requested", "stale")),
+)
+"""Columns of an entry of the history. The folder that it lies in says by which protocol it was measured."""
 
 TABLES = {
     "cells": CELLS,

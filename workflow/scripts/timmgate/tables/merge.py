@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from timmgate.core.checks import CHECKS
+from timmgate.core.names import RESERVED
 from timmgate.core.schemas import PASSED
 from timmgate.core.verdict import status_by_rule
 from timmgate.supervisor import journal
@@ -48,9 +49,6 @@ INDEX_SCHEMA = pa.schema(
 
 FILES = (*(f"{check}.parquet" for check in CHECKS), journal.NAME)
 """Files of a cell that the tables are made of."""
-
-RESERVED = ("export", "pairs", "confirm", "power", "calibration")
-"""Folders beside those of the builds."""
 
 TABLES: Key = ("", "", "", "")
 """What the index has the tables themselves under."""

@@ -81,6 +81,7 @@ def run_compiled(
         forward = backends.compile_model(spec, compiled, images)
         reporter.stage("run")
         leaves = run(spec, compiled, images, forward, after_first=first_iteration.stop)
+        reporter.columns(**backends.statistics())
         if not setup.strict:
             return leaves, []
         leaves = [replace(leaf, value=cloned(leaf.value)) for leaf in leaves]  # the next run writes into buffers
