@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -42,7 +43,8 @@ def ask(*models, checks=("accuracy",), **fields):
 
 
 def rows(name="cells"):
-    return pq.read_table(FOLDER / f"{name}.parquet").to_pylist()
+    """Read at once: by its path a file is opened more than once, and may be another in between."""
+    return pq.read_table(pa.BufferReader((FOLDER / f"{name}.parquet").read_bytes())).to_pylist()
 
 
 def times():
