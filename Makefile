@@ -9,7 +9,7 @@ PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --n
 .PHONY: run gate run-gate test test-unit test-slow test-gpu test-slurm lint lock
 
 run: $(BIN)/snakemake
-	$(BIN)/snakemake --cores all --quiet rules reason
+	$(BIN)/snakemake --cores all
 
 # make gate ARGS='--cores 4 --config device=cuda' ends with 0 as expected, 1 a regression, 2 a wrong request or machine.
 # Of itself make ends with 2 whatever a recipe ends with, and with 1 only under --question, where lines with a + run all the

@@ -8,13 +8,17 @@ configfile: f"{workflow.basedir}/config/config.yaml"
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/retry.smk"
+include: "workflow/rules/watch.smk"
 include: "workflow/rules/suite.smk"
 include: "workflow/rules/weights.smk"
 include: "workflow/rules/preflight.smk"
 include: "workflow/rules/measure.smk"
 include: "workflow/rules/tables.smk"
+include: "workflow/rules/history.smk"
 include: "workflow/rules/gate.smk"
 include: "workflow/rules/export.smk"
+include: "workflow/rules/power.smk"
+include: "workflow/rules/calibrate.smk"
 
 
 rule all:
@@ -23,6 +27,7 @@ rule all:
         # The rows themselves are targets: a row that was deleted is measured again, although the tables exist.
         unpack(cell_rows),
         tables=tables(),
+        recorded=RECORDED,
     localrule: True
 
 
@@ -35,11 +40,15 @@ onstart:
     WEIGHTS_RETRIES.save()
     announce()
     refuse_what_is_not_possible()
+    watch()
 
 
 onsuccess:
+    WATCHING.close()
     show_tables()
 
 
 onerror:
+    WATCHING.close()
+    WHEN_INCOMPLETE.close()
     say_why()

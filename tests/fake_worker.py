@@ -32,7 +32,7 @@ from timmgate.system.process_tree import die_with_parent
 
 COMPILING = ("compile", "run", "compile", "run", "compare")
 STAGES = {
-    "accuracy": ("import", "load", "reference", "eager", "eager", *COMPILING),
+    "accuracy": ("import", "load", "reference", "eager", "eager", *COMPILING, "null_runs"),
     "performance": ("import", "load", "eager", *COMPILING, "warmup", "queue", "timing"),
 }
 FOREVER_S = 600

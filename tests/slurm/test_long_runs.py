@@ -32,6 +32,6 @@ def test_cells_can_be_submitted_as_an_array(cluster, new_cluster_project, tmp_pa
     (tmp_path / "profile.yaml").write_text("\n".join([*kept, "slurm-array-jobs: measure"]))
     project = new_cluster_project("array")
     project.executor = ("--profile", tmp_path, *project.executor[2:])
-    assert "Submitted array job" in project.run(modes="inference")
+    assert "Submitted array job" in project.run("--verbose", modes="inference")
     assert list(project.statuses().values()) == ["pass"] * 6
     assert {start["node"] for start in project.worker.starts()} == set(NODES)

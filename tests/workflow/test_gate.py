@@ -116,6 +116,39 @@ def test_with_an_exported_file_as_baseline_everything_is_as_expected(recorded, c
     assert "training" not in summary, "all tables speak of the last request"
 
 
+def test_with_the_tables_of_an_earlier_run_as_baseline_a_new_difference_fails_and_no_other(judged, copy_of, tmp_path):
+    project = copy_of(judged[0], tmp_path)
+    shutil.copytree(tmp_path / "results", tmp_path / "old")
+    project.worker.behaviours["training/test_vit"] = "raise@run"
+    project.file("training/test_vit").unlink()
+    printed = project.run("gate", baseline="old", code=1)
+    assert "new_failure training/test_vit accuracy expected pass, got fail_to_run" in printed
+    assert "The gate failed: 1 new_failure." in printed
+    xml = (project.folder / "results/cpu/gate.xml").read_text()
+    assert xml.count("<failure") == 1
+    (tmp_path / "flaky.tsv").write_text("mode\tmodel\tissue\tuntil\ntraining\ttest_v*\t#7\t2999-01-01\n")
+    printed = project.run("gate", baseline="old", quarantine="flaky.tsv")
+    assert "flaky: new_failure, in quarantine for #7 until 2999-01-01" in printed
+
+
+def test_what_github_shows_is_printed_where_it_runs(judged, copy_of, tmp_path):
+    project = copy_of(judged[0], tmp_path)
+    assert "::error" not in project.run("gate", code=1)
+    project.environment["GITHUB_ACTIONS"] = "true"
+    printed = project.run("gate", code=1)
+    assert f"::error file=config/expected,title=new_failure {WRONG}::new_failure {WRONG} expected pass" in printed
+
+
+def test_a_baseline_of_another_device_is_named_before_anything_is_measured(project):
+    (project.folder / "old" / "cuda").mkdir(parents=True)
+    (project.folder / "old" / "cuda" / "cells.parquet").touch()
+    printed = project.run("gate", code=1, baseline="old")
+    assert "baseline: 'old' has results of the device cuda, and this run is on cpu" in printed
+    assert "no results of a build 'nightly'" in project.run("gate", code=1, baseline="build:nightly")
+    assert "there is no file 'gone.tsv'" in project.run("gate", code=1, quarantine="gone.tsv")
+    assert project.worker.entries() == []
+
+
 def test_a_model_that_is_expected_and_gone_is_missing_and_one_that_was_left_out_is_not(judged, copy_of, tmp_path):
     project = copy_of(judged[0], tmp_path)
     (tmp_path / "mine.csv").write_text("name,accuracy\ntest_vit,fail_accuracy\n\n\ntest_resnet,pass\ntest_gone,pass\n")

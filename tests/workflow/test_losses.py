@@ -94,12 +94,13 @@ def test_after_a_power_failure_a_plain_run_completes_the_work(workers_live, two)
 
 
 def test_a_cell_that_takes_too_much_memory_is_out_of_memory(two):
-    two.worker.behaviours = {"test_vit": "allocate:4000@compile hang@compile", "test_resnet": "allocate:300@compile"}
+    much, little = "allocate:4000@compile hang@compile", "allocate:300@compile tick:2@compile"
+    two.worker.behaviours = {"test_vit": much, "test_resnet": little}
     two.run(memory=1)
     assert outcomes(two) == {"test_vit": ("OOM", "limit of 1 GB", 1), "test_resnet": ("pass", None, 1)}
     rows = {row["model"]: row for row in two.table()}
     assert 1e9 < rows["test_vit"]["accuracy_peak_rss_bytes"] < 2.5e9
-    assert 0.25e9 < rows["test_resnet"]["accuracy_peak_rss_bytes"] < 0.6e9
+    assert 0.2e9 < rows["test_resnet"]["accuracy_peak_rss_bytes"] < 0.6e9
     assert two.planned(memory=2) == set(), "a limit is policy"
 
 

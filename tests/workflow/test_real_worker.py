@@ -79,6 +79,9 @@ def inductor_cells(workflow):
 def test_inductor_passes_in_every_default_mode(inductor_cells):
     assert len(inductor_cells) == 4
     assert set(statuses(inductor_cells).values()) == {("pass", None)}
+    assert {cell["strict"] for cell in inductor_cells} == {"pass"} and {cell["passed_by"] for cell in inductor_cells} == {
+        "strict"
+    }
 
 
 def test_inductor_leaves_a_trace_in_the_last_bits(inductor_cells):
@@ -192,7 +195,48 @@ def test_bugs_injected_into_inductor_are_caught(workflow, tmp_path):
     modes = "modes=bug-accuracy,bug-compile,bug-run"
     cells = workflow(modes, "models=test_resnet", "threads=2", "checks=accuracy", configfile=configfile)
     assert {cell["mode"]: (cell["accuracy"], cell["accuracy_stage"]) for cell in cells} == {
-        "bug-accuracy": ("fail_accuracy", "compare"),
+        "bug-accuracy": ("fail_accuracy", "null_runs"),
         "bug-compile": ("fail_to_run", "compile"),
         "bug-run": ("fail_to_run", "run"),
     }
+
+
+PROCESS_FAULTS = {
+    "raise-compile": ("fail_to_run", "compile"),
+    "raise-run": ("fail_to_run", "run"),
+    "hang-compile": ("timeout", "compile"),
+    "hang-run": ("timeout", "run"),
+    "exit": ("infra_error", "run"),
+    "kill": ("infra_error", "run"),
+    "segfault": ("fail_to_run", "run"),
+    "exhaust-memory": ("OOM", "run"),
+    "recompile": ("pass", "timing"),
+    "wrong-later-1.1": ("fail_accuracy", "timing"),
+    "pool-infinity": ("not_applicable", "run"),
+}
+"""Faults, the last one without a place in a transformer, with status and last stage of the performance check."""
+
+
+@pytest.mark.slow
+def test_every_way_that_a_compiler_can_end_has_its_status_in_both_checks(workflow, tmp_path):
+    configfile = tmp_path / "faults.yaml"
+    modes = {name: {"backend": f"fault:{name}"} for name in PROCESS_FAULTS}
+    modes["backward"] = {"backend": "fault:raise-backward", "training": True}
+    modes["other-batch"] = {"backend": "fault:wrong-other-batch-1.1", "dynamic": True}
+    configfile.write_text(yaml.safe_dump({"mode_catalogue": modes, "modes": list(modes)}))
+    cells = {
+        cell["mode"]: cell
+        for cell in workflow(
+            "models=test_vit", "batch_size=null", "timeout=60", "attempts=1", "memory=3", configfile=configfile
+        )
+    }
+    assert {
+        name: (cells[name]["performance"], cells[name]["performance_stage"]) for name in PROCESS_FAULTS
+    } == PROCESS_FAULTS
+    assert {name: cells[name]["accuracy_by_rule"] for name in PROCESS_FAULTS} == {
+        name: status for name, (status, _) in PROCESS_FAULTS.items()
+    }
+    assert cells["backward"]["accuracy"] == cells["backward"]["performance"] == "fail_to_run"
+    assert cells["recompile"]["recompiles"] > 0
+    assert cells["other-batch"]["accuracy_by_rule"] == "pass", "one batch size, which is right"
+    assert cells["other-batch"]["performance"] == "fail_accuracy" and not cells["other-batch"]["counted"]

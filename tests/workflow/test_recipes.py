@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
+from timmgate.core.spec import PROTOCOL
 
 BLOCKS = re.findall(r"^```\n(.*?)^```$", (ROOT / "README.md").read_text(), flags=re.DOTALL | re.MULTILINE)
 RECIPES = [block.splitlines() for block in BLOCKS if re.search(r"^snakemake ", block, flags=re.MULTILINE)]
@@ -27,6 +28,9 @@ def folder(project) -> Path:
     """The project's folder, with what the recipes name."""
     (project.folder / "profiles").symlink_to(ROOT / "profiles")
     (project.folder / "mine.yaml").write_text("modes: [inference]\n")
+    for file in ("earlier/results/cpu/cells.parquet", f"history/protocol={PROTOCOL}/month=2026-11/a.parquet"):
+        (project.folder / file).parent.mkdir(parents=True)
+        (project.folder / file).touch()
     return project.folder
 
 

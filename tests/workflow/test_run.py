@@ -21,6 +21,7 @@ TABLES = {
     "failures.tsv",
     "summary.tsv",
     ".index.parquet",
+    ".request.json",
 }
 
 
@@ -114,9 +115,9 @@ def test_the_terminal_shows_a_line_per_mode_for_each_check(default):
     assert printed.rindex("accuracy on cpu") < printed.rindex("performance on cpu")
     for mode in MODES:
         lines = [line.split("│") for line in printed.splitlines() if line.startswith(f"│ {mode} ")]
-        accuracy, performance, costs = ([word.strip() for word in line[2:-1]] for line in lines)
-        assert accuracy == ["2", "2"]
-        assert performance == ["2", "2", "2.00, 2 of 2", "2.00, 2 of 2", "2/0/0/0"]
+        accuracy, performance, speedups, costs = ([word.strip() for word in line[2:-1]] for line in lines)
+        assert accuracy == performance == ["2", "2"]
+        assert speedups == ["2.00, 2 of 2", "2.00, 2 of 2", "2/0/0/0"]
         assert costs == ["20.0", "1.0", "1.50", "0"]
 
 

@@ -13,14 +13,14 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, f"{workflow.basedir}/workflow/scripts")
 
-from timmgate.config import builds, cells, memory_estimate, settings, shards, suites
+from timmgate.config import builds, cells, history_path, memory_estimate, settings, shards, suites
 from timmgate.core import files
 from timmgate.core.checks import CHECKS
 from timmgate.core.errors import ConfigError
 from timmgate.core.spec import SEEDED_WEIGHTS
 from timmgate.supervisor import preflight
 from timmgate.system.process_tree import RUN
-from timmgate.tables import baseline, outcome
+from timmgate.tables import baseline, outcome, quarantine
 
 os.environ[RUN] = str(os.getpid())  # what jobs that we start here die with
 
@@ -30,6 +30,8 @@ try:
     SUITE = suites.read(SETTINGS.suite)
     MODELS = suites.select(SUITE, SETTINGS.models, SETTINGS.exclude)
     MODELS = shards.select(MODELS, SUITE.cost, SETTINGS.shard)
+    if SETTINGS.history_path:
+        history_path.refuse(Path(SETTINGS.history_path))
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
@@ -87,6 +89,22 @@ def all_expectations():
         raise WorkflowError(str(error)) from None
 
 
+def measured_baseline():
+    """The measured tables that the gate compares with; None without."""
+    try:
+        return baseline.measured(SETTINGS)
+    except ConfigError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def quarantined():
+    """The entries of the quarantine."""
+    try:
+        return quarantine.load(Path(SETTINGS.quarantine), SETTINGS.catalogue) if SETTINGS.quarantine else []
+    except ConfigError as error:
+        raise WorkflowError(str(error)) from None
+
+
 def expectations():
     """What the baseline expects of this run."""
     return baseline.asked_for(all_expectations(), SETTINGS, SUITE, MODELS)
@@ -97,6 +115,14 @@ def measured_expectations():
     if "accuracy" not in SETTINGS.checks:
         raise WorkflowError(f"update_expected writes statuses of accuracy, but checks is {', '.join(SETTINGS.checks)}")
     return expectations()
+
+
+def asked_history():
+    """The folder of the history. Raises WorkflowError where it cannot be asked what changed."""
+    try:
+        return str(history_path.to_ask(SETTINGS.history_path))
+    except ConfigError as error:
+        raise WorkflowError(str(error)) from None
 
 
 def runtime_min(timeouts):
@@ -157,6 +183,7 @@ def refuse_what_is_not_possible():
     if workflow.touch or not any(job.rule.name == "measure" for job in workflow.dag.needrun_jobs()):
         return
     threads = min(workflow.cores or 1, preflight.THREADS) if workflow.local_exec else preflight.THREADS
+    print(f"asking {SETTINGS.device} whether it can do that; {PREFLIGHT_LOG} has what it prints", file=sys.stderr)
     preflight.request(SETTINGS, BUILD, typed_models(), threads, ANSWER, REQUEST)
     if workflow.local_exec:
         preflight.ask_here(REQUEST, Path(PREFLIGHT_LOG))

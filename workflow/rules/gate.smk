@@ -2,6 +2,7 @@ rule gate:
     input:
         unpack(cell_rows),  # one that was deleted is measured again first
         tables(),  # all of them speak of the same request then
+        RECORDED,
         cells=f"results/{SETTINGS.device}/cells.parquet",
     # The table is not an output: Snakemake removes those of a job that fails, and this one fails when it has most to say.
     log:
@@ -12,6 +13,11 @@ rule gate:
     params:
         checks=list(SETTINGS.checks),
         expectations=lambda wildcards: expectations(),
+        measured=lambda wildcards: measured_baseline(),
+        quarantine=lambda wildcards: quarantined(),
+        thresholds=asdict(SETTINGS.thresholds),
+        models={mode: list(MODELS) for mode in SETTINGS.modes},
+        place=SETTINGS.baseline or "config/expected",
         outcome=OUTCOME,
         table=f"results/{SETTINGS.device}/gate.tsv",
     script:

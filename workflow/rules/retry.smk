@@ -16,7 +16,7 @@ def request_failed():
         f"{BUILD.label}/{mode}/{model}": {check: cell_file(mode, model, check) for check in SETTINGS.checks}
         for mode, model in CELLS
     }
-    found = retries.request_failed(RETRIES, rows, SETTINGS.retry)
+    found = retries.request_failed(RETRIES, rows, SETTINGS.retry, SETTINGS.run.accuracy_rule)
     for model in {cell.split("/")[2] for cell, wanted_weights in found.items() if wanted_weights}:
         file = Path("weights", SETTINGS.weights, f"{model}.json")
         if file.is_file():

@@ -14,6 +14,7 @@ rule merge:
     params:
         checks=list(SETTINGS.checks),
         facts=FACTS,
+        accuracy_rule=SETTINGS.run.accuracy_rule,
     script:
         "../scripts/merge.py"
 

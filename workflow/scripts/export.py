@@ -14,5 +14,6 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     modes = {name: Mode(**options) for name, options in snakemake.params.modes.items()}
     cells = pq.read_table(snakemake.input.cells)
-    for name, table in export.files(cells, modes, snakemake.params.device).items():
-        parquet.write_csv(table, Path(snakemake.output[0], name))
+    for name, contents in export.files(cells, modes, snakemake.params.device).items():
+        write = parquet.write_json_lines if isinstance(contents, list) else parquet.write_csv
+        write(contents, Path(snakemake.output[0], name))

@@ -1,12 +1,15 @@
 """The merged cells against what is expected of them; exit code 1 if the difference fails the gate."""
 
+import os
 import sys
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 from rich.console import Console
 
+from timmgate.report import ci
 from timmgate.report import gate as terminal
 from timmgate.tables import gate, outcome, parquet
 
@@ -14,11 +17,16 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
-    params = snakemake.params
-    table = gate.judge(pq.read_table(snakemake.input.cells), params.expectations, params.checks)
+    params, cells = snakemake.params, pq.read_table(snakemake.input.cells)
+    found = gate.against(cells, params.checks, params.expectations, params.measured, params.thresholds, params.models)
+    table = gate.table(gate.quarantined(found, params.quarantine, date.today()))
     parquet.write_tsv(table, Path(params.table))
     judged = table.to_pylist()
+    ci.write_junit(judged, Path(params.table).with_suffix(".xml"))
     terminal.show(judged, Console())
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        print(*ci.annotations(judged, params.place), sep="\n")
     Path(snakemake.log[0]).write_text(f"{gate.sentence(judged)} See {params.table}\n", encoding="utf-8")
-    outcome.write(outcome.Outcome(gate.failed(judged)), gate.reasons(judged), Path(params.outcome))
-    sys.exit(gate.failed(judged))
+    ended = gate.outcome(judged)
+    outcome.write(ended, gate.reasons(judged), Path(params.outcome))
+    sys.exit(min(ended, 1))

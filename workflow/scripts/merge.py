@@ -15,6 +15,8 @@ if __name__ == "__main__":
     build, suite = builds.load(Path(snakemake.params.facts)), suites.read(config.suite)
     requested = [Path(path).parts[-5:-1] for path in snakemake.input[config.checks[0]]]
     today = cells.identities(config, build, suite)
-    problems = merge.merge(Path(snakemake.output.cells).parent, requested, config.checks, today)
+    folder = Path(snakemake.output.cells).parent
+    with merge.alone(folder):
+        problems = merge.merge(folder, requested, config.checks, today, config.run.accuracy_rule)
     for (cell, check), problem in problems.items():
         print(f"{'/'.join(cell)} {check}: {problem}", file=sys.stderr)

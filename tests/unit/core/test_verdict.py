@@ -4,7 +4,17 @@ import math
 
 import pytest
 
-from timmgate.core.verdict import LeafErrors, NullRun, Statistic, judge, left_out_margins, majority, multiplier_for
+from timmgate.core.verdict import (
+    LeafErrors,
+    NullRun,
+    Statistic,
+    independent,
+    judge,
+    left_out_margins,
+    majority,
+    multiplier_for,
+    status_by_rule,
+)
 
 
 def errors(
@@ -90,6 +100,13 @@ def test_the_multiplier_grows_with_what_is_compared_and_less_so_with_more_null_r
     assert multiplier_for(6, 9) < multiplier_for(600, 9) < multiplier_for(600, 4)
 
 
+def test_draws_of_a_family_and_copies_of_another_are_not_independent():
+    draws = [NullRun("family 0", errors(value)) for value in (1e-6, 2e-6, 3e-6)]
+    copy, kinks = NullRun("copy", errors(1e-6)), NullRun("kinks", errors(5e-6))
+    assert independent(draws) == independent([*draws, copy]) == independent([*draws, kinks]) == independent([]) == 1
+    assert independent([*draws, copy, NullRun("other", errors(4e-6))]) == 2
+
+
 def test_two_of_three_seeds_decide():
     assert majority(["fail", "pass", "fail"]) == "fail"
     assert majority(["fail", "pass", "pass"]) == "pass"
@@ -99,3 +116,33 @@ def test_two_of_three_seeds_decide():
 def test_nothing_can_be_judged_without_null_runs():
     with pytest.raises(ValueError, match="no null runs"):
         judge(errors(), [])
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "strict", "by_strict", "by_dynamo", "by_both"),
+    [
+        ("pass", "pass", "pass", "pass", "pass"),
+        ("pass", "fail", "fail_accuracy", "pass", "fail_accuracy"),
+        ("fail_accuracy", "pass", "pass", "fail_accuracy", "fail_accuracy"),
+        ("fail_accuracy", "undecided", "fail_accuracy", "fail_accuracy", "fail_accuracy"),
+        ("pass_due_to_skip", "pass", "pass", "pass_due_to_skip", "pass_due_to_skip"),
+        ("pass_due_to_skip", "fail", "fail_accuracy", "pass_due_to_skip", "fail_accuracy"),
+        ("eager_two_runs_differ", "pass", "pass", "eager_two_runs_differ", "eager_two_runs_differ"),
+    ],
+)
+def test_the_rule_that_decides_gives_the_status(accuracy, strict, by_strict, by_dynamo, by_both):
+    decided = "dynamo" if strict == "undecided" else None
+    assert status_by_rule(accuracy, strict, "strict") == (by_strict, decided or "strict")
+    assert status_by_rule(accuracy, strict, "dynamo") == (by_dynamo, "dynamo")
+    assert status_by_rule(accuracy, strict, "both") == (by_both, decided or "both")
+
+
+@pytest.mark.parametrize("rule", ["strict", "dynamo", "both"])
+@pytest.mark.parametrize("accuracy", ["fail_to_run", "timeout", "not_run", "not_applicable", "eager_not_finite", None])
+def test_what_was_not_compared_keeps_its_status_and_no_rule_decided(accuracy, rule):
+    assert status_by_rule(accuracy, None, rule) == (accuracy, None)
+
+
+@pytest.mark.parametrize("rule", ["strict", "both"])
+def test_without_null_runs_the_dynamo_rule_decides(rule):
+    assert status_by_rule("pass", None, rule) == ("pass", "dynamo")

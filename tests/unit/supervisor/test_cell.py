@@ -58,8 +58,8 @@ def verdict(outcome: Outcome) -> tuple[str, str, str | None]:
 
 
 ENDINGS = {
-    "": ("pass", "compare", None),
-    "fail_accuracy": ("fail_accuracy", "compare", "comparison"),
+    "": ("pass", "null_runs", None),
+    "fail_accuracy": ("fail_accuracy", "null_runs", "comparison"),
     "raise@import": ("infra_error", "import", "RuntimeError"),
     "raise@load": ("model_fail_to_load", "load", "RuntimeError"),
     "raise@reference": ("eager_1st_run_fail", "reference", "RuntimeError"),
@@ -86,10 +86,10 @@ ENDINGS = {
     "strange@compile": ("infra_error", "compile", "broken message"),
     "half@run signal:SIGSEGV@run": ("fail_to_run", "run", "SIGSEGV"),
     "half@run _exit:0@run": ("infra_error", "run", "exit code 0"),
-    "signal:SIGSEGV@end": ("pass", "compare", None),
-    "raise@end": ("pass", "compare", None),
-    "exit:4@end fail_accuracy": ("fail_accuracy", "compare", "comparison"),
-    "garbage@load garbage@end": ("pass", "compare", None),
+    "signal:SIGSEGV@end": ("pass", "null_runs", None),
+    "raise@end": ("pass", "null_runs", None),
+    "exit:4@end fail_accuracy": ("fail_accuracy", "null_runs", "comparison"),
+    "garbage@load garbage@end": ("pass", "null_runs", None),
 }
 """What the worker does, and the status, stage and cause that come of it."""
 
@@ -105,7 +105,7 @@ def test_every_ending_has_its_status_stage_and_cause_and_is_a_row(words, measure
 
 def test_a_row_says_how_it_ended_and_where_it_comes_from_although_the_worker_failed(measure):
     row = measure.row(measure("raise@compile"))
-    not_reached = {"accuracy_run_s", "accuracy_compare_s"}
+    not_reached = {"accuracy_run_s", "accuracy_compare_s", "accuracy_null_runs_s"}
     course = {name for name in row if name.startswith("accuracy_")} - not_reached
     provenance = {
         "host",

@@ -7,6 +7,7 @@ import torch
 import yaml
 from rich.console import Console
 
+import merged
 from timmgate.config import settings, suites
 from timmgate.core import schemas
 from timmgate.core.errors import ConfigError
@@ -48,7 +49,7 @@ def suite():
 
 def table(*rows):
     """A table of requested cells."""
-    return parquet.table([{"requested": True, **row} for row in rows], parquet.SCHEMAS["cells"])
+    return merged.cells([{"requested": True, **row} for row in rows])
 
 
 def cells(mode="inference", **statuses):

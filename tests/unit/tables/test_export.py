@@ -1,5 +1,6 @@
 """The files of other tools, read as those tools read them."""
 
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pandas as pd
 import pytest
 import yaml
 
+import merged
 from timmgate.core.spec import Mode
 from timmgate.tables import baseline, export, gate, parquet
 
@@ -36,8 +38,9 @@ def exported(tmp_path):
     def write(*modes, cells=None):
         cells = cells or [cell(mode, model, status) for mode in modes for model, status in STATUSES.items()]
         chosen = {mode: MODES[mode] for mode in modes}
-        for name, table in export.files(parquet.table(cells, parquet.SCHEMAS["cells"]), chosen, "cpu").items():
-            parquet.write_csv(table, tmp_path / name)
+        for name, contents in export.files(merged.cells(cells), chosen, "cpu").items():
+            write = parquet.write_json_lines if isinstance(contents, list) else parquet.write_csv
+            write(contents, tmp_path / name)
         return {path.name: path for path in tmp_path.iterdir()}
 
     return write
@@ -94,7 +97,9 @@ def test_two_modes_of_the_same_kind_both_have_their_names_in_the_file_names():
 def test_every_mode_has_two_files_if_only_accuracy_was_checked(exported):
     assert set(exported("inference", "training-amp")) == {
         "inductor_timm_models_float32_inference_cpu_accuracy.csv",
+        "inductor_timm_models_float32_inference_cpu_accuracy.json",
         "inductor_timm_models_amp_training_cpu_accuracy.csv",
+        "inductor_timm_models_amp_training_cpu_accuracy.json",
         "benchmark-infer-inference-cpu.csv",
         "benchmark-train-training-amp-cpu.csv",
     }
@@ -105,18 +110,24 @@ def test_every_mode_has_two_files_if_only_accuracy_was_checked(exported):
 
 def test_the_accuracy_file_has_the_reference_suites_columns_in_its_order_and_a_line_per_cell(accuracy_csv):
     assert accuracy_csv.read_text().splitlines() == [
-        "dev,name,batch_size,accuracy",
-        "cpu,vit,8,pass",
-        "cpu,resnet,8,fail_accuracy",
-        "cpu,skipped,8,pass_due_to_skip",
-        "cpu,lost,0,not_run",
-        "cpu,huge,0,model_fail_to_load",
+        "dev,name,batch_size,accuracy,calls_captured,unique_graphs,fallbacks_to_eager,graph_breaks,unique_graph_breaks,"
+        "autograd_captures,autograd_compiles,cudagraph_skips,compilation_latency",
+        *(
+            f"{cell},0,0,0,0,0,0,0,0,0.000000"
+            for cell in (
+                "cpu,vit,8,pass",
+                "cpu,resnet,8,fail_accuracy",
+                "cpu,skipped,8,pass_due_to_skip",
+                "cpu,lost,0,not_run",
+                "cpu,huge,0,model_fail_to_load",
+            )
+        ),
     ]
 
 
 def test_a_cell_that_was_not_requested_is_in_no_file(exported):
     files = exported("inference", cells=[cell("inference", "vit", "pass"), cell("inference", "old", "OOM", requested=False)])
-    assert len(files) == 2
+    assert len(files) == 3
     assert not any("old" in path.read_text() for path in files.values())
 
 
@@ -175,7 +186,7 @@ def test_a_gate_with_the_exported_file_as_baseline_is_as_expected(accuracy_csv):
     rows = [cell("inference", model, status) for model, status in STATUSES.items() if model != "lost"]
     expected = baseline.read(accuracy_csv, "float32")
     del expected["lost"]
-    judged = gate.judge(parquet.table(rows, parquet.SCHEMAS["cells"]), {"inference": expected}, ["accuracy"])
+    judged = gate.judge(merged.cells(rows), {"inference": expected}, ["accuracy"])
     assert set(judged["class"].to_pylist()) == {"pass", "expected_failure"}
 
 
@@ -205,6 +216,11 @@ def test_a_model_that_timed_out_before_it_was_loaded_is_left_out_of_timms_file(e
 
 TIMED = {
     "performance": "pass",
+    "counted": True,
+    "device_name": "a processor",
+    "torch": "2.14.1",
+    "torch_revision": "abc",
+    "fallbacks_to_eager": 1,
     "batch_size": 32,
     "speedup": 1.5,
     "compiled_ms": 20.0,
@@ -234,10 +250,79 @@ def both(exported):
 def test_the_performance_file_has_the_reference_suites_columns_in_its_order_and_units_and_zeros_for_what_failed(both):
     assert both["inductor_timm_models_float32_inference_cpu_performance.csv"].read_text().splitlines() == [
         "dev,name,batch_size,speedup,abs_latency,compilation_latency,compression_ratio,eager_peak_mem,dynamo_peak_mem,"
-        "calls_captured,unique_graphs,graph_breaks,unique_graph_breaks,autograd_captures,autograd_compiles,cudagraph_skips",
-        "cpu,vit,32,1.5,20.0,30.5,1.25,2.5,2.0,100,3,3,2,0,0,0",
-        "cpu,resnet,0,0.0,0.0,0.0,0.0,0.0,0.0,0,0,0,0,0,0,0",
+        "calls_captured,unique_graphs,fallbacks_to_eager,graph_breaks,unique_graph_breaks,autograd_captures,"
+        "autograd_compiles,cudagraph_skips",
+        "cpu,vit,32,1.500000,20.000000,30.500000,1.250000,2.500000,2.000000,100,3,1,3,2,0,0,0",
+        "cpu,resnet,0,0.000000,0.000000,0.000000,0.000000,0.000000,0.000000,0,0,0,0,0,0,0,0",
     ]
+
+
+def test_a_model_whose_result_is_wrong_has_zeros_as_on_the_reference_suites_dashboard(exported):
+    wrong = cell("inference", "vit", "fail_accuracy", **{**TIMED, "counted": False})
+    path = exported("inference", cells=[wrong])["inductor_timm_models_float32_inference_cpu_performance.csv"]
+    assert pd.read_csv(path).iloc[0][2:].tolist() == [0] * 15
+
+
+def test_the_counters_of_a_cell_are_in_the_accuracy_file_too(both):
+    row = pd.read_csv(both["inductor_timm_models_float32_inference_cpu_accuracy.csv"], index_col="name").loc["vit"]
+    counted = ("calls_captured", "unique_graphs", "fallbacks_to_eager", "graph_breaks", "unique_graph_breaks")
+    assert [row[name] for name in counted] == [100, 3, 1, 3, 2]
+    assert row["compilation_latency"] == 30.5
+
+
+# The records of PyTorch's benchmark database.
+
+
+@pytest.fixture
+def lines(both):
+    """The records of a check."""
+    return lambda check: [
+        json.loads(line)
+        for line in both[f"inductor_timm_models_float32_inference_cpu_{check}.json"].read_text().splitlines()
+    ]
+
+
+def test_there_is_a_record_for_each_model_and_metric(lines, both):
+    header = both["inductor_timm_models_float32_inference_cpu_performance.csv"].read_text().splitlines()[0].split(",")
+    found = [(record["model"]["name"], record["metric"]["name"]) for record in lines("performance")]
+    assert found == [(model, metric) for model in ("vit", "resnet") for metric in header[3:]]
+
+
+def test_a_record_says_what_was_measured_of_what_and_with_what(lines):
+    record = lines("performance")[0]
+    assert record["metric"] == {"name": "speedup", "benchmark_values": [1.5]}
+    assert record["model"] == {"name": "vit", "type": "OSS model", "backend": "inductor", "origins": ["timm_models"]}
+    benchmark = record["benchmark"]
+    assert (benchmark["name"], benchmark["mode"], benchmark["dtype"]) == ("TorchInductor", "inference", "float32")
+    assert benchmark["extra_info"]["device"] == "cpu"
+    assert set(map(type, benchmark["extra_info"].values())) == {str}
+    assert record["dependencies"]["pytorch"]["version"] == "2.14.1"
+    assert record["dependencies"]["pytorch"]["sha"] == "abc"
+    assert record["runners"][0]["cpu_info"] == "a processor"
+
+
+def test_a_status_is_no_number_and_stands_where_the_database_keeps_texts(lines):
+    metrics = {
+        record["metric"]["name"]: record["metric"] for record in lines("accuracy") if record["model"]["name"] == "vit"
+    }
+    assert metrics["accuracy"] == {"name": "accuracy", "extra_info": {"benchmark_values": ["pass"]}}
+    assert metrics["graph_breaks"] == {"name": "graph_breaks", "benchmark_values": [3]}
+
+
+def graph_break_reader(actual: pd.DataFrame, expected: pd.DataFrame) -> dict[str, str]:
+    """What benchmarks/dynamo's reader of graph breaks finds, by its rules: a model without graphs is not compared."""
+    verdicts = {}
+    for row in actual.to_dict("records"):
+        wanted = expected.loc[expected["name"] == row["name"]].to_dict("records")[0]
+        worse = any(row[name] > wanted[name] for name in ("graph_breaks", "fallbacks_to_eager"))
+        verdicts[row["name"]] = "EAGER_FAILED" if row["unique_graphs"] == 0 else "FAIL" if worse else "PASS"
+    return verdicts
+
+
+def test_the_reference_suites_reader_of_graph_breaks_reads_the_accuracy_file(both):
+    actual = pd.read_csv(both["inductor_timm_models_float32_inference_cpu_accuracy.csv"])
+    expected = actual[["name", "graph_breaks", "fallbacks_to_eager"]].assign(graph_breaks=2)
+    assert graph_break_reader(actual, expected) == {"vit": "FAIL", "resnet": "EAGER_FAILED"}
 
 
 def test_the_accuracy_file_has_the_accuracy_checks_own_batch_size(both):

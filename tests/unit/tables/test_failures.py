@@ -2,6 +2,7 @@
 
 import pytest
 
+import merged
 from timmgate.core.checks import CHECKS
 from timmgate.core.schemas import FAILED, PASSED
 from timmgate.core.thresholds import Thresholds
@@ -20,7 +21,7 @@ FINE = {
 def table(*cells):
     """A table of such cells but for what is given; the models are called by their numbers."""
     rows = [{**FINE, "model": str(number), **cell} for number, cell in enumerate(cells)]
-    return parquet.table(rows, parquet.SCHEMAS["cells"])
+    return merged.cells(rows)
 
 
 def found(*cells, checks=BOTH, **thresholds):
@@ -66,6 +67,20 @@ def test_a_failure_says_where_why_and_how_to_look_into_it():
         **{name.removeprefix("accuracy_"): value for name, value in course.items()},
         **about,
     }
+
+
+def test_a_failure_by_null_runs_says_what_they_found_and_not_what_the_dynamo_rule_did():
+    dynamo = {"accuracy": "pass", "worst_leaf": "loss", "margin": 0.1}
+    strict = {"strict_worst_leaf": "output", "strict_margin": 5.0, "strict_message": "output: rms is 5 times too large"}
+    (row,) = found({**dynamo, "strict": "fail", **strict})
+    assert (row["kind"], row["status"], row["worst_leaf"], row["margin"]) == ("wrong", "fail_accuracy", "output", 5.0)
+    assert (row["cause"], row["message"]) == ("null runs", "output: rms is 5 times too large")
+
+
+def test_what_null_runs_leave_undecided_is_weak_evidence():
+    (row,) = found({"accuracy": "pass", "strict": "undecided"}, FINE)
+    assert (row["severity"], row["kind"], row["cause"]) == ("note", "weak_evidence", "strict")
+    assert row["message"].startswith("1 of 2 cells")
 
 
 def test_a_model_that_is_wrong_where_it_was_timed_says_how_far():

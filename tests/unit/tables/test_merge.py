@@ -36,13 +36,13 @@ class Folder:
         parquet.write_cell(parquet.table([row], SCHEMAS[check]), path)
         return path
 
-    def merge(self, *models, mode="inference", checks=("accuracy",)):
+    def merge(self, *models, mode="inference", checks=("accuracy",), rule="strict"):
         """Merge as if these models were requested; the problems by model and check."""
 
         def identity(cell, check):
             return self.identities.get((cell[3], check), "today")
 
-        problems = merge.merge(self.path, [self.key(model, mode) for model in models], checks, identity)
+        problems = merge.merge(self.path, [self.key(model, mode) for model in models], checks, identity, rule)
         return {(cell[3], check): problem for (cell, check), problem in problems.items()}
 
     def table(self, name="cells"):
@@ -165,6 +165,25 @@ def test_a_cell_counts_if_it_was_timed_and_nothing_says_that_it_is_wrong(accurac
         folder.write("a", check="performance", **timed)
     folder.merge("a", checks=["performance"])
     assert folder.column("counted") == {"a": counted}
+
+
+def test_the_status_that_counts_is_that_of_the_rule(folder):
+    folder.write("right", strict="pass")
+    folder.write("wrong", strict="fail")
+    folder.write("chaotic", strict="undecided")
+    folder.write("crashed", accuracy="fail_to_run")
+    folder.write("fault", accuracy="not_applicable")
+    for model in ("right", "wrong", "chaotic"):
+        folder.write(model, check="performance")
+    models = ["right", "wrong", "chaotic", "crashed", "fault", "missing"]
+    folder.merge(*models, checks=BOTH)
+    assert folder.column("accuracy")["wrong"] == "pass"  # by the dynamo rule, as for exports
+    assert folder.column("accuracy_by_rule")["wrong"] == "fail_accuracy"
+    assert [folder.column("passed")[model] for model in models] == [True, False, True, False, None, None]
+    assert [folder.column("passed_by")[model] for model in models] == ["strict", "strict", "dynamo", None, None, None]
+    assert [folder.column("counted")[model] for model in models] == [True, False, True, False, False, False]
+    folder.merge(*models, checks=BOTH, rule="dynamo")
+    assert folder.column("passed")["wrong"] is True and folder.column("counted")["wrong"] is True
 
 
 def test_a_retry_of_one_check_alone_counts_by_the_new_row_and_the_other_checks_old_one(folder):

@@ -72,6 +72,14 @@ def test_a_cell_without_a_row_is_not_requested_and_one_that_cannot_be_read_is(re
     assert set(retries.request_failed(requests, cells, ["failed"])) == {"inference/good", "inference/slow", "inference/big"}
 
 
+@pytest.mark.parametrize(("rule", "is_wanted"), [("strict", True), ("dynamo", False)])
+def test_a_cell_that_the_rule_fails_has_failed(requests, tmp_path, rule, is_wanted):
+    row = {"device": "cpu", "mode": "m", "model": "a", "accuracy": "pass", "strict": "fail"}
+    write(row, tmp_path / "row.parquet")
+    found = retries.request_failed(requests, {"m/a": {"accuracy": str(tmp_path / "row.parquet")}}, ["failed"], rule)
+    assert list(found) == ["m/a"] * is_wanted
+
+
 def test_it_is_said_which_cells_wanted_weights(requests, tmp_path):
     row = {"device": "cpu", "mode": "m", "model": "a", "accuracy": "model_fail_to_load", "accuracy_stage": "weights"}
     write(row, tmp_path / "row.parquet")

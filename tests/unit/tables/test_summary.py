@@ -2,6 +2,7 @@
 
 import pytest
 
+import merged
 from timmgate.core.schemas import PASSED, STATUSES
 from timmgate.tables import parquet, summary
 
@@ -12,7 +13,7 @@ def table(*cells):
     """A table of requested cells; the models are called by their numbers."""
     known = {"device": "cpu", "build": "default", "mode": "inference", "requested": True}
     rows = [{**known, "model": str(number), **cell} for number, cell in enumerate(cells)]
-    return parquet.table(rows, parquet.SCHEMAS["cells"])
+    return merged.cells(rows)
 
 
 def summed_up(*cells, checks=("accuracy",)):

@@ -28,12 +28,12 @@ def no_cache_of_our_own(monkeypatch):
     monkeypatch.setattr(Cache, "_use", lambda cache: None)
 
 
-def setup(measured: Spec) -> Setup:
-    return Setup(threads=1, cache=Cache(Path("unused")), batch_size=measured.requested_batch_size)
+def setup(measured: Spec, strict: bool = False) -> Setup:
+    return Setup(threads=1, cache=Cache(Path("unused")), batch_size=measured.requested_batch_size, strict=strict)
 
 
-def measure(measured: Spec) -> Said:
-    return listen("accuracy", lambda reporter: accuracy.measure(measured, setup(measured), reporter))
+def measure(measured: Spec, strict: bool = False) -> Said:
+    return listen("accuracy", lambda reporter: accuracy.measure(measured, setup(measured, strict), reporter))
 
 
 @pytest.fixture
@@ -47,9 +47,10 @@ def compiler(monkeypatch):
 
 
 def test_the_null_compiler_passes_at_inference_with_no_error_at_all():
-    said = measure(spec())
+    said = measure(spec(), strict=True)
     assert said.result == {"status": "pass", "cause": None, "message": None}
-    assert said.stages == ["load", "reference", "eager", "eager", "compile", "run", "compile", "run", "compare"]
+    stages = ["load", "reference", "eager", "eager", "compile", "run", "compile", "run", "compare", "null_runs"]
+    assert said.stages == stages
     assert list(dict.fromkeys(["import", *said.stages])) == [stage.name for stage in ACCURACY.stages]
     assert said.columns["reference"] == "fp64" and said.columns["top1_agreement"] == 1.0 and said.columns["margin"] == 0.0
     (output,) = said.details
@@ -57,19 +58,20 @@ def test_the_null_compiler_passes_at_inference_with_no_error_at_all():
     assert 0 < output["eager_relative_error"] == output["compiled_relative_error"] < 1e-5
 
 
-def test_training_compares_loss_every_gradient_parameter_buffer_and_the_input_gradient():
+def test_training_compares_prediction_loss_every_gradient_parameter_buffer_and_the_input_gradient():
     said = measure(spec("test_resnet", training=True, backend="nothing"))
     model = accuracy.models.create(spec("test_resnet"))
     parameters, buffers = len(list(model.parameters())), len(list(model.buffers()))
     kinds = [leaf["kind"] for leaf in said.details]
     assert {kind: kinds.count(kind) for kind in kinds} == {
+        "prediction": 1,
         "loss": 1,
         "gradient": parameters,
         "parameter": parameters,
         "buffer": buffers,
         "input_gradient": 1,
     }
-    assert said.result["status"] == "pass"
+    assert said.result["status"] == "pass" and said.columns["top1_agreement"] == 1.0
     input_gradient = said.details[-1]
     assert input_gradient["shape"] == [2, 3, 160, 160] and input_gradient["eager_rmse"] is not None
 

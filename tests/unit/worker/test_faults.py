@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from timmgate.core.faults import FAULTS, Choice, parse
+from timmgate.core.faults import FAULTS, Choice, choices, parse
 from timmgate.core.spec import Mode, Spec
 from timmgate.worker import backends, faults
 from timmgate.worker.compare import Leaf
@@ -289,3 +289,44 @@ def test_a_fault_is_a_backend_like_any_other():
 def test_a_fault_that_is_not_known_is_refused_with_near_matches():
     with pytest.raises(backends.UnknownBackendError, match="no fault 'drop-skp'; did you mean drop-skip"):
         backends.check_backend(Mode(backend="fault:drop-skp"), "cpu")
+
+
+def iterations(forward, made: nn.Module, images: torch.Tensor, training: bool) -> list[Leaf]:
+    """Two iterations from the weights as they are; what they compute."""
+    torch.manual_seed(0)
+    images = images.clone().requires_grad_(training)
+    for _ in range(2):
+        made.zero_grad()
+        with torch.set_grad_enabled(training):
+            output = forward(images)
+        if training:
+            (output * torch.linspace(-1, 1, output.numel()).reshape(output.shape)).sum().backward()
+    weights = [parameter.grad for parameter in made.parameters() if parameter.grad is not None] if training else []
+    tensors = (output, *made.buffers(), *weights)
+    return [Leaf("", "", tensor.detach().nan_to_num(nan=-1e9)) for tensor in tensors]  # NaN would not equal NaN
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", ["convolutions", "tokens"])
+def test_many_faults_on_one_captured_program_do_what_each_does_alone(name, training):
+    original, trials = model(name).train(training), faults.Trials()
+    torch._dynamo.reset()
+    made = copy.deepcopy(original)
+    forward = torch.compile(made, backend=trials.compile)
+    right = iterations(forward, made, IMAGES, training)
+    tried = [choice for choice in list(choices())[::37] if choice.fault.family != "process"]
+    applied = 0
+    for choice in tried:
+        made.load_state_dict(original.state_dict())
+        if not trials.choose(choice):
+            assert not applies(choice, graphs(name, training)), choice
+            continue
+        applied += 1
+        found = iterations(forward, made, IMAGES, training)
+        torch._dynamo.reset()
+        alone = copy.deepcopy(original)
+        assert identical(found, iterations(faults.compile_model(str(choice), alone), alone, IMAGES, training)), choice
+    assert applied > 2
+    made.load_state_dict(original.state_dict())
+    assert not trials.choose(None)
+    assert identical(iterations(forward, made, IMAGES, training), right)

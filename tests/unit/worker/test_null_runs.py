@@ -132,8 +132,8 @@ def test_healthy_variants_of_eager_pass(cases, precision, training):
 def test_the_families_are_those_that_apply(cases, precision, training):
     case = cases(precision, training)
     families = {null.family for null in case.nulls}
-    expected = {"eager", "outputs", "memory_format", "threads", "library"}
-    expected |= {"operands"} if precision == "float32" else set()
+    expected = {"eager", "outputs", "memory_format", "library"}
+    expected |= {"operands", "sums"} if precision == "float32" else set()
     expected |= set() if training else {"halves", "folded"}  # with norms in training, samples depend on each other
     assert families == expected | ({"kinks"} if training and precision == "float32" else set())
 
@@ -418,3 +418,38 @@ def test_an_element_that_rounding_takes_over_the_kink_of_a_relu_is_no_fault():
     assert [case.judge_variant(Kink(side)).strict for side in (False, True)] == ["pass", "pass"]
     case.nulls = [null for null in case.nulls if null.family in ("eager", "memory_format")]
     assert "fail" in [case.judge_variant(Kink(side)).strict for side in (False, True)], "smooth changes do not show it"
+
+
+class Vectors(nn.Module):
+    """Biases, factors of norms, and a LayerScale."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.batch, self.layer, self.head = (
+            nn.Conv2d(3, 4, 3),
+            nn.BatchNorm2d(4),
+            nn.LayerNorm(36),
+            nn.Linear(36, 5),
+        )
+        self.gamma, self.scale = nn.Parameter(torch.ones(4)), nn.Parameter(torch.ones(5))
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = F.gelu(self.batch(self.stem(images))).mul(self.gamma.reshape(1, -1, 1, 1))
+        return self.head(self.layer(x.flatten(2))) * self.scale
+
+
+def test_sums_in_order_change_the_gradients_of_vectors_by_rounding_alone():
+    torch.manual_seed(SEED)
+    model, images = Vectors(), torch.randn(64, 3, 8, 8)
+
+    def gradients(model: nn.Module, images: Tensor) -> list[Leaf]:
+        model.zero_grad()
+        model(images).square().mean().backward()
+        return [Leaf(name, "gradient", weight.grad.clone()) for name, weight in model.named_parameters()]
+
+    before = {leaf.name: leaf.value for leaf in gradients(copy.deepcopy(model), images)}
+    ((_, after),) = null_runs(gradients, model, images, torch.float32, SEED, ["sums"])
+    after = {leaf.name: leaf.value for leaf in after}
+    torch.testing.assert_close(after, before, atol=1e-6, rtol=1e-4)
+    vectors = {name for name, value in before.items() if value.ndim == 1}
+    assert len([name for name in vectors if not torch.equal(after[name], before[name])]) > len(vectors) / 2

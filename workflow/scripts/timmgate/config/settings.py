@@ -17,6 +17,7 @@ from jsonschema.exceptions import ValidationError
 from timmgate.core.checks import CHECKS
 from timmgate.core.described import json_schemas
 from timmgate.core.errors import ConfigError, did_you_mean
+from timmgate.core.faults import PLACES
 from timmgate.core.run_options import RunOptions
 from timmgate.core.schemas import FAILED
 from timmgate.core.spec import Mode, Traits
@@ -58,7 +59,11 @@ class Settings:
     run: RunOptions
     thresholds: Thresholds
     retry: tuple[str, ...]
+    fault_places: tuple[str, ...]
     baseline: str | None
+    quarantine: str | None
+    history_path: str | None
+    history_runs: int
 
 
 def load(config: dict[str, Any]) -> Settings:
@@ -83,7 +88,11 @@ def load(config: dict[str, Any]) -> Settings:
         run=RunOptions(**{name: values[name] for name in json_schemas(RunOptions)}),
         thresholds=Thresholds(**{name: values[name] for name in json_schemas(Thresholds)}),
         retry=tuple(values["retry"]),
+        fault_places=tuple(values["fault_places"]),
         baseline=values["baseline"],
+        quarantine=values["quarantine"],
+        history_path=values["history_path"],
+        history_runs=values["history_runs"],
     )
 
 
@@ -107,6 +116,7 @@ def schema(name: str) -> dict[str, Any]:
         return rules
     rules["properties"] |= json_schemas(RunOptions) | json_schemas(Thresholds)
     rules["properties"]["retry"]["items"] = {"enum": ["failed", *FAILED]}
+    rules["properties"]["fault_places"]["items"] = {"enum": list(PLACES)}
     rules["properties"]["checks"]["items"] = {"enum": list(CHECKS)}
     rules["required"] = list(rules["properties"])
     mode = {"type": "object", "additionalProperties": False, "properties": json_schemas(Mode)}

@@ -84,13 +84,26 @@ class Check:
         return ANY_FAILURE
 
 
+GRAPH = columns(
+    "graph",
+    [
+        ("graph_breaks", "int64", "", "graph breaks of the model"),
+        ("graph_break_reasons", "list<string>", "", "each of them in words"),
+        ("unique_graphs", "int64", "", "graphs that dynamo captured"),
+        ("ops_captured", "int64", "", "operators in them"),
+        ("fallbacks_to_eager", "int64", "", "frames that dynamo began to capture and left to Python"),
+        ("recompiles", "int64", "", "compilations of code that was compiled before, as for another batch size"),
+        ("cudagraph_skips", "int64", "", "graphs that inductor would not run as CUDA graphs"),
+    ],
+)
+"""What both checks count while the model is compiled; of a cell that has both, the figures of the later one count."""
+
 ACCURACY = Check(
     name="accuracy",
     columns=columns(
         "accuracy",
         [
             ("accuracy", "string", "", "status of the accuracy check"),
-            ("strict", "string", "", "verdict of the scale-aware rule; null, for it is not calibrated yet"),
             ("reference", "string", "", "what both runs are compared with: fp64, or none if that failed"),
             ("reference_error", "string", "", "why there is no float64 reference"),
             ("comparison", "string", "", "error or cosine: how the leaves were judged"),
@@ -99,16 +112,32 @@ ACCURACY = Check(
             ("leaves_failed", "int64", "", "number of compared tensors that fail the dynamo rule"),
             ("worst_leaf", "string", "", "compared tensor with the largest margin"),
             ("margin", "float64", "", "largest error over allowed error, 1 is the limit"),
-            ("strict_margin", "float64", "", "the same by the strict rule; null, for it is not calibrated yet"),
             ("top1_agreement", "float64", "", "share of images whose largest logit is the same in eager and compiled"),
+            ("strict", "string", "", "pass, fail or undecided: the verdict by null runs; null where there are none"),
+            ("strict_margin", "float64", "", "largest statistic of an error over its limit by null runs, 1 is the limit"),
+            ("strict_worst_leaf", "string", "", "compared tensor that it is of"),
+            ("strict_worst_statistic", "string", "", "which statistic: rms, max, projection, mean, slice_... or mismatch"),
+            ("strict_message", "string", "", "why the strict verdict is fail"),
+            ("strict_of_seeds", "list<string>", "", "the verdict with each seed that was tried; two of three decide"),
+            ("strict_error", "string", "", "why there is no strict verdict"),
+            ("leaves_undecided", "int64", "", "compared tensors whose null runs scatter too much to prove anything"),
+            ("null_runs", "int64", "", "number of null runs"),
+            ("null_scatter", "float64", "", "largest margin of a null run, judged by the other families: 1 is the limit"),
         ],
-    ),
+    )
+    + GRAPH,
     details="evidence",
     detail_columns=columns(
         "evidence",
         [
             ("leaf", "string", "", "compared tensor"),
-            ("kind", "string", "", "output, loss, gradient, parameter, buffer or input_gradient"),
+            (
+                "kind",
+                "string",
+                "",
+                "output, prediction, loss, gradient, parameter, buffer, input_gradient or cotangent_gradient (of a second, "
+                "random loss)",
+            ),
             ("shape", "list<int64>", "", "shape"),
             ("dtype", "string", "", "dtype"),
             ("numel", "int64", "", "number of elements"),
@@ -125,18 +154,16 @@ ACCURACY = Check(
             ("eager_inf", "int64", "", "infinite elements of eager"),
             ("compiled_nan", "int64", "", "NaN elements of compiled"),
             ("compiled_inf", "int64", "", "infinite elements of compiled"),
-            ("accuracy", "bool", "", "passes the dynamo rule"),
-            ("strict", "bool", "", "passes the strict rule; null, for it is not calibrated yet"),
-            (
-                "strict_margin",
-                "float64",
-                "",
-                "error over allowed error by the strict rule; null, for it is not calibrated yet",
-            ),
+            ("accuracy", "bool", "", "passes the dynamo rule; null where only the strict rule looks at it"),
             ("message", "string", "", "why it fails"),
+            ("strict", "bool", "", "passes the strict rule; null is undecided, or no null runs"),
+            ("strict_margin", "float64", "", "largest statistic of its error over the limit by null runs, 1 is the limit"),
+            ("strict_statistic", "string", "", "which statistic that is"),
+            ("strict_message", "string", "", "why it fails the strict rule, or is undecided"),
+            ("null_rms", "float64", "", "largest root mean square error of a null run, over the tensor's own"),
         ],
     ),
-    stages=(IMPORT, LOAD, REFERENCE, EAGER_TWICE, *of_compiler("compile", "run"), Stage("compare")),
+    stages=(IMPORT, LOAD, REFERENCE, EAGER_TWICE, *of_compiler("compile", "run"), Stage("compare"), Stage("null_runs")),
     width=2,  # only this check has a float64 reference
 )
 
@@ -231,17 +258,7 @@ PERFORMANCE = Check(
                 ("compression_ratio", "float64", "", "eager_peak_bytes over compiled_peak_bytes"),
             ],
         ),
-        *columns(
-            "graph",
-            [
-                ("graph_breaks", "int64", "", "graph breaks of the model"),
-                ("graph_break_reasons", "list<string>", "", "each of them in words"),
-                ("unique_graphs", "int64", "", "graphs that dynamo captured"),
-                ("ops_captured", "int64", "", "operators in them"),
-                ("recompiles", "int64", "", "compilations of code that was compiled before, as for another batch size"),
-                ("cudagraph_skips", "int64", "", "graphs that inductor would not run as CUDA graphs"),
-            ],
-        ),
+        *GRAPH,
     ),
     details="samples",
     detail_columns=columns(

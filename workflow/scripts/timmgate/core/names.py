@@ -1,7 +1,10 @@
-"""Names of timm models."""
+"""Names of timm models, and names that a build cannot have."""
 
 from difflib import get_close_matches
 from types import ModuleType
+
+RESERVED = ("export", "pairs", "confirm", "power", "calibration")
+"""Folders of results/{device} beside those of the builds."""
 
 
 class UnknownModelError(ValueError):

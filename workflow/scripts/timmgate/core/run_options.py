@@ -59,6 +59,12 @@ class RunOptions:
         minimum=1,
     )
 
+    accuracy_rule: Literal["strict", "dynamo", "both"] = described(
+        "What decides whether a cell passed: `strict`, null runs; `dynamo`, the tolerances of benchmarks/dynamo, without "
+        "null runs; `both`, either may fail it. Where strict is undecided, dynamo decides, as weak evidence.",
+        default="strict",
+    )
+
     cache: Path = Path(".cache/inductor")
     weights: Path | None = None
     toolchain: Path | None = None

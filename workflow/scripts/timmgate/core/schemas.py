@@ -25,6 +25,9 @@ STATUSES = {
 
 PASSED = ("pass", "pass_due_to_skip")
 
+SHOWN_STATUS = {check: f"{check}_by_rule" if check == "accuracy" else check for check in CHECKS}
+"""By check, the column of `cells` with the status that tables, failures, means and gate speak of."""
+
 FAILED = tuple(status for status in STATUSES if status not in (*PASSED, "not_applicable", "not_run"))
 
 KEY = columns(
@@ -74,6 +77,9 @@ STATE = columns(
     [
         ("requested", "bool", "", "the last command asked for this cell; its tables, failures and gate speak of these"),
         ("stale", "bool", "", "measured with options or software that differ from today's; null if today's do not know it"),
+        ("accuracy_by_rule", "string", "", "status of the accuracy check by the rule in `passed_by`"),
+        ("passed", "bool", "", "passed the accuracy check, by that rule; null if it was not run or does not apply"),
+        ("passed_by", "string", "", "strict, dynamo or both, the rule that decided; null if nothing was compared"),
         ("counted", "bool", "", "in the means: timed, and neither its accuracy nor its timed output was found wrong"),
     ],
 )
@@ -119,6 +125,8 @@ ATTEMPTS = (
                 "exception class, signal, exit code or limit; lost if it left no trace; null after a pass",
             ),
             ("message", "string", "", "what went wrong, in words"),
+            ("strict", "string", "", "pass, fail or undecided: the verdict by null runs; null where there are none"),
+            ("strict_message", "string", "", "why the strict verdict is fail"),
             ("batch_size", "int64", "images", "batch size that ran"),
             ("wall_s", "float64", "s", "duration from outside"),
             ("peak_rss_bytes", "int64", "bytes", "largest memory of all its processes together, sampled from outside"),
@@ -167,7 +175,24 @@ def row(check: Check) -> tuple[Column, ...]:
     return (*IDENTITY, *of_check(check), *PROVENANCE)
 
 
-CELLS = (*IDENTITY, *STATE, *(column for check in CHECKS.values() for column in of_check(check)), *PROVENANCE)
+_ALL = [column for check in CHECKS.values() for column in of_check(check)]
+
+OF_CHECKS = tuple(reversed(dict.fromkeys(reversed(_ALL))))
+"""The columns of all checks. What several of them measure, such as graph breaks, is there once, with the last of them."""
+
+CELLS = (*IDENTITY, *STATE, *OF_CHECKS, *PROVENANCE)
+
+HISTORY = (
+    *columns(
+        "entry",
+        [
+            ("run", "string", "", "run that added the entry; runs sort by their time"),
+            ("recorded_at", "timestamp", "", "when that was"),
+        ],
+    ),
+    *(column for column in CELLS if column.name not in ("protocol", "requested", "stale")),
+)
+"""Columns of an entry of the history. The folder that it lies in says by which protocol it was measured."""
 
 TABLES = {
     "cells": CELLS,

@@ -14,11 +14,11 @@ from timmgate.core.described import described
 
 C = TypeVar("C", bound="Cell")
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Number of the measurement protocol. Raise it when the meaning of a recorded figure changes: every cell is then redone."""
 
-SEEDED_WEIGHTS = ("random", "random-lively")
-"""Words of the key `weights` that need no file: as timm draws them, or so that every part of a model matters."""
+SEEDED_WEIGHTS = ("random", "random-timm")
+"""Words of the key `weights` that need no file: so that every part of a model matters, or as timm draws them."""
 
 SEED = 1337
 """Seed of every random number generator before every run, as in PyTorch's benchmarks/dynamo."""

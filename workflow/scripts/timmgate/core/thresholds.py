@@ -7,7 +7,8 @@ from timmgate.core.described import described
 
 @dataclass(frozen=True, kw_only=True)
 class Thresholds:
-    """Keys of the configuration: a cell with a figure beyond one of them is a warning in the table `failures`.
+    """Keys of the configuration: a cell with a figure beyond one of them is a warning in the table `failures`, or beyond one
+    of the last three fails the gate against a baseline of measured tables.
 
     The defaults of the first three are the lines of benchmarks/dynamo's dashboard.
     """
@@ -28,4 +29,16 @@ class Thresholds:
         "warning, `drifted_machine`.",
         default=1.1,
         minimum=1,
+    )
+    max_slowdown: float = described(
+        "An iteration of compiled that takes longer than in the baseline, by a larger share than this and than noise "
+        "explains, fails the gate as `slower`.",
+        default=0.03,
+        exclusiveMinimum=0,
+    )
+    max_compile_growth: float = described(
+        "The same of the processor seconds of a cold compile, `slower_compile`.", default=0.1, exclusiveMinimum=0
+    )
+    max_memory_growth: float = described(
+        "The same of the peak memory of a compiled iteration, `more_memory`.", default=0.05, exclusiveMinimum=0
     )

@@ -4,7 +4,8 @@ python -m timmgate.report.terminal results/cpu
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ WORST = 3
 
 COLOURS = {"failure": "bold red", "warning": "bold yellow", "note": "bold"}
 
+Figures = dict[str, Callable[[dict[str, Any]], str]]
+"""Titles of columns, and what makes the text in it of a row of the summary."""
+
 
 def show(results: Path, console: Console) -> None:
     """Print a table per check with a row per mode, and what to look at, from the files in the folder `results`."""
@@ -31,13 +35,17 @@ def show(results: Path, console: Console) -> None:
         of_check = summary[summary["check_name"] == check]
         console.print(summary_table(check, of_check))
         if check == "performance":
-            console.print(costs_table(of_check))
+            console.print(figures_table("speedup", of_check, SPEEDUPS))
+            console.print(figures_table("compiling", of_check, COSTS))
     for line in lines(pq.read_table(results / "failures.parquet").to_pylist()):
         console.print(line, soft_wrap=True)
 
 
 def lines(found: list[dict[str, Any]]) -> list[Text]:
-    """A line per failure, then a line per kind of warning, then one per kind of note; what is of the run has its own."""
+    """A line per failure, then a line per kind of warning, then one per kind of note; what is of the run has its own.
+
+    Cells that are not measured yet share one.
+    """
     shown = []
     for severity in SEVERITIES:
         rows = [row for row in found if row["severity"] == severity]
@@ -46,10 +54,16 @@ def lines(found: list[dict[str, Any]]) -> list[Text]:
             of_cells = [row for row in of_kind if row["model"] is not None]
             shown += [run_line(row) for row in of_kind if row["model"] is None]
             if severity == "failure":
-                shown += map(failure_line, of_cells)
-            elif of_cells:
+                shown += [failure_line(row) for row in of_cells if not _is_merely_not_run(row)]
+                of_cells = list(filter(_is_merely_not_run, of_cells))
+            if of_cells:
                 shown.append(kind_line(of_cells))
     return shown
+
+
+def _is_merely_not_run(row: dict[str, Any]) -> bool:
+    """Whether there is nothing more to say of a cell than that."""
+    return row["status"] == "not_run" and not (row["cause"] or row["message"])
 
 
 def failure_line(failure: dict[str, Any]) -> Text:
@@ -64,9 +78,10 @@ def failure_line(failure: dict[str, Any]) -> Text:
 def kind_line(of_cells: list[dict[str, Any]]) -> Text:
     """How many cells there are of a kind, what it means, and the worst of them with their figures."""
     first = of_cells[0]
-    worst = [f"{row['mode']}/{row['model']} ({_first_line(row)})" for row in of_cells[:WORST]]
-    more = [f"and {len(of_cells) - WORST} more"] if len(of_cells) > WORST else []
-    words = f"{len(of_cells)} cell{'s' * (len(of_cells) > 1)}: {KINDS[first['kind']].meaning}: {', '.join([*worst, *more])}"
+    reasons = {f"{row['mode']}/{row['model']}": _first_line(row) for row in of_cells}
+    worst = [f"{name} ({reason})" if reason else name for name, reason in islice(reasons.items(), WORST)]
+    more = [f"and {len(reasons) - WORST} more"] if len(reasons) > WORST else []
+    words = f"{len(reasons)} cell{'s' * (len(reasons) > 1)}: {KINDS[first['kind']].meaning}: {', '.join([*worst, *more])}"
     return Text.assemble((f"{first['severity']} {first['kind']}", COLOURS[first["severity"]]), " ", words)
 
 
@@ -80,28 +95,31 @@ def _first_line(row: dict[str, Any]) -> str:
 
 
 def summary_table(check: str, summary: pd.DataFrame) -> Table:
-    """A rich table: cells, passed, speedups of a performance check, and each status that occurs and is not a pass."""
-    occurring = [status for status in STATUSES if status not in PASSED and summary[status].sum()]
-    figures = SPEEDUPS if check == "performance" else {}
-    table = Table(title=f"{check} on {', '.join(summary['device'].unique())}")
-    table.add_column("mode", overflow="fold")
-    for column in ("cells", "passed", *figures, *occurring):
-        table.add_column(column, justify="right", overflow="fold")
+    """A rich table: cells, passed, and the statuses of the others with their numbers."""
+    table = _table(f"{check} on {', '.join(summary['device'].unique())}", ("cells", "passed"))
+    others = [status for status in STATUSES if status not in PASSED and summary[status].any()]
+    if others:
+        table.add_column("not passed", overflow="fold")
     for row in summary.to_dict("records"):
-        counts = [str(row[status]) if row[status] else "" for status in occurring]
-        values = [figure(row) for figure in figures.values()]
-        table.add_row(row["mode"], str(row["cells"]), str(row["passed"]), *values, *counts)
+        counts = "\n".join(f"{row[status]} {status}" for status in others if row[status])
+        table.add_row(row["mode"], str(row["cells"]), str(row["passed"]), *([counts] if others else []))
     return table
 
 
-def costs_table(summary: pd.DataFrame) -> Table:
-    """A rich table of what compiling costs and what it does to memory."""
-    table = Table(title="compiling")
-    table.add_column("mode", overflow="fold")
-    for column in COSTS:
-        table.add_column(column, justify="right", overflow="fold")
+def figures_table(title: str, summary: pd.DataFrame, figures: Figures) -> Table:
+    """A rich table of figures of each mode."""
+    table = _table(title, figures)
     for row in summary.to_dict("records"):
-        table.add_row(row["mode"], *(figure(row) for figure in COSTS.values()))
+        table.add_row(row["mode"], *(figure(row) for figure in figures.values()))
+    return table
+
+
+def _table(title: str, columns: Iterable[str]) -> Table:
+    """One with a column for the mode and others for numbers; it fits 80 columns."""
+    table = Table(title=title)
+    table.add_column("mode", overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right", overflow="fold")
     return table
 
 
@@ -117,14 +135,14 @@ def _number(row: dict[str, Any], name: str, form: str) -> str:
     return "" if pd.isna(row[name]) else format(row[name], form)
 
 
-SPEEDUPS: dict[str, Callable[[dict[str, Any]], str]] = {
+SPEEDUPS: Figures = {
     "speedup": lambda row: _speedup(row, "speedup"),
     "clipped at 1": lambda row: _speedup(row, "speedup_clipped"),
-    "faster\nsame\nslower\n?": lambda row: "/".join(_number(row, name, ".0f") for name in VERDICTS),
+    "faster/same/slower/?": lambda row: "/".join(_number(row, name, ".0f") for name in VERDICTS),
 }
 """Titles and texts: geometric means over models with their 95 % intervals, and how many models have which verdict."""
 
-COSTS: dict[str, Callable[[dict[str, Any]], str]] = {
+COSTS: Figures = {
     "cold, s": lambda row: _number(row, "compile_cold_s", ".1f"),
     "warm, s": lambda row: _number(row, "compile_warm_s", ".1f"),
     "memory": lambda row: _number(row, "compression_ratio", ".2f"),

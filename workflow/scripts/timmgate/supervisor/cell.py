@@ -12,7 +12,7 @@ import shlex
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from importlib import import_module
@@ -27,6 +27,7 @@ from timmgate.supervisor.capped_log import CappedLog
 from timmgate.supervisor.classification import classify, lacked_memory
 from timmgate.supervisor.journal import LOST, Journal
 from timmgate.supervisor.monitor import Limits, run_worker
+from timmgate.supervisor.stages import WAITING
 from timmgate.system import cpu_topology, device_locks, gpus
 from timmgate.system.device_locks import SlotLease, SlotRequest, StuckError
 from timmgate.system.process_tree import kill_leftovers
@@ -34,6 +35,9 @@ from timmgate.weights.record import STAGE as WEIGHTS
 
 BACKOFF_S = 1.0
 """Longest pause before the second attempt; it doubles with every further one, and is drawn at random up to that."""
+
+Tell = Callable[[str, str | None, bool], None]
+"""Is told a check, its stage as far as that is known, and whether its worker is paused."""
 
 
 def slot_request(device: str, run: RunOptions) -> SlotRequest:
@@ -54,8 +58,12 @@ def worker_command(request: Request) -> list[str]:
     return [*worker_program(), request.to_json()]
 
 
-def supervise(specs: Sequence[Spec], run: RunOptions, log: Path, journal: Journal) -> list[Outcome]:
+def supervise(
+    specs: Sequence[Spec], run: RunOptions, log: Path, journal: Journal, tell: Tell = lambda *_: None
+) -> list[Outcome]:
     """Measure the checks of one cell and always come back with an outcome for each. What workers print goes to `log`.
+
+    `tell` is told which check is in which stage, and whether its worker is paused, again and again.
 
     What a second attempt can cure (`outcome.RETRYABLE`) is tried up to `run.attempts` times, those counted whose supervisor
     was lost; with 0 nothing is measured, and what has no outcome yet was lost. A timing that runs out of memory is tried
@@ -64,7 +72,7 @@ def supervise(specs: Sequence[Spec], run: RunOptions, log: Path, journal: Journa
     """
     device_locks.report_unkillable(kill_leftovers())
     with CappedLog(log) as stream:
-        cell = Cell(specs, run, stream, journal)
+        cell = Cell(specs, run, stream, journal, tell)
         while cell.pending:
             cell.run_worker()
     return [cell.outcomes[spec.check] for spec in specs]
@@ -90,8 +98,8 @@ def given_up(journal: Journal, check: str) -> Outcome:
 class Cell:
     """The checks of one cell on the way to their outcomes."""
 
-    def __init__(self, specs: Sequence[Spec], run: RunOptions, log: CappedLog, journal: Journal):
-        self._specs, self._run, self._log, self._journal = specs, run, log, journal
+    def __init__(self, specs: Sequence[Spec], run: RunOptions, log: CappedLog, journal: Journal, tell: Tell):
+        self._specs, self._run, self._log, self._journal, self._tell = specs, run, log, journal, tell
         self._under_way: list[Spec] = []
         self._batch_size: int | None = None
         self._pause_s = 0.0
@@ -120,14 +128,19 @@ class Cell:
         def start(messages: int, paused: int) -> list[str]:
             return worker_command(replace(request, messages=messages, paused=paused))
 
+        self._tell(self._under_way[0].check, WAITING, False)
         try:
             with contextlib.closing(device_locks.lease(self._request)) as lease:
                 self._journal.began(self._under_way[0].check)
                 limits = Limits(self._run.timeout, self._run.memory_bytes)
-                run_worker(start, lease, limits, self._log, partial(self.ended, lease))
+                run_worker(start, lease, limits, self._log, partial(self.ended, lease), self.looked_at)
         except StuckError as error:
             self.ended(None, AttemptResult(stage=None, supervisor_error=("stuck", str(error))), goes_on=False)
         time.sleep(self._pause_s)
+
+    def looked_at(self, stage: str | None, is_paused: bool) -> None:
+        """The worker is in a stage of the check that is under way."""
+        self._tell(self._under_way[0].check, stage, is_paused)
 
     def ended(self, lease: SlotLease | None, attempt: AttemptResult, goes_on: bool) -> None:
         """A check came to an end, if it had a device at all, and the worker goes on to the next one or not."""

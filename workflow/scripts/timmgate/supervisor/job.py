@@ -1,5 +1,6 @@
 """One job of the workflow: measure the checks of a cell, and have their rows written whatever becomes of them."""
 
+import contextlib
 import json
 import math
 import signal
@@ -14,7 +15,7 @@ from timmgate.core.files import remove_scratch
 from timmgate.core.outcome import Outcome
 from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Cell, Spec
-from timmgate.supervisor import cell, journal
+from timmgate.supervisor import cell, journal, stages
 from timmgate.supervisor.preflight import toolchain_folder
 from timmgate.system.cgroups import memory_limit_bytes
 from timmgate.system.process_tree import die_with_run, interruptible, machine_memory_bytes
@@ -89,15 +90,25 @@ def _measure(job: Job, write: Write) -> None:
     attempts = journal.Journal(folder / journal.NAME, job.retry)
     if attempts.error and not job.attempts:
         sys.exit(f"{job}: {attempts.error}")  # this was no loss: another run may well measure it
-    with interruptible(), attempts.kept():  # also while it writes: no scratch file is left
+    with (
+        contextlib.closing(stages.of_cell(job.cell)) as stage,
+        interruptible(),  # also while it writes: no scratch file is left
+        attempts.kept(),
+    ):
         if job.attempts and limit_bytes <= SUPERVISION_BYTES:
             raise OSError(f"the job has {limit_bytes // 10**6} MB, but its supervisor alone takes {SUPERVISION_MB}")
-        for spec, outcome in zip(specs, _outcomes(specs, run, weights, job.log, attempts), strict=True):
+        for spec, outcome in zip(specs, _outcomes(specs, run, weights, job.log, attempts, stage.tell), strict=True):
             write(spec, outcome, run)
 
 
 def _outcomes(
-    specs: Sequence[Spec], run: RunOptions, weights: record.Weights | None, log: Path, attempts: journal.Journal
+    specs: Sequence[Spec],
+    run: RunOptions,
+    weights: record.Weights | None,
+    log: Path,
+    attempts: journal.Journal,
+    tell: cell.Tell,
 ) -> list[Outcome]:
-    failure = weights.failure() if weights else None
-    return cell.not_started(specs, failure, log, attempts) if failure else cell.supervise(specs, run, log, attempts)
+    if failure := weights.failure() if weights else None:
+        return cell.not_started(specs, failure, log, attempts)
+    return cell.supervise(specs, run, log, attempts, tell)

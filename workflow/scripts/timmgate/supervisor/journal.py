@@ -69,6 +69,8 @@ class Journal:
             "stage": attempt.stage,
             "cause": verdict.cause,
             "message": shortened(verdict.message),
+            "strict": attempt.columns.get("strict"),
+            "strict_message": shortened(attempt.columns.get("strict_message")),
             "batch_size": attempt.columns.get("batch_size"),
             "wall_s": attempt.wall_s,
             "peak_rss_bytes": attempt.peak_rss_bytes or None,
@@ -119,8 +121,11 @@ def _is_cut_off(file: BinaryIO) -> bool:
     return file.read() != b"\n"
 
 
-def entries(path: Path) -> Iterator[dict[str, Any]]:
-    """What the file says, with an end for what was lost. A line that is not complete is passed over."""
+def entries(path: Path, is_measured_now: bool = False) -> Iterator[dict[str, Any]]:
+    """What the file says, with an end for what was lost. A line that is not complete is passed over.
+
+    An attempt that has only begun, at the end of the file, is lost unless the cell is being measured now.
+    """
     under_way = None
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:
@@ -137,8 +142,13 @@ def entries(path: Path) -> Iterator[dict[str, Any]]:
         else:
             under_way = None
             yield entry
-    if under_way:
+    if under_way and not is_measured_now:
         yield lost(under_way)
+
+
+def last_ends(path: Path) -> dict[str, dict[str, Any]]:
+    """By check, how it ended the last time."""
+    return {entry["check_name"]: entry for entry in entries(path) if entry["event"] == "ended"}
 
 
 def lost(began: dict[str, Any]) -> dict[str, Any]:
@@ -151,8 +161,8 @@ def shortened(message: str | None) -> str | None:
     return message and redacted(message)[:MESSAGE_CHARACTERS]
 
 
-def rows_of(path: Path, key: dict[str, str]) -> list[dict[str, Any]]:
-    """The attempts as rows of the table `attempts`; `key` is the cell."""
+def rows_of(path: Path, key: dict[str, str], is_measured_now: bool = False) -> list[dict[str, Any]]:
+    """The attempts that have ended as rows of the table `attempts`; `key` is the cell."""
     times = ("began_at", "ended_at")
     return [
         {
@@ -160,6 +170,6 @@ def rows_of(path: Path, key: dict[str, str]) -> list[dict[str, Any]]:
             **{name: value for name, value in entry.items() if name not in ("event", *times)},
             **{name: datetime.fromisoformat(entry[name]) for name in times if name in entry},
         }
-        for entry in entries(path)
+        for entry in entries(path, is_measured_now)
         if entry["event"] == "ended"
     ]

@@ -58,12 +58,14 @@ def run_worker(
     limits: Limits,
     log: CappedLog,
     on_end: Callable[[AttemptResult, bool], None],
+    on_look: Callable[[str | None, bool], None] = lambda *_: None,
 ) -> None:
     """Start a worker and follow it until it ends or a limit is reached. No process of it is left behind.
 
     `start` makes its command from two file descriptors: for its messages, and for the time that it was paused.
 
     `on_end` is told how each check that it began ended, at least one, and whether the worker goes on to another one.
+    `on_look` is told several times a second which stage it is in, and whether it is paused.
     """
     oom_kills_before, others = oom_kills(), process_tree.descendants()
     cpu_before_s, began = children_cpu_s(), time.monotonic()
@@ -92,7 +94,7 @@ def run_worker(
             return
         said.close_writing()
         printed.close_writing()
-        follower = Follower(worker, activity, PausedTime(paused), limits, on_end)
+        follower = Follower(worker, activity, PausedTime(paused), limits, on_end, on_look)
         try:
             returncode = follower.follow(said.reading, printed.reading, log)
             if returncode is None:
@@ -149,8 +151,10 @@ class Follower:
         paused: PausedTime,
         limits: Limits,
         on_end: Callable[[AttemptResult, bool], None],
+        on_look: Callable[[str | None, bool], None],
     ):
-        self._worker, self._activity, self._paused, self._limits, self._on_end = worker, activity, paused, limits, on_end
+        self._worker, self._activity, self._paused, self._limits = worker, activity, paused, limits
+        self._on_end, self._on_look = on_end, on_look
         self.attempt = self._begin()
         self.earlier_wall_s = self.earlier_cpu_s = 0.0
         self._began_elapsed_s, self._buffered = 0.0, b""
@@ -188,6 +192,7 @@ class Follower:
                 if was_alone and self.attempt.stage not in OWN_TIMING:
                     may_run = self._activity.may_run()
                 self._pause_or_resume(may_run)
+                self._on_look(self.attempt.stage, self._is_paused)
 
     def _receive(self, chunk: bytes) -> None:
         *lines, self._buffered = (self._buffered + chunk).split(b"\n")

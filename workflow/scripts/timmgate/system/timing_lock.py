@@ -26,6 +26,14 @@ def exclusive_device(device: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def no_timing(device: str) -> Iterator[None]:
+    """Wait until nothing is timed on the device, and let nothing be timed meanwhile; all else goes on."""
+    with lock_file(device, "timing_queue") as queue:
+        fcntl.flock(queue, fcntl.LOCK_SH)
+        yield
+
+
 class ActivityLock:
     """A supervisor's part in the activity of a device.
 

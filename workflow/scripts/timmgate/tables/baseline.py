@@ -9,9 +9,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
+from timmgate.config import history_path
 from timmgate.config.settings import Settings
 from timmgate.config.suites import Suite, lines
-from timmgate.core.errors import ConfigError
+from timmgate.core.errors import ConfigError, did_you_mean
+from timmgate.core.names import RESERVED
 from timmgate.core.schemas import PASSED
 from timmgate.core.spec import Mode
 
@@ -43,6 +45,17 @@ class Expectation(NamedTuple):
         return self.performance or ("pass" if self.accuracy in PASSING else ANY)
 
 
+class Measured(NamedTuple):
+    """A baseline of measured tables: `kind` is folder, build or history, `path` where the tables lie.
+
+    `name` is the build, or the run of the history; None is all that it has.
+    """
+
+    kind: str
+    path: str
+    name: str | None = None
+
+
 Expectations = dict[str, dict[str, Expectation]]
 """By mode and model."""
 
@@ -50,9 +63,12 @@ Expectations = dict[str, dict[str, Expectation]]
 def load(settings: Settings, suite: Suite, shipped: Path) -> Expectations:
     """The expectations of the requested modes: those of the configured baseline, else of the folder `shipped`.
 
-    A baseline is one file for every mode, or a folder of {device}/{mode}.csv, where a mode without a file has none. The
-    shipped one covers several suites: of it, only the models of this suite are taken. Raises ConfigError.
+    Measured tables have none: what was measured there is read later. A baseline is one file for every mode, or a folder of
+    {device}/{mode}.csv, where a mode without a file has none. The shipped one covers several suites: of it, only the models
+    of this suite are taken. Raises ConfigError.
     """
+    if measured(settings):
+        return {mode: {} for mode in settings.modes}
     baseline = Path(settings.baseline or shipped)
     if baseline.is_file():
         files = dict.fromkeys(settings.modes, baseline)
@@ -60,13 +76,59 @@ def load(settings: Settings, suite: Suite, shipped: Path) -> Expectations:
         files = {mode: baseline / settings.device / f"{mode}.csv" for mode in settings.modes}
         if settings.baseline and not any(map(Path.is_file, files.values())):
             wanted = " or ".join(f"{settings.device}/{mode}.csv" for mode in settings.modes)
-            raise ConfigError(f"baseline: {settings.baseline!r} is neither a file nor a folder with {wanted}")
+            raise ConfigError(
+                f"baseline: {settings.baseline!r} is neither a file nor a folder with {wanted}, nor one with "
+                f"{settings.device}/cells.parquet"
+            )
     expectations = {
         mode: read(path, precision_column(settings.device, settings.modes[mode]))
         for mode, path in files.items()
         if path.is_file()
     }
     return expectations if settings.baseline else restrict(expectations, _names(suite).__contains__)
+
+
+def measured(settings: Settings, results: Path = Path("results")) -> Measured | None:
+    """The measured tables that the baseline names; None if it names expectations, or nothing. Raises ConfigError."""
+    kind, _, name = (settings.baseline or "").partition(":")
+    if kind == "build":
+        return _build(settings.device, name, results)
+    if kind == "history":
+        return _history(settings.history_path, name)
+    return _tables(Path(settings.baseline), settings.device) if settings.baseline else None
+
+
+def _build(device: str, name: str, results: Path) -> Measured:
+    folder = results / device
+    known = sorted(path.name for path in folder.glob("*/") if path.name not in RESERVED)
+    if name not in known:
+        raise ConfigError(f"baseline: there are no results of a build {name!r} in {folder}{did_you_mean(name, known)}")
+    return Measured("build", str(folder / "cells.parquet"), name)
+
+
+def _history(path: str | None, name: str) -> Measured:
+    if path is None:
+        raise ConfigError("baseline: history needs the key history_path, the folder of the history")
+    runs = [file.stem for file in history_path.files(Path(path))]
+    if not runs:
+        raise ConfigError(f"baseline: the history {path!r} has no entries yet")
+    if name and name not in runs:
+        raise ConfigError(f"baseline: the history {path!r} has no run {name!r}{did_you_mean(name, runs)}")
+    return Measured("history", path, name or None)
+
+
+def _tables(place: Path, device: str) -> Measured | None:
+    """Tables in a folder of results, of one device or of several, or in the working directory of an earlier run."""
+    for folder in (place, place / "results"):
+        if (folder / device / "cells.parquet").is_file():
+            return Measured("folder", str(folder / device / "cells.parquet"))
+    if (place / "cells.parquet").is_file() and place.resolve().name == device:
+        return Measured("folder", str(place / "cells.parquet"))
+    found = [*place.glob("cells.parquet"), *place.glob("*/cells.parquet"), *place.glob("results/*/cells.parquet")]
+    if found:
+        others = ", ".join(sorted({path.resolve().parent.name for path in found}))
+        raise ConfigError(f"baseline: {str(place)!r} has results of the device {others}, and this run is on {device}")
+    return None
 
 
 def precision_column(device: str, mode: Mode) -> str:

@@ -1,7 +1,12 @@
-"""The results in the files of other tools: benchmarks/dynamo's CSVs of both checks and timm's benchmark CSV."""
+"""The results in the files of other tools: benchmarks/dynamo's CSVs of both checks, the records that it writes beside them
+for PyTorch's benchmark database, and timm's benchmark CSV.
+"""
 
+import json
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,17 +18,24 @@ SUITE = "timm_models"
 """What benchmarks/dynamo calls the suite of all timm models."""
 
 
-def files(cells: pa.Table, modes: dict[str, Mode], device: str) -> dict[str, pa.Table]:
-    """All files by name, of the requested cells: one per mode and measured check for benchmarks/dynamo, and one per mode for
+File: TypeAlias = pa.Table | list[dict[str, Any]]
+"""The rows of a CSV, or the lines of a file of JSON."""
+
+
+def files(cells: pa.Table, modes: dict[str, Mode], device: str) -> dict[str, File]:
+    """All files by name, of the requested cells: two per mode and measured check for benchmarks/dynamo, and one per mode for
     timm.
     """
-    exported, cells = {}, requested(cells)
+    exported: dict[str, File] = {}
+    cells = requested(cells)
     for mode, stem in stems(modes).items():
         of_mode = cells.filter(pc.equal(cells["mode"], mode))
         training = modes[mode].training
         for check, table_of in (("accuracy", accuracy), ("performance", performance)):
             if of_mode[check].null_count < len(of_mode):
-                exported[f"{stem}_{device}_{check}.csv"] = table_of(of_mode)
+                table = table_of(of_mode)
+                exported[f"{stem}_{device}_{check}.csv"] = rounded(table)
+                exported[f"{stem}_{device}_{check}.json"] = list(records(table, of_mode, modes[mode]))
         exported[f"benchmark-{'train' if training else 'infer'}-{mode}-{device}.csv"] = benchmark(of_mode, training)
     return exported
 
@@ -49,8 +61,30 @@ def _has_more_options(mode: Mode) -> bool:
     return mode != replace(Mode(), backend=mode.backend, precision=mode.precision, training=mode.training)
 
 
+def counters(cells: pa.Table) -> dict[str, pa.Array]:
+    """The columns of what dynamo counted, 0 where it counted nothing; of compiled autograd there is none."""
+    nothing = pa.array([0] * len(cells), pa.int64())
+    reasons = [len(set(each or ())) for each in cells["graph_break_reasons"].to_pylist()]
+    columns = {
+        "calls_captured": cells["ops_captured"],
+        "unique_graphs": cells["unique_graphs"],
+        "fallbacks_to_eager": cells["fallbacks_to_eager"],
+        "graph_breaks": cells["graph_breaks"],
+        "unique_graph_breaks": pa.array(reasons, pa.int64()),
+        "autograd_captures": nothing,
+        "autograd_compiles": nothing,
+        "cudagraph_skips": cells["cudagraph_skips"],
+    }
+    return {name: pc.fill_null(column, 0) for name, column in columns.items()}
+
+
+def latency_s(cells: pa.Table) -> pa.ChunkedArray:
+    """Seconds of the first compile that is known."""
+    return pc.coalesce(cells["compile_cold_s"], cells["compile_warm_s"])
+
+
 def accuracy(cells: pa.Table) -> pa.Table:
-    """benchmarks/dynamo's accuracy CSV, without the counters, which are not measured; its readers go by the header.
+    """benchmarks/dynamo's accuracy CSV: status, counters, compile time in s.
 
     A batch size of 0 is that suite's word for a model that was never run.
     """
@@ -60,6 +94,8 @@ def accuracy(cells: pa.Table) -> pa.Table:
             "name": cells["model"],
             "batch_size": pc.fill_null(cells["accuracy_batch_size"], 0),
             "accuracy": cells["accuracy"],
+            **counters(cells),
+            "compilation_latency": pc.fill_null(latency_s(cells), 0.0),
         }
     )
 
@@ -67,29 +103,82 @@ def accuracy(cells: pa.Table) -> pa.Table:
 def performance(cells: pa.Table) -> pa.Table:
     """benchmarks/dynamo's performance CSV: latency of compiled in ms, compile time in s, peak memory in GB.
 
-    A cell that was not timed has zeros, as there. It has no compiled autograd, so that the columns of that are 0.
+    A cell that was not timed, or whose result is wrong, has zeros, as there.
     """
-    timed = pc.is_valid(cells["speedup"])
-    reasons = [len(set(each or ())) for each in cells["graph_break_reasons"].to_pylist()]
-    latency_s = pc.coalesce(cells["compile_cold_s"], cells["compile_warm_s"])
+    counts = pc.and_(pc.is_valid(cells["speedup"]), pc.fill_null(cells["counted"], False))
     columns = {
+        "batch_size": cells["batch_size"],
         "speedup": cells["speedup"],
         "abs_latency": cells["compiled_ms"],
-        "compilation_latency": latency_s,
+        "compilation_latency": latency_s(cells),
         "compression_ratio": cells["compression_ratio"],
         "eager_peak_mem": pc.divide(pc.cast(cells["eager_peak_bytes"], pa.float64()), 1e9),
         "dynamo_peak_mem": pc.divide(pc.cast(cells["compiled_peak_bytes"], pa.float64()), 1e9),
-        "calls_captured": cells["ops_captured"],
-        "unique_graphs": cells["unique_graphs"],
-        "graph_breaks": cells["graph_breaks"],
-        "unique_graph_breaks": pa.array(reasons, pa.int64()),
-        "autograd_captures": pa.array([0] * len(cells), pa.int64()),
-        "autograd_compiles": pa.array([0] * len(cells), pa.int64()),
-        "cudagraph_skips": cells["cudagraph_skips"],
+        **counters(cells),
     }
-    batch_size = pc.if_else(timed, cells["batch_size"], 0)
-    figures = {name: pc.fill_null(pc.if_else(timed, column, None), 0) for name, column in columns.items()}
-    return pa.table({"dev": cells["device"], "name": cells["model"], "batch_size": batch_size, **figures})
+    figures = {name: pc.fill_null(pc.if_else(counts, column, None), 0) for name, column in columns.items()}
+    return pa.table({"dev": cells["device"], "name": cells["model"], **figures})
+
+
+def rounded(table: pa.Table) -> pa.Table:
+    """The same with numbers as benchmarks/dynamo writes them: six digits after the point."""
+    columns = {
+        name: [f"{value:.6f}" for value in column.to_pylist()] if pa.types.is_floating(column.type) else column
+        for name, column in zip(table.column_names, table.columns, strict=True)
+    }
+    return pa.table(columns)
+
+
+def records(table: pa.Table, cells: pa.Table, mode: Mode) -> Iterator[dict[str, Any]]:
+    """The same as records of PyTorch's benchmark database: one for each model and metric, in the schema of its version 3.
+
+    `table` is the CSV of these cells. A metric that is a text stands in `extra_info`, as the database has numbers alone.
+    """
+    for row, cell in zip(table.to_pylist(), cells.to_pylist(), strict=True):
+        about = _about(row, cell, mode)
+        for name, value in row.items():
+            if name not in ("dev", "name", "batch_size"):
+                values = {"benchmark_values": [value]}
+                yield {**about, "metric": {"name": name, **({"extra_info": values} if isinstance(value, str) else values)}}
+
+
+def _about(row: dict[str, Any], cell: dict[str, Any], mode: Mode) -> dict[str, Any]:
+    """What is said in every record of a cell."""
+    options = {name: value for name, value in asdict(mode).items() if name not in ("backend", "precision", "training")}
+    settings = {"device": row["dev"], "quantization": "", "batch_size": row["batch_size"], "mode": cell["mode"], **options}
+    gpu = {"gpu_info": cell["device_name"] or "", "gpu_count": 1} if row["dev"] != "cpu" else {}
+    return {
+        "benchmark": {
+            "name": "TorchInductor",
+            "mode": "training" if mode.training else "inference",
+            "dtype": mode.precision,
+            "extra_info": {name: _text(value) for name, value in settings.items()},
+        },
+        "model": {"name": row["name"], "type": "OSS model", "backend": mode.backend, "origins": [SUITE]},
+        "runners": [
+            {
+                "name": row["dev"],
+                "type": cell["device_name"] or "",
+                "cpu_info": cell["device_name"] or "" if row["dev"] == "cpu" else "",
+                **gpu,
+                "extra_info": {"hostname": cell["host"] or "", "driver": cell["driver"] or ""},
+            }
+        ],
+        "dependencies": {
+            "pytorch": _dependency("pytorch/pytorch", cell["torch"], cell["torch_revision"]),
+            "timm": _dependency("huggingface/pytorch-image-models", cell["timm"], None),
+            "triton": _dependency("triton-lang/triton", cell["triton"], None),
+        },
+    }
+
+
+def _dependency(repository: str, version: str | None, revision: str | None) -> dict[str, Any]:
+    return {"repo": repository, "branch": "", "sha": revision or "", "version": version or "", "extra_info": {}}
+
+
+def _text(value: Any) -> str:
+    """A value for one of the database's maps of texts."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def benchmark(cells: pa.Table, training: bool) -> pa.Table:

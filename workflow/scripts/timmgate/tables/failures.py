@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from timmgate.core.described import columns
+from timmgate.core.schemas import SHOWN_STATUS
 from timmgate.core.spec import SEEDED_WEIGHTS
 from timmgate.core.thresholds import Thresholds
 from timmgate.tables import parquet
@@ -55,7 +56,7 @@ KINDS = {
         Kind("mixed_machines", "warning", "cells were measured on different devices, drivers or numbers of threads"),
         Kind("no_reference", "note", "float64 did not run: judged by cosine similarity, which is weak evidence"),
         Kind("smaller_batch", "note", "timed with a smaller batch than requested, for lack of memory"),
-        Kind("weak_evidence", "note", "random weights or comparison by cosine: a pass says less"),
+        Kind("weak_evidence", "note", "random weights, comparison by cosine, or undecided null runs: a pass says less"),
         Kind("not_judged", "note", "not judged, by the suite's table"),
         Kind("several_hosts", "note", "cells were measured on several hosts"),
     )
@@ -144,7 +145,7 @@ def failures(cells: pa.Table, checks: Sequence[str], thresholds: Thresholds) -> 
 
 def _of_check(cell: Row, check: str, thresholds: Thresholds) -> Iterator[tuple[float, Row]]:
     """What is to be looked at in one check of a cell, each with how bad it is."""
-    if kind := KIND_OF_STATUS.get(cell[check]):
+    if kind := KIND_OF_STATUS.get(cell[SHOWN_STATUS[check]]):
         yield _failure(cell, check, kind)
     if check == "accuracy" and cell["comparison"] == "cosine" and cell["reference"] == "none":
         yield 0.0, _row("no_reference", cell, check, cause="reference_error", message=cell["reference_error"])
@@ -163,7 +164,10 @@ def _failure(cell: Row, check: str, kind: Kind) -> tuple[float, Row]:
     course = {name: cell[f"{check}_{name}"] for name in ("stage", "cause", "message")}
     if kind.name != "wrong":
         return 0.0, _row(kind.name, cell, check, **course)
-    if check == "accuracy":
+    if check == "accuracy" and cell["passed_by"] in ("strict", "both") and cell["strict"] == "fail":
+        leaf = {"worst_leaf": cell["strict_worst_leaf"], "margin": cell["strict_margin"]}
+        course |= {"cause": "null runs", "message": cell["strict_message"]}
+    elif check == "accuracy":
         leaf = {"worst_leaf": cell["worst_leaf"], "margin": cell["margin"]}
     else:
         leaf = {"margin": cell["timed_output_margin"]}
@@ -182,7 +186,7 @@ def _figure(cell: Row, column: str) -> str:
 
 def _row(kind: str, cell: Row, check: str | None, **known: Any) -> Row:
     about = {name: cell.get(name) for name in ("device", "build", "mode", "model", "log", "command")}
-    status = cell.get(check) if check else None
+    status = cell.get(SHOWN_STATUS[check]) if check else None
     return {"severity": KINDS[kind].severity, "kind": kind, **about, "check_name": check, "status": status, **known}
 
 
@@ -204,8 +208,12 @@ def _of_run(cells: list[Row], checks: Sequence[str]) -> Iterator[Row]:
     cosine = [cell for cell in measured if cell["comparison"] == "cosine" and cell["reference"] != "none"]
     if "accuracy" in checks:
         yield from of_cells("weak_evidence", "accuracy", "comparison", cosine, "are compared by cosine similarity")
+    undecided = [cell for cell in measured if cell["strict"] == "undecided"]
+    if "accuracy" in checks:
+        words = "are undecided by null runs, and are judged by the dynamo rule"
+        yield from of_cells("weak_evidence", "accuracy", "strict", undecided, words)
     for check in checks:
-        skipped = [cell for cell in measured if cell[check] == "pass_due_to_skip"]
+        skipped = [cell for cell in measured if cell[SHOWN_STATUS[check]] == "pass_due_to_skip"]
         yield from of_cells("not_judged", check, "pass_due_to_skip", skipped, "are not judged")
     yield from _mixtures("mixed_machines", run, measured, [*MACHINE, *(f"{check}_threads" for check in checks)])
     yield from _mixtures("several_hosts", run, measured, ["host"])

@@ -4,13 +4,21 @@ Of what the last command requested, both checks of every cell.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import date
 from typing import Any
 
 import pyarrow as pa
 
-from timmgate.tables.baseline import ANY, PASSING, Expectation, Expectations
+from timmgate.core.schemas import SHOWN_STATUS
+from timmgate.core.thresholds import Thresholds
+from timmgate.tables import deviations
+from timmgate.tables.baseline import ANY, PASSING, Expectation, Expectations, Measured
 from timmgate.tables.merge import requested
+from timmgate.tables.outcome import Outcome
+from timmgate.tables.quarantine import Entry
+
+Row = dict[str, Any]
 
 CLASSES = {
     "pass": "passes, as expected",
@@ -23,9 +31,24 @@ CLASSES = {
 }
 """Every check of a cell is in one of these. A cell without an expectation is expected to pass."""
 
+MOVES = {
+    "slower": "an iteration takes longer than in the baseline, by `max_slowdown`",
+    "faster": "an iteration takes less time",
+    "slower_compile": "compiling takes more processor time, by `max_compile_growth`",
+    "faster_compile": "compiling takes less",
+    "more_memory": "an iteration takes more memory, by `max_memory_growth`",
+    "less_memory": "an iteration takes less",
+    "more_graph_breaks": "more graph breaks",
+    "fewer_graph_breaks": "fewer graph breaks",
+    "eager_slower": "eager became slower, in the median of all cells: another machine, or the ground below the compiler",
+    "eager_faster": "eager became faster, in the median of all cells",
+    "not_comparable": "the figures were measured in another way, or not at all in the baseline",
+}
+"""Against measured tables, a row more for each of these in a cell that passes; eager's is one for all cells."""
+
 AS_EXPECTED = ("pass", "expected_failure")
 
-FAILING = ("new_failure", "changed_failure", "missing")
+FAILING = ("new_failure", "changed_failure", "missing", "slower", "slower_compile", "more_memory", "more_graph_breaks")
 """The classes that fail the gate. An improvement does not: it shows in the table until the expectations are updated."""
 
 COLUMNS = ("mode", "model", "check_name", "class", "expected", "status", "flaky", "cause", "message", "log")
@@ -54,7 +77,7 @@ def judge(cells: pa.Table, expectations: Expectations, checks: Sequence[str]) ->
     The results come first, and the checks of a cell stand together.
     """
     course = [f"{check}_{name}" for check in checks for name in ("cause", "message")]
-    rows = requested(cells).select(["mode", "model", *checks, *course, "log"]).to_pylist()
+    rows = requested(cells).select(["mode", "model", *map(SHOWN_STATUS.__getitem__, checks), *course, "log"]).to_pylist()
     results = {(row["mode"], row["model"]): row for row in rows}
     expected = {(mode, model): each for mode, models in expectations.items() for model, each in models.items()}
     judged = []
@@ -66,16 +89,68 @@ def judge(cells: pa.Table, expectations: Expectations, checks: Sequence[str]) ->
                     "mode": mode,
                     "model": model,
                     "check_name": check,
-                    "class": classify(expectation, check, result.get(check)),
+                    "class": classify(expectation, check, result.get(SHOWN_STATUS[check])),
                     "expected": expectation and expectation.of(check),
-                    "status": result.get(check),
+                    "status": result.get(SHOWN_STATUS[check]),
                     "flaky": expectation and expectation.flaky,
                     "cause": result.get(f"{check}_cause"),
                     "message": result.get(f"{check}_message"),
                     "log": result.get("log"),
                 }
             )
-    return pa.Table.from_pylist(judged, schema=pa.schema([(name, pa.string()) for name in COLUMNS]))
+    return table(judged)
+
+
+def against(
+    cells: pa.Table,
+    checks: Sequence[str],
+    expectations: Expectations,
+    measured: Measured | None,
+    thresholds: Mapping[str, Any],
+    models: Mapping[str, Collection[str]],
+) -> list[Row]:
+    """`judge`, and where the baseline is `measured` tables, their statuses instead of expectations, and their figures too.
+
+    `models` are by mode those that this run was asked for.
+    """
+    if measured is None:
+        expected: list[Row] = judge(cells, expectations, checks).to_pylist()
+        return expected
+    before = deviations.load(measured, cells)
+    judged: list[Row] = judge(cells, before.expectations(models), checks).to_pylist()
+    if "performance" not in checks:
+        return judged
+    return [*judged, *deviations.deviations(requested(cells).to_pylist(), before, Thresholds(**thresholds))]
+
+
+def outcome(judged: Sequence[Row]) -> Outcome:
+    """A regression; or that nothing could be compared, of which most likely the request is the reason; or neither."""
+    if failed(judged):
+        return Outcome.REGRESSION
+    timed = {(row["mode"], row["model"]) for row in judged if row["check_name"] == "performance" and row["class"] == "pass"}
+    incomparable = {(row["mode"], row["model"]) for row in judged if row["class"] == "not_comparable"}
+    return Outcome.WRONG_REQUEST if timed and timed <= incomparable else Outcome.AS_EXPECTED
+
+
+def table(judged: Iterable[Row]) -> pa.Table:
+    """Rows as a table."""
+    return pa.Table.from_pylist(list(judged), schema=pa.schema([(name, pa.string()) for name in COLUMNS]))
+
+
+def quarantined(judged: Iterable[Row], entries: Sequence[Entry], today: date) -> Iterator[Row]:
+    """The rows, where those that would fail the gate are flaky for as long as an entry of the quarantine says so."""
+    for row in judged:
+        covering = [
+            entry for entry in entries if row["model"] and entry.covers(row["mode"], row["model"], row["check_name"])
+        ]
+        if not covering or row["class"] not in FAILING or row["class"] == "missing":
+            yield row
+            continue
+        last = max(covering, key=lambda entry: entry.until)
+        if last.until >= today.isoformat():
+            yield {**row, "class": "flaky", "flaky": f"{row['class']}, in quarantine for {last.issue} until {last.until}"}
+        else:
+            yield {**row, "flaky": f"its quarantine for {last.issue} ended on {last.until}"}
 
 
 def updated(
@@ -87,7 +162,8 @@ def updated(
     that it was asked for: what has no result there goes, unless it only was not run.
     """
     renewed: dict[str, dict[str, Expectation]] = {}
-    for row in requested(cells).select(["mode", "model", *checks]).to_pylist():
+    statuses = [SHOWN_STATUS[check] for check in checks]
+    for row in requested(cells).select(["mode", "model", *statuses]).rename_columns(["mode", "model", *checks]).to_pylist():
         mode, model = row["mode"], row["model"]
         old = expectations.get(mode, {})
         if mode not in renewed:
@@ -124,18 +200,26 @@ def _as_file(models: dict[str, Expectation]) -> pa.Table:
 def sentence(judged: list[dict[str, Any]]) -> str:
     """One sentence: whether the gate is passed, and what is not as expected."""
     counts = Counter(row["class"] for row in judged)
-    unexpected = [f"{counts[name]} {name}" for name in CLASSES if counts[name] and name not in AS_EXPECTED]
+    unexpected = [f"{counts[name]} {name}" for name in (*CLASSES, *MOVES) if counts[name] and name not in AS_EXPECTED]
+    if outcome(judged) == Outcome.WRONG_REQUEST:
+        return "Nothing was compared: no cell is comparable with the baseline. Is it of another device, or another request?"
     verdict = "The gate failed" if failed(judged) else "The gate passed"
     return f"{verdict}: {', '.join(unexpected) or 'everything is as expected'}."
 
 
-def failed(judged: list[dict[str, Any]]) -> bool:
+def failed(judged: Iterable[Row]) -> bool:
     """Whether anything is in a class that fails the gate."""
     return any(row["class"] in FAILING for row in judged)
+
+
+def place(row: Row) -> str:
+    """Cell and check of a row."""
+    cell = f"{row['mode']}/{row['model']}" if row["model"] else "all cells"
+    return f"{cell} {row['check_name']}"
 
 
 def reasons(judged: list[dict[str, Any]]) -> list[str]:
     """The outcome in one sentence, then a line for whatever fails the gate."""
     failing = (row for row in judged if row["class"] in FAILING)
-    lines = (f"{row['class']} {row['mode']}/{row['model']} {row['check_name']}" for row in failing)
+    lines = (f"{row['class']} {place(row)}" for row in failing)
     return [sentence(judged), *lines]

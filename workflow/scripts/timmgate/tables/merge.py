@@ -4,8 +4,10 @@ Nothing that was measured disappears: the tables hold every cell that the folder
 command requested. They are renewed where files have changed: an index remembers which files they were made of.
 """
 
+import fcntl
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from timmgate.core.checks import CHECKS
+from timmgate.core.names import RESERVED
 from timmgate.core.schemas import PASSED
+from timmgate.core.verdict import status_by_rule
 from timmgate.supervisor import journal
 from timmgate.tables import parquet
 
@@ -46,11 +50,11 @@ INDEX_SCHEMA = pa.schema(
 FILES = (*(f"{check}.parquet" for check in CHECKS), journal.NAME)
 """Files of a cell that the tables are made of."""
 
-RESERVED = ("export", "pairs", "confirm")
-"""Folders beside those of the builds."""
-
 TABLES: Key = ("", "", "", "")
 """What the index has the tables themselves under."""
+
+UNJUDGED = (None, "not_run", "not_applicable")
+"""Statuses of an accuracy check that has neither passed nor failed."""
 
 CELLS_AT_ONCE = 250
 """Cells that are in memory together where a table of many rows per cell is merged."""
@@ -59,10 +63,18 @@ ROWS_AT_ONCE = 50_000
 """Fewest rows of a row group but the last."""
 
 
-def merge(folder: Path, requested: Sequence[Key], checks: Collection[str], identities: Identities) -> Problems:
+def merge(
+    folder: Path,
+    requested: Sequence[Key],
+    checks: Collection[str],
+    identities: Identities,
+    rule: str = "strict",
+    under_way: Collection[Key] = (),
+) -> Problems:
     """Renew the tables in `folder`, which is results/{device}; what could not be read.
 
-    `requested` are the cells and `checks` the checks that the last command asked for.
+    `requested` are the cells and `checks` the checks that the last command asked for, `rule` is the key `accuracy_rule`.
+    Cells that are `under_way` may be half done: the index does not know them, so that they are looked at again.
     """
     files = find(folder)
     problems: Problems = {}
@@ -81,11 +93,28 @@ def merge(folder: Path, requested: Sequence[Key], checks: Collection[str], ident
     if changed or not made_of:
         for check, record in CHECKS.items():
             write(record.details, chain(kept(record.details), _details(check, renewed, measured[check], problems)))
-        write("attempts", chain(kept("attempts"), [_attempts(renewed)]))
+        write("attempts", chain(kept("attempts"), [_attempts(renewed, under_way)]))
     rows = pa.concat_tables([*kept("cells"), join(list(renewed), measured, problems)])
-    parquet.write(_in_order(rows, files, requested, checks, identities), folder / "cells.parquet")
-    write_index(folder, files)
+    parquet.write(_in_order(rows, files, requested, checks, identities, rule), folder / "cells.parquet")
+    write_index(folder, {cell: stamps for cell, stamps in files.items() if cell not in under_way})
     return problems
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Wait until nobody else makes the tables in `folder`, where the file system can lock a folder."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(number, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(number)
+
+
+def is_up_to_date(folder: Path) -> bool:
+    """Whether the tables are made of exactly the files that there are now."""
+    return read_index(folder) == find(folder)
 
 
 def find(folder: Path) -> dict[Key, dict[str, Stamp]]:
@@ -172,6 +201,7 @@ def _in_order(
     requested: Sequence[Key],
     checks: Collection[str],
     identities: Identities,
+    rule: str,
 ) -> pa.Table:
     """The requested cells in their order, then the others, with what is derived of each (`schemas.STATE`)."""
     cells = [*requested, *sorted({*files} - {*requested})]
@@ -182,10 +212,16 @@ def _in_order(
         status = pc.if_else(pc.and_(asked, check in checks), pc.fill_null(status, "not_run"), status)
         rows = rows.set_column(rows.schema.get_field_index(check), rows.schema.field(check), status)
     stale = {check: _stale(rows, cells, check, identities) for check in CHECKS}
+    pairs = zip(rows["accuracy"].to_pylist(), rows["strict"].to_pylist(), strict=True)
+    statuses, rules = zip(*(status_by_rule(*pair, rule) for pair in pairs), strict=True) if cells else ((), ())
+    accuracy = pa.array(statuses, pa.string())
     state = {
+        "accuracy_by_rule": accuracy,
+        "passed": pc.if_else(pc.is_in(accuracy, pa.array(UNJUDGED)), None, pc.is_in(accuracy, pa.array(PASSED))),
+        "passed_by": pa.array(rules, pa.string()),
         "requested": asked,
         "stale": pa.array([_any(of_cell) for of_cell in zip(*stale.values(), strict=True)], pa.bool_()),
-        "counted": _counted(rows, pa.array(stale["accuracy"], pa.bool_())),
+        "counted": _counted(rows, accuracy, pa.array(stale["accuracy"], pa.bool_())),
     }
     for name, values in state.items():
         rows = rows.set_column(rows.schema.get_field_index(name), rows.schema.field(name), values)
@@ -215,14 +251,14 @@ def _any(of_checks: Iterable[bool | None]) -> bool | None:
     return any(known) if known else None
 
 
-def _counted(rows: pa.Table, accuracy_is_stale: pa.Array) -> pa.ChunkedArray:
+def _counted(rows: pa.Table, accuracy: pa.Array, accuracy_is_stale: pa.Array) -> pa.ChunkedArray:
     """Whether a cell's speedup is in the means: timed, and neither its accuracy nor its timed output was found wrong.
 
     An accuracy that was never measured, or that is of another identity, says nothing of what was timed.
     """
     timed = pc.and_(pc.equal(rows["performance"], "pass"), pc.fill_null(rows["timed_output_ok"], True))
-    unknown = pc.or_(pc.is_null(rows["accuracy"]), pc.fill_null(accuracy_is_stale, False))
-    return pc.fill_null(pc.and_(timed, pc.or_(unknown, pc.is_in(rows["accuracy"], pa.array(PASSED)))), False)
+    unknown = pc.or_(pc.is_null(accuracy), pc.fill_null(accuracy_is_stale, False))
+    return pc.fill_null(pc.and_(timed, pc.or_(unknown, pc.is_in(accuracy, pa.array(PASSED)))), False)
 
 
 def _details(check: str, folders: Mapping[Key, Path], rows: list[pa.Table], problems: Problems) -> Iterator[pa.Table]:
@@ -247,12 +283,12 @@ def _of_row(check: str) -> pa.Schema:
     return schema.remove(schema.get_field_index(parquet.DETAILS))
 
 
-def _attempts(folders: Mapping[Key, Path]) -> pa.Table:
-    """Every attempt at the cells; one that never began has none."""
+def _attempts(folders: Mapping[Key, Path], under_way: Collection[Key]) -> pa.Table:
+    """Every attempt at the cells that has ended; a cell that never began has none."""
     rows = [
         row
         for cell, folder in folders.items()
-        for row in journal.rows_of(folder / journal.NAME, dict(zip(KEY, cell, strict=True)))
+        for row in journal.rows_of(folder / journal.NAME, dict(zip(KEY, cell, strict=True)), cell in under_way)
     ]
     return parquet.table(rows, parquet.SCHEMAS["attempts"])
 

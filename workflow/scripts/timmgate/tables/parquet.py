@@ -1,6 +1,7 @@
 """Columns to Arrow schemas, rows to files: Parquet with units and meanings in the metadata, TSV and CSV beside it."""
 
 import csv
+import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -120,6 +121,12 @@ def write_csv(table: pa.Table, path: Path) -> None:
             writer.writerows(each.values() for each in table.to_pylist())
 
     write_atomically(path, fill)
+
+
+def write_json_lines(records: Iterable[dict[str, Any]], path: Path) -> None:
+    """Write one line of JSON for each record, all or nothing."""
+    text = "".join(f"{json.dumps(record)}\n" for record in records)
+    write_atomically(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
 
 
 def write_tsv(table: pa.Table, path: Path) -> None:

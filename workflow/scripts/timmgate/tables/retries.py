@@ -46,28 +46,33 @@ def _read(path: Path) -> dict[str, int]:
         raise ConfigError(f"{path} is damaged ({error}); {remedy}") from None
 
 
-def request_failed(retries: Retries, cells: Mapping[str, Mapping[str, str]], wanted: Collection[str]) -> dict[str, bool]:
+def request_failed(
+    retries: Retries, cells: Mapping[str, Mapping[str, str]], wanted: Collection[str], rule: str = "strict"
+) -> dict[str, bool]:
     """Request the cells that have a wanted status in a check; the cells, and whether it was for lack of weights.
 
     `cells` maps a cell to the file of each check's row. `failed` among the wanted stands for all but a pass. A cell without
-    a file is measured anyway; one with a file that cannot be read has failed.
+    a file is measured anyway; one with a file that cannot be read has failed. `rule` is the key `accuracy_rule`.
     """
     import pyarrow as pa  # only here: every job of a cluster imports this module
     import pyarrow.parquet as pq
 
     from timmgate.core.schemas import FAILED
+    from timmgate.core.verdict import status_by_rule
 
     found: dict[str, bool] = {}
     for cell, files in cells.items():
         for check, file in files.items():
             try:
                 with pq.ParquetFile(file) as parquet:
-                    row = parquet.read([check, f"{check}_stage", "retry"]).to_pylist()[0]
+                    row = parquet.read([check, "strict", f"{check}_stage", "retry"]).to_pylist()[0]
             except FileNotFoundError:
                 continue
             except (pa.ArrowException, OSError, LookupError):
                 row = {}
             status = row.get(check)
+            if check == "accuracy":
+                status, _ = status_by_rule(status, row.get("strict"), rule)
             if status is None or status in wanted or ("failed" in wanted and status in FAILED):
                 retries.request(cell, row.get("retry"))
                 found[cell] = found.get(cell, False) or row.get(f"{check}_stage") == "weights"

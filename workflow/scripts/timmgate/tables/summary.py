@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from timmgate.core.schemas import PASSED, STATUSES
+from timmgate.core.schemas import PASSED, SHOWN_STATUS, STATUSES
 from timmgate.supervisor import speedup
 from timmgate.tables.merge import requested
 
@@ -39,7 +39,7 @@ FIGURES = ("verdict", "speedup", "compile_cold_s", "compile_warm_s", "compressio
 def summary(cells: pa.Table, checks: Sequence[str]) -> pa.Table:
     """The requested cells, as `SCHEMA` says. `checks` are those that the last command requested."""
     modes: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    needed = ["device", "build", "mode", "counted", *checks, *FIGURES]
+    needed = ["device", "build", "mode", "counted", *(SHOWN_STATUS[check] for check in checks), *FIGURES]
     for row in requested(cells).select(needed).to_pylist():
         modes.setdefault((row["device"], row["build"], row["mode"]), []).append(row)
     rows = [
@@ -56,7 +56,7 @@ def summary(cells: pa.Table, checks: Sequence[str]) -> pa.Table:
 
 
 def _counts(of_mode: list[dict[str, Any]], check: str) -> dict[str, int]:
-    statuses = Counter(row[check] for row in of_mode)
+    statuses = Counter(row[SHOWN_STATUS[check]] for row in of_mode)
     passed = sum(statuses[status] for status in PASSED)
     return {"cells": len(of_mode), "passed": passed, **{status: statuses[status] for status in STATUSES}}
 

@@ -86,7 +86,7 @@ def measure(spec: Spec, request: Request, reporter: Reporter) -> None:
     check, run = import_module(CHECKS[spec.check].module), request.run
     folder = request.cache(spec)
     cache = compile_cache.Cache(folder) if run.shared_cache else compile_cache.OwnCache(folder, run.toolchain)
-    options = run.weights, run.timing_limit, run.memory_bytes
+    options = run.weights, run.timing_limit, run.memory_bytes, run.accuracy_rule != "dynamo"
     try:
         check.measure(spec, training_step.Setup(run.threads, cache, request.batch_size(spec), *options), reporter)
     except FaultNotApplicable as reason:

@@ -1,12 +1,13 @@
 """The accuracy check: does the compiled model compute what eager computes, judged against float64?
 
 The sequence is that of benchmarks/dynamo, with the protocol's repairs: a float64 reference, two eager runs that must agree,
-the compiled run, and a comparison of every tensor.
+the compiled run, and a comparison of every tensor. Null runs and the strict verdict come after it.
 """
 
 import copy
-from collections.abc import Callable
-from dataclasses import asdict
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -14,9 +15,10 @@ from torch._dynamo.utils import counters
 
 from timmgate.core.protocol import Reporter
 from timmgate.core.spec import Spec
-from timmgate.worker import backends, models, torch_device
-from timmgate.worker.compare import Leaf, Rule, all_finite, compare_leaves
-from timmgate.worker.training_step import Setup, fresh, gradient, iterate, load, make_optimizer
+from timmgate.core.verdict import CellVerdict, LeafVerdict
+from timmgate.worker import backends, models, strict_verdict, torch_device
+from timmgate.worker.compare import Leaf, LeafEvidence, Rule, all_finite, compare_leaves
+from timmgate.worker.training_step import Setup, cloned, fresh, gradient, iterate, load, make, make_optimizer
 
 ITERATIONS = 2
 """Iterations of a run, of which the last is compared (benchmarks/dynamo --iterations)."""
@@ -28,7 +30,7 @@ NO_TOLERANCE = Rule(tolerance=0.0)
 """Two eager runs with the same seeds must agree exactly."""
 
 Result = list[Leaf]
-"""What one run computed: its output, or its loss, gradients, parameters and buffers."""
+"""What one run computed: its output, or its prediction, loss, gradients, parameters and buffers."""
 
 
 def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
@@ -50,18 +52,40 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
             return
         reporter.stage("eager")
         again = run(spec, copy.deepcopy(model), images)
-        if not spec.traits.nondeterministic and (different := differing(eager, again)):
-            reporter.result("eager_two_runs_differ", "comparison", f"eager differs from itself in {', '.join(different)}")
+        different = [] if spec.traits.nondeterministic else differing(eager, again)
+        if different and not setup.strict:
+            reporter.result("eager_two_runs_differ", "comparison", _differs_from_itself(different))
             return
         reporter.stage("compile")
         torch_device.set_deterministic(False)  # what is judged is the program that the performance check times
-        with backends.compiling(spec, setup.cache, reporter) as first_iteration:
-            model = copy.deepcopy(model)
-            forward = backends.compile_model(spec, model, images)
-            reporter.stage("run")
-            compiled = run(spec, model, images, forward, after_first=first_iteration.stop)
+        compiled, strict_leaves = run_compiled(spec, setup, model, images, reporter)
         reporter.stage("compare")
-        judge(spec, eager, compiled, reference, reporter)
+        leaves = compare_leaves(eager, compiled, reference, rule(spec, reference is not None))
+        report_dynamo(spec, leaves, eager, compiled, reference is not None, reporter)
+        del eager, again, compiled, reference
+        strict = {}
+        if setup.strict:
+            reporter.stage("null_runs")
+            strict = judge_strictly(spec, setup, model, images, strict_leaves, reporter)
+        for leaf in with_strict(leaves, strict):
+            reporter.detail(asdict(leaf))
+        reporter.result(*result(spec, leaves, different))
+
+
+def run_compiled(
+    spec: Spec, setup: Setup, model: torch.nn.Module, images: torch.Tensor, reporter: Reporter
+) -> tuple[Result, Result]:
+    """Compile a copy of the model, and run it as eager is run, then as null runs are, if they are wanted."""
+    with backends.compiling(spec, setup.cache, reporter) as first_iteration:
+        compiled = copy.deepcopy(model)
+        forward = backends.compile_model(spec, compiled, images)
+        reporter.stage("run")
+        leaves = run(spec, compiled, images, forward, after_first=first_iteration.stop)
+        reporter.columns(**backends.statistics())
+        if not setup.strict:
+            return leaves, []
+        leaves = [replace(leaf, value=cloned(leaf.value)) for leaf in leaves]  # the next run writes into buffers
+        return leaves, strict_verdict.run_compiled(spec, model, compiled, images, forward)
 
 
 def run_reference(spec: Spec, model: torch.nn.Module, images: torch.Tensor, reporter: Reporter) -> Result | None:
@@ -92,8 +116,10 @@ def run(
     torch_device.synchronize(spec.device)
     if not spec.options.training:
         return [Leaf("output", "output", returned)]
+    prediction, loss = returned
     return [
-        Leaf("loss", "loss", returned),
+        Leaf("prediction", "prediction", prediction),
+        Leaf("loss", "loss", loss),
         *(Leaf(f"gradient.{name}", "gradient", gradient(weight)) for name, weight in model.named_parameters()),
         *(Leaf(f"parameter.{name}", "parameter", weight.detach()) for name, weight in model.named_parameters()),
         *(Leaf(f"buffer.{name}", "buffer", buffer) for name, buffer in model.named_buffers()),
@@ -127,35 +153,99 @@ def differing(eager: Result, again: Result) -> list[str]:
     return [leaf.leaf for leaf in compare_leaves(eager, again, None, NO_TOLERANCE) if not leaf.accuracy][:3]
 
 
-def judge(spec: Spec, eager: Result, compiled: Result, reference: Result | None, reporter: Reporter) -> None:
-    """Compare every leaf, report the evidence and the result."""
-    how = rule(spec, reference is not None)
-    leaves = compare_leaves(eager, compiled, reference, how)
-    for leaf in leaves:
-        reporter.detail(asdict(leaf))
-    failed, worst = [leaf for leaf in leaves if not leaf.accuracy], max(leaves, key=lambda leaf: leaf.margin)
+def report_dynamo(
+    spec: Spec, leaves: list[LeafEvidence], eager: Result, compiled: Result, has_reference: bool, reporter: Reporter
+) -> None:
+    """The columns of the dynamo rule."""
+    how, worst = rule(spec, has_reference), max(leaves, key=lambda leaf: leaf.margin)
     reporter.columns(
         comparison="cosine" if how.cosine else "error",
         tolerance=how.tolerance,
         leaves=len(leaves),
-        leaves_failed=len(failed),
+        leaves_failed=sum(not leaf.accuracy for leaf in leaves),
         worst_leaf=worst.leaf,
         margin=worst.margin,
         top1_agreement=top1_agreement(eager, compiled),
     )
+
+
+def result(spec: Spec, leaves: list[LeafEvidence], different: list[str]) -> tuple[str, str | None, str | None]:
+    """Status, cause and message of the dynamo rule."""
+    failed, worst = [leaf for leaf in leaves if not leaf.accuracy], max(leaves, key=lambda leaf: leaf.margin)
+    if different:
+        return "eager_two_runs_differ", "comparison", _differs_from_itself(different)
     if spec.options.training and spec.traits.nondeterministic:
-        reporter.result("pass_due_to_skip", "eager training is not deterministic", "not judged, by the suite's table")
-    elif failed:
-        reporter.result(
-            "fail_accuracy", "comparison", f"{len(failed)} of {len(leaves)} tensors differ; {worst.leaf}: {worst.message}"
-        )
-    else:
-        reporter.result("pass")
+        return "pass_due_to_skip", "eager training is not deterministic", "not judged, by the suite's table"
+    if failed:
+        message = f"{len(failed)} of {len(leaves)} tensors differ; {worst.leaf}: {worst.message}"
+        return "fail_accuracy", "comparison", message
+    return "pass", None, None
+
+
+def _differs_from_itself(leaves: list[str]) -> str:
+    return f"eager differs from itself in {', '.join(leaves)}"
+
+
+def judge_strictly(
+    spec: Spec, setup: Setup, model: torch.nn.Module, images: torch.Tensor, compiled: Result, reporter: Reporter
+) -> dict[str, LeafVerdict]:
+    """The strict verdict on every leaf, by name; nothing, with the reason in the row, where null runs are not possible."""
+
+    def examine(seed: int) -> CellVerdict:
+        """The verdict with another seed; it compiles again, as weights may be part of the program."""
+        other = replace(spec, seed=seed)
+        model, images = make(other, setup)
+        _, leaves = run_compiled(other, setup, model, images, reporter)
+        reporter.stage("null_runs")
+        return strict_verdict.prepare(other, model, images).judge(leaves)
+
+    try:
+        found = strict_verdict.prepare(spec, model, images).judge(compiled)
+    except Exception as error:
+        traceback.print_exc()
+        reporter.columns(strict_error=f"{type(error).__name__}: {error}")
+        return {}
+    strict, of_seeds = strict_verdict.after_seeds(found, examine, spec.seed)
+    leaves = {leaf.leaf: leaf for leaf in found.leaves}
+    reporter.columns(
+        strict=strict,
+        strict_margin=found.margin,
+        strict_worst_leaf=found.worst_leaf,
+        strict_worst_statistic=found.worst_statistic,
+        strict_message=f"{found.worst_leaf}: {leaves[found.worst_leaf].message}" if strict == "fail" else None,
+        strict_of_seeds=of_seeds,
+        leaves_undecided=sum(leaf.strict is None for leaf in found.leaves),
+        null_runs=found.null_runs,
+        null_scatter=found.null_scatter,
+    )
+    return leaves
+
+
+def with_strict(leaves: list[LeafEvidence], strict: dict[str, LeafVerdict]) -> Iterator[LeafEvidence]:
+    """The evidence with the strict verdicts, then the leaves that only the strict rule looks at."""
+    for leaf in leaves:
+        yield replace(leaf, **_strict_columns(strict.get(leaf.leaf)))
+    known = {leaf.leaf for leaf in leaves}
+    for name, found in strict.items():
+        if name not in known:
+            yield LeafEvidence(name, found.kind, margin=None, accuracy=None, **_strict_columns(found))
+
+
+def _strict_columns(found: LeafVerdict | None) -> dict[str, Any]:
+    if found is None:
+        return {}
+    return {
+        "strict": found.strict,
+        "strict_margin": found.margin,
+        "strict_statistic": found.statistic,
+        "strict_message": found.message,
+        "null_rms": found.null_rms,
+    }
 
 
 def top1_agreement(eager: Result, compiled: Result) -> float | None:
     """Share of images whose largest logit is the same; None unless the output is one tensor of (images, classes)."""
-    (logits, *_), (others, *_) = ([leaf.value for leaf in result] for result in (eager, compiled))
-    if eager[0].kind != "output" or not isinstance(logits, torch.Tensor) or logits.ndim != 2:
+    logits, others = eager[0].value, compiled[0].value
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
         return None
     return (logits.argmax(1) == others.argmax(1)).double().mean().item()

@@ -261,6 +261,7 @@ def statistics() -> dict[str, Any]:
         "graph_break_reasons": breaks,
         "unique_graphs": counters["stats"]["unique_graphs"],
         "ops_captured": counters["stats"]["calls_captured"],
+        "fallbacks_to_eager": counters["frames"]["total"] - counters["frames"]["ok"],
         "recompiles": sum(metrics.recompile_reason is not None for metrics in get_compilation_metrics()),
         "cudagraph_skips": counters["inductor"]["cudagraph_skips"],
     }

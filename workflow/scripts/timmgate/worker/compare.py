@@ -90,33 +90,36 @@ class LeafEvidence:
     * `max_abs_error`: largest |compiled - eager|. Equal elements count 0, two NaN too; NaN on one side counts Inf.
     * `cosine`: cosine similarity of compiled and eager, None for a tensor that is zero or not finite.
     * `eager_nan`, `eager_inf`, `compiled_nan`, `compiled_inf`: numbers of such elements, 0 where nothing was compared.
-    * `accuracy`: the verdict of `same`.
-    * `strict`, `strict_margin`: None, for a scale-aware verdict to come.
+    * `accuracy`: the verdict of `same`; None, as `margin` then, for a leaf that only the strict rule looks at.
     * `message`: why it failed, or "".
+    * `strict`, `strict_margin`, `strict_statistic`, `null_rms`, `strict_message`: as in `verdict.LeafVerdict`; None without.
     """
 
     leaf: str
     kind: str
-    shape: list[int]
-    dtype: str
-    numel: int
+    shape: list[int] | None = None
+    dtype: str | None = None
+    numel: int | None = None
     eager_rmse: float | None = None
     compiled_rmse: float | None = None
     eager_relative_error: float | None = None
     compiled_relative_error: float | None = None
     error_ratio: float | None = None
     allowed_error: float | None = None
-    margin: float = math.inf
+    margin: float | None = math.inf
     max_abs_error: float | None = None
     cosine: float | None = None
     eager_nan: int = 0
     eager_inf: int = 0
     compiled_nan: int = 0
     compiled_inf: int = 0
-    accuracy: bool = False
+    accuracy: bool | None = False
+    message: str = ""
     strict: bool | None = None
     strict_margin: float | None = None
-    message: str = ""
+    strict_statistic: str | None = None
+    strict_message: str | None = None
+    null_rms: float | None = None
 
 
 def compare_leaves(

@@ -37,7 +37,7 @@ def create(spec: Spec, weights: Path | None = None) -> torch.nn.Module:
     except TypeError:  # an architecture that refuses the drop arguments
         torch_device.seed_everything(spec.seed)
         model = timm.create_model(spec.model, **arguments)
-    if spec.weights == "random-lively":
+    if spec.weights == "random":
         enliven(model, spec.seed, noise(spec, input_size(spec, model), STATISTICS_IMAGES, "cpu"))
     training = spec.options.training and not spec.options.use_eval_mode
     return model.to(spec.device, memory_format=memory_format(spec)).train(training)

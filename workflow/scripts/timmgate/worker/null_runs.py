@@ -5,6 +5,7 @@ rounding. What a run is, and which leaves it gives, is the caller's: `Run`.
 """
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -23,11 +24,14 @@ from timmgate.worker.compare import Leaf
 Run = Callable[[nn.Module, Tensor], list[Leaf]]
 """Seeds, runs a model, which it may change, on images, and returns its leaves."""
 
-KINK_ULPS = 32
+KINK_ULPS = 8
 """How far operands are moved to find kinks, in units of the float32 epsilon: so many more are crossed than by rounding."""
 
 KINK_DRAWS = 2
 """Number of such null runs."""
+
+LARGE_GMACS = 10.0
+"""Multiply-accumulate operations of one run, in 1e9, above which there are fewer null runs: some seconds each on a core."""
 
 FOLDING_ERROR = 1e-9
 """Relative error in float64 up to which folding norms into convolutions has left the model the same."""
@@ -52,14 +56,15 @@ def null_runs(
     seed: int,
     families: list[str] | None = None,
     expected: list[Leaf] | None = None,
+    gmacs: float = 0.0,
 ) -> Iterator[tuple[str, list[Leaf]]]:
     """Family and leaves of every null run that applies to the model, one after the other, plain eager first.
 
     `dtype` is what convolutions and matrix products compute in, under autocast its dtype. `families` are names of
-    `FAMILIES`, one of them for each run, by default `default_families`. `expected` are the leaves of `reference`; with
-    them, a float32 run with gradients gets the family `kinks` too. Model and images are left as they are.
+    `FAMILIES`, one of them for each run, by default `default_families` for `gmacs`. `expected` are the leaves of
+    `reference`; with them, a float32 run with gradients gets the family `kinks` too. Model and images are left as they are.
     """
-    for number, family in enumerate(default_families(dtype) if families is None else families):
+    for number, family in enumerate(default_families(dtype, gmacs) if families is None else families):
         generator = torch.Generator(images.device).manual_seed(seed + number)
         subject = Subject(copy.deepcopy(model), images.detach().clone(), dtype, generator)
         if FAMILIES[family](subject):
@@ -103,14 +108,22 @@ def _sum(plus: Any, minus: Any, expected: Any) -> Any:
     return torch.where(torch.isfinite(expected), plus + minus - expected, expected)
 
 
-def default_families(dtype: torch.dtype) -> list[str]:
-    """The families to run, those with random numbers several times.
+def default_families(dtype: torch.dtype, gmacs: float = 0.0) -> list[str]:
+    """The families to run, those with random numbers several times; fewer where a run has much to compute.
 
-    In half precision operands stay: no run has another rounding of the weights than the reference (but `folded`).
+    `gmacs` are multiply-accumulate operations of a run, in 1e9. In half precision operands stay: no run has another rounding
+    of the weights than the reference (but `folded`). Other threads never stood out in calibration, and are slow.
     """
-    if dtype in (torch.float32, torch.float64):
-        return ["eager", *["operands"] * 3, *["outputs"] * 3, "memory_format", "halves", "threads", "library", "folded"]
-    return ["eager", *["outputs"] * 6, "memory_format", "halves", "threads", "library", "folded"]
+    is_half, is_large = dtype.itemsize < 4, gmacs > LARGE_GMACS
+    if is_large:
+        return [
+            "eager",
+            *(["outputs"] * 4 if is_half else ["operands", "operands", "outputs", "outputs"]),
+            "memory_format",
+            "sums",
+        ]
+    random = ["outputs"] * 6 if is_half else [*["operands"] * 3, *["outputs"] * 3]
+    return ["eager", *random, "memory_format", "halves", "sums", "library", "folded"]
 
 
 def reference(run: Run, model: nn.Module, images: Tensor, dtype: torch.dtype) -> list[Leaf]:
@@ -255,6 +268,92 @@ def library(subject: Subject) -> bool:
     return subject.settings is not None
 
 
+def sums(subject: Subject) -> bool:
+    """In training, gradients of biases and factors summed over samples and positions one after the other. float32 only.
+
+    Eager sums in pairs, with an error that hardly grows with their number. Compilers write loops.
+    """
+    if subject.dtype != torch.float32 or not torch.is_grad_enabled():
+        return False
+    subject.settings = SequentialSums()
+    return any(parameter.ndim == 1 for parameter in subject.model.parameters())
+
+
+class SequentialSums(TorchFunctionMode):
+    """Adds biases and multiplies by factors outside of layers and norms, where the sum in their gradients is ours."""
+
+    NORMS = (nn.functional.layer_norm, nn.functional.batch_norm, nn.functional.group_norm)
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        """Call `function`; a layer or norm without its vectors, which come afterwards."""
+        kwargs = dict(kwargs or {})
+        if function in RoundedWeights.LAYERS:
+            bias = args[2] if len(args) > 2 else kwargs.pop("bias", None)
+            output = function(*args[:2], None, *args[3:], **kwargs)
+            return _affine(output, None, bias, -1 if function is nn.functional.linear else 1)
+        if function in self.NORMS:
+            given = inspect.signature(function).bind(*args, **kwargs).arguments
+            vectors = given.pop("weight", None), given.pop("bias", None)
+            return _affine(function(**given), *vectors, -1 if function is nn.functional.layer_norm else 1)
+        if getattr(function, "__name__", "") in ("mul", "__mul__") and (axis := _axis_of_vector(*args)) is not None:
+            return _affine(args[0], args[1].flatten(), None, axis)
+        return function(*args, **kwargs)
+
+
+def _axis_of_vector(tensor: Any, factor: Any) -> int | None:
+    """The axis of `tensor`, from the end, along which a factor that is learned is a vector; None if it is none."""
+    if not isinstance(factor, Tensor) or not factor.requires_grad or not isinstance(tensor, Tensor):
+        return None
+    longer = [axis - factor.ndim for axis, size in enumerate(factor.shape) if size > 1]
+    is_vector = len(longer) == 1 and factor.numel() < tensor.numel() and factor.ndim <= tensor.ndim
+    return longer[0] if is_vector and tensor.shape[longer[0]] == factor.numel() else None
+
+
+def _affine(tensor: Tensor, factor: Tensor | None, bias: Tensor | None, axis: int) -> Tensor:
+    """tensor * factor + bias along an axis."""
+    if factor is not None:
+        tensor = _Scale.apply(tensor, factor, axis) if factor.ndim == 1 else tensor * factor
+    if bias is not None:
+        tensor = _Add.apply(tensor, bias, axis) if bias.ndim == 1 else tensor + bias
+    return tensor
+
+
+def _along(vector: Tensor, axis: int, ndim: int) -> Tensor:
+    shape = [1] * ndim
+    shape[axis] = len(vector)
+    return vector.reshape(shape)
+
+
+def _summed(gradient: Tensor, axis: int) -> Tensor:
+    """The sum over all axes but one, as a product with ones, which adds one after the other."""
+    rows = gradient.movedim(axis, -1).flatten(0, -2)
+    return rows.new_ones(1, len(rows)).mm(rows)[0]
+
+
+class _Add(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, tensor: Tensor, bias: Tensor, axis: int) -> Tensor:
+        context.axis = axis
+        return tensor + _along(bias, axis, tensor.ndim)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        return gradient, _summed(gradient, context.axis), None
+
+
+class _Scale(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, tensor: Tensor, factor: Tensor, axis: int) -> Tensor:
+        context.axis = axis
+        context.save_for_backward(tensor, factor)
+        return tensor * _along(factor, axis, tensor.ndim)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        tensor, factor = context.saved_tensors
+        return gradient * _along(factor, context.axis, tensor.ndim), _summed(gradient * tensor, context.axis), None
+
+
 def folded(subject: Subject) -> bool:
     """Norms folded into the convolutions before them, in the dtype of the weights, where the norm is fixed."""
     model, images = subject.model, subject.images
@@ -320,6 +419,6 @@ def _fold(model: nn.Module, pairs: list[tuple[str, str]]) -> None:
 
 
 FAMILIES: dict[str, Callable[[Subject], bool]] = {
-    family.__name__: family for family in (eager, operands, outputs, memory_format, halves, threads, library, folded)
+    family.__name__: family for family in (eager, operands, outputs, memory_format, halves, sums, threads, library, folded)
 }
 """The families by name. Each changes the subject and says whether it applies to it."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 from timmgate.core.protocol import Reporter
 from timmgate.core.spec import Spec
@@ -24,7 +25,7 @@ class Setup:
     """How to measure, as against what: threads, where the compiler keeps things, a state dict unless the weights are random.
 
     `batch_size` is the one to run with, `timing_limit_s` is for the samples of the performance check, and `memory_bytes` is
-    what this process and its children may take of the host.
+    what this process and its children may take of the host. `strict` is whether the accuracy check makes null runs.
     """
 
     threads: int
@@ -33,6 +34,7 @@ class Setup:
     weights: Path | None = None
     timing_limit_s: float = 15.0
     memory_bytes: int | None = None
+    strict: bool = False
 
 
 def load(spec: Spec, setup: Setup, reporter: Reporter) -> tuple[torch.nn.Module, torch.Tensor]:
@@ -48,8 +50,23 @@ def load(spec: Spec, setup: Setup, reporter: Reporter) -> tuple[torch.nn.Module,
         weights_hash=models.weights_hash(model),
         images=models.kind_of_images(spec),
     )
+    return _cast(spec, model, models.images(spec, size, setup.batch_size))
+
+
+def make(spec: Spec, setup: Setup) -> tuple[torch.nn.Module, torch.Tensor]:
+    """Model and images, cast as the mode says, on the device."""
+    model = models.create(spec, setup.weights)
+    return _cast(spec, model, models.images(spec, models.input_size(spec, model), setup.batch_size))
+
+
+def _cast(spec: Spec, model: torch.nn.Module, images: torch.Tensor) -> tuple[torch.nn.Module, torch.Tensor]:
     dtype = models.cast_dtype(spec)
-    return model.to(dtype), models.images(spec, size, setup.batch_size).to(dtype)
+    return model.to(dtype), images.to(dtype)
+
+
+def cloned(tree: Any) -> Any:
+    """A copy of a tree of tensors in lists, tuples and dictionaries."""
+    return tree_map_only(torch.Tensor, torch.clone, tree)
 
 
 def fresh(spec: Spec, images: torch.Tensor) -> torch.Tensor:
@@ -64,18 +81,19 @@ def iterate(
     images: torch.Tensor,
     optimizer: torch.optim.Optimizer | None = None,
 ) -> Any:
-    """One iteration: the output at inference, the loss in training. Gradients are then in the parameters and the images."""
+    """One iteration: the output; in training logits and loss, with gradients in the parameters and the images."""
     if not spec.options.training:
         with models.autocast(spec, images):
             return forward(images)
     model.zero_grad(set_to_none=True)
     images.grad = None
     with models.autocast(spec, images):
-        loss = mean_logit(forward(images)) / (LOSS_SCALE if spec.traits.scaled_loss else 1)
+        prediction = logits(forward(images))
+        loss = mean_logit(prediction) / (LOSS_SCALE if spec.traits.scaled_loss else 1)
     loss.backward()
     if optimizer:
         optimizer.step()
-    return loss.detach()
+    return prediction.detach(), loss.detach()
 
 
 def mean_logit(output: Any) -> torch.Tensor:

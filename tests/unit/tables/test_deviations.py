@@ -1,0 +1,274 @@
+"""Cells against measured tables: which figures moved, what cannot be compared, and what a quarantine covers."""
+
+from datetime import date, datetime, timedelta, timezone
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+import merged
+from timmgate.config import settings
+from timmgate.core.errors import ConfigError
+from timmgate.core.thresholds import Thresholds
+from timmgate.report import ci
+from timmgate.tables import baseline, deviations, gate, history, quarantine
+from timmgate.tables.baseline import Measured
+from timmgate.tables.outcome import Outcome
+
+BOTH = ("accuracy", "performance")
+FIGURES = {
+    "eager_ms": 20.0,
+    "compiled_ms": 10.0,
+    "compile_cold_cpu_s": 30.0,
+    "compiled_peak_bytes": 10**9,
+    "graph_breaks": 0,
+}
+CONFIG = yaml.safe_load((Path(__file__).parents[3] / "config" / "config.yaml").read_text())
+
+
+def cell(model, **columns):
+    ran = {"accuracy": "pass", "performance": "pass", "requested": True, "device_name": "one", "performance_batch_size": 32}
+    about = {"device": "cpu", "build": "default", "mode": "inference", "model": model}
+    return {**about, **ran, **FIGURES, **columns}
+
+
+@pytest.fixture
+def judged(tmp_path):
+    """Judges cells against others, all of them as `cell` makes them; the classes that are not a pass, by model."""
+
+    def judge(now, before):
+        pq.write_table(merged.cells(before), tmp_path / "cells.parquet")
+        measured, models = Measured("folder", str(tmp_path / "cells.parquet")), {"inference": [row["model"] for row in now]}
+        found = gate.against(merged.cells(now), BOTH, {}, measured, vars(Thresholds()), models)
+        judge.rows = gate.table(found).to_pylist()
+        return {(row["model"], row["class"]) for row in judge.rows if row["class"] != "pass"}
+
+    return judge
+
+
+def many(rng, spread=0.005, **columns):
+    return [cell(f"m{each}", compiled_ms=10 * rng.normal(1, spread), **columns) for each in range(40)]
+
+
+def test_the_same_again_is_as_expected(judged):
+    assert judged([cell("a"), cell("b")], [cell("a"), cell("b")]) == set()
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"compiled_ms": 10.5}, "slower"),
+        ({"compiled_ms": 9.5}, "faster"),
+        ({"compile_cold_cpu_s": 34.0}, "slower_compile"),
+        ({"compile_cold_cpu_s": 26.0}, "faster_compile"),
+        ({"compiled_peak_bytes": 1_060_000_000}, "more_memory"),
+        ({"compiled_peak_bytes": 940_000_000}, "less_memory"),
+        ({"graph_breaks": 1}, "more_graph_breaks"),
+    ],
+)
+def test_a_figure_that_moved_has_a_row(judged, change, name):
+    assert judged([cell("a", **change), cell("b")], [cell("a"), cell("b")]) == {("a", name)}
+    assert gate.failed(judged.rows) == (name in gate.FAILING)
+
+
+@pytest.mark.parametrize(
+    "change", [{"compiled_ms": 10.2}, {"compile_cold_cpu_s": 32.0}, {"compiled_peak_bytes": 1_040_000_000}]
+)
+def test_a_move_within_the_threshold_is_none(judged, change):
+    assert judged([cell("a", **change)], [cell("a")]) == set()
+
+
+def test_the_scatter_of_all_cells_is_the_noise(judged):
+    rng = np.random.default_rng(1337)
+    quiet, loud = many(rng), many(rng, 0.05)
+    assert judged([{**quiet[0], "compiled_ms": 10.6}, *many(rng)[1:]], many(rng)) == {("m0", "slower")}
+    assert len(judged(loud, many(rng, 0.05))) <= 1
+
+
+def test_a_machine_that_is_slower_in_eager_too_makes_no_cell_slower_and_is_said(judged):
+    rng = np.random.default_rng(1337)
+    now = [{**row, "eager_ms": 21.6, "compiled_ms": 1.08 * row["compiled_ms"]} for row in many(rng)]
+    assert judged(now, many(rng)) == {(None, "eager_slower")}
+    assert not gate.failed(judged.rows)
+
+
+@pytest.mark.parametrize(
+    "other", [{"device_name": "two"}, {"performance_batch_size": 16}, {"weights": "pretrained"}, {"performance_threads": 4}]
+)
+def test_what_was_measured_in_another_way_is_said_and_not_compared(judged, other):
+    (name,) = other
+    assert judged([cell("a"), cell("b", compiled_ms=90.0)], [cell("a"), cell("b", **other)]) == {("b", "not_comparable")}
+    assert f"in the baseline {other[name]}" in judged.rows[-1]["message"]
+    assert gate.outcome(judged.rows) == Outcome.AS_EXPECTED
+
+
+def test_a_baseline_of_another_machine_is_a_wrong_request(judged):
+    judged([cell("a"), cell("b")], [cell("a", device_name="two"), cell("b", device_name="two")])
+    assert gate.outcome(judged.rows) == Outcome.WRONG_REQUEST
+    assert "Nothing was compared" in gate.sentence(judged.rows)
+
+
+def test_statuses_of_the_baseline_are_what_is_expected(judged):
+    before = [cell("a", accuracy="fail_accuracy"), cell("b"), cell("gone")]
+    now = [cell("a", accuracy="fail_accuracy"), cell("b", performance="OOM"), cell("new")]
+    assert judged(now, before) == {("a", "expected_failure"), ("b", "new_failure"), ("new", "not_comparable")}
+
+
+def night(number):
+    return datetime(2026, 11, 1, 2, tzinfo=timezone.utc) + timedelta(days=number)
+
+
+def of_night(number, **columns):
+    started = {
+        f"{check}_{name}": value for check in BOTH for name, value in (("started_at", night(number)), ("identity", "i"))
+    }
+    return cell("a", **started, **columns)
+
+
+def test_of_a_history_the_last_comparable_measurements_but_this_one_are_the_baseline(tmp_path):
+    for number, ms in enumerate([99.0, *[10.0] * 5, 10.4, *[9.8] * 4, 11.0]):
+        history.record(merged.cells([of_night(number, compiled_ms=ms)]), tmp_path, night(number))
+    now = merged.cells([of_night(11, compiled_ms=11.0)])
+    before = deviations.load(Measured("history", str(tmp_path)), now)
+    assert len(before.rows["inference", "a"]) == 11
+    (row,) = deviations.deviations(now.to_pylist(), before, Thresholds())
+    assert (row["class"], row["message"]) == ("slower", "compiled_ms 11, +10.0% against the baseline")
+    run = sorted(path.stem for path in tmp_path.rglob("*.parquet"))[0]
+    (row,) = deviations.deviations(
+        now.to_pylist(), deviations.load(Measured("history", str(tmp_path), run), now), Thresholds()
+    )
+    assert row["class"] == "faster"
+
+
+def test_a_measurement_in_another_way_in_between_is_not_the_baseline(tmp_path):
+    for number, batch in enumerate([32, 64]):
+        columns = {"performance_batch_size": batch, "compiled_ms": 10.0 * batch / 32}
+        history.record(merged.cells([of_night(number, **columns)]), tmp_path, night(number))
+    now = merged.cells([of_night(5)])
+    assert (
+        list(deviations.deviations(now.to_pylist(), deviations.load(Measured("history", str(tmp_path)), now), Thresholds()))
+        == []
+    )
+
+
+# Which tables a baseline names.
+
+
+@pytest.fixture
+def configured(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return lambda **changes: settings.load({**CONFIG, **changes})
+
+
+@pytest.mark.parametrize("named", [".", "old", "old/results", "old/results/cpu"])
+def test_results_are_found_in_a_working_directory_and_in_folders_of_results(tmp_path, configured, named):
+    file = tmp_path / "old" / "results" / "cpu" / "cells.parquet"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    found = baseline.measured(configured(baseline=named))
+    assert (found is None) if named == "." else (found.kind == "folder" and Path(found.path).resolve() == file)
+
+
+def test_a_baseline_of_another_device_is_refused(tmp_path, configured):
+    (tmp_path / "old" / "cuda").mkdir(parents=True)
+    (tmp_path / "old" / "cuda" / "cells.parquet").touch()
+    for named in ("old", "old/cuda"):
+        with pytest.raises(ConfigError, match=f"'{named}' has results of the device cuda, and this run is on cpu"):
+            baseline.measured(configured(baseline=named))
+
+
+def test_builds_and_runs_that_there_are_not_are_refused_with_near_ones(tmp_path, configured):
+    (tmp_path / "results" / "cpu" / "release").mkdir(parents=True)
+    assert baseline.measured(configured(baseline="build:release")).name == "release"
+    with pytest.raises(ConfigError, match="no results of a build 'relaese' in results/cpu; did you mean release"):
+        baseline.measured(configured(baseline="build:relaese"))
+    with pytest.raises(ConfigError, match="history needs the key history_path"):
+        baseline.measured(configured(baseline="history"))
+    with pytest.raises(ConfigError, match="has no entries yet"):
+        baseline.measured(configured(baseline="history", history_path="kept"))
+
+
+# The quarantine.
+
+HEADER = "mode\tmodel\tcheck\tissue\tuntil"
+
+
+@pytest.fixture
+def entries(tmp_path):
+    def load(*lines):
+        (tmp_path / "flaky.tsv").write_text("\n".join(lines) + "\n")
+        return quarantine.load(tmp_path / "flaky.tsv", ["inference", "training"])
+
+    return load
+
+
+def test_a_cell_in_quarantine_is_flaky_until_its_day_has_passed(judged, entries):
+    judged([cell("a", performance="OOM"), cell("b", compiled_ms=12.0)], [cell("a"), cell("b")])
+    listed = entries(HEADER, "inference\ta\t\tpytorch#189893\t2026-12-31", "*\tb\tperformance\t#2\t2026-12-31")
+    during = list(gate.quarantined(judged.rows, listed, date(2026, 12, 31)))
+    assert not gate.failed(during)
+    assert "new_failure, in quarantine for pytorch#189893 until 2026-12-31" in {row["flaky"] for row in during}
+    after = list(gate.quarantined(judged.rows, listed, date(2027, 1, 1)))
+    assert gate.failed(after)
+    assert "its quarantine for #2 ended on 2026-12-31" in {row["flaky"] for row in after}
+
+
+def test_an_entry_covers_its_own_check_alone(judged, entries):
+    judged([cell("a", performance="OOM")], [cell("a")])
+    listed = entries(HEADER, "inference\ta\taccuracy\t#1\t2026-12-31")
+    assert gate.failed(gate.quarantined(judged.rows, listed, date(2026, 1, 1)))
+
+
+@pytest.mark.parametrize(
+    ("lines", "sentence"),
+    [
+        (["mode\tmodel\tissue"], "the column 'until' is missing"),
+        (["mode\tmodel\tissue\tuntill"], "unknown column 'untill'; did you mean until"),
+        ([HEADER, "inference\ta\t\t\t2026-12-31"], "line 2: the issue is missing"),
+        ([HEADER, "inference\ta\t\t#1\tsoon"], "line 2: until is 'soon'; it must be a date, as in 2026-12-31"),
+        ([HEADER, "inferense\ta\t\t#1\t2026-12-31"], "no mode 'inferense'; did you mean inference"),
+        ([HEADER, "inference\ta\tspeed\t#1\t2026-12-31"], "no check 'speed'"),
+    ],
+)
+def test_a_mistake_in_a_quarantine_is_named_with_its_line(entries, lines, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        entries(*lines)
+
+
+# For continuous integration.
+
+
+def test_junit_has_a_case_for_each_cell_and_check(judged, tmp_path):
+    judged(
+        [cell("a", compiled_ms=12.0), cell("b"), cell("c", accuracy="OOM")],
+        [cell("a"), cell("b", device_name="x"), cell("c")],
+    )
+    ci.write_junit(judged.rows, tmp_path / "gate.xml")
+    suites = ElementTree.parse(tmp_path / "gate.xml").getroot()
+    found = {(suite.get("name"), case.get("name")): [child.tag for child in case] for suite in suites for case in suite}
+    assert found == {
+        ("inference.accuracy", "a"): [],
+        ("inference.accuracy", "b"): [],
+        ("inference.accuracy", "c"): ["failure"],
+        ("inference.performance", "a"): ["failure"],
+        ("inference.performance", "b"): ["skipped"],
+        ("inference.performance", "c"): [],
+    }
+    assert [(suite.get("tests"), suite.get("failures"), suite.get("skipped")) for suite in suites] == [
+        ("3", "1", "0"),
+        ("3", "1", "1"),
+    ]
+
+
+def test_annotations_are_a_line_each_with_what_github_would_take_for_syntax_escaped(judged):
+    judged(
+        [cell("a", accuracy="OOM", accuracy_message="50 % full:\nno, more"), cell("b", compiled_ms=9.0)],
+        [cell("a"), cell("b")],
+    )
+    error, warning = ci.annotations(judged.rows, "kept,old")
+    assert error.startswith("::error file=kept%2Cold,title=new_failure inference/a accuracy::")
+    assert "50 %25 full" in error
+    assert warning.startswith("::warning file=kept%2Cold,title=faster inference/b performance::")

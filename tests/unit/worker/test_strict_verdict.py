@@ -1,0 +1,179 @@
+"""The strict verdict in the accuracy check: what it judges that the dynamo rule does not, and what the row says of it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import specs
+from said import Said, listen
+from timmgate.core.checks import ACCURACY
+from timmgate.worker import accuracy, backends, models, strict_verdict
+from timmgate.worker.compile_cache import Cache
+from timmgate.worker.training_step import Setup
+
+
+class Tiny(nn.Module):
+    """Convolution, a smooth activation, pooling and a head over images of 3 x 16 x 16."""
+
+    def __init__(self, seed: int):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.convolution, self.head = nn.Conv2d(3, 16, 3), nn.Linear(16, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(nn.functional.gelu(self.convolution(images)).mean((2, 3)))
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    """Small models of our own in place of timm's, drawn from the spec's seed."""
+    monkeypatch.setattr(Cache, "_use", lambda cache: None)
+    monkeypatch.setattr(models, "create", lambda spec, weights=None: Tiny(spec.seed).train(spec.options.training))
+    monkeypatch.setattr(models, "input_size", lambda *_: (3, 16, 16))
+
+
+def measure(monkeypatch, wrap, strict: bool = True, traits: dict[str, Any] | None = None, **options: Any) -> Said:
+    """What the check says of a compiler, a function from the model to what runs in its place."""
+    monkeypatch.setattr(backends, "compile_model", lambda spec, model, images: wrap(model))
+    spec = specs.spec("accuracy", options={"backend": "eager", **options}, traits=traits)
+    setup = Setup(threads=1, cache=Cache(Path("unused")), batch_size=8, strict=strict)
+    return listen("accuracy", lambda reporter: accuracy.measure(spec, setup, reporter))
+
+
+def same(model: nn.Module) -> nn.Module:
+    return model
+
+
+def one_sample_off(model: nn.Module):
+    """Every image but the last is right, and that one is off by less than the tolerance of the dynamo rule."""
+    return lambda images: torch.cat([model(images[:-1]), model(images[-1:]) * 1.0005])
+
+
+class Reversed(torch.autograd.Function):
+    """The images as they are, with their gradients in the wrong order."""
+
+    @staticmethod
+    def forward(context, logits: Tensor) -> Tensor:
+        return logits.clone()
+
+    @staticmethod
+    def backward(context, gradient: Tensor) -> Tensor:
+        return gradient.flip(0)
+
+
+BOTH = pytest.mark.parametrize("training", [False, True])
+
+
+@BOTH
+def test_what_computes_the_same_passes_and_the_row_says_by_how_many_null_runs(monkeypatch, training):
+    said = measure(monkeypatch, same, training=training)
+    assert said.columns["strict"] == "pass" and said.columns["strict_of_seeds"] == ["pass"]
+    assert 0 <= said.columns["strict_margin"] <= 1 and said.columns["null_runs"] >= 8
+    assert said.columns["leaves_undecided"] == 0 and said.columns["strict_message"] is None
+    assert {detail["strict"] for detail in said.details if detail["kind"] != "parameter"} == {True}
+
+
+def test_an_error_below_every_tolerance_passes_dynamo_and_fails_strict(monkeypatch):
+    said = measure(monkeypatch, one_sample_off)
+    assert said.result["status"] == "pass"
+    assert said.columns["strict"] == "fail" and said.columns["strict_margin"] > 1
+    assert said.columns["strict_worst_leaf"] == "output"
+    assert "output" in said.columns["strict_message"] and "null runs allow" in said.columns["strict_message"]
+    (detail,) = said.details
+    assert detail["accuracy"] is True and detail["strict"] is False and detail["strict_message"]
+
+
+def test_gradients_of_samples_mixed_up_are_seen_by_the_second_loss_alone(monkeypatch):
+    def mixed_up(model):
+        return lambda images: Reversed.apply(model(images))
+
+    said = measure(monkeypatch, mixed_up, training=True)
+    assert said.result["status"] == "pass"
+    assert said.columns["strict"] == "fail" and said.columns["strict_worst_leaf"].startswith("cotangent.")
+    mixed = {detail["leaf"] for detail in said.details if detail["strict"] is False}
+    assert "cotangent.gradient.head.weight" in mixed and "gradient.head.weight" not in mixed
+    assert all(detail["accuracy"] is None for detail in said.details if detail["kind"] == "cotangent_gradient")
+
+
+def test_a_failure_needs_two_of_three_seeds(monkeypatch):
+    """One that only the first seed shows is a chance that would repeat in every night."""
+    seeds = []
+
+    def only_for_the_first(spec, model, images):
+        seeds.append(spec.seed)
+        return one_sample_off(model) if len(seeds) == 1 else model
+
+    said = measure(monkeypatch, one_sample_off)
+    assert said.columns["strict_of_seeds"] == ["fail", "fail"]
+    monkeypatch.setattr(backends, "compile_model", only_for_the_first)
+    spec = specs.spec("accuracy", options={"backend": "eager"})
+    setup = Setup(threads=1, cache=Cache(Path("unused")), batch_size=8, strict=True)
+    said = listen("accuracy", lambda reporter: accuracy.measure(spec, setup, reporter))
+    assert said.columns["strict_of_seeds"] == ["fail", "pass", "pass"] and said.columns["strict"] == "pass"
+    assert len(set(seeds)) == 3 and said.columns["strict_message"] is None
+
+
+def test_the_columns_of_the_row_are_those_of_the_first_seed(monkeypatch):
+    first = measure(monkeypatch, same, strict=False).columns["weights_hash"]
+    assert measure(monkeypatch, one_sample_off).columns["weights_hash"] == first
+
+
+def test_training_that_eager_cannot_repeat_is_judged_all_the_same(monkeypatch):
+    said = measure(monkeypatch, same, training=True, traits={"nondeterministic": True})
+    assert said.result["status"] == "pass_due_to_skip" and said.columns["strict"] == "pass"
+    wrong = measure(monkeypatch, lambda model: lambda images: 1.01 * model(images), training=True,
+                    traits={"nondeterministic": True})  # fmt: skip
+    assert wrong.result["status"] == "pass_due_to_skip" and wrong.columns["strict"] == "fail"
+
+
+def test_without_float64_null_runs_are_held_against_eager(monkeypatch):
+    run = strict_verdict.run
+
+    def no_double(spec, model, images, forward=None):
+        if images.dtype == torch.float64:
+            raise RuntimeError("no float64 here")
+        return run(spec, model, images, forward)
+
+    monkeypatch.setattr(strict_verdict, "run", no_double)
+    assert measure(monkeypatch, same).columns["strict"] == "pass"
+    assert measure(monkeypatch, lambda model: lambda images: 1.001 * model(images)).columns["strict"] == "fail"
+
+
+def test_null_runs_that_fail_leave_the_dynamo_rule_and_a_reason(monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("no null runs here")
+
+    monkeypatch.setattr(strict_verdict, "prepare", broken)
+    said = measure(monkeypatch, same)
+    assert said.result["status"] == "pass" and said.columns["strict_error"] == "RuntimeError: no null runs here"
+    assert "strict" not in said.columns
+
+
+def test_by_the_dynamo_rule_alone_nothing_runs_twice(monkeypatch):
+    calls = []
+
+    def counted(model):
+        def forward(images):
+            calls.append(1)
+            return model(images)
+
+        return forward
+
+    said = measure(monkeypatch, counted, strict=False)
+    assert len(calls) == accuracy.ITERATIONS
+    assert "strict" not in said.columns and "null_runs" not in said.stages
+
+
+def test_a_large_run_gets_fewer_null_runs(monkeypatch):
+    few = measure(monkeypatch, same).columns["null_runs"]
+    monkeypatch.setattr(strict_verdict, "gmacs", lambda *_: 100.0)
+    assert measure(monkeypatch, same).columns["null_runs"] < few
+
+
+def test_every_column_is_described(monkeypatch):
+    said = measure(monkeypatch, one_sample_off)
+    known = {column.name for column in ACCURACY.columns}
+    assert {name for name in said.columns if name.startswith("strict")} <= known

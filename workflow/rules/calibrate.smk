@@ -1,0 +1,37 @@
+"""What the strict rule's limit is chosen from: runs of every requested model and mode that are known to be right."""
+
+
+rule calibrate:
+    input:
+        expand(
+            "results/{device}/calibration/{mode}/{model}.parquet", device=SETTINGS.device, mode=SETTINGS.modes, model=MODELS
+        ),
+    output:
+        runs=f"results/{SETTINGS.device}/calibration.parquet",
+        summary=f"results/{SETTINGS.device}/calibration.tsv",
+    log:
+        f"logs/{SETTINGS.device}/calibration.log",
+    localrule: True
+    conda:
+        "../envs/timmgate.yaml"
+    script:
+        "../scripts/calibrate.py"
+
+
+rule healthy_runs:
+    input:
+        weights=WEIGHTS,
+    output:
+        "results/{device}/calibration/{mode}/{model}.parquet",
+    log:
+        "logs/{device}/calibration/{mode}/{model}.log",
+    conda:
+        "../envs/timmgate.yaml"
+    threads: SETTINGS.run.threads
+    resources:
+        run_options=SETTINGS.run.to_json(),
+        gpu=int(SETTINGS.device == "cuda"),
+    params:
+        cell=identity,
+    script:
+        "../scripts/healthy_runs.py"

@@ -1,0 +1,36 @@
+"""What the gate catches: faults put into what every requested model and mode compiles to."""
+
+
+rule power:
+    input:
+        expand("results/{device}/power/{mode}/{model}.parquet", device=SETTINGS.device, mode=SETTINGS.modes, model=MODELS),
+    output:
+        trials=f"results/{SETTINGS.device}/power.parquet",
+        summary=f"results/{SETTINGS.device}/power.tsv",
+    log:
+        f"logs/{SETTINGS.device}/power.log",
+    localrule: True
+    conda:
+        "../envs/timmgate.yaml"
+    script:
+        "../scripts/power.py"
+
+
+rule trials:
+    input:
+        weights=WEIGHTS,
+    output:
+        "results/{device}/power/{mode}/{model}.parquet",
+    log:
+        "logs/{device}/power/{mode}/{model}.log",
+    conda:
+        "../envs/timmgate.yaml"
+    threads: SETTINGS.run.threads
+    resources:
+        run_options=SETTINGS.run.to_json(),
+        gpu=int(SETTINGS.device == "cuda"),
+    params:
+        cell=identity,
+        places=SETTINGS.fault_places,
+    script:
+        "../scripts/trials.py"

@@ -1,0 +1,46 @@
+"""What happens beside the jobs while cells are measured: a live board, and the tables of what there is already."""
+
+from contextlib import ExitStack
+
+from timmgate import module_environment
+from timmgate.supervisor import stages
+from timmgate.tables import renewal, request
+
+RESULTS = Path("results", SETTINGS.device)
+WATCHING = ExitStack()
+WHEN_INCOMPLETE = ExitStack()
+KEY = ("device", "build", "mode", "model")
+
+
+def watch():
+    """Remember what is asked for, and watch over the run until `WATCHING` is closed."""
+    todo = [job for job in workflow.dag.needrun_jobs() if job.rule.name in ("measure", "merge", "flag")]
+    if workflow.touch or not todo:
+        return
+    cells = [(SETTINGS.device, BUILD.label, mode, model) for mode, model in CELLS]
+    request.Request(cells, SETTINGS.checks, SETTINGS.thresholds, SETTINGS.run.accuracy_rule, config, FACTS).save(RESULTS)
+    measured = {tuple(job.wildcards_dict[name] for name in KEY) for job in todo if job.rule.name == "measure"}
+    if not measured:
+        return
+    for job in todo:  # Snakemake wonders about tables that have come to be before their job
+        if job.rule.name != "measure":
+            workflow.dag.reason(job).missing_output.clear()
+    stages.forget(SETTINGS.device)
+    WHEN_INCOMPLETE.callback(make_tables_of_what_is_there)
+    WATCHING.callback(renewal.Renewal(RESULTS).stop)
+    for handler in workflow.logger_manager.get_log_handlers():
+        if hasattr(handler, "board"):  # of `--logger timmgate`
+            WATCHING.enter_context(handler.board(plan(cells, measured)))
+
+
+def plan(cells, measured):
+    """What the board shows."""
+    from timmgate.report.progress import Plan
+
+    return Plan(SETTINGS.device, SETTINGS.checks, cells, measured, SUITE.cost, SETTINGS.run.accuracy_rule)
+
+
+def make_tables_of_what_is_there():
+    """Make the tables of a run that did not come to its end, and say how far it came."""
+    subprocess.run(renewal.command(RESULTS), env=module_environment())
+    print("the same command measures the rest", file=sys.stderr)

@@ -1,0 +1,21 @@
+"""All healthy runs in one table, and the false alarms and ratios of each kind."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+
+from timmgate.report import calibration as terminal
+from timmgate.tables import calibration, parquet
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+if __name__ == "__main__":
+    runs = pa.concat_tables([calibration.RUNS.empty_table(), *map(pq.read_table, snakemake.input)])
+    summary = calibration.summary(runs)
+    parquet.write(runs, Path(snakemake.output.runs))
+    parquet.write_tsv(summary, Path(snakemake.output.summary))
+    terminal.show(summary, Console())

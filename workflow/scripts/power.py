@@ -1,0 +1,21 @@
+"""All trials of faults in one table, and the share that each rule catches."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+
+from timmgate.report import power as terminal
+from timmgate.tables import parquet, power
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+if __name__ == "__main__":
+    trials = pa.concat_tables([power.TRIALS.empty_table(), *map(pq.read_table, snakemake.input)])
+    summary = power.summary(trials)
+    parquet.write(trials, Path(snakemake.output.trials))
+    parquet.write_tsv(summary, Path(snakemake.output.summary))
+    terminal.show(summary, Console())

@@ -1,0 +1,20 @@
+"""What was newly measured of the merged cells into the history."""
+
+import json
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow.parquet as pq
+
+from timmgate.core.files import write_atomically
+from timmgate.tables import history
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+if __name__ == "__main__":
+    root = Path(snakemake.params.history)
+    added = history.record(pq.read_table(snakemake.input.cells), root, datetime.now(timezone.utc))
+    text = json.dumps({"history": str(root.absolute()), "added": added}) + "\n"
+    write_atomically(Path(snakemake.output[0]), lambda scratch: scratch.write_text(text, encoding="utf-8"))

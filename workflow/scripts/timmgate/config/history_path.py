@@ -1,0 +1,38 @@
+"""Where the history lies, and what may be wrong with that. Runs in every job: imports nothing heavy."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from timmgate.core.errors import ConfigError
+from timmgate.core.spec import PROTOCOL
+
+PREFIX = "protocol="
+
+
+def files(root: Path) -> list[Path]:
+    """The files with entries of today's protocol, those of the first runs first."""
+    return sorted((root / f"{PREFIX}{PROTOCOL}").glob("month=*/*.parquet"))
+
+
+def refuse(root: Path) -> None:
+    """Raise ConfigError if this cannot be the folder of a history, or has entries of a protocol that is not known here."""
+    if root.exists() and not root.is_dir():
+        raise ConfigError(f"history_path: {str(root)!r} is a file; it must be a folder, or the name of a new one")
+    numbers = [path.name.removeprefix(PREFIX) for path in root.glob(f"{PREFIX}*")]
+    newest = max((int(number) for number in numbers if number.isdecimal()), default=0)
+    if newest > PROTOCOL:
+        raise ConfigError(
+            f"history_path: {str(root)!r} has entries of protocol {newest}, but this workflow measures by protocol "
+            f"{PROTOCOL}; use a newer workflow, or another folder"
+        )
+
+
+def to_ask(path: str | None) -> Path:
+    """The folder of a history that can be asked what changed. Raises ConfigError."""
+    if path is None:
+        raise ConfigError("history: there is none without the key history_path; set it to a folder, and measure")
+    if not files(Path(path)):
+        raise ConfigError(f"history_path: {path!r} has no entries yet; runs that measure something add them")
+    if not find_spec("ruptures"):
+        raise ConfigError("history needs the package ruptures: pip install -c requirements.lock -e '.[history]'")
+    return Path(path)

@@ -1,0 +1,68 @@
+"""What the gate found, for the programs of continuous integration: JUnit XML and annotations of GitHub."""
+
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from timmgate.core.files import write_atomically
+from timmgate.report.gate import line
+from timmgate.tables import gate
+
+
+def write_junit(judged: list[dict[str, Any]], path: Path) -> None:
+    """A suite for each mode and check, a case for each cell: failed, skipped (flaky or not comparable) or passed."""
+    root = ElementTree.Element("testsuites", name="timmgate")
+    for (mode, check), rows in groupby(sorted(judged, key=_suite), key=_suite):
+        cases = [list(of_model) for _, of_model in groupby(sorted(rows, key=_model), key=_model)]
+        failed = [case for case in cases if gate.failed(case)]
+        skipped = [case for case in cases if case not in failed and any(row["class"] in SKIPPED for row in case)]
+        counts = {"tests": len(cases), "failures": len(failed), "skipped": len(skipped)}
+        suite = ElementTree.SubElement(
+            root, "testsuite", name=f"{mode}.{check}", **{name: str(count) for name, count in counts.items()}
+        )
+        for case in cases:
+            element = ElementTree.SubElement(suite, "testcase", classname=f"{mode}.{check}", name=_model(case[0]))
+            for row in case:
+                if row["class"] in gate.FAILING or (case in skipped and row["class"] in SKIPPED):
+                    kind = "failure" if row["class"] in gate.FAILING else "skipped"
+                    attributes = {"message": _xml(line(row).plain), **({"type": row["class"]} if kind == "failure" else {})}
+                    ElementTree.SubElement(element, kind, attributes)
+    tree = ElementTree.ElementTree(root)
+    write_atomically(path, lambda scratch: tree.write(scratch, encoding="utf-8", xml_declaration=True))
+
+
+SKIPPED = ("flaky", "not_comparable")
+"""Classes of what was not judged."""
+
+
+def _suite(row: dict[str, Any]) -> tuple[str, str]:
+    return row["mode"] or "all", row["check_name"]
+
+
+def _model(row: dict[str, Any]) -> str:
+    return row["model"] or "all"
+
+
+def _xml(text: str) -> str:
+    """Without the characters that XML cannot hold."""
+    return "".join(character for character in text if character in "\t\n\r" or character >= " ")
+
+
+def annotations(judged: list[dict[str, Any]], file: str) -> list[str]:
+    """Lines that GitHub shows as errors and warnings at a file, here the baseline: one for whatever is not as expected."""
+    lines = []
+    for row in judged:
+        if row["class"] not in gate.AS_EXPECTED:
+            level = "error" if row["class"] in gate.FAILING else "warning"
+            title = f"{row['class']} {gate.place(row)}"
+            lines.append(f"::{level} file={_property(file)},title={_property(title)}::{_escaped(line(row).plain)}")
+    return lines
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _escaped(text).replace(":", "%3A").replace(",", "%2C")

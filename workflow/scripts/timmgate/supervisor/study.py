@@ -1,0 +1,35 @@
+"""Runs a worker module that studies one model in one mode with many runs, and hands its rows on."""
+
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from timmgate import module_environment
+from timmgate.core.run_options import RunOptions
+from timmgate.core.spec import Spec
+from timmgate.system.process_tree import die_with_run
+from timmgate.weights import record
+
+
+def rows(module: str, spec: Spec, run: RunOptions, weights: Path | None, log: Path, **options: Any) -> list[dict[str, Any]]:
+    """What `python -m module REQUEST FILE` writes into the file: a list of objects. It ends the job if that fails.
+
+    `weights` is the file that says where the weights lie, unless they are drawn from the seed. `options` are the module's.
+    """
+    die_with_run(signal.SIGTERM)
+    found = record.read_optional(weights)
+    if found and (failure := found.failure()):
+        sys.exit(f"{spec.mode}/{spec.model}: {failure.message}")
+    run = replace(run, weights=found.path if found else None)
+    request = json.dumps({"spec": spec.to_dict(), "run": run.to_dict(), **options})
+    with tempfile.TemporaryDirectory() as folder, log.open("wb") as stream:
+        answer = Path(folder, "rows.json")
+        command = [sys.executable, "-m", module, request, str(answer)]
+        subprocess.run(command, env=module_environment(), stdout=stream, stderr=subprocess.STDOUT, check=True)
+        written: list[dict[str, Any]] = json.loads(answer.read_text(encoding="utf-8"))
+        return written

@@ -1,0 +1,93 @@
+"""Makes the tables of what has been measured until now, also while a run goes on.
+
+    python -m timmgate.tables results/cpu
+
+Snakemake makes them once more when the run is complete: until then they are dated before the files that they are made of.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from timmgate.core.schemas import FAILED, SHOWN_STATUS
+from timmgate.supervisor import stages
+from timmgate.system.process_tree import RUN, die_with_run, interruptible
+from timmgate.tables import failures, merge, parquet, request, summary
+from timmgate.tables.request import Request
+
+SECOND_NS = 10**9
+
+
+def main(path: Path) -> str:
+    """Make the tables in results/{device}, unless they are as they must be; a sentence about what is in them.
+
+    Without a request every cell counts as requested. Exits with a sentence if there is neither a request nor a result.
+    """
+    folder = path.resolve()
+    files = merge.find(folder) if folder.is_dir() else {}
+    asked = request.load(folder) or Request(list(files))
+    if not asked.cells:
+        sys.exit(f"{path} has no results; name the folder of a device, such as results/cpu")
+    if not files:
+        return f"{path} has none of {len(asked.cells)} requested cells yet"
+    os.chdir(folder.parents[1])  # where the run was started: what it was asked for speaks of files there
+    with merge.alone(folder):
+        if not is_up_to_date(folder):
+            for (cell, check), problem in make(folder, asked).items():
+                print(f"{'/'.join(cell)} {check}: {problem}", file=sys.stderr)
+    statuses = [SHOWN_STATUS[check] for check in asked.checks]
+    return sentence(path, pq.read_table(folder / "cells.parquet", columns=["requested", *statuses]))
+
+
+def is_up_to_date(folder: Path) -> bool:
+    """Whether the tables have what was measured, and were made since the last command asked for something."""
+    paths = [folder / f"{name}.parquet" for name in ("cells", "failures")]
+    asked = folder / request.NAME
+    asked_ns = asked.stat().st_mtime_ns if asked.is_file() else 0
+    return all(path.is_file() and path.stat().st_ctime_ns >= asked_ns for path in paths) and merge.is_up_to_date(folder)
+
+
+def make(folder: Path, asked: Request) -> merge.Problems:
+    """Make all tables; what could not be read."""
+    under_way = stages.under_way(folder.name)
+    problems = merge.merge(folder, asked.cells, asked.checks, asked.identities(), asked.accuracy_rule, under_way)
+    cells = pq.read_table(folder / "cells.parquet")
+    found = failures.failures(cells, asked.checks, asked.thresholds)
+    parquet.write(found, folder / "failures.parquet")
+    parquet.write_tsv(found, folder / "failures.tsv")
+    parquet.write_tsv(summary.summary(cells, asked.checks), folder / "summary.tsv")
+    date_before(folder, merge.find(folder))
+    return problems
+
+
+def date_before(folder: Path, files: Mapping[merge.Key, Mapping[str, merge.Stamp]]) -> None:
+    """Give the tables a time before that of every file that they are made of, so that Snakemake makes them again."""
+    oldest_ns = min(mtime_ns for stamps in files.values() for _, mtime_ns, _ in stamps.values()) - SECOND_NS
+    names = [*(f"{name}.parquet" for name in (*parquet.SCHEMAS, "failures")), "failures.tsv", "summary.tsv"]
+    for name in names:
+        os.utime(folder / name, ns=(oldest_ns, oldest_ns))
+
+
+def sentence(path: Path, cells: pa.Table) -> str:
+    """How many of the requested cells are measured, and how many of these failed.
+
+    All columns but `requested` are statuses.
+    """
+    statuses = [list(row.values()) for row in merge.requested(cells).drop_columns("requested").to_pylist()]
+    measured = [of_cell for of_cell in statuses if not {None, "not_run"} & {*of_cell}]
+    failed = sum(any(status in FAILED for status in of_cell) for of_cell in measured)
+    return f"{path} has tables of {len(measured)} of {len(statuses)} requested cells; {failed} of them failed"
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("name one folder, as in: python -m timmgate.tables results/cpu")
+    if RUN in os.environ:
+        die_with_run(signal.SIGTERM)
+    with interruptible():  # no scratch file is left
+        print(main(Path(sys.argv[1])))

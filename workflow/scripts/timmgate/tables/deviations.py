@@ -1,0 +1,208 @@
+"""Cells held against cells that were measured before: which figures moved, by more than noise explains. Arrow in, rows out.
+
+The noise comes from the comparison itself: most cells of a suite did not change, so the scatter of all differences is what
+two measurements of the same thing differ by. It is a screening, of one measurement a cell: what it finds may be chance.
+"""
+
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from timmgate.core.schemas import PASSED, SHOWN_STATUS
+from timmgate.core.thresholds import Thresholds
+from timmgate.tables import history
+from timmgate.tables.baseline import Expectation, Expectations, Measured
+from timmgate.tables.figures import EAGER, FIGURES, Figure, comparable
+
+MANY_CELLS = 10
+"""Fewest cells whose differences say how much two measurements of the same differ."""
+
+USUAL_NOISE = 0.01
+"""Standard deviation of a difference where fewer cells are compared. Between processes 0.5 % to 1 % was seen on a CPU."""
+
+SCREENING = 2.81
+"""Standard deviations from which on a difference is told: two-sided 0.005 of a normal distribution."""
+
+LAST = 10
+"""Measurements of a history whose median is the baseline of a cell."""
+
+Row = dict[str, Any]
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What was measured before: by mode and model, the rows of `cells`, the latest last.
+
+    `ignored` are columns that may differ although figures are compared.
+    """
+
+    rows: Mapping[Key, Sequence[Row]]
+    ignored: tuple[str, ...] = ()
+
+    def expectations(self, wanted: Mapping[str, Collection[str]]) -> Expectations:
+        """The latest statuses, of these models by mode."""
+        found: Expectations = {mode: {} for mode in wanted}
+        for (mode, model), rows in self.rows.items():
+            statuses = [rows[-1][SHOWN_STATUS[check]] for check in ("accuracy", "performance")]
+            known = [None if status in (None, "not_run") else status for status in statuses]
+            if model in wanted.get(mode, ()) and any(known):
+                found[mode][model] = Expectation(known[0] or "pass", None, known[1])
+        return found
+
+
+def load(measured: Measured, cells: pa.Table) -> Baseline:
+    """The rows of a baseline. Of a history, without the measurements that the table `cells` has itself."""
+    if measured.kind == "history":
+        return Baseline(_of_history(measured, cells))
+    rows = pq.read_table(measured.path)
+    if measured.kind == "build":
+        rows = rows.filter(pc.equal(rows["build"], measured.name))
+    ignored = ("options",) if measured.kind == "build" else ()  # the settings of a build are among them
+    return Baseline({(row["mode"], row["model"]): [row] for row in rows.to_pylist()}, ignored)
+
+
+def _of_history(measured: Measured, cells: pa.Table) -> dict[Key, list[Row]]:
+    device = cells["device"][0].as_py() if len(cells) else None
+    where = pc.field("device") == device
+    if measured.name:
+        where &= pc.field("run") == measured.name
+    starts = [name for name in cells.column_names if name.endswith("_started_at") and name != "timing_started_at"]
+    own = {
+        (row["mode"], row["model"], row[name])
+        for row in cells.select(["mode", "model", *starts]).to_pylist()
+        for name in starts
+    }
+    entries = history.read(Path(measured.path), NEEDED, where)
+    found: dict[Key, list[Row]] = {}
+    for row in entries.to_pylist():
+        key = row["mode"], row["model"]
+        if not any(row[name] is not None and (*key, row[name]) in own for name in starts):
+            found.setdefault(key, []).append(row)
+    order = {
+        key: sorted(rows, key=lambda row: max(row[name] for name in starts if row[name])) for key, rows in found.items()
+    }
+    return {key: _filled(rows) for key, rows in order.items()}
+
+
+def _filled(rows: list[Row]) -> list[Row]:
+    """The last has what an earlier one has of a check that was not measured with it."""
+    latest = {name: next((row[name] for row in reversed(rows) if row[name] is not None), None) for name in rows[-1]}
+    return [*rows[:-1], latest]
+
+
+NEEDED = tuple(
+    dict.fromkeys(
+        [
+            *("run", "device", "build", "mode", "model", EAGER.column, "eager_p10_ms", "eager_p90_ms", "samples"),
+            *("compiled_p10_ms", "compiled_p90_ms", *(figure.column for figure in FIGURES)),
+            *(name for check in SHOWN_STATUS for name in (SHOWN_STATUS[check], f"{check}_started_at", *comparable(check))),
+        ]
+    )
+)
+"""Columns of a history that a baseline needs."""
+
+
+@dataclass
+class Comparison:
+    """The cells of a baseline that are comparable, and the logarithms of how far each figure moved.
+
+    `incomparable` says why a cell is not. `eager` is the median of eager's moves, which all cells have in common.
+    """
+
+    moves: dict[str, dict[Key, float]] = field(default_factory=lambda: {each.column: {} for each in (*FIGURES, EAGER)})
+    incomparable: dict[Key, str] = field(default_factory=dict)
+    eager: float = 0.0
+
+    def scatter(self, column: str) -> float:
+        """Standard deviation of a move where nothing changed, by the median absolute deviation."""
+        moves = list(self.moves[column].values())
+        if len(moves) < MANY_CELLS:
+            return USUAL_NOISE
+        return float(1.4826 * np.median(np.abs(np.array(moves) - np.median(moves))))
+
+
+def compare(cells: Sequence[Row], baseline: Baseline) -> Comparison:
+    """Hold rows of `cells` against a baseline, those whose performance check passed both times."""
+    found = Comparison()
+    for row in cells:
+        key = row["mode"], row["model"]
+        before = baseline.rows.get(key, [])
+        if row["performance"] not in PASSED:
+            continue
+        if reason := _reason(row, before, baseline.ignored):
+            found.incomparable[key] = reason
+            continue
+        alike = [each for each in before if not _differences(row, each, baseline.ignored)][-LAST:]
+        for figure in (*FIGURES, EAGER):
+            levels = [each[figure.column] for each in alike if each[figure.column] is not None]
+            now = row[figure.column]
+            if figure.threshold is None and figure is not EAGER:
+                if levels and now is not None:
+                    found.moves[figure.column][key] = now - levels[-1]
+            elif now and any(levels):
+                found.moves[figure.column][key] = math.log(now / median(level for level in levels if level))
+    if len(found.moves[EAGER.column]) >= MANY_CELLS:
+        found.eager = median(found.moves[EAGER.column].values())
+        for key in found.moves["compiled_ms"]:
+            found.moves["compiled_ms"][key] -= found.eager
+    return found
+
+
+def _reason(row: Row, before: Sequence[Row], ignored: tuple[str, ...]) -> str | None:
+    """Why no figure of a cell can be compared; None if they can."""
+    timed = [each for each in before if each["performance"] in PASSED]
+    if not before:
+        return "the baseline has no such cell"
+    if not timed:
+        return "it was not timed in the baseline"
+    if any(not _differences(row, each, ignored) for each in timed):
+        return None
+    return "; ".join(
+        f"{name} is {row[name]}, in the baseline {timed[-1][name]}" for name in _differences(row, timed[-1], ignored)
+    )
+
+
+def _differences(row: Row, before: Row, ignored: tuple[str, ...]) -> list[str]:
+    return [name for name in comparable("performance") if name not in ignored and row[name] != before[name]]
+
+
+def deviations(cells: Sequence[Row], baseline: Baseline, thresholds: Thresholds) -> Iterator[Row]:
+    """A row, as the gate has them, for each figure that moved and each cell that could not be compared."""
+    found = compare(cells, baseline)
+    limit = math.log1p(thresholds.max_slowdown)
+    if abs(found.eager) > limit:
+        words = f"eager of all cells moved by {math.expm1(found.eager):+.1%}, which was taken off compiled"
+        name = EAGER.worse if found.eager > 0 else EAGER.better
+        yield {"class": name, "check_name": "performance", "cause": EAGER.column, "message": words}
+    for row in cells:
+        key = row["mode"], row["model"]
+        about = {"mode": row["mode"], "model": row["model"], "check_name": "performance", "log": row.get("log")}
+        if key in found.incomparable:
+            yield {**about, "class": "not_comparable", "message": found.incomparable[key]}
+        for figure in FIGURES:
+            move = found.moves[figure.column].get(key)
+            if move is None:
+                continue
+            if moved := _class_of(figure, move, found, thresholds):
+                size = f"{move:+.0f}" if figure.threshold is None else f"{math.expm1(move):+.1%}"
+                message = f"{figure.column} {row[figure.column]:.4g}, {size} against the baseline"
+                yield {**about, "class": moved, "cause": figure.column, "message": message}
+
+
+def _class_of(figure: Figure, move: float, found: Comparison, thresholds: Thresholds) -> str | None:
+    """The class of a figure that moved by more than the threshold and than noise; None for one that did not."""
+    limit = 0.0
+    if figure.threshold is not None:
+        limit = max(math.log1p(getattr(thresholds, figure.threshold)), SCREENING * found.scatter(figure.column))
+    if abs(move) <= limit:
+        return None
+    return figure.worse if move > 0 else figure.better

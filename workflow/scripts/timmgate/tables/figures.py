@@ -1,0 +1,34 @@
+"""The figures of a cell whose changes matter, and what must be equal for two measurements of them to be comparable."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A column of `cells` of which less is better, and the classes of a change to more and to less.
+
+    `threshold` is the key of the configuration with the relative change from which on the gate fails; None for a count, of
+    which one more is a change.
+    """
+
+    column: str
+    worse: str
+    better: str
+    threshold: str | None = None
+
+
+FIGURES = (
+    Figure("compiled_ms", "slower", "faster", "max_slowdown"),
+    Figure("compile_cold_cpu_s", "slower_compile", "faster_compile", "max_compile_growth"),
+    Figure("compiled_peak_bytes", "more_memory", "less_memory", "max_memory_growth"),
+    Figure("graph_breaks", "more_graph_breaks", "fewer_graph_breaks"),
+)
+"""Compile time is in CPU seconds, which do not suffer from neighbours."""
+
+EAGER = Figure("eager_ms", "eager_slower", "eager_faster")
+"""What compiled is held against. It says whether the compiler or the ground below it moved; no gate fails by it."""
+
+
+def comparable(check: str) -> tuple[str, ...]:
+    """Columns in which two measurements of a check of one cell must agree."""
+    return ("device_name", "weights", "options", f"{check}_batch_size", f"{check}_threads")

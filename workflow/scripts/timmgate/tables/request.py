@@ -1,0 +1,57 @@
+"""What the last command asked for, in a file beside the tables, so that they can be made without Snakemake."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from timmgate.config import builds, cells, settings, suites
+from timmgate.core.checks import CHECKS
+from timmgate.core.errors import ConfigError
+from timmgate.core.files import write_atomically
+from timmgate.core.thresholds import Thresholds
+
+if TYPE_CHECKING:
+    from timmgate.tables.merge import Identities, Key
+
+NAME = ".request.json"
+
+
+@dataclass(frozen=True)
+class Request:
+    """The requested cells and checks, and the policy by which the tables speak of them.
+
+    Today's identities follow from `config`, Snakemake's configuration as it is, and `facts`, the folder with those of the
+    builds.
+    """
+
+    cells: "Sequence[Key]"
+    checks: Sequence[str] = tuple(CHECKS)
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    accuracy_rule: str = "strict"
+    config: Mapping[str, Any] = field(default_factory=dict)
+    facts: str = ""
+
+    def save(self, folder: Path) -> None:
+        """Leave it in results/{device}."""
+        text = json.dumps(asdict(self), default=str)
+        write_atomically(folder / NAME, lambda scratch: scratch.write_text(text, encoding="utf-8"))
+
+    def identities(self) -> "Identities":
+        """The identities that cells would have today; of none where what defines them is not there any more."""
+        try:
+            config = settings.load(dict(self.config))
+            return cells.identities(config, builds.load(Path(self.facts)), suites.read(config.suite))
+        except (ConfigError, OSError):
+            return lambda cell, check: None
+
+
+def load(folder: Path) -> Request | None:
+    """What `save` left in results/{device}; None where there is nothing."""
+    try:
+        values = json.loads((folder / NAME).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    requested = [(device, build, mode, model) for device, build, mode, model in values.pop("cells")]
+    return Request(requested, thresholds=Thresholds(**values.pop("thresholds")), **values)

@@ -1,0 +1,313 @@
+"""What changed in a history, since when and with which versions: per cell, and per suite. Arrow in, Arrow out."""
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from timmgate.core.checks import CHECKS
+from timmgate.core.described import columns
+from timmgate.core.schemas import PASSED, SHOWN_STATUS
+from timmgate.tables import changes, history, parquet
+from timmgate.tables.changes import Change
+from timmgate.tables.figures import EAGER, FIGURES, Figure, comparable
+
+FINDINGS = {
+    "step": "another level, on which at least two successive measurements lie",
+    "drift": "two or more small steps in the same direction",
+    "status": "another status, twice in succession",
+    "count": "another count, twice in succession",
+}
+
+COLUMNS = columns(
+    "history",
+    [
+        ("finding", "string", "", "step, drift, status or count"),
+        ("class", "string", "", "what became of it: slower, faster, more_memory, new_failure, ..."),
+        ("device", "string", "", "torch device type"),
+        ("device_name", "string", "", "name of the processor or accelerator"),
+        ("build", "string", "", "label of what compiles"),
+        ("mode", "string", "", "name of the mode"),
+        ("suite", "string", "", "suite that the models were taken from"),
+        ("model", "string", "", "timm model name; null for the suite as a whole"),
+        ("figure", "string", "", "column that changed"),
+        ("before", "string", "", "level before, or status"),
+        ("after", "string", "", "level since then, or status"),
+        ("change", "float64", "", "relative change: 0.03 is 3 % more"),
+        ("eager_change", "float64", "", "relative change of eager_ms at the same time; null unless compiled_ms changed"),
+        ("since", "timestamp", "", "start of the first measurement after the change"),
+        ("since_run", "string", "", "run of that measurement"),
+        ("last_run_before", "string", "", "run of the last measurement before the change, or before the drift began"),
+        ("measured_since", "int64", "", "number of measurements from then on"),
+        ("versions", "string", "", "what differs between these two runs, as name before -> after"),
+        ("torch", "string", "", "torch version of the first measurement after the change"),
+        ("models", "int64", "", "of a suite: number of models in the figure"),
+    ],
+)
+
+SCHEMA = parquet.schema(COLUMNS)
+
+VERSIONS = ("torch", "torch_revision", "triton", "timm", "cuda", "cudnn", "driver", "cxx", "python", "commit", "host")
+"""Columns of an entry in which the two sides of a change may differ."""
+
+KEY = ("device", "build", "mode", "model")
+
+SUITE = ("device", "device_name", "build", "mode", "suite")
+"""What the models of a figure of a suite have in common."""
+
+LEVEL = 8
+"""Values before and after a change whose medians are shown as its levels."""
+
+SUITE_LEAST = 5
+"""Fewest models of which a mean says something of a suite."""
+
+SUITE_SHARE = 0.5
+"""Share of a suite's models that a run must have measured to say something of the suite."""
+
+Row = dict[str, Any]
+
+
+class Measurements:
+    """The measurements of one check in a history, as time series: comparable ones of one cell, in the order of their starts.
+
+    `entries` are its rows, of which each series has the `latest`. `series` is how many series there are.
+    """
+
+    def __init__(self, entries: pa.Table, check: str, latest: int):
+        self.entries, self.check = entries, check
+        measured = np.flatnonzero(np.asarray(pc.is_valid(entries[f"{check}_started_at"])))
+        codes = _codes([entries[name] for name in (*KEY, *comparable(check))])[measured]
+        starts = np.asarray(entries[f"{check}_started_at"].cast(pa.int64()).fill_null(0))[measured]
+        order = np.argsort(codes, kind="stable")
+        if ((np.diff(starts[order]) < 0) & (np.diff(codes[order]) == 0)).any():  # runs were not added as they were measured
+            order = np.lexsort((starts, codes))
+        order, codes = measured[order], codes[order]
+        ends = np.cumsum(np.bincount(codes))
+        is_late = np.arange(len(codes)) >= ends[codes] - latest
+        self._order, self._codes, self.series = order[is_late], codes[is_late], len(ends)
+
+    @cached_property
+    def suites(self) -> np.ndarray:
+        """For each row of `entries`, the number of the suite on a device, by a build, in a mode."""
+        return _codes([self.entries[name] for name in SUITE])
+
+    @cached_property
+    def runs(self) -> np.ndarray:
+        """For each row of `entries`, the number of its run in the order of time."""
+        encoded = _dictionary(self.entries["run"])
+        ranks = np.argsort(np.argsort(np.array(encoded.dictionary.to_pylist(), str)))
+        numbers: np.ndarray = ranks[np.asarray(encoded.indices)]
+        return numbers
+
+    def rows(self, column: str) -> np.ndarray:
+        """Row numbers of the measurements that have this figure, shape (series, values).
+
+        Series end together: a shorter one begins with -1.
+        """
+        has_one = np.asarray(pc.is_valid(self.entries[column]))[self._order]
+        order, codes = self._order[has_one], self._codes[has_one]
+        lengths = np.bincount(codes, minlength=self.series)
+        width, ends = int(lengths.max(initial=0)), np.cumsum(lengths)
+        rows = np.full((self.series, width), -1)
+        rows[codes, width - ends[codes] + np.arange(len(codes))] = order
+        return rows
+
+    def logarithms(self, column: str, rows: np.ndarray) -> np.ndarray:
+        """Logarithms of the figures in these rows; NaN where there is none, or none that is positive."""
+        figures = np.asarray(self.entries[column].cast(pa.float64()).fill_null(math.nan))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found = np.log(np.where(rows >= 0, figures[rows], math.nan)).astype(np.float32)
+        return np.where(np.isfinite(found), found, np.float32(math.nan))
+
+
+READ = (
+    *("run", *KEY, "suite", EAGER.column, *(figure.column for figure in FIGURES)),
+    *dict.fromkeys(name for check in CHECKS for name in (SHOWN_STATUS[check], f"{check}_started_at", *comparable(check))),
+)
+"""Columns of a history that it takes to find what changed."""
+
+
+def changed(root: Path, device: str, runs: int) -> tuple[pa.Table, str]:
+    """What changed in the last `runs` measurements of each series, in the schema `SCHEMA`: suites first, then the latest.
+
+    Also in words what the history has. Only changes on this device are told.
+    """
+    entries = history.read(root, READ).unify_dictionaries()
+    found: list[Row] = []
+    for check in CHECKS:
+        measurements = Measurements(entries, check, changes.needed(runs))
+        found += _settled(measurements, SHOWN_STATUS[check], runs)
+        if check == "performance":
+            for figure in FIGURES:
+                if figure.threshold is None:
+                    found += _settled(measurements, figure.column, runs, figure)
+                else:
+                    found += _cells(measurements, figure, runs)
+                    found += _suites(measurements, figure, runs)
+            found += _suites(measurements, EAGER, runs)
+    found = [row for row in _described(found, entries, root) if row["device"] == device]
+    found.sort(key=lambda row: (row["model"] is not None, -row["since"].timestamp(), -abs(row.get("change") or math.inf)))
+    return parquet.table(found, SCHEMA), extent(entries, runs)
+
+
+def _described(found: list[Row], entries: pa.Table, root: Path) -> list[Row]:
+    """Each finding with what is known of the two rows of `entries` that `_between` names.
+
+    Of versions, which take longer to read than all else, only those of the runs in question are read.
+    """
+    names = [*KEY, "device_name", "suite", "run", *VERSIONS, *(f"{check}_started_at" for check in CHECKS)]
+    numbers = {side: np.array([row[side] for row in found], int) for side in ("last", "first")}
+    runs = _dictionary(entries["run"])
+    concerned = np.unique(np.asarray(runs.indices)[np.concatenate(list(numbers.values()))])
+    rows = np.flatnonzero(np.isin(np.asarray(runs.indices), concerned))
+    about = history.read(root, names, runs=set(runs.dictionary.take(pa.array(concerned)).to_pylist()))  # in the same order
+    sides = [about.take(pa.array(np.searchsorted(rows, each))).to_pylist() for each in numbers.values()]
+    return [_of_sides(row, *both) for row, *both in zip(found, *sides, strict=True)]
+
+
+def _of_sides(row: Row, before: Row, after: Row) -> Row:
+    finding = {name: value for name, value in row.items() if name not in ("last", "first", "check")}
+    return {
+        **{name: after[name] for name in (*KEY, "device_name", "suite", "torch")},
+        "since": after[f"{row['check']}_started_at"],
+        "since_run": after["run"],
+        "last_run_before": before["run"],
+        "versions": "; ".join(f"{name} {before[name]} -> {after[name]}" for name in VERSIONS if before[name] != after[name]),
+        **finding,
+    }
+
+
+def _settled(measurements: Measurements, column: str, runs: int, figure: Figure | None = None) -> Iterator[Row]:
+    """Changes of a status, or of the count that is a figure."""
+    rows, encoded = measurements.rows(column), _dictionary(measurements.entries[column])
+    words, numbers = encoded.dictionary.to_pylist(), np.asarray(encoded.indices.fill_null(-1))
+    if not rows.size:
+        return
+    levels = changes.settled(np.where(rows >= 0, numbers[rows], -1))
+    steps = (levels[:, 1:] != levels[:, :-1]) & (levels[:, :-1] >= 0)
+    width = rows.shape[1]
+    steps[:, : max(0, width - 1 - runs)] = False
+    for series, last in zip(*np.nonzero(steps), strict=True):
+        before, after = (words[levels[series, number]] for number in (last, last + 1))
+        yield {
+            **_between(measurements, rows[series], Change(int(last) - width, int(last) + 1 - width, 0.0)),
+            "finding": "count" if figure else "status",
+            "class": _class_of_count(figure, before, after) if figure else _class_of_status(before, after),
+            "figure": column if figure else measurements.check,
+            "before": str(before),
+            "after": str(after),
+        }
+
+
+def _class_of_count(figure: Figure, before: int, after: int) -> str:
+    return figure.worse if after > before else figure.better
+
+
+def _class_of_status(before: str, after: str) -> str:
+    if after in PASSED:
+        return "changed_pass" if before in PASSED else "new_pass"
+    return "new_failure" if before in PASSED else "changed_failure"
+
+
+def _cells(measurements: Measurements, figure: Figure, runs: int) -> Iterator[Row]:
+    """Changes of a figure of single cells."""
+    rows = measurements.rows(figure.column)
+    values = measurements.logarithms(figure.column, rows)
+    eager = measurements.logarithms(EAGER.column, rows) if figure.column == "compiled_ms" else None
+    for series, change in changes.find(values, runs):
+        before, after = _levels(values[series], change)
+        moved = None if eager is None else np.subtract(*_levels(eager[series], change)[::-1])
+        yield {
+            **_between(measurements, rows[series], change),
+            **_of_change(figure, change),
+            "before": f"{math.exp(before):.4g}",
+            "after": f"{math.exp(after):.4g}",
+            "eager_change": None if moved is None or math.isnan(moved) else math.expm1(moved),
+        }
+
+
+def _of_change(figure: Figure, change: Change) -> Row:
+    return {
+        "finding": "drift" if change.is_drift else "step",
+        "class": figure.worse if change.step > 0 else figure.better,
+        "figure": figure.column,
+        "change": math.expm1(change.step),
+    }
+
+
+def _levels(values: np.ndarray, change: Change) -> tuple[float, float]:
+    """Medians of some values before and after a change."""
+    last, first = len(values) + change.last, len(values) + change.first
+    sides = values[max(0, last - LEVEL + 1) : last + 1], values[first : first + LEVEL]
+    before, after = (float(np.median(side[np.isfinite(side)])) if np.isfinite(side).any() else math.nan for side in sides)
+    return before, after
+
+
+def _between(measurements: Measurements, rows: np.ndarray, change: Change) -> Row:
+    """The rows on both sides of a change of a series with these rows."""
+    sides = {"last": int(rows[change.last]), "first": int(rows[change.first])}
+    return {**sides, "check": measurements.check, "measured_since": -change.first}
+
+
+def _suites(measurements: Measurements, figure: Figure, runs: int) -> Iterator[Row]:
+    """Changes of the mean of a figure over the models of a suite: how far each is from its own mean over time."""
+    rows = measurements.rows(figure.column)
+    values = measurements.logarithms(figure.column, rows)
+    if not rows.size:
+        return
+    calm = changes.without_outliers(values, changes.noise(values))
+    with np.errstate(invalid="ignore"):
+        distance = calm - np.nansum(calm, axis=1, keepdims=True) / np.isfinite(calm).sum(axis=1, keepdims=True)
+    known = np.isfinite(distance)
+    suites, run = measurements.suites, measurements.runs
+    shape = int(suites.max()) + 1, int(run.max()) + 1
+    place = np.ravel_multi_index((suites[rows[known]], run[rows[known]]), shape)
+    models = np.bincount(place, minlength=math.prod(shape)).reshape(shape)
+    sums = np.bincount(place, weights=distance[known], minlength=math.prod(shape)).reshape(shape)
+    example = np.full(math.prod(shape), -1)
+    example[place] = rows[known]
+    for suite in range(shape[0]):
+        told = np.flatnonzero(models[suite] >= max(SUITE_LEAST, SUITE_SHARE * models[suite].max()))
+        means = sums[suite, told] / models[suite, told]
+        for _, change in changes.find(means[None, :], runs):
+            yield {
+                **_between(measurements, example.reshape(shape)[suite, told], change),
+                **_of_change(figure, change),
+                "model": None,
+                "models": int(models[suite, told[change.first]]),
+            }
+
+
+def _codes(columns: Sequence[pa.ChunkedArray]) -> np.ndarray:
+    """A number from 0 for each row, equal where all columns are."""
+    codes, different = np.zeros(len(columns[0]), np.int64), 1
+    for encoded in map(_dictionary, columns):
+        words = len(encoded.dictionary) + 1
+        if different * words >= 2**62:
+            codes, different = _renumbered(codes), len(codes)
+        codes, different = codes * words + np.asarray(encoded.indices.fill_null(words - 1)), different * words
+    return _renumbered(codes)
+
+
+def _renumbered(codes: np.ndarray) -> np.ndarray:
+    return np.asarray(pa.array(codes).dictionary_encode().indices).astype(np.int64)
+
+
+def _dictionary(column: pa.ChunkedArray) -> pa.DictionaryArray:
+    """The column as one dictionary array."""
+    return (column if pa.types.is_dictionary(column.type) else column.dictionary_encode()).combine_chunks()
+
+
+def extent(entries: pa.Table, runs: int) -> str:
+    """In words, what the history has, and what of it was looked at."""
+    times = history.start(entries)
+    number, first, last = len(pc.unique(entries["run"])), pc.min(times).as_py(), pc.max(times).as_py()
+    words = f"{len(entries)} entries of {number} run{'s' * (number > 1)}"
+    if not len(entries):
+        return words
+    return f"{words} from {first:%Y-%m-%d} to {last:%Y-%m-%d}; changes in the last {runs} measurements of each cell"

@@ -1,0 +1,118 @@
+"""How far runs that are known to be right come from the strict limit: what `core.verdict.MULTIPLIER` is chosen from.
+
+    python -m timmgate.worker.calibration '{"spec": {"check": "accuracy", ...}, "run": {...}}' runs.json
+
+Null runs are judged by the families other than their own; eager with another number of threads, AOTAutograd without a
+compiler and the backend of the mode are judged by all of them. The file is a list of objects, a `HealthyRun` each.
+"""
+
+import copy
+import json
+import sys
+import traceback
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+from timmgate.core import verdict
+from timmgate.core.files import write_atomically
+from timmgate.core.run_options import RunOptions
+from timmgate.core.spec import Spec
+from timmgate.core.verdict import Errors, NullRun
+from timmgate.worker import backends, leaf_errors, null_runs, strict_verdict, torch_device
+from timmgate.worker.__main__ import set_environment
+from timmgate.worker.compile_cache import Cache
+from timmgate.worker.training_step import Setup, make
+
+SEEDS = 3
+"""Of weights and images."""
+
+BASELINE = "aot_eager"
+"""Compiler that is tried beside that of the mode: it captures graphs and changes nothing in them."""
+
+
+@dataclass
+class HealthyRun:
+    """One run that is right.
+
+    * `run`: the left-out family, `threads`, or the backend.
+    * `ratio`: its largest statistic over the largest of the null runs that judge it: the margin with a multiplier of 1.
+    * `worst_leaf`, `worst_statistic`: where that is.
+    * `multiplier`: what the limit of this comparison has instead of 1.
+    * `strict`: the verdict with it; `undecided` leaves of `leaves`.
+    """
+
+    seed: int
+    run: str
+    ratio: float
+    worst_leaf: str
+    worst_statistic: str
+    multiplier: float
+    strict: str
+    leaves: int
+    undecided: int
+
+
+def runs(spec: Spec, setup: Setup) -> Iterator[HealthyRun]:
+    """All healthy runs of a model in the mode of `spec`."""
+    torch.set_num_threads(setup.threads)
+    torch_device.set_deterministic(True)
+    with torch.set_grad_enabled(spec.options.training), backends.configured(spec):
+        for number in range(SEEDS):
+            of_seed = replace(spec, seed=spec.seed + number)
+            model, images = make(of_seed, setup)
+            judge = strict_verdict.prepare(of_seed, model, images)
+            for family in dict.fromkeys(null.family for null in judge.nulls if null.family != verdict.KINKS):
+                others = [null for null in judge.nulls if null.family != family]
+                for null in judge.nulls:
+                    if null.family == family:
+                        yield _row(of_seed.seed, family, null.errors, others)
+            for name, errors in _compared_with_all(of_seed, setup, model, images, judge, number == 0):
+                yield _row(of_seed.seed, name, errors, judge.nulls)
+
+
+def _compared_with_all(
+    spec: Spec, setup: Setup, model: torch.nn.Module, images: torch.Tensor, judge: strict_verdict.Judge, is_first: bool
+) -> Iterator[tuple[str, Errors]]:
+    """Runs that are no null runs; the backend of the mode, which may take long to compile, with the first seed alone."""
+
+    def one(model: torch.nn.Module, images: torch.Tensor) -> list[strict_verdict.Leaf]:
+        return strict_verdict.run(spec, model, images)
+
+    for family, leaves in null_runs.null_runs(one, model, images, judge.dtype, spec.seed, ["threads"]):
+        yield family, leaf_errors.measure(leaves, judge.reference, judge.dtype)
+    for backend in dict.fromkeys([BASELINE, spec.options.backend] if is_first else [BASELINE]):
+        compiled_spec = replace(spec, options=replace(spec.options, backend=backend))
+        torch._dynamo.reset()
+        try:
+            compiled = copy.deepcopy(model)
+            forward = backends.compile_model(compiled_spec, compiled, images)
+            leaves = strict_verdict.run(spec, compiled, images, forward)
+        except Exception:  # a compiler that fails is a matter of the measurement
+            traceback.print_exc()
+            continue
+        yield backend, leaf_errors.measure(leaves, judge.reference, judge.dtype)
+
+
+def _row(seed: int, run: str, errors: Errors, nulls: list[NullRun]) -> HealthyRun:
+    judged, unscaled = verdict.judge(errors, nulls), verdict.judge(errors, nulls, 1.0)
+    multiplier = verdict.multiplier_for(sum(len(each.statistics) for each in errors.values()), verdict.independent(nulls))
+    undecided = sum(leaf.strict is None for leaf in judged.leaves)
+    worst = unscaled.worst_leaf, unscaled.worst_statistic
+    return HealthyRun(seed, run, unscaled.margin, *worst, multiplier, judged.strict, len(judged.leaves), undecided)
+
+
+def main(request: str, path: str) -> None:
+    """Write the runs of one model and mode."""
+    values = json.loads(request)
+    spec, run = Spec.from_dict(values["spec"]), RunOptions.from_dict(values["run"])
+    set_environment(run.threads, run.cache)
+    setup = Setup(run.threads, Cache(run.cache), spec.requested_batch_size, run.weights, strict=True)
+    text = json.dumps([asdict(each) for each in runs(spec, setup)])
+    write_atomically(Path(path), lambda scratch: scratch.write_text(text))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,197 @@
+"""What the accuracy check catches: every fault that applies to a model, judged by each rule.
+
+    python -m timmgate.worker.power '{"spec": {"check": "accuracy", ...}, "run": {...}, "places": ["all"]}' trials.json
+
+The model is compiled once, and reference, eager and null runs are made once for each seed; then each fault is a run of the
+compiled model. The file is a list of objects, a `Trial` each.
+"""
+
+import copy
+import json
+import math
+import sys
+import traceback
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from timmgate.core.faults import PLACES, Choice, choices
+from timmgate.core.files import write_atomically
+from timmgate.core.run_options import RunOptions
+from timmgate.core.spec import Spec
+from timmgate.core.verdict import majority
+from timmgate.worker import accuracy, backends, compare, strict_verdict, torch_device
+from timmgate.worker.__main__ import set_environment
+from timmgate.worker.compare import Leaf
+from timmgate.worker.compile_cache import Cache
+from timmgate.worker.faults import Trials
+from timmgate.worker.faults.effect import effect_of
+from timmgate.worker.training_step import Setup, make
+
+WHOLE_PROGRAM = "process"
+"""Family of the faults that have no place in a graph: they go through whole cells instead."""
+
+
+@dataclass
+class Trial:
+    """One fault on one model.
+
+    * `effect`: as in `faults.effect`, in units of eager's error; 0 is a mutant that is equivalent.
+    * `dynamo`, `cosine`: caught by the dynamo rule, and by its cosine mode.
+    * `strict`: the strict verdict after as many seeds as it takes; `strict_of_seeds` those of each.
+    * `strict_margin`, `strict_worst_leaf`: of the first seed.
+    * `error`: what its run raised, if it did; then every rule has caught it.
+    """
+
+    fault: str
+    family: str
+    size: str | None
+    place: str | None
+    backward: bool
+    effect: float
+    dynamo: bool
+    cosine: bool
+    strict: str
+    strict_margin: float
+    strict_worst_leaf: str
+    strict_of_seeds: list[str] = field(default_factory=list)
+    error: str | None = None
+
+
+class Subject:
+    """A model with the weights and images of one seed, compiled so that any fault can be put into it."""
+
+    def __init__(self, spec: Spec, setup: Setup):
+        self.spec = spec
+        self.model, self.images = make(spec, setup)
+        self.judge = strict_verdict.prepare(spec, self.model, self.images)
+        self.reference = accuracy.run(spec, copy.deepcopy(self.model).double(), self.images.double())
+        self.eager = accuracy.run(spec, copy.deepcopy(self.model), self.images)
+        self.strict_eager = strict_verdict.run(spec, copy.deepcopy(self.model), self.images)
+        self.program = Program(spec, self.model, self.images)
+        self.exact = Program(spec, copy.deepcopy(self.model).double(), self.images.double())
+        self.healthy_exact = self.exact.strict(None)
+
+    def faults(self, places: Collection[str]) -> list[Choice]:
+        """Those that apply, in these places."""
+        chosen = (choice for choice in choices() if choice.place is None or choice.place in places)
+        candidates = (choice for choice in chosen if choice.fault.family != WHOLE_PROGRAM)
+        return [choice for choice in candidates if self.program.trials.choose(choice)]
+
+    def effect(self, choice: Choice, faulty: list[Leaf]) -> float:
+        """How much a fault changes, over eager's error. `faulty` is its run in the precision of the mode."""
+        healthy = self.strict_eager
+        if choice.fault.exact:
+            healthy, faulty = self.healthy_exact, self.exact.strict(choice)
+        return effect_of(self.judge.reference, self.strict_eager, healthy, faulty)
+
+    def differs(self, leaves: list[Leaf], cosine: bool) -> bool:
+        """Whether the dynamo rule, or its cosine mode, finds the result of a run wrong."""
+        how = accuracy.rule(self.spec, has_reference=True)
+        how = replace(how, cosine=True) if cosine else how
+        found = compare.compare_leaves(self.eager, leaves, self.reference, how)
+        return not all(leaf.accuracy for leaf in found)
+
+
+class Program:
+    """A compiled model that runs with a fault."""
+
+    def __init__(self, spec: Spec, model: torch.nn.Module, images: torch.Tensor):
+        self._spec, self._original, self._images = spec, model, images
+        self._model, self.trials = copy.deepcopy(model), Trials()
+        torch._dynamo.reset()
+        self._forward: Callable[..., Any] = torch.compile(self._model, backend=self.trials.compile)
+        self.dynamo(None)  # captures the graphs of both passes
+
+    def dynamo(self, choice: Choice | None) -> list[Leaf]:
+        """The leaves that the dynamo rule compares."""
+        self.trials.choose(choice)
+        self._model.load_state_dict(self._original.state_dict())
+        return accuracy.run(self._spec, self._model, self._images, self._forward)
+
+    def strict(self, choice: Choice | None) -> list[Leaf]:
+        """The leaves that the strict rule compares; not after the first call, as some faults are wrong only later."""
+        self.trials.choose(choice)
+        if not self._spec.options.training:
+            strict_verdict.run(self._spec, self._model, self._images, self._forward)
+        return strict_verdict.run_compiled(self._spec, self._original, self._model, self._images, self._forward)
+
+    def both(self, choice: Choice) -> tuple[list[Leaf], list[Leaf]]:
+        """The leaves of both rules, of one life of the fault."""
+        leaves = [replace(leaf, value=accuracy.cloned(leaf.value)) for leaf in self.dynamo(choice)]
+        original, model = self._original, self._model
+        return leaves, strict_verdict.run_compiled(self._spec, original, model, self._images, self._forward)
+
+
+def trials(spec: Spec, setup: Setup, places: Collection[str] = tuple(PLACES)) -> Iterator[Trial]:
+    """Try every fault that applies to the model in the mode of `spec`, in each of these places."""
+    torch.set_num_threads(setup.threads)
+    torch_device.set_deterministic(True)
+    with torch.set_grad_enabled(spec.options.training), backends.configured(spec):
+        first, others = Subject(spec, setup), []
+        for choice in first.faults(places):
+            found = _try(first, choice)
+            for repeat in range(1, strict_verdict.REPEATS + 1):
+                if found.strict_of_seeds[0] != "fail" or majority(found.strict_of_seeds) != "undecided":
+                    break
+                if len(others) < repeat:
+                    others.append(Subject(replace(spec, seed=spec.seed + repeat), setup))
+                found.strict_of_seeds.append(_verdict(others[repeat - 1], choice))
+            if len(found.strict_of_seeds) > 1:
+                found.strict = majority(found.strict_of_seeds)
+            yield found
+
+
+def _try(subject: Subject, choice: Choice) -> Trial:
+    about = {
+        "fault": str(choice),
+        "family": choice.fault.family,
+        "size": None if choice.size is None else str(choice.size),
+        "place": choice.place,
+        "backward": choice.fault.backward,
+    }
+    try:
+        leaves, strict_leaves = subject.program.both(choice)
+        found = subject.judge.judge(strict_leaves)
+        return Trial(
+            **about,
+            effect=subject.effect(choice, strict_leaves),
+            dynamo=subject.differs(leaves, cosine=False),
+            cosine=subject.differs(leaves, cosine=True),
+            strict=found.strict,
+            strict_margin=found.margin,
+            strict_worst_leaf=found.worst_leaf,
+            strict_of_seeds=[found.strict],
+        )
+    except Exception as error:
+        traceback.print_exc()
+        seeds = ["fail"] * (strict_verdict.REPEATS + 1)
+        told = f"{type(error).__name__}: {error}"[:200]
+        return Trial(**about, effect=math.inf, dynamo=True, cosine=True, strict="fail", strict_margin=math.inf,
+                     strict_worst_leaf="", strict_of_seeds=seeds, error=told)  # fmt: skip
+
+
+def _verdict(subject: Subject, choice: Choice) -> str:
+    """The strict verdict on a fault with the weights and images of another seed."""
+    try:
+        return subject.judge.judge(subject.program.both(choice)[1]).strict
+    except Exception:
+        traceback.print_exc()
+        return "fail"
+
+
+def main(request: str, path: str) -> None:
+    """Write the trials of one model and mode."""
+    values = json.loads(request)
+    spec, run = Spec.from_dict(values["spec"]), RunOptions.from_dict(values["run"])
+    set_environment(run.threads, run.cache)
+    setup = Setup(run.threads, Cache(run.cache), spec.requested_batch_size, run.weights, strict=True)
+    text = json.dumps([asdict(trial) for trial in trials(spec, setup, values["places"])])
+    write_atomically(Path(path), lambda scratch: scratch.write_text(text))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,106 @@
+"""The strict verdict on a compiled model: its errors against those of null runs, on the same weights and images.
+
+What is compared is one iteration of its own from the weights as loaded, without an optimizer, whose first step would make
+rounding of small gradients into the learning rate; in training a second one gives the gradients of another loss.
+"""
+
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from timmgate.core import verdict
+from timmgate.core.spec import Spec
+from timmgate.core.verdict import CellVerdict, NullRun
+from timmgate.worker import flops, leaf_errors, models, null_runs, torch_device
+from timmgate.worker.compare import Leaf
+from timmgate.worker.cotangent import cotangent_leaves
+from timmgate.worker.training_step import fresh, gradient, iterate
+
+REPEATS = 2
+"""Further seeds of weights and images that a failure is tried with: it takes two of three."""
+
+Examination = Callable[[int], CellVerdict]
+"""The verdict with another seed."""
+
+
+def run(spec: Spec, model: torch.nn.Module, images: torch.Tensor, forward: Callable[..., Any] | None = None) -> list[Leaf]:
+    """What one iteration computes; in training also the gradients of a second loss. `model` is changed by training."""
+    forward = model if forward is None else forward
+    torch_device.seed_everything(spec.seed)
+    images = fresh(spec, images)
+    if not spec.options.training:
+        return [Leaf("output", "output", iterate(spec, model, forward, images))]
+    prediction, loss = iterate(spec, model, forward, images)
+    leaves = [
+        Leaf("prediction", "prediction", prediction.clone()),
+        Leaf("loss", "loss", loss.clone()),
+        *(Leaf(f"gradient.{name}", "gradient", gradient(weight).clone()) for name, weight in model.named_parameters()),
+        *(Leaf(f"buffer.{name}", "buffer", buffer.clone()) for name, buffer in model.named_buffers()),
+        Leaf("input_gradient", "input_gradient", gradient(images).clone()),
+    ]
+    return leaves + cotangent_leaves(model, forward, images, lambda: models.autocast(spec, images), spec.seed)
+
+
+def run_compiled(
+    spec: Spec, original: torch.nn.Module, model: torch.nn.Module, images: torch.Tensor, forward: Callable[..., Any]
+) -> list[Leaf]:
+    """The same of a compiled model, which starts from the weights of `original` again."""
+    if spec.options.training:
+        model.load_state_dict(original.state_dict())
+    return run(spec, model, images, forward)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Knows the reference of a model and what its null runs are off by."""
+
+    dtype: torch.dtype
+    reference: list[Leaf]
+    nulls: list[NullRun]
+
+    def judge(self, leaves: Iterable[Leaf]) -> CellVerdict:
+        """The verdict on a run."""
+        return verdict.judge(leaf_errors.measure(leaves, self.reference, self.dtype), self.nulls)
+
+
+def prepare(spec: Spec, model: torch.nn.Module, images: torch.Tensor) -> Judge:
+    """Run the reference and the null runs; where float64 does not run, the first eager run is the reference."""
+
+    def one(model: torch.nn.Module, images: torch.Tensor) -> list[Leaf]:
+        return run(spec, model, images)
+
+    dtype = computing_dtype(spec)
+    try:
+        reference, is_exact = null_runs.reference(one, model, images, dtype), True
+    except Exception:
+        traceback.print_exc()
+        reference, is_exact = one(model, images), False
+    expected = reference if is_exact else None
+    runs = null_runs.null_runs(one, model, images, dtype, spec.seed, expected=expected, gmacs=gmacs(spec, model, images))
+    nulls = [NullRun(family, leaf_errors.measure(leaves, reference, dtype)) for family, leaves in runs]
+    return Judge(dtype, reference, nulls)
+
+
+def gmacs(spec: Spec, model: torch.nn.Module, images: torch.Tensor) -> float:
+    """Multiply-accumulate operations of a run in 1e9; a backward pass has twice those of the forward pass."""
+    return flops.count(model, images[:1]).get("gmacs", 0.0) * len(images) * (6 if spec.options.training else 1)
+
+
+def computing_dtype(spec: Spec) -> torch.dtype:
+    """The dtype of convolutions and matrix products."""
+    return models.amp_dtype(spec) or models.cast_dtype(spec)
+
+
+def after_seeds(first: CellVerdict, again: Examination, seed: int) -> tuple[verdict.Strict, list[verdict.Strict]]:
+    """The verdict after further seeds, where the first one failed, and that of every seed that was tried."""
+    words: list[verdict.Strict] = [first.strict]
+    if first.strict == "fail":
+        for repeat in range(1, REPEATS + 1):
+            words.append(again(seed + repeat).strict)
+            if verdict.majority(words) != "undecided":
+                break
+        return verdict.majority(words), words
+    return first.strict, words

@@ -1,0 +1,23 @@
+"""Every fault that applies to one model in one mode, and which rules catch it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from timmgate.core.run_options import RunOptions
+from timmgate.core.spec import Cell
+from timmgate.supervisor import study
+from timmgate.tables import parquet, power
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+if __name__ == "__main__":
+    cell, log = Cell.from_dict(snakemake.params.cell), Path(snakemake.log[0])
+    run = replace(RunOptions.from_dict(json.loads(snakemake.resources.run_options)), threads=snakemake.threads)
+    weights = Path(snakemake.input.weights) if snakemake.input.get("weights") else None
+    trials = study.rows("timmgate.worker.power", cell.spec("accuracy"), run, weights, log, places=snakemake.params.places)
+    about = {name: getattr(cell, name) for name in ("device", "mode", "model", "weights")}
+    options = {"precision": cell.options.precision, "training": cell.options.training}
+    parquet.write(power.table(about | options | trial for trial in trials), Path(snakemake.output[0]))
