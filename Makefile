@@ -6,10 +6,13 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint r
 # File by file, as the tests of a file share what takes long to make.
 PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: run gate run-gate test test-unit test-slow test-gpu test-slurm lint lock
+.PHONY: run report gate run-gate test test-unit test-slow test-gpu test-slurm lint lock
 
 run: $(BIN)/snakemake
 	$(BIN)/snakemake --cores all
+
+report: $(BIN)/snakemake
+	$(BIN)/snakemake --cores all report $(ARGS)
 
 # make gate ARGS='--cores 4 --config device=cuda' ends with 0 as expected, 1 a regression, 2 a wrong request or machine.
 # Of itself make ends with 2 whatever a recipe ends with, and with 1 only under --question, where lines with a + run all the

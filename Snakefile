@@ -17,6 +17,7 @@ include: "workflow/rules/tables.smk"
 include: "workflow/rules/history.smk"
 include: "workflow/rules/gate.smk"
 include: "workflow/rules/export.smk"
+include: "workflow/rules/report.smk"
 include: "workflow/rules/power.smk"
 include: "workflow/rules/calibrate.smk"
 
@@ -39,6 +40,7 @@ onstart:
     RETRIES.save()
     WEIGHTS_RETRIES.save()
     announce()
+    refuse_report_without_its_libraries()
     refuse_what_is_not_possible()
     watch()
 

@@ -24,8 +24,18 @@ rule flag:
         cells="results/{device}/cells.parquet",
     output:
         failures="results/{device}/failures.parquet",
-        failures_tsv="results/{device}/failures.tsv",
-        summary="results/{device}/summary.tsv",
+        failures_tsv=report(
+            "results/{device}/failures.tsv",
+            caption="../report/failures.rst",
+            category="Tables",
+            labels={"shows": "what needs a look"},
+        ),
+        summary=report(
+            "results/{device}/summary.tsv",
+            caption="../report/summary.rst",
+            category="Tables",
+            labels={"shows": "figures of each mode"},
+        ),
     log:
         "logs/{device}/flag.log",
     localrule: True

@@ -75,7 +75,7 @@ const status = (word) => {
 
 // ---- The list: a row a cell. Its search is the filter of everything.
 
-const FIRST = ["state", "model", "mode", ...(builds.length > 1 ? ["build"] : []), "passed", "passed_by", "accuracy", "strict", "margin", "performance", "speedup", "verdict",
+const FIRST = ["state", "model", "mode", ...(builds.length > 1 ? ["build"] : []), "accuracy_by_rule" in columns ? "accuracy_by_rule" : "accuracy", "strict", "margin", "strict_margin", "performance", "speedup", "verdict",
   "eager_ms", "compiled_ms", "compile_cold_s", "compile_warm_s", "compression_ratio", "graph_breaks", "kinds"];
 const UNLISTED = ["command", "log"];
 const listed = [...FIRST, ...data.columns.map((column) => column.name).filter((name) => !FIRST.includes(name) && !UNLISTED.includes(name))].filter((name) => name in columns);
@@ -84,7 +84,7 @@ function shownInList(name, cell) {
   const found = value(name, cell);
   if (name === "state") return html`<span class="status ${found}" title="${data.meanings.states[found]}">${icon(found)}<span class="quiet">${words(found)}</span></span>`;
   if (name === "model") return html`<a href="#cell=${idOf(cell)}"><bdi>${found}</bdi></a>`;
-  if (name === "accuracy" || name === "performance") return status(found);
+  if (["accuracy", "accuracy_by_rule", "performance"].includes(name)) return status(found);
   if (name === "kinds") return words(found ?? "");
   if (name === "speedup" && found !== null && value("speedup_ci_low", cell) !== null)
     return html`<span class="quiet">${figure(name, value("speedup_ci_low", cell))}–${figure(name, value("speedup_ci_high", cell))}</span>&ensp;${figure(name, found)}`;
@@ -281,13 +281,14 @@ function theme() {
   };
 }
 const SVG_ROWS = 2000; // more marks are drawn on a canvas
-const ERRORS_ONLY = 1; // as vega.Error
+const ERRORS_ONLY = 1; // of what Vega writes to the console
 async function draw(place, figure, rows) {
   views.get(place)?.finalize();
   place.classList.toggle("empty", rows.length === 0);
   if (rows.length === 0) return place.replaceChildren();
   const spec = coloured(figure.spec);
   spec.datasets = { ...spec.datasets, [figure.rows]: rows };
+  if (spec.height?.step) spec.height = spec.height.step * Math.min(rows.length, spec.usermeta.lines);
   const drawn = await window.vegaEmbed(place, spec, { ast: true, actions: false, config: theme(), logLevel: ERRORS_ONLY, renderer: rows.length > SVG_ROWS ? "canvas" : "svg" });
   drawn.view.addEventListener("click", (_, item) => { if (item?.datum && "cell" in item.datum) location.hash = `cell=${idOf(item.datum.cell)}`; });
   views.set(place, drawn);
@@ -305,6 +306,11 @@ const watcher = new IntersectionObserver((entries) => {
 const drawVisible = later(() => {
   for (const figure of data.figures) if (visible.has(`figure-${figure.name}`) && pending.delete(figure.name)) drawCells(figure);
 }, 60);
+function drawRest() { // so that they are there when the page is printed
+  const figure = data.figures.find((each) => pending.delete(each.name));
+  if (figure) drawCells(figure).then(() => requestIdleCallback(drawRest));
+}
+setTimeout(drawRest, 3000);
 for (const figure of data.figures) watcher.observe(byId(`figure-${figure.name}`));
 
 // ---- A cell
@@ -331,12 +337,12 @@ function cellPage(cell) {
       <span class="where quiet"><bdi>${cells.mode[cell]}</bdi> · <bdi>${cells.build[cell]}</bdi> · ${cells.device[cell]}${value("stale", cell) ? " · stale: measured with options or software that differ from today's" : ""}${value("requested", cell) === false ? " · not requested by the last command" : ""}</span></header>
     ${found.map((each) => html`<div class="finding ${each.severity}">${icon(each.severity)}<b>${words(each.kind)}</b>${each.check_name ? html` <span class="quiet">${each.check_name}</span>` : ""}: ${data.meanings.kinds[each.kind]}${[each.severity === "failure" && each.stage && `in ${each.stage}`, each.cause, each.message].filter(Boolean).length ? html`<br><span class="words"><bdi>${[each.severity === "failure" && each.stage && `in ${each.stage}`, each.cause, each.message].filter(Boolean).join(", ")}</bdi></span>` : ""}</div>`)}
     ${found.length === 0 ? html`<p class="fine">${icon(state)} ${data.meanings.states[state]}.</p>` : ""}
-    <div class="pair"><div><h3>Accuracy</h3>${facts(cell, ["accuracy", "passed", "passed_by", "strict", "margin", "strict_margin", "worst_leaf", "leaves", "leaves_failed", "comparison", "reference", "top1_agreement"])}</div>
+    <div class="pair"><div><h3>Accuracy</h3>${facts(cell, ["accuracy_by_rule", "passed_by", "accuracy", "strict", "margin", "strict_margin", "strict_message", "worst_leaf", "strict_worst_leaf", "leaves", "leaves_failed", "comparison", "reference", "top1_agreement"])}</div>
     <div><h3>Performance</h3>${facts(cell, ["performance", "speedup", "verdict", "noise_floor", "samples", "eager_ms", "compiled_ms", "timed_output_margin", "compile_cold_s", "compile_warm_s", "break_even_iterations", "eager_peak_bytes", "compiled_peak_bytes", "compression_ratio", "graph_breaks", "recompiles", "machine_drift"])}</div></div>
     ${data.of_cell.map((figure) => more?.[figure.rows] ? html`<div class="of-cell" data-figure="${figure.name}"><h3>${figure.title}</h3><p class="quiet fine">${figure.caption}</p><div class="drawing"></div></div>` : "")}
     ${more?.leaves ? html`<h3>Worst tensors</h3>${table(more.leaves, ["leaf", "margin", "strict_margin", "error_ratio", "eager_rmse", "compiled_rmse", "allowed_error", ...("eager_rmse" in more.leaves ? [] : ["max_abs_error", "cosine"]), "message"], "leaf")}` : ""}
     ${more?.attempts ? html`<h3>Attempts</h3>${table(more.attempts, ["check_name", "attempt", "status", "stage", "cause", "message", "wall_s", "peak_rss_bytes", "began_at", "host"])}` : ""}
-    ${more?.log ? html`<h3>End of the log</h3><pre tabindex="0"><bdi>${more.log}</bdi></pre>` : ""}
+    ${more?.log ? html`<h3>End of the log</h3><pre tabindex="0" id="log"><bdi>${more.log}</bdi></pre>` : ""}
     ${value("log", cell) ? html`<p class="fine quiet">Log: ${value("log", cell)}</p>` : ""}
     ${value("command", cell) ? html`<div class="with-button"><h3>The command that repeats it</h3><button type="button" data-do="copy">Copy</button></div><pre tabindex="0" id="command">${value("command", cell)}</pre>` : ""}
     ${more ? html`<details class="all-columns"><summary>All columns</summary><dl class="figures-of">${[...data.columns.map((column) => column.name).filter((name) => name !== "command" && value(name, cell) !== null).map((name) => [name, value(name, cell)]), ...others.map((name) => [name, more.columns[name]])].map(([name, found]) => html`<dt data-tip="${definition(name)}">${name}</dt><dd><bdi>${figure(name, found)}</bdi></dd>`)}</dl></details>`
@@ -349,6 +355,7 @@ function openCell(cell) {
   drawer.innerHTML = asMarkup(cellPage(cell));
   drawer.hidden = false;
   drawer.scrollTop = 0;
+  if (byId("log")) byId("log").scrollTop = byId("log").scrollHeight;
   drawer.focus({ preventScroll: true });
   drawOfCell();
 }

@@ -3,7 +3,7 @@
 from difflib import get_close_matches
 from types import ModuleType
 
-RESERVED = ("export", "pairs", "confirm", "power", "calibration")
+RESERVED = ("export", "pairs", "confirm", "power", "calibration", "report")
 """Folders of results/{device} beside those of the builds."""
 
 

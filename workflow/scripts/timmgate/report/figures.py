@@ -6,6 +6,7 @@ page's style sheet, such as `var(--compiled)`, which `coloured` puts in place.
 
 import json
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,13 +24,15 @@ LABEL = "datum.model + '  ' + datum.mode + (datum.build == 'default' ? '' : '  '
 """How a cell is called in a picture."""
 
 STAGES = {
-    "dynamo": "datum.dynamo_s - datum.aot_autograd_s",
-    "AOT": "datum.aot_autograd_s - datum.inductor_s",
+    "dynamo": "max(0, datum.dynamo_s - max(datum.aot_autograd_s, datum.inductor_s))",
+    "AOT": "max(0, datum.aot_autograd_s - datum.inductor_s)",
     "inductor": "datum.inductor_s - datum.codegen_s",
     "codegen": "datum.codegen_s",
-    "rest": "max(0, datum.compile_cold_s - datum.dynamo_s)",
+    "rest": "max(0, datum.compile_cold_s - max(datum.dynamo_s, datum.inductor_s))",
 }
-"""What a cold compile's time is divided into: `dynamo_s` and the like each lie within the one before."""
+"""What a cold compile's time is divided into: `dynamo_s` and the like each lie within the one before, but for inductor's
+part in training, which compiles the backward pass after dynamo has ended.
+"""
 
 Chart = alt.Chart | alt.LayerChart
 Spec = dict[str, Any]
@@ -56,7 +59,7 @@ class Figure:
         """Vega-Lite, as wide as its place, without data."""
         valid = " && ".join(f"isValid(datum.{name})" for name in self.needs)
         spec = self.draw(alt.Chart(alt.NamedData(self.rows)).transform_filter(valid)).to_dict()
-        about = {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
+        about = {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}, "usermeta": {"lines": SHOWN}}
         return {**{key: value for key, value in spec.items() if key not in ("config", "$schema")}, **about}
 
 
@@ -275,7 +278,7 @@ def samples(pairs: alt.Chart) -> Chart:
         .transform_fold(["eager", "compiled"], ["side", "ms"])
         .mark_line(point=alt.OverlayMarkDef(filled=True, size=20), strokeWidth=1)
         .encode(
-            x=alt.X("sample:Q", title="sample", axis=alt.Axis(tickMinStep=1, format="d")),
+            x=alt.X("sample:Q", title="sample", axis=alt.Axis(tickMinStep=1, format="d", grid=False)),
             y=alt.Y("ms:Q", title="ms an iteration", scale=alt.Scale(zero=False)),
             tooltip=tips(("sample:Q", "sample", "d"), ("ms:Q", "ms", ".4~g"), names=("side",)),
             **coded({"eager": ("eager", "circle"), "compiled": ("compiled", "square")}, "side"),
@@ -369,8 +372,10 @@ def svg(figure: Figure, rows: Sequence[Mapping[str, Any]], colours: Mapping[str,
     """The picture of these rows as an SVG file."""
     values = [{name: row.get(name) for name in (*figure.needs, *figure.reads)} for row in rows]
     spec = coloured(figure.spec(), colours)
+    title = {"text": figure.title, "subtitle": textwrap.wrap(figure.caption, 90), "anchor": "start", "offset": 16}
     own = {"width": WIDTH, "datasets": {**spec.get("datasets", {}), figure.rows: values}, "background": "white"}
-    return str(vl_convert.vegalite_to_svg({**spec, **own, "config": {"axisY": {"labelLimit": 260}}}))
+    config = {"axisY": {"labelLimit": 260}, "legend": {"orient": "top"}, "view": {"stroke": None}}
+    return str(vl_convert.vegalite_to_svg({**spec, **own, "title": title, "autosize": "pad", "config": config}))
 
 
 def coloured(spec: Spec, colours: Mapping[str, str]) -> Spec:

@@ -26,6 +26,9 @@ from timmgate import PACKAGE_ROOT
 from timmgate.core.files import write_atomically
 from timmgate.report import figures
 from timmgate.report.page_data import page_data, plain
+from timmgate.report import gate as gate_lines
+from timmgate.report import history as history_lines
+from timmgate.tables import gate
 from timmgate.tables.failures import KINDS
 from timmgate.tables.summary import VERDICTS
 
@@ -72,6 +75,7 @@ def render(folder: Path) -> str:
         title=f"timmgate report: {folder.name}",
         device=folder.name,
         **headline(data, cells, summary),
+        changes=changes(folder),
         figures=figures.FIGURES,
         footer=footer(),
         table_css=Markup(packaged("itables", "html/dt_bundle.css")),
@@ -79,6 +83,18 @@ def render(folder: Path) -> str:
         scripts=scripts(),
         data=Markup(base64.b64encode(gzip.compress(json.dumps(data, allow_nan=False).encode(), mtime=0)).decode()),
     )  # fmt: skip
+
+
+def write_pictures(folder: Path, pictures: Path) -> None:
+    """Write the pictures of all cells of the tables in `folder` as SVG files."""
+    columns = {name: unpacked(values) for name, values in page_data(folder)["cells"].items()}
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    pictures.mkdir(parents=True, exist_ok=True)
+    for figure in figures.FIGURES:
+        complete = [row for row in rows if all(row.get(name) is not None for name in figure.needs)]
+        if complete:
+            drawn = figures.svg(figure, complete, light_colours())
+            (pictures / f"{figure.name}.svg").write_text(drawn, encoding="utf-8")
 
 
 def environment() -> jinja2.Environment:
@@ -96,7 +112,9 @@ def own(name: str) -> str:
 
 def packaged(distribution: str, name: str) -> str:
     """A file of an installed Python package."""
-    return Path(str(importlib.metadata.distribution(distribution).locate_file(f"{distribution}/{name}"))).read_text(encoding="utf-8")
+    return Path(str(importlib.metadata.distribution(distribution).locate_file(f"{distribution}/{name}"))).read_text(
+        encoding="utf-8"
+    )
 
 
 def scripts() -> list[Row]:
@@ -133,10 +151,36 @@ def footer() -> str:
 
 def read_summary(folder: Path) -> list[Row]:
     """The rows of summary.tsv; what is empty is None."""
-    table = pd.read_csv(
-        folder / "summary.tsv", sep="\t", na_values=[""], keep_default_na=False, dtype={"mode": str, "build": str}
-    )
+    return read_tsv(folder / "summary.tsv", folder / "summary.tsv")
+
+
+def read_tsv(path: Path, newer_than: Path) -> list[Row]:
+    """The rows of a table that a person asked for beside the others; none where it is gone, or older than those."""
+    if not path.is_file() or path.stat().st_mtime_ns < newer_than.stat().st_mtime_ns:
+        return []
+    table = pd.read_csv(path, sep="\t", na_values=[""], keep_default_na=False, dtype={"mode": str, "build": str, "model": str})
     return table.astype(object).where(table.notna(), None).to_dict("records")
+
+
+def changes(folder: Path) -> list[Row]:
+    """What is not as the gate expects, and what changed in the history, each with a title and lines in words."""
+    cells = folder / "cells.parquet"
+    judged = [row for row in read_tsv(folder / "gate.tsv", cells) if row["class"] not in gate.AS_EXPECTED]
+    changed = read_tsv(folder / "history.tsv", cells)
+    found = (
+        ("Against the baseline", judged, gate_lines.line, gate.FAILING),
+        ("In the history", changed, history_lines.line, tuple(history_lines.WORSE)),
+    )
+    return [
+        {
+            "title": title,
+            "rows": [
+                {"state": "failure" if row["class"] in worse else "pass", "words": plain(line(row).plain)} for row in rows
+            ],
+        }
+        for title, rows, line, worse in found
+        if rows
+    ]
 
 
 def headline(data: Row, cells: pd.DataFrame, summary: Sequence[Row]) -> Row:
@@ -201,10 +245,11 @@ def facts(requested: pd.DataFrame) -> list[Row]:
     """Where and with what it ran; of several values how often each."""
     found = []
     for column, name in FACTS.items():
-        counts = Counter(requested[column].dropna())
+        values = requested[column].dropna()
+        counts = Counter(values.str[:10] if column == "commit" else values)
         values = [f"{value} ({count})" if len(counts) > 1 else str(value) for value, count in counts.most_common()]
         if values:
-            found.append({"name": name, "tip": None, "values": plain([value[:60] for value in values])})
+            found.append({"name": name, "values": plain([value[:60] for value in values])})
     return found
 
 
@@ -249,10 +294,14 @@ def findings(data: Row, columns: dict[str, list[Any]]) -> tuple[list[Row], list[
     """What needs a look, by kind in order of gravity, and the notes on the run."""
     groups: list[Row] = []
     for kind in KINDS.values():
-        rows = [row for row in data["findings"] if row["kind"] == kind.name]
+        of_kind = [row for row in data["findings"] if row["kind"] == kind.name]
+        first: dict[int | None, Row] = {}  # of both checks of a cell the graver
+        for row in of_kind:
+            first.setdefault(row["cell"], row)
+        rows = list(first.values())
         if not rows or (kind.severity == "note" and all(row["cell"] is None for row in rows)):
             continue
-        of_cells = len({row["cell"] for row in rows} - {None})
+        of_cells = sum(row["cell"] is not None for row in rows)
         groups.append(
             {
                 "kind": kind.name,

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from timmgate.core.checks import CHECKS
 from timmgate.core.described import Column, columns
-from timmgate.core.schemas import FAILED, STATUSES
+from timmgate.core.schemas import FAILED, SHOWN_STATUS, STATUSES
 from timmgate.tables.failures import KINDS
 from timmgate.tables.merge import KEY, Key, keys
 
@@ -35,7 +35,7 @@ DIGITS = 5
 BOARD = (
     *KEY,
     *("requested", "stale", "counted", "suite", "weights", "backend", "precision", "training", "freezing", "channels_last"),
-    *("dynamic", "batch_size", "parameters", "accuracy", "passed", "passed_by", "comparison", "reference", "leaves"),
+    *("dynamic", "batch_size", "parameters", "accuracy", "accuracy_by_rule", "passed", "passed_by", "comparison", "reference", "leaves"),
     *("leaves_failed", "worst_leaf", "margin", "top1_agreement", "performance", "verdict", "speedup", "speedup_ci_low"),
     *("speedup_ci_high", "noise_floor", "samples", "eager_ms", "compiled_ms", "images_per_s", "timed_output_ok"),
     *("timed_output_margin", "machine_drift", "compile_cold_s", "compile_cold_cpu_s", "compile_warm_s", "dynamo_s"),
@@ -158,7 +158,7 @@ def derive(cells: Sequence[Row], findings: Iterable[Row], folder: Path) -> None:
 
 def state(cell: Row, findings: Collection[Row]) -> str:
     """The word of `STATES` for a cell; one that was not requested has no findings, so its statuses count as well."""
-    statuses = {cell[check] for check in CHECKS} - {None, "not_run"}
+    statuses = {cell.get(SHOWN_STATUS[check], cell[check]) for check in CHECKS} - {None, "not_run"}
     if statuses & {*FAILED} or any(each["severity"] == "failure" and each["kind"] != "not_measured" for each in findings):
         return "failure"
     if not statuses or any(each["kind"] == "not_measured" for each in findings):
@@ -201,9 +201,14 @@ def details(cells: Sequence[Row], numbers: Sequence[int], folder: Path) -> dict[
 
 
 def worst_first(leaves: pa.Table) -> pa.Table:
-    """The `TENSORS` with the largest margins."""
-    margins = [math.inf if margin is None or math.isnan(margin) else margin for margin in leaves["margin"].to_pylist()]
+    """The `TENSORS` with the largest margins by either rule; one that is no number is larger than any."""
+    rules = [leaves[name].to_pylist() for name in ("margin", "strict_margin")]
+    margins = [max(map(_size, of_leaf)) for of_leaf in zip(*rules, strict=True)]
     return leaves.take(sorted(range(len(margins)), key=lambda row: -margins[row])[:TENSORS])
+
+
+def _size(margin: float | None) -> float:
+    return 0.0 if margin is None else math.inf if math.isnan(margin) else margin
 
 
 def log_end(folder: Path, log: str | None) -> str | None:
