@@ -1,6 +1,6 @@
 """Tables such as a sweep of many models leaves, without measuring any: for what has to be tried with many cells.
 
-    python tests/synthetic_sweep.py /tmp/somewhere/results/cpu 1250    # so many models in eight modes
+python tests/synthetic_sweep.py /tmp/somewhere/results/cpu 1250    # so many models in eight modes
 """
 
 import json
@@ -59,7 +59,7 @@ def _cell(model: str, mode: str, chance: random.Random) -> Row:
         **{"eager_peak_bytes": int(memory), "compiled_peak_bytes": int(memory / 1.3), "compression_ratio": 1.3},
         **{"graph_breaks": 0, "unique_graphs": 1, "ops_captured": 400, "recompiles": 0, "host": "host", "torch": "2.14.1"},
         **{"timm": "1.0.31", "python": "3.11.2", "log": f"logs/cpu/default/{mode}/{model}.log"},
-        **{"command": f"cd /work && python -m timmgate.worker '{json.dumps({'model': model, 'mode': mode, 'options': OPTIONS})}'"},
+        **{"command": f"python -m timmgate.worker '{json.dumps({'model': model, 'mode': mode, 'options': OPTIONS})}'"},
     }
     if speedup > 1:
         row["break_even_iterations"] = 1000 * cold_s / (eager_ms - eager_ms / speedup)
@@ -67,7 +67,12 @@ def _cell(model: str, mode: str, chance: random.Random) -> Row:
     for check in CHECKS:
         row |= {f"{check}_wall_s": 2 * cold_s, f"{check}_started_at": began, f"{check}_threads": 1, f"{check}_attempt": 1}
     if chance.random() < 0.02:
-        row |= {"accuracy": chance.choice(STATES), "counted": False, "accuracy_stage": "compare", "accuracy_cause": "comparison"}
+        row |= {
+            "accuracy": chance.choice(STATES),
+            "counted": False,
+            "accuracy_stage": "compare",
+            "accuracy_cause": "comparison",
+        }
         row |= {"accuracy_message": "3 of 120 tensors differ", "leaves_failed": 3, "margin": 10 ** chance.uniform(0.1, 3)}
     row |= {"accuracy_by_rule": row["accuracy"], "passed": row["accuracy"] == "pass", "passed_by": "strict"}
     if chance.random() < 0.03:
@@ -99,7 +104,9 @@ def details(cell: Row, leaves: int, samples: int, chance: random.Random) -> tupl
     return evidence, pairs
 
 
-def write(folder: Path, models: int, modes: Sequence[str] = MODES, leaves: int = 40, samples: int = 60, seed: int = 1) -> None:
+def write(
+    folder: Path, models: int, modes: Sequence[str] = MODES, leaves: int = 40, samples: int = 60, seed: int = 1
+) -> None:
     """All tables of such a run in `folder`, which is results/{device}."""
     rows, chance = cells(models, modes, seed), random.Random(seed)
     write_tables(folder, rows, [details(row, leaves, samples, chance) for row in rows])

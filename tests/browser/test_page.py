@@ -6,8 +6,9 @@ import synthetic_sweep
 from timmgate.report import page
 
 pytest.importorskip("selenium")
-from browser import chromium
 from selenium.webdriver.common.keys import Keys
+
+from browser import chromium
 
 pytestmark = pytest.mark.skipif(chromium.missing() is not None, reason=str(chromium.missing()))
 
@@ -61,7 +62,8 @@ def wait_for_shown(browser, count):
 def column(browser, name):
     """The texts of a column of the list, without the interval that stands before a speedup."""
     script = """const heads = [...document.querySelectorAll('#list thead th')].map(head => head.innerText.trim());
-        return [...document.querySelectorAll('#list tbody tr')].map(row => row.children[heads.indexOf(arguments[0])].innerText)"""
+        const place = heads.indexOf(arguments[0]);
+        return [...document.querySelectorAll('#list tbody tr')].map(row => row.children[place].innerText)"""
     return [text.split("\u2002")[-1].strip() for text in browser.run(script, name)]
 
 
@@ -88,7 +90,9 @@ def test_search_and_filters_narrow_the_board(browser, report, rows):
     browser.run("document.querySelector('[data-state=failure]').click()")
     failing = sum(row["accuracy"] != "pass" for row in rows)
     wait_for_shown(browser, failing)
-    browser.run("const mode = document.getElementById('mode'); mode.value = 'training-amp'; mode.dispatchEvent(new Event('change'))")
+    browser.run(
+        "const mode = document.getElementById('mode'); mode.value = 'training-amp'; mode.dispatchEvent(new Event('change'))"
+    )
     wait_for_shown(browser, sum(row["accuracy"] != "pass" and row["mode"] == "training-amp" for row in rows))
 
 
@@ -108,7 +112,8 @@ def test_the_list_is_sorted_by_any_column(browser, report, rows):
 def test_a_column_is_filtered_by_number(browser, report, rows):
     browser.open(report)
     browser.run("document.getElementById('as-list').click()")
-    browser.run("""const head = [...document.querySelectorAll('#list thead th')].find(head => head.innerText.trim() === 'speedup');
+    browser.run("""const heads = [...document.querySelectorAll('#list thead th')];
+        const head = heads.find(head => head.innerText.trim() === 'speedup');
         head.querySelector('button').click();
         const box = document.querySelector('.dtcc-dropdown');
         const logic = box.querySelector('select'); logic.value = 'greater'; logic.dispatchEvent(new Event('input'));
@@ -181,8 +186,17 @@ def test_it_fits_any_screen_in_light_and_dark(browser, report, width, scheme):
 def test_hostile_names_and_messages_run_nothing(browser, tmp_path, text):
     (row, *others) = synthetic_sweep.cells(2, modes=["inference"])
     row |= {"model": text, "mode": text, "accuracy": "fail_to_run", "accuracy_by_rule": "fail_to_run", "worst_leaf": text}
-    row |= {"accuracy_message": text, "accuracy_cause": text, "command": text, "torch": text, "log": "x.log", "verdict": text}
-    evidence = [{**{name: row[name] for name in ("device", "build", "mode", "model")}, "leaf": text, "message": text, "margin": 2.0}]
+    row |= {
+        "accuracy_message": text,
+        "accuracy_cause": text,
+        "command": text,
+        "torch": text,
+        "log": "x.log",
+        "verdict": text,
+    }
+    evidence = [
+        {**{name: row[name] for name in ("device", "build", "mode", "model")}, "leaf": text, "message": text, "margin": 2.0}
+    ]
     evidence[0] |= {"eager_rmse": 1e-6, "compiled_rmse": 1e-3, "allowed_error": 1e-5, "accuracy": False}
     folder = tmp_path / "results" / "cpu"
     (tmp_path / "x.log").write_text(text)
@@ -209,7 +223,9 @@ def test_ten_thousand_cells_can_be_searched_and_opened(browser, tmp_path):
     assert (folder / "report.html").stat().st_size < 20e6
     browser.open(folder / "report.html")
     assert shown(browser) == 10_000
-    browser.run("const box = document.getElementById('search'); box.value = 'nfnet112'; box.dispatchEvent(new Event('input'))")
+    browser.run(
+        "const box = document.getElementById('search'); box.value = 'nfnet112'; box.dispatchEvent(new Event('input'))"
+    )
     wait_for_shown(browser, 8)
     browser.run("document.querySelector('.tile.pass:not(.aside)').click()")
     text = browser.wait_for("return document.getElementById('cell').innerText")

@@ -1,7 +1,9 @@
 from importlib.util import find_spec
 
 REPORT = f"results/{SETTINGS.device}/report"
-BESIDE = [f"results/{SETTINGS.device}/{name}.tsv" for name in ("gate", "history")]  # shown if there are such, and they are of today
+BESIDE = [
+    f"results/{SETTINGS.device}/{name}.tsv" for name in ("gate", "history")
+]  # shown if there are such, and they are of today
 
 
 def refuse_report_without_its_libraries():

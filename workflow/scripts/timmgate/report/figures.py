@@ -146,7 +146,9 @@ def speedups(cells: alt.Chart) -> Chart:
         ("verdict:N", "verdict", ""),
     )
     return alt.layer(
-        base.mark_bar(height=LINE - 1, color="var(--band)").encode(x=alt.X("floor_low:Q", title=x["title"]), x2="floor_high:Q"),
+        base.mark_bar(height=LINE - 1, color="var(--band)").encode(
+            x=alt.X("floor_low:Q", title=x["title"]), x2="floor_high:Q"
+        ),
         line_at_1("x"),
         base.mark_rule(strokeWidth=1.5).encode(
             x=alt.X("speedup_ci_low:Q", title=x["title"]), x2="speedup_ci_high:Q", color=BY_VERDICT["color"]
@@ -185,7 +187,9 @@ def errors(rows: alt.Chart, eager: str, compiled: str, allowed: str, about: list
     y = logarithmic(alt.Y, compiled, "error of compiled", ".0e")
     ends = base.transform_aggregate(low=f"min({eager})", high=f"max({eager})").transform_fold(["low", "high"], ["end", "at"])
     return alt.layer(
-        ends.mark_line(color="var(--quiet)", strokeWidth=1).encode(alt.X("at:Q", title=x["title"]), alt.Y("at:Q", title=y["title"])),
+        ends.mark_line(color="var(--quiet)", strokeWidth=1).encode(
+            alt.X("at:Q", title=x["title"]), alt.Y("at:Q", title=y["title"])
+        ),
         base.mark_rule(strokeDash=[1, 3], color="var(--quiet)").encode(x=x, y=y, y2=f"{allowed}:Q"),
         base.mark_tick(thickness=1.5, width=9, orient="horizontal", color="var(--quiet)").encode(
             x=x, y=alt.Y(f"{allowed}:Q", title=y["title"])
@@ -238,7 +242,9 @@ def memory(cells: alt.Chart) -> Chart:
 
 def stages(cells: alt.Chart) -> Chart:
     """A bar a cell: where the time of its cold compile went."""
-    parts = extremes(cells, "compile_cold_s").transform_calculate(**STAGES).transform_fold(list(STAGES), ["stage", "seconds"])
+    parts = (
+        extremes(cells, "compile_cold_s").transform_calculate(**STAGES).transform_fold(list(STAGES), ["stage", "seconds"])
+    )
     colours = alt.Scale(domain=list(STAGES), range=[f"var(--stage-{number})" for number in range(len(STAGES))])
     return (
         parts.transform_calculate(order=f"indexof({json.dumps(list(STAGES))}, datum.stage)")
@@ -248,7 +254,9 @@ def stages(cells: alt.Chart) -> Chart:
             y=lines_by("compile_cold_s"),
             color=alt.Color("stage:N", title=None, scale=colours),
             order=alt.Order("order:Q"),
-            tooltip=tips(("stage:N", "stage", ""), ("seconds:Q", "s", ".3~g"), ("compile_cold_s:Q", "cold compile, s", ".3~g")),
+            tooltip=tips(
+                ("stage:N", "stage", ""), ("seconds:Q", "s", ".3~g"), ("compile_cold_s:Q", "cold compile, s", ".3~g")
+            ),
         )
         .properties(height=alt.Step(LINE))
     )
@@ -302,8 +310,8 @@ FIGURES = (
     Figure(
         "stages",
         "Where the compile time goes",
-        f"Parts of the cold compile. Of more than {SHOWN} cells, the {SHOWN // 2} that take longest and the {SHOWN // 2} that "
-        "take least.",
+        f"Parts of the cold compile. Of more than {SHOWN} cells, the {SHOWN // 2} that take longest and the {SHOWN // 2} "
+        "that take least.",
         stages,
         needs=("compile_cold_s", "dynamo_s", "aot_autograd_s", "inductor_s", "codegen_s"),
         reads=NAMES,
@@ -311,8 +319,8 @@ FIGURES = (
     Figure(
         "paying",
         "Does compiling pay?",
-        "Speedup against the time of the cold compile; the colour says after how many iterations it has paid. What has a cross "
-        "saves nothing and never pays.",
+        "Speedup against the time of the cold compile; the colour says after how many iterations it has paid. What has a "
+        "cross saves nothing and never pays.",
         paying,
         needs=("speedup", "compile_cold_s"),
         reads=(*NAMES, "break_even_iterations"),
@@ -320,8 +328,8 @@ FIGURES = (
     Figure(
         "errors",
         "Error of compiled against eager's",
-        "Of the worst tensor of each cell, both against float64. A point must stay below its tick, which is the limit; on the "
-        "grey line both are equally wrong.",
+        "Of the worst tensor of each cell, both against float64. A point must stay below its tick, which is the limit; on "
+        "the grey line both are equally wrong.",
         worst_errors,
         needs=("worst_eager_rmse", "worst_compiled_rmse", "worst_allowed_error"),
         reads=(*NAMES, "worst_leaf", "margin"),

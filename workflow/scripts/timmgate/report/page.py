@@ -1,6 +1,6 @@
 """The report: one HTML file of the tables of a run. It needs no server and no network.
 
-    python -m timmgate.report.page results/cpu [report.html]
+python -m timmgate.report.page results/cpu [report.html]
 """
 
 import base64
@@ -12,7 +12,7 @@ import math
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -25,9 +25,9 @@ from markupsafe import Markup
 from timmgate import PACKAGE_ROOT
 from timmgate.core.files import write_atomically
 from timmgate.report import figures
-from timmgate.report.page_data import page_data, plain
 from timmgate.report import gate as gate_lines
 from timmgate.report import history as history_lines
+from timmgate.report.page_data import page_data, plain
 from timmgate.tables import gate
 from timmgate.tables.failures import KINDS
 from timmgate.tables.summary import VERDICTS
@@ -67,7 +67,7 @@ def write(folder: Path, path: Path) -> None:
 
 
 def render(folder: Path) -> str:
-    """The page of the tables in `folder`, which is results/{device}: `cells`, `failures` and their like, and `summary.tsv`."""
+    """The page of the tables in `folder`, which is results/{device}: `cells`, `failures`, their like and `summary.tsv`."""
     data, cells, summary = page_data(folder), pd.read_parquet(folder / "cells.parquet"), read_summary(folder)
     data["figures"] = [about(figure) for figure in figures.FIGURES]
     data["of_cell"] = [about(figure) for figure in figures.OF_CELL]
@@ -158,7 +158,9 @@ def read_tsv(path: Path, newer_than: Path) -> list[Row]:
     """The rows of a table that a person asked for beside the others; none where it is gone, or older than those."""
     if not path.is_file() or path.stat().st_mtime_ns < newer_than.stat().st_mtime_ns:
         return []
-    table = pd.read_csv(path, sep="\t", na_values=[""], keep_default_na=False, dtype={"mode": str, "build": str, "model": str})
+    table = pd.read_csv(
+        path, sep="\t", na_values=[""], keep_default_na=False, dtype={"mode": str, "build": str, "model": str}
+    )
     return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
@@ -233,7 +235,9 @@ def lead(requested: pd.DataFrame, states: Counter[str], checks: Sequence[str]) -
         parts.append(f"{states['warning']:,} pass with a warning")
     if states["not_run"] and states["failure"]:
         parts.append(f"{states['not_run']:,} without a result")
-    started = pd.concat([requested[f"{check}_started_at"] for check in checks] or [pd.Series(dtype="datetime64[us]")]).dropna()
+    started = pd.concat(
+        [requested[f"{check}_started_at"] for check in checks] or [pd.Series(dtype="datetime64[us]")]
+    ).dropna()
     if len(started):
         first, last = f"{started.min():%Y-%m-%d %H:%M}", f"{started.max():%Y-%m-%d %H:%M} UTC"
         parts.append(f"measured {first} to {last}")
@@ -322,7 +326,11 @@ def listed(finding: Row, columns: dict[str, list[Any]]) -> Row:
     message = next(iter((finding["message"] or "").strip().splitlines()), "")
     where = f"in {finding['stage']}" if finding["stage"] and finding["severity"] == "failure" else ""
     check = finding["check_name"] if finding["severity"] == "failure" else ""
-    shown = {"kind": finding["kind"], "words": ", ".join(filter(None, (check, where, finding["cause"], message))), "cell": None}
+    shown = {
+        "kind": finding["kind"],
+        "words": ", ".join(filter(None, (check, where, finding["cause"], message))),
+        "cell": None,
+    }
     if finding["cell"] is None:
         return {**shown, "words": message or finding["cause"]}
     device, build, mode, model = (columns[name][finding["cell"]] for name in ("device", "build", "mode", "model"))

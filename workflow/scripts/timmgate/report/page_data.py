@@ -35,7 +35,18 @@ DIGITS = 5
 BOARD = (
     *KEY,
     *("requested", "stale", "counted", "suite", "weights", "backend", "precision", "training", "freezing", "channels_last"),
-    *("dynamic", "batch_size", "parameters", "accuracy", "accuracy_by_rule", "passed", "passed_by", "comparison", "reference", "leaves"),
+    *(
+        "dynamic",
+        "batch_size",
+        "parameters",
+        "accuracy",
+        "accuracy_by_rule",
+        "passed",
+        "passed_by",
+        "comparison",
+        "reference",
+        "leaves",
+    ),
     *("leaves_failed", "worst_leaf", "margin", "top1_agreement", "performance", "verdict", "speedup", "speedup_ci_low"),
     *("speedup_ci_high", "noise_floor", "samples", "eager_ms", "compiled_ms", "images_per_s", "timed_output_ok"),
     *("timed_output_margin", "machine_drift", "compile_cold_s", "compile_cold_cpu_s", "compile_warm_s", "dynamo_s"),
@@ -118,7 +129,7 @@ def board_columns(schema: pa.Schema) -> list[Column]:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it; what a text hides is spelt out, as `\\u202e`, and what is no number is `inf`, `-inf` or `nan`."""
+    """A value as JSON has it; what a text hides is spelt out, as `\\u202e`, and what is not finite is `inf`, `-inf` or `nan`."""
     if isinstance(value, str):
         return HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", TERMINAL_CODE.sub("", value.replace("\r\n", "\n")))
     if isinstance(value, float):
@@ -212,7 +223,7 @@ def _size(margin: float | None) -> float:
 
 
 def log_end(folder: Path, log: str | None) -> str | None:
-    """The last lines of a log, whose path is relative to the working directory that the results lie in; None if it is gone."""
+    """The last lines of a log, whose path is relative to the working directory of the results; None if it is gone."""
     if log is None:
         return None
     try:

@@ -1,0 +1,233 @@
+"""The report's page without a browser: what it says and holds, and that nothing in it comes from elsewhere."""
+
+import base64
+import gzip
+import json
+import re
+
+import pytest
+
+import synthetic_sweep
+from timmgate.core.checks import CHECKS
+from timmgate.core.schemas import FAILED
+from timmgate.report import figures, page, page_data
+
+HEALTHY = {
+    "accuracy": "pass",
+    "accuracy_by_rule": "pass",
+    "counted": True,
+    "speedup": 1.5,
+    "speedup_ci_high": 1.6,
+    "graph_breaks": 0,
+}
+SLOWER = {"severity": "warning", "kind": "slower"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The tables of a small sweep."""
+    folder = tmp_path_factory.mktemp("run") / "results" / "cpu"
+    synthetic_sweep.write(folder, 12, leaves=30, samples=9)
+    return folder
+
+
+def written(tmp_path, *changes):
+    """A folder with the tables of cells that differ from healthy ones as given."""
+    rows = synthetic_sweep.cells(len(changes), modes=["inference"], seed=5)
+    folder = tmp_path / "results" / "cpu"
+    synthetic_sweep.write_tables(folder, [{**row, **HEALTHY, **change} for row, change in zip(rows, changes, strict=True)])
+    return folder
+
+
+def held(text):
+    """The data that a page holds."""
+    (packed,) = re.findall(r'<script type="application/octet-stream" id="data">(.*?)</script>', text)
+    return json.loads(gzip.decompress(base64.b64decode(packed)))
+
+
+def said(text):
+    """What a page says without its scripts and styles, in one line."""
+    without = re.sub(r"<(script|style).*?</\1>", "", text, flags=re.DOTALL)
+    return " ".join(re.sub(r"<[^>]+>", " ", without).split())
+
+
+def failed(**columns):
+    return {"accuracy": "fail_accuracy", "accuracy_by_rule": "fail_accuracy", "counted": False, **columns}
+
+
+def test_the_first_sentence_says_how_many_cells_fail(tmp_path):
+    text = said(page.render(written(tmp_path, {}, failed(accuracy_message="3 of 9 tensors differ"), {})))
+    assert "1 of 3 cells fails." in text
+    assert "3 of 9 tensors differ" in text
+
+
+def test_cells_without_a_result_are_no_failures(tmp_path):
+    nothing = {"accuracy": "not_run", "accuracy_by_rule": "not_run", "performance": "not_run", "speedup": None}
+    assert "2 of 3 cells have no result." in said(page.render(written(tmp_path, {}, nothing, nothing)))
+
+
+def test_what_was_not_requested_is_not_in_the_headline_but_on_the_board(tmp_path):
+    text = page.render(written(tmp_path, {}, failed(requested=False)))
+    assert "The only cell passes." in said(text)
+    assert len(held(text)["cells"]["requested"]) == 2
+
+
+@pytest.mark.parametrize("status", FAILED)
+@pytest.mark.parametrize("check", CHECKS)
+def test_a_cell_fails_if_either_check_does(check, status):
+    cell = {"accuracy": "pass", "accuracy_by_rule": "pass", "performance": "pass", check: status}
+    cell |= {"accuracy_by_rule": cell["accuracy"]}
+    assert page_data.state(cell, []) == "failure"
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "findings", "expected"),
+    [
+        ("pass", [], "pass"),
+        ("pass", [SLOWER], "warning"),
+        ("pass_due_to_skip", [], "skipped"),
+        ("not_applicable", [], "skipped"),
+        (None, [], "pass"),
+        ("not_run", [{"severity": "failure", "kind": "not_measured"}], "not_run"),
+    ],
+)
+def test_the_state_of_a_cell_is_the_gravest_of_it(accuracy, findings, expected):
+    cell = {"accuracy": accuracy, "accuracy_by_rule": accuracy, "performance": "pass"}
+    assert page_data.state(cell, findings) == expected
+
+
+def test_a_cell_that_one_rule_fails_and_the_other_passes_is_what_the_deciding_rule_says():
+    cell = {"accuracy": "fail_accuracy", "accuracy_by_rule": "pass", "performance": "pass"}
+    assert page_data.state(cell, []) == "pass"
+
+
+def test_all_cells_have_the_columns_of_the_board_and_the_gravest_their_details(folder, monkeypatch):
+    monkeypatch.setattr(page_data, "GRAVEST", 7)
+    data = page_data.page_data(folder)
+    assert len(data["details"]) == 7
+    assert {len(page.unpacked(values)) for values in data["cells"].values()} == {12 * len(synthetic_sweep.MODES)}
+    assert None not in page.unpacked(data["cells"]["command"])
+    states = page.unpacked(data["cells"]["state"])
+    gravest = sorted(states, key=list(page_data.STATES).index)[:7]
+    assert sorted(states[number] for number in data["details"]) == sorted(gravest)
+
+
+def test_details_have_the_worst_tensors_first_and_no_more_than_are_of_use(folder):
+    for detail in page_data.page_data(folder)["details"].values():
+        margins = detail["leaves"]["margin"]
+        assert len(margins) == page_data.TENSORS
+        assert margins == sorted(margins, reverse=True)
+        assert len(detail["samples"]["eager_s"]) == 9
+
+
+def test_the_columns_that_nobody_filled_are_not_shown(tmp_path):
+    data = page_data.page_data(written(tmp_path, {"strict": None, "strict_margin": None, "top1_agreement": None}))
+    assert not {"strict", "strict_margin", "top1_agreement"} & {column["name"] for column in data["columns"]}
+
+
+def test_every_column_says_what_it_means(folder):
+    assert all(column["description"] for column in page_data.page_data(folder)["columns"])
+
+
+def test_drift_is_of_each_side_from_the_first_third_to_the_last(tmp_path):
+    (row,) = synthetic_sweep.cells(1, modes=["inference"])
+    key = {name: row[name] for name in ("device", "build", "mode", "model")}
+    samples = [{**key, "eager_s": 1.0 + (n >= 6), "compiled_s": 1.0} for n in range(9)]
+    folder = tmp_path / "results" / "cpu"
+    synthetic_sweep.write_tables(folder, [row], [([], samples)])
+    cells = page_data.page_data(folder)["cells"]
+    assert (cells["eager_drift"], cells["compiled_drift"]) == ([2.0], [1.0])
+
+
+def test_the_end_of_the_log_of_a_failed_cell_is_there_without_the_codes_of_a_terminal(tmp_path):
+    (tmp_path / "a.log").write_text("first\n" * 1000 + "\x1b[31mlast\x1b[0m\u202e\n")
+    data = page_data.page_data(written(tmp_path, failed(log="a.log"), {"log": "a.log"}, failed(log="gone.log")))
+    logs = {number: detail.get("log") for number, detail in data["details"].items()}
+    assert logs[0].splitlines()[-1] == "last\\u202e"
+    assert len(logs[0].splitlines()) == page_data.LOG_LINES
+    assert (logs[1], logs[2]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("a\u202eb\u200bc\x00", "a\\u202eb\\u200bc\\u0000"),
+        ("tab\tand\nline", "tab\tand\nline"),
+        ("ünïcödé", "ünïcödé"),
+        (float("inf"), "inf"),
+        (float("nan"), "nan"),
+        (1.23456789, 1.2346),
+        ([1, None, {"a": "\u2066"}], [1, None, {"a": "\\u2066"}]),
+    ],
+)
+def test_values_are_plain(value, expected):
+    assert page_data.plain(value) == expected
+
+
+def test_hostile_text_is_escaped_where_the_page_says_it(tmp_path):
+    text = "</script><script>alert(1)</script>\"'<img src=x>"
+    found = page.render(written(tmp_path, failed(model=text, mode=text, accuracy_message=text, torch=text)))
+    assert "<img src=x" not in found
+    assert "alert(1)" not in re.sub(r"&lt;/script&gt;&lt;script&gt;alert\(1\)", "", found)
+
+
+def test_only_the_page_s_own_scripts_may_run_and_nothing_may_be_fetched(folder):
+    text = page.render(folder)
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]+)"', text)
+    assert "default-src 'none'" in policy
+    scripts = re.findall(r"<script(?: type=\"module\")?>(.*?)</script>", text, flags=re.DOTALL)
+    assert len(scripts) == policy.count("sha256-") == 3
+    for script in scripts:
+        assert page.script(script, module=False)["sha256"] in policy
+    assert not re.findall(
+        r"<(?:script|link|img|iframe)[^>]+(?:src|href)=\"(?!data:)",
+        re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL),
+    )
+
+
+def test_the_page_is_the_same_each_time(folder):
+    assert page.render(folder) == page.render(folder)
+
+
+def test_62_models_in_8_modes_take_less_than_5_megabytes(tmp_path):
+    synthetic_sweep.write(tmp_path / "results" / "cpu", 62)
+    assert len(page.render(tmp_path / "results" / "cpu").encode()) < 5e6
+
+
+@pytest.mark.parametrize("figure", [*figures.FIGURES, *figures.OF_CELL], ids=lambda figure: figure.name)
+def test_a_picture_has_a_mark_for_every_row_that_has_its_columns(figure, folder):
+    data = page_data.page_data(folder)
+    if figure.rows == "cells":
+        columns = {name: page.unpacked(values) for name, values in data["cells"].items()}
+    else:
+        columns = next(iter(data["details"].values()))[figure.rows]
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    drawn = figures.svg(figure, rows[:5], page.light_colours())
+    incomplete = figures.svg(figure, [{**row, figure.needs[0]: None} for row in rows[:5]], page.light_colours())
+    marks = 'aria-roledescription="(?:point|circle|square|bar|line mark)"'
+    assert len(re.findall(marks, drawn)) >= 5
+    assert len(re.findall(marks, drawn)) > len(re.findall(marks, incomplete))
+    assert "var(--" not in drawn
+
+
+def test_parts_of_the_compile_time_add_up_to_it():
+    for row in (
+        {"compile_cold_s": 10, "dynamo_s": 9, "aot_autograd_s": 7, "inductor_s": 6, "codegen_s": 2},
+        {"compile_cold_s": 10, "dynamo_s": 4, "aot_autograd_s": 3, "inductor_s": 8, "codegen_s": 7},
+    ):
+        parts = [
+            eval(re.sub(r"datum\.(\w+)", r"row['\1']", text), {"row": row, "max": max}) for text in figures.STAGES.values()
+        ]
+        assert sum(parts) == row["compile_cold_s"]
+        assert min(parts) >= 0
+
+
+def test_what_the_gate_found_is_there_until_the_cells_are_newer(folder, tmp_path):
+    header = "mode\tmodel\tcheck_name\tclass\texpected\tstatus\tflaky\tcause\tmessage\tlog\n"
+    (folder / "gate.tsv").write_text(header + "inference\tvit\taccuracy\tnew_failure\tpass\ttimeout\t\t\t\t\n")
+    try:
+        assert "expected pass, got timeout" in said(page.render(folder))
+        (folder / "cells.parquet").touch()
+        assert "expected pass, got timeout" not in said(page.render(folder))
+    finally:
+        (folder / "gate.tsv").unlink()
