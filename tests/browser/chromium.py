@@ -84,7 +84,11 @@ class Browser:
         asked = [each["params"]["request"]["url"] for each in events if each["method"] == "Network.requestWillBeSent"]
         return console, asked
 
-    def picture(self, path: Path) -> None:
-        """Write what can be seen as a PNG."""
+    def picture(self, path: Path, element: str | None = None) -> None:
+        """Write a PNG of what can be seen, or of that part of it where the element with this id is."""
+        options: dict[str, Any] = {"format": "png"}
+        if element:
+            box = self.run("return document.getElementById(arguments[0]).getBoundingClientRect().toJSON()", element)
+            options["clip"] = {name: box[name] for name in ("x", "y", "width", "height")} | {"scale": 1}
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(base64.b64decode(self.driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})["data"]))
+        path.write_bytes(base64.b64decode(self.driver.execute_cdp_cmd("Page.captureScreenshot", options)["data"]))

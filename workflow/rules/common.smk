@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -194,6 +195,14 @@ def refuse_what_is_not_possible():
     if problems:
         outcome.write(outcome.Outcome.WRONG_REQUEST, problems, Path(OUTCOME))
         sys.exit("\n".join(problems))
+
+
+def refuse_report_without_its_libraries():
+    """End with a sentence if the report is asked for and cannot be drawn, before anything is measured for it."""
+    if any(job.rule.name == "report" for job in workflow.dag.needrun_jobs()):
+        missing = [name for name in ("altair", "vl_convert", "itables") if find_spec(name) is None]
+        if missing:
+            sys.exit(f"The report needs {', '.join(missing)}: pip install -c requirements.lock -e '.[report]'")
 
 
 def lift_default_rate_limit():

@@ -1,17 +1,6 @@
-from importlib.util import find_spec
-
 REPORT = f"results/{SETTINGS.device}/report"
-BESIDE = [
-    f"results/{SETTINGS.device}/{name}.tsv" for name in ("gate", "history")
-]  # shown if there are such, and they are of today
-
-
-def refuse_report_without_its_libraries():
-    """End with a sentence if the report is asked for and cannot be drawn, before anything is measured for it."""
-    if any(job.rule.name == "report" for job in workflow.dag.needrun_jobs()):
-        missing = [name for name in ("altair", "vl_convert", "itables") if find_spec(name) is None]
-        if missing:
-            sys.exit(f"The report needs {', '.join(missing)}: pip install -c requirements.lock -e '.[report]'")
+# Tables that are shown if there are such, and they are of today.
+BESIDE = [f"results/{SETTINGS.device}/{name}.tsv" for name in ("gate", "history")]
 
 
 rule report:

@@ -129,7 +129,7 @@ def board_columns(schema: pa.Schema) -> list[Column]:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it; what a text hides is spelt out, as `\\u202e`, and what is not finite is `inf`, `-inf` or `nan`."""
+    """A value as JSON has it; what a text hides is spelt out, as `\\u202e`; what is not finite is `inf`, `-inf`, `nan`."""
     if isinstance(value, str):
         return HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", TERMINAL_CODE.sub("", value.replace("\r\n", "\n")))
     if isinstance(value, float):

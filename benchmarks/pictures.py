@@ -1,0 +1,58 @@
+"""Pictures of a report for the documentation, taken in a real browser out of the tables of a real run.
+
+    python benchmarks/pictures.py results/cpu docs/pictures \\
+        report= wrong=cell=cpu/default/inference-relu-bug/test_resnet stages=figure-stages
+
+Each further argument is the name of a picture, and what it shows: nothing is the top of the page, `cell=...` a cell as links
+name it, anything else the element with that id.
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from browser.chromium import Browser
+
+from timmgate.report import page
+
+DRAWN = "return [...document.querySelectorAll('{place} .drawing')].every(each => each.matches('.empty') || each.firstChild)"
+SETTLED_S = 1.0
+"""For what moves into place after it is drawn."""
+
+
+def take(browser: Browser, report: Path, target: str, path: Path) -> None:
+    """Write one picture."""
+    browser.resize(1280, 860)
+    is_cell = target.startswith("cell=")
+    browser.open(report, f"#{target}" if is_cell else "")
+    element = None
+    if is_cell:
+        browser.wait_for(DRAWN.format(place="#cell"))
+        element = "cell"
+    elif target:
+        browser.run("document.getElementById(arguments[0]).scrollIntoView()", target)
+        browser.wait_for(DRAWN.format(place=f"#{target}"))
+        element = target
+    time.sleep(SETTLED_S)
+    browser.picture(path, element)
+    print(f"{path}: {path.stat().st_size / 1e3:.0f} kB")
+
+
+def main(results: str, folder: str, *pictures: str) -> None:
+    """Make the page and take the pictures."""
+    browser = Browser()
+    with tempfile.TemporaryDirectory() as scratch:
+        report = Path(scratch, "report.html")
+        page.write(Path(results), report)
+        for picture in pictures:
+            name, target = picture.split("=", 1)
+            take(browser, report, target, Path(folder, f"{name}.png"))
+    browser.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
