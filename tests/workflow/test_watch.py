@@ -67,7 +67,7 @@ def test_a_pipe_has_a_line_for_each_cell_and_nothing_of_snakemakes_progress(two)
     printed = two.run()
     lines = [line for line in printed.splitlines() if re.match(r"\d of 2 ", line)]
     assert sorted(re.sub(r"^\d of 2 |  \d+ s", "", line) for line in lines) == [
-        "inference/test_resnet  accuracy fail_accuracy in compare: comparison: 1 of 2 tensors differ"
+        "inference/test_resnet  accuracy fail_accuracy in null_runs: comparison: 1 of 2 tensors differ"
         "  log: logs/cpu/default/inference/test_resnet.log",
         "inference/test_vit  accuracy pass",
     ]
