@@ -19,10 +19,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-import synthetic_sweep
-from browser.chromium import Browser
-
-from timmgate.report import page
+import synthetic_sweep  # noqa: E402
+from browser.chromium import Browser  # noqa: E402
+from timmgate.report import page  # noqa: E402
 
 SEARCH = """const started = performance.now(), box = document.getElementById('search');
 box.value = 'vit1_'; box.dispatchEvent(new Event('input'));

@@ -4,7 +4,7 @@
         report= wrong=cell=cpu/default/inference-relu-bug/test_resnet stages=figure-stages
 
 Each further argument is the name of a picture, and what it shows: nothing is the top of the page, `cell=...` a cell as links
-name it, anything else the element with that id.
+name it, `cell=...+leaf_errors` that picture of it, anything else the element with that id.
 """
 
 import sys
@@ -15,9 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from browser.chromium import Browser
-
-from timmgate.report import page
+from browser.chromium import Browser  # noqa: E402
+from timmgate.report import page  # noqa: E402
 
 DRAWN = "return [...document.querySelectorAll('{place} .drawing')].every(each => each.matches('.empty') || each.firstChild)"
 SETTLED_S = 1.0
@@ -28,14 +27,17 @@ def take(browser: Browser, report: Path, target: str, path: Path) -> None:
     """Write one picture."""
     browser.resize(1280, 860)
     is_cell = target.startswith("cell=")
+    target, _, part = target.partition("+") if is_cell else (target, "", "")
     browser.open(report, f"#{target}" if is_cell else "")
     element = None
     if is_cell:
         browser.wait_for(DRAWN.format(place="#cell"))
-        element = "cell"
+        element = f"of-cell-{part}" if part else "cell"
+        browser.run("document.getElementById(arguments[0]).scrollIntoView({block: 'center'})", element)
     elif target:
         browser.run("document.getElementById(arguments[0]).scrollIntoView()", target)
         browser.wait_for(DRAWN.format(place=f"#{target}"))
+        browser.run("document.getElementById(arguments[0]).scrollIntoView()", target)  # those above it are drawn now, too
         element = target
     time.sleep(SETTLED_S)
     browser.picture(path, element)

@@ -85,10 +85,12 @@ class Browser:
         return console, asked
 
     def picture(self, path: Path, element: str | None = None) -> None:
-        """Write a PNG of what can be seen, or of that part of it where the element with this id is."""
+        """Write a PNG of what can be seen, or of the element with this id."""
         options: dict[str, Any] = {"format": "png"}
         if element:
             box = self.run("return document.getElementById(arguments[0]).getBoundingClientRect().toJSON()", element)
-            options["clip"] = {name: box[name] for name in ("x", "y", "width", "height")} | {"scale": 1}
+            left, top = self.run("return [scrollX, scrollY]")
+            place = {"x": box["x"] + left, "y": box["y"] + top, "width": box["width"], "height": box["height"]}
+            options["clip"] = {**place, "scale": 1}
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(base64.b64decode(self.driver.execute_cdp_cmd("Page.captureScreenshot", options)["data"]))

@@ -356,14 +356,6 @@ FIGURES = (
 
 OF_CELL = (
     Figure(
-        "samples",
-        "Samples in the order in which they were taken",
-        "",
-        samples,
-        needs=("eager_s", "compiled_s"),
-        rows="samples",
-    ),
-    Figure(
         "leaf_errors",
         "Error of compiled against eager's, tensor by tensor",
         "A point must stay below its tick, which is the limit; on the grey line both are equally wrong.",
@@ -371,6 +363,14 @@ OF_CELL = (
         needs=("eager_rmse", "compiled_rmse", "allowed_error"),
         reads=("leaf", "accuracy"),
         rows="leaves",
+    ),
+    Figure(
+        "samples",
+        "Samples in the order in which they were taken",
+        "",
+        samples,
+        needs=("eager_s", "compiled_s"),
+        rows="samples",
     ),
 )
 """Pictures of one cell."""
