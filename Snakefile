@@ -40,6 +40,7 @@ onstart:
     RETRIES.save()
     WEIGHTS_RETRIES.save()
     announce()
+    announce_conditions()
     refuse_report_without_its_libraries()
     refuse_what_is_not_possible()
     watch()

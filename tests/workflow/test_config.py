@@ -2,6 +2,7 @@
 
 import pytest
 
+from conftest import ROOT
 from workflow.conftest import TABLES
 
 
@@ -36,6 +37,20 @@ def test_values_from_the_command_line_are_what_they_say(project):
     assert '"precision": "float32"' in row["options"]
     (request,) = project.worker.requests()
     assert (request.run.threads, request.run.timeout) == (2, 99)
+
+
+def test_what_figures_depend_on_is_said_before_and_with_every_speedup(project):
+    printed = project.run(models="test_vit", modes="inference", checks="performance")
+    assert "each cell with 1 thread, memory retained\n" in printed
+    assert "speedup (1 thread, memory retained)" in printed
+    project.configfile = ROOT / "config" / "like-dynamo.yaml"
+    alike = {"models": "test_vit", "modes": "inference", "checks": "performance", "threads": 2}
+    printed = project.run(**alike)
+    assert "each cell with 2 threads, memory left to the system, tensors not moved\n" in printed
+    (row,) = project.table()
+    assert (row["allocator"], row["relocate"], row["performance_threads"]) == ("system", False, 2)
+    assert (row["weights"], row["speedup"]) == ("random-timm", pytest.approx(2.0))
+    assert "but --cores 2 gives it fewer: its figures are not those of 3\n" in project.run(**{**alike, "threads": 3})
 
 
 def test_a_file_of_ones_own_extends_the_catalogue(project):

@@ -71,9 +71,15 @@ def test_another_number_of_threads_is_measured_again_on_a_cpu(finished):
     assert finished.planned(threads=2) == CELLS | TABLES
 
 
-def test_another_number_of_threads_is_not_measured_again_on_an_accelerator(finished):
+@pytest.mark.parametrize("changed", [{"allocator": "system"}, {"relocate": "false"}], ids=["allocator", "relocate"])
+def test_another_use_of_memory_is_measured_again_on_a_cpu(changed, finished):
+    assert finished.planned(**changed) == CELLS | TABLES
+
+
+def test_neither_threads_nor_the_use_of_memory_are_measured_again_on_an_accelerator(finished):
     finished.run(device="cuda")
-    assert finished.planned(device="cuda", threads=2) == set()
+    assert finished.planned(device="cuda", threads=2, allocator="system", relocate="false") == set()
+    assert {(row["allocator"], row["relocate"]) for row in finished.table(device="cuda")} == {(None, None)}
 
 
 @pytest.mark.parametrize(

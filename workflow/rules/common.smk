@@ -17,17 +17,25 @@ sys.path.insert(0, f"{workflow.basedir}/workflow/scripts")
 from timmgate.config import builds, cells, history_path, memory_estimate, settings, shards, suites
 from timmgate.core import files
 from timmgate.core.checks import CHECKS
+from timmgate.core.conditions import words
 from timmgate.core.errors import ConfigError
 from timmgate.core.spec import SEEDED_WEIGHTS
 from timmgate.supervisor import preflight
+from timmgate.system import gpus
 from timmgate.system.process_tree import RUN
 from timmgate.tables import baseline, outcome, quarantine
 
 os.environ[RUN] = str(os.getpid())  # what jobs that we start here die with
 
+
+def local_cores():
+    """Cores that this run has for all its jobs; None in a run on a cluster and in its jobs."""
+    return workflow.resource_settings.cores if workflow.is_main_process else None
+
+
 try:
     settings.refuse_quotes(workflow.config_settings.config)
-    SETTINGS = settings.load(config)
+    SETTINGS = settings.load(config, local_cores(), lambda device: len(gpus.names(device)))
     SUITE = suites.read(SETTINGS.suite)
     MODELS = suites.select(SUITE, SETTINGS.models, SETTINGS.exclude)
     MODELS = shards.select(MODELS, SUITE.cost, SETTINGS.shard)
@@ -214,6 +222,20 @@ def lift_default_rate_limit():
     limit = workflow.scheduling_settings.max_jobs_per_timespan
     if limit and (limit.max_jobs, limit.timespan) == (100, 1):
         workflow.scheduler.job_rate_limiter = None
+
+
+def announce_conditions():
+    """Say what figures depend on beside the programs, and refuse what would not be what they say.
+
+    On a cluster nobody knows the cores of the node that a job will get.
+    """
+    on_cpu, threads = SETTINGS.device == "cpu", SETTINGS.run.threads
+    if config["threads"] == "all" and not workflow.local_exec:
+        sys.exit("threads is all, but the nodes of a cluster may differ in their cores; it must be a number or auto")
+    told = words(threads, *((SETTINGS.allocator, SETTINGS.relocate) if on_cpu else ()))
+    print(f"each cell with {told}", file=sys.stderr)
+    if on_cpu and workflow.local_exec and threads > workflow.cores:
+        print(f"but --cores {workflow.cores} gives it fewer: its figures are not those of {threads}", file=sys.stderr)
 
 
 def announce():

@@ -17,6 +17,7 @@ from timmgate.config import settings
 from timmgate.config.settings import load
 from timmgate.core.errors import ConfigError, did_you_mean
 from timmgate.core.spec import Mode
+from timmgate.system import cpu_topology
 
 CONFIG = Path(__file__).parents[3] / "config" / "config.yaml"
 
@@ -62,6 +63,9 @@ def test_loading_leaves_the_configuration_alone():
     [
         ("threads=4", "threads", 4),
         ("threads=4.0", "threads", 4),
+        ("threads=auto", "threads", 1),
+        ("allocator=system", "allocator", "system"),
+        ("relocate=false", "relocate", False),
         ("timeout=90", "timeout", 90),
         ("batch_size=3", "batch_size", 3),
         ("batch_size=null", "batch_size", None),
@@ -104,6 +108,19 @@ def test_the_options_of_a_mode_from_the_command_line_are_typed(text, option, exp
     mode = load(command_line(f"mode_catalogue={{mine: {text}}}", "modes=mine")).modes["mine"]
     assert getattr(mode, option) == expected
     assert type(getattr(mode, option)) is type(expected)
+
+
+def test_threads_of_a_compiler_follow_the_cores_and_the_devices_there_are():
+    entries = command_line("device=cuda", "jobs_per_gpu=1")
+    assert load(entries, cores=24, devices={"cuda": 3}.__getitem__).run.threads == 8
+    assert load(command_line("device=cpu"), cores=24, devices=pytest.fail).run.threads == 1
+
+
+def test_the_file_for_the_conditions_of_benchmarks_dynamo_is_read(monkeypatch):
+    monkeypatch.setattr(cpu_topology, "available", lambda: [0, 1, 2])
+    loaded = load(config(**yaml.safe_load((CONFIG.parent / "like-dynamo.yaml").read_text())))
+    assert (loaded.run.threads, loaded.allocator, loaded.relocate) == (3, "system", False)
+    assert (loaded.weights, loaded.run.accuracy_rule) == ("random-timm", "dynamo")
 
 
 def test_a_mode_without_options_has_the_defaults():
@@ -149,9 +166,11 @@ def test_modes_are_in_the_order_asked_for_and_once_each():
         ("device=gpu", "config: device is 'gpu'; it must be one of cpu, cuda, xpu, mps"),
         ("checks=acuracy", "config: checks.0 is 'acuracy'; it must be one of"),
         ("compile_cache=none", "config: compile_cache is 'none'; it must be one of cell, shared"),
-        ("threads=two", "config: threads is 'two'; it must be a whole number"),
+        ("threads=two", "config: threads is 'two'; it must be a whole number, or auto or all"),
         ("threads=1.5", "config: threads is 1.5; it must be a whole number"),
         ("threads=True", "config: threads is True; it must be a whole number"),
+        ("allocator=jemalloc", "config: allocator is 'jemalloc'; it must be one of retain, system"),
+        ("relocate=maybe", "config: relocate is 'maybe'; it must be true or false"),
         ("threads=0", "config: threads is 0; it must be at least 1"),
         ("timeout=0.5", "config: timeout is 0.5; it must be a whole number"),
         ("timeout=inf", "config: timeout is 'inf'; it must be a whole number"),

@@ -102,6 +102,15 @@ def test_verdicts_graph_breaks_and_compile_times_of_a_mode_are_summed_up():
     assert row["compression_ratio"] == pytest.approx(2.0)
 
 
+def test_what_speedups_depend_on_is_said_once_each():
+    here = {"performance_threads": 1, "allocator": "retain", "relocate": True}
+    there = {"performance_threads": 2, "allocator": "system", "relocate": True}
+    assert figures(timed(1.5), timed(2.0))["conditions"] is None
+    assert figures(timed(1.5, **here), timed(2.0, **here))["conditions"] == "1 thread, memory retained"
+    both = figures(timed(1.5, **here), timed(2.0, **there))["conditions"]
+    assert both == "1 thread, memory retained; 2 threads, memory left to the system"
+
+
 def test_counts_are_whole_numbers_in_the_file_beside_rows_that_have_none(tmp_path):
     made = summary.summary(table(timed(1.5, verdict="faster", graph_breaks=3)), BOTH)
     parquet.write_tsv(made, tmp_path / "summary.tsv")

@@ -1,8 +1,10 @@
 """The performance check in this process, on a tiny model, with compilers of known speed."""
 
+import io
 import time
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 import specs
 from said import Said, listen
 from timmgate.core.checks import PERFORMANCE
+from timmgate.core.protocol import Reporter
 from timmgate.core.spec import Spec
 from timmgate.supervisor.speedup import Estimate, estimate
 from timmgate.worker import backends, performance
@@ -38,6 +41,19 @@ class ColdCache(Cache):
 
     def cold(self):
         return dict(self.kept)
+
+
+@pytest.mark.parametrize(("relocate", "moves"), [(True, True), (False, False), (None, False)])
+def test_tensors_move_where_the_spec_says_so(relocate, moves):
+    model, images = torch.nn.Linear(3, 2), torch.ones(4, 3)
+    iterations = performance.Iterations(
+        replace(spec(), relocate=relocate), model, [images], reporter=Reporter(io.StringIO())
+    )
+    before, values = (model.weight.data_ptr(), images.data_ptr()), model.weight.clone()
+    iterations.relocate()
+    after = model.weight.data_ptr(), images.data_ptr()
+    assert [one != other for one, other in zip(before, after, strict=True)] == [moves, moves]
+    assert torch.equal(model.weight, values)
 
 
 def measure(measured: Spec, limit_s: float = 0.1, batch_size: int = BATCH_SIZE) -> Said:

@@ -23,6 +23,8 @@ def cell(settings: Settings, build: Build, mode: str, model: str, traits: Traits
         timm=build.facts["timm"],
         software=build.software,
         threads=settings.run.threads if settings.device == "cpu" else None,
+        allocator=settings.allocator if settings.device == "cpu" else None,
+        relocate=settings.relocate if settings.device == "cpu" else None,
     )
 
 

@@ -4,16 +4,18 @@ Imports neither torch nor Snakemake, so that it costs nothing while the workflow
 """
 
 import math
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
+from timmgate.config import threads
 from timmgate.core.checks import CHECKS
 from timmgate.core.described import json_schemas
 from timmgate.core.errors import ConfigError, did_you_mean
@@ -57,6 +59,8 @@ class Settings:
     weights: str
     batch_size: int | None
     run: RunOptions
+    allocator: Literal["retain", "system"]
+    relocate: bool
     thresholds: Thresholds
     retry: tuple[str, ...]
     fault_places: tuple[str, ...]
@@ -66,8 +70,12 @@ class Settings:
     history_runs: int
 
 
-def load(config: dict[str, Any]) -> Settings:
-    """Coerce, validate and resolve a configuration. Raises ConfigError."""
+def load(config: dict[str, Any], cores: int | None = None, devices: Callable[[str], int] = lambda device: 1) -> Settings:
+    """Coerce, validate and resolve a configuration. Raises ConfigError.
+
+    `cores` are those that all measurements together may take, None on a cluster, and `devices` tells how many there are of a
+    torch device type: both only matter where the number of threads depends on them.
+    """
     values = coerce(config, schema("config"))
     validate(values, "config", where="config")
     suite = values["suite"]
@@ -85,7 +93,11 @@ def load(config: dict[str, Any]) -> Settings:
         checks=tuple(check for check in CHECKS if check in values["checks"]),
         weights=_weights(values["weights"], suite),
         batch_size=values["batch_size"],
-        run=RunOptions(**{name: values[name] for name in json_schemas(RunOptions)}),
+        run=RunOptions(
+            **{name: values[name] for name in json_schemas(RunOptions)}, threads=_threads(values, cores, devices)
+        ),
+        allocator=values["allocator"],
+        relocate=values["relocate"],
         thresholds=Thresholds(**{name: values[name] for name in json_schemas(Thresholds)}),
         retry=tuple(values["retry"]),
         fault_places=tuple(values["fault_places"]),
@@ -186,7 +198,7 @@ def _from_text(text: str, types: list[str], rule: dict[str, Any]) -> Any:
 
 
 def _from_number(number: float, types: list[str]) -> Any:
-    if "string" in types or not math.isfinite(number):
+    if ("string" in types and "integer" not in types) or not math.isfinite(number):
         return str(number)
     return int(number) if "integer" in types and number == int(number) else number
 
@@ -219,6 +231,9 @@ def _sentence(error: ValidationError) -> str:
         case "enum":
             allowed = ["null" if word is None else str(word) for word in limit]
             return f"{subject}; it must be one of {', '.join(allowed)}"
+        case "anyOf":
+            kinds = [TYPES[each["type"]] if "type" in each else " or ".join(each["enum"]) for each in limit]
+            return f"{subject}; it must be {', or '.join(kinds)}"
         case "type":
             types = [limit] if isinstance(limit, str) else limit
             return f"{subject}; it must be {' or '.join(TYPES[type_] for type_ in types)}"
@@ -240,6 +255,11 @@ def _shard(text: str | None) -> tuple[int, int] | None:
     if part > parts:
         raise ConfigError(f"shard is {text!r}; the part must be between 1 and {parts}")
     return part, parts
+
+
+def _threads(values: dict[str, Any], cores: int | None, devices: Callable[[str], int]) -> int:
+    device = values["device"]
+    return threads.number(values["threads"], device, values["jobs_per_gpu"], cores, lambda: devices(device))
 
 
 def _weights(weights: str, suite: str) -> str:

@@ -12,9 +12,10 @@ from timmgate.core.described import described
 class RunOptions:
     """The policy keys of the configuration, and what a job makes of them on the machine that it runs on.
 
-    `timeout` and `timing_limit` are seconds, `memory` is GB. `cache` is the folder of compile caches, with one for each
-    program in it unless `compile_cache` is `shared`. `toolchain` has what the compiler builds once per machine. `weights`
-    is a state dict, unless the weights are random. `memory_bytes` is for all processes of a worker together.
+    `threads` are those of torch, OpenMP and the compiler's own pool. `timeout` and `timing_limit` are seconds, `memory` is
+    GB. `cache` is the folder of compile caches, with one for each program in it unless `compile_cache` is `shared`.
+    `toolchain` has what the compiler builds once per machine. `weights` is a state dict, unless the weights are random.
+    `memory_bytes` is for all processes of a worker together.
     """
 
     compile_cache: Literal["cell", "shared"] = described(
@@ -22,11 +23,6 @@ class RunOptions:
         "kernels that cells have in common are built once (the folder that TORCHINDUCTOR_CACHE_DIR names, if "
         "it is set).",
         default="cell",
-    )
-    threads: int = described(
-        "Threads of one measurement, for torch, OpenMP and the compiler's own pool; on a CPU also the cores that it takes.",
-        default=1,
-        minimum=1,
     )
     jobs_per_gpu: int = described(
         "How many measurements may be on one GPU at once, so that it has work while one of them compiles; "
@@ -65,6 +61,7 @@ class RunOptions:
         default="strict",
     )
 
+    threads: int = 1
     cache: Path = Path(".cache/inductor")
     weights: Path | None = None
     toolchain: Path | None = None

@@ -65,6 +65,8 @@ IDENTITY = (
             ("weights", "string", "", "where the weights come from"),
             ("weights_hash", "string", "", "SHA-256 of the state dict as loaded, before any cast"),
             ("images", "string", "", "noise, or with packaged weights photos"),
+            ("allocator", "string", "", "on a CPU, retain or system: whether freed memory was kept for the next tensor"),
+            ("relocate", "bool", "", "on a CPU, tensors were moved to other addresses between samples"),
             ("seed", "int64", "", "seed of all random number generators"),
             ("protocol", "int64", "", "number of the measurement protocol"),
             ("retry", "int64", "", "how often the cell was requested again before it was measured"),

@@ -115,8 +115,8 @@ class Cell:
 
     `device` is a torch device type, `build` the label of what compiles, `software` a digest of all that is known of it
     (`config.builds`). `mode` is the mode's name and `options` what the name stands for. `weights` is resolved (never
-    `auto`), `batch_size` is what the user or the mode asks for, or None for the protocol's own. `threads` is None where
-    their number changes no figure but compile times, as on an accelerator.
+    `auto`), `batch_size` is what the user or the mode asks for, or None for the protocol's own. `threads`, `allocator` and
+    `relocate` are None where they change no figure but compile times, as on an accelerator.
     """
 
     device: str
@@ -128,6 +128,8 @@ class Cell:
     build: str = "default"
     software: str = ""
     threads: int | None = None
+    allocator: Literal["retain", "system"] | None = None
+    relocate: bool | None = None
     batch_size: int | None = None
     options: Mode = field(default_factory=Mode)
     traits: Traits = field(default_factory=Traits)

@@ -71,6 +71,9 @@ def _fault(fault: Fault) -> tuple[str, ...]:
 
 def _values(rule: dict[str, Any]) -> str:
     """What a JSON schema allows, in words."""
+    if "anyOf" in rule:
+        number, words = rule["anyOf"]
+        return f"{_values({**number, 'minimum': rule['minimum']})}, or {_values(words)}"
     if "enum" in rule:
         return ", ".join("null" if word is None else f"`{word}`" for word in rule["enum"])
     types = [rule["type"]] if isinstance(rule["type"], str) else rule["type"]

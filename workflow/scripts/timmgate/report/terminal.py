@@ -35,7 +35,7 @@ def show(results: Path, console: Console) -> None:
         of_check = summary[summary["check_name"] == check]
         console.print(summary_table(check, of_check))
         if check == "performance":
-            console.print(figures_table("speedup", of_check, SPEEDUPS))
+            console.print(figures_table(headline(of_check), of_check, SPEEDUPS))
             console.print(figures_table("compiling", of_check, COSTS))
     for line in lines(pq.read_table(results / "failures.parquet").to_pylist()):
         console.print(line, soft_wrap=True)
@@ -104,6 +104,12 @@ def summary_table(check: str, summary: pd.DataFrame) -> Table:
         counts = "\n".join(f"{row[status]} {status}" for status in others if row[status])
         table.add_row(row["mode"], str(row["cells"]), str(row["passed"]), *([counts] if others else []))
     return table
+
+
+def headline(summary: pd.DataFrame) -> str:
+    """The title of the speedups, with what they depend on as far as it is known."""
+    found = "; ".join(summary["conditions"].dropna().unique())
+    return f"speedup ({found})" if found else "speedup"
 
 
 def figures_table(title: str, summary: pd.DataFrame, figures: Figures) -> Table:

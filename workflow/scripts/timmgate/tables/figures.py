@@ -31,4 +31,5 @@ EAGER = Figure("eager_ms", "eager_slower", "eager_faster")
 
 def comparable(check: str) -> tuple[str, ...]:
     """Columns in which two measurements of a check of one cell must agree."""
-    return ("device_name", "weights", "options", f"{check}_batch_size", f"{check}_threads")
+    conditions = ("allocator", "relocate") if check == "performance" else ()
+    return ("device_name", "weights", "options", f"{check}_batch_size", f"{check}_threads", *conditions)

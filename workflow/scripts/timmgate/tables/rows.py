@@ -71,6 +71,8 @@ def identity(spec: Spec) -> dict[str, Any]:
         "options": json.dumps(options, sort_keys=True),
         "batch_size_requested": spec.requested_batch_size,
         "weights": spec.weights,
+        "allocator": spec.allocator,
+        "relocate": spec.relocate,
         "seed": spec.seed,
         "protocol": spec.protocol,
         "torch": spec.torch,

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from timmgate.core.conditions import words
 from timmgate.core.schemas import PASSED, SHOWN_STATUS, STATUSES
 from timmgate.supervisor import speedup
 from timmgate.tables.merge import requested
@@ -24,22 +25,26 @@ SCHEMA = pa.schema(
         *((name, pa.float64()) for name in ("speedup_clipped", "speedup_clipped_ci_low", "speedup_clipped_ci_high")),
         *((name, pa.float64()) for name in ("compile_cold_s", "compile_warm_s", "compression_ratio")),
         *((name, pa.int64()) for name in (*VERDICTS, "graph_breaks", *STATUSES)),
+        ("conditions", pa.string()),
     ]
 )
 """One row per build, mode and check. `counted` is how many of the `cells` the figures are of (column `counted` of a cell).
 Speedups are geometric means over models with a 95 % interval; the clipped ones count a model that got slower as 1, as
 benchmarks/dynamo does. Compile times are medians, the compression ratio is a geometric mean. Counts of verdicts and graph
-breaks are sums.
+breaks are sums. `conditions` are those that speedups depend on beside the program, in words.
 """
 
 FIGURES = ("verdict", "speedup", "compile_cold_s", "compile_warm_s", "compression_ratio", "graph_breaks")
 """Columns of a cell that the figures of a mode are made of."""
 
+CONDITIONS = ("performance_threads", "allocator", "relocate")
+"""Columns of a cell that say what its speedup depends on."""
+
 
 def summary(cells: pa.Table, checks: Sequence[str]) -> pa.Table:
     """The requested cells, as `SCHEMA` says. `checks` are those that the last command requested."""
     modes: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    needed = ["device", "build", "mode", "counted", *(SHOWN_STATUS[check] for check in checks), *FIGURES]
+    needed = ["device", "build", "mode", "counted", *(SHOWN_STATUS[check] for check in checks), *FIGURES, *CONDITIONS]
     for row in requested(cells).select(needed).to_pylist():
         modes.setdefault((row["device"], row["build"], row["mode"]), []).append(row)
     rows = [
@@ -61,10 +66,15 @@ def _counts(of_mode: list[dict[str, Any]], check: str) -> dict[str, int]:
     return {"cells": len(of_mode), "passed": passed, **{status: statuses[status] for status in STATUSES}}
 
 
-def _figures(counted: list[dict[str, Any]]) -> dict[str, float | None]:
+def _figures(counted: list[dict[str, Any]]) -> dict[str, float | str | None]:
     known = {name: [row[name] for row in counted if row[name] is not None] for name in FIGURES}
     verdicts = Counter(known["verdict"])
-    figures: dict[str, float | None] = {"counted": len(counted), **{verdict: verdicts[verdict] for verdict in VERDICTS}}
+    figures: dict[str, float | str | None] = {
+        "counted": len(counted),
+        **{verdict: verdicts[verdict] for verdict in VERDICTS},
+    }
+    told = (words(*(row[name] for name in CONDITIONS)) for row in counted if row["performance_threads"])
+    figures["conditions"] = "; ".join(dict.fromkeys(told)) or None
     figures["graph_breaks"] = sum(known["graph_breaks"])
     for name in ("compile_cold_s", "compile_warm_s"):
         figures[name] = median(known[name]) if known[name] else None

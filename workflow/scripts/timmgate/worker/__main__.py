@@ -50,7 +50,8 @@ def main(arguments: list[str]) -> int:
     if request.messages != sys.stdout.fileno():
         die_with_parent(signal.SIGKILL)
     set_environment(request.run.threads, request.run.toolchain or request.run.cache)
-    keep_freed_memory()
+    if request.specs[0].allocator != "system":
+        keep_freed_memory()
     clock = time.perf_counter if request.paused is None else PausedTime(request.paused).clock
     with os.fdopen(request.messages, "w", closefd=False) as stream:
         reporter = Reporter(stream, clock)

@@ -55,12 +55,12 @@ class Iterations:
         return peak_memory.peak_bytes(self._spec.device, lambda: self.run(forward), resident)
 
     def relocate(self) -> None:
-        """On a CPU, move weights and images to other addresses, so that the samples see many layouts and not one.
+        """Move weights and images to other addresses, if the spec says so, for the samples to see many layouts and not one.
 
         Where things lie moves a speedup by percents, is drawn anew in every process, and would be the same in all samples of
         one (Curtsinger and Berger, Stabilizer, 2013). The compiled code, and what freezing made of the weights, stay.
         """
-        if self._spec.device != "cpu":
+        if not self._spec.relocate:
             return
         padding = []
         for tensor in (*self._model.parameters(), *self._model.buffers(), *self._batches):
