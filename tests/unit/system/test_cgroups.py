@@ -77,3 +77,45 @@ def test_a_real_group_says_its_real_limit(tmp_path):
     finally:
         group.rmdir()
     assert printed == f"{1 << 30}\n"
+
+
+@pytest.fixture
+def machine_with(tmp_path):
+    """Makes a folder with the /proc and /sys of a process in the groups of these lines, which have these files."""
+
+    def make(membership: str, files: dict[str, str]):
+        (tmp_path / "proc" / "self").mkdir(parents=True)
+        (tmp_path / "proc" / "self" / "cgroup").write_text(membership)
+        for name, text in files.items():
+            path = tmp_path / "sys" / "fs" / "cgroup" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return tmp_path
+
+    return make
+
+
+VERSION_1 = {"cpu/a/cpu.cfs_quota_us": "150000\n", "cpu/a/cpu.cfs_period_us": "100000\n", "a/cpu.max": "1 1\n"}
+QUOTAS = {
+    "version 2": ("0::/a\n", {"a/cpu.max": "250000 100000\n"}, 2.5),
+    "the group around it": ("0::/a/b\n", {"a/b/cpu.max": "max 100000\n", "a/cpu.max": "50000 100000\n"}, 0.5),
+    "the smaller one": ("0::/a/b\n", {"a/b/cpu.max": "100000 100000\n", "a/cpu.max": "400000 100000\n"}, 1.0),
+    "version 1": ("3:cpu,cpuacct:/a\n2:memory:/m\n", VERSION_1, 1.5),
+    "no quota in version 1": ("3:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+    "no quota in version 2": ("0::/a\n", {"a/cpu.max": "max 100000\n"}, None),
+    "no groups": ("", {}, None),
+}
+
+
+@pytest.mark.parametrize(("membership", "files", "cores"), QUOTAS.values(), ids=QUOTAS)
+def test_a_quota_of_time_is_told_in_cores(membership, files, cores, machine_with):
+    assert cgroups.cpu_quota_cores(machine_with(membership, files)) == cores
+
+
+def test_waits_for_a_quota_are_counted_in_our_group_and_around_it(machine_with):
+    files = {"a/cpu.stat": "nr_periods 9\nnr_throttled 4\n", "a/b/cpu.stat": "nr_periods 9\nnr_throttled 3\n"}
+    assert cgroups.cpu_stalls(machine_with("0::/a/b\n", files)) == 7
+
+
+def test_where_nobody_counts_waits_they_are_not_known(machine_with):
+    assert cgroups.cpu_stalls(machine_with("0::/a\n", {})) is None

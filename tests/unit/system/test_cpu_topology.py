@@ -40,6 +40,11 @@ def test_a_second_thread_is_a_first_one_where_the_first_is_not_ours(machine):
     assert cpu_topology.available() == [1, 2, 3]
 
 
+def test_cores_that_share_nothing_are_counted_of_those_that_are_ours(machine):
+    machine({0: ("0-1", 0), 1: ("0-1", 0), 3: ("2-3", 0), 4: ("4", 0)})
+    assert cpu_topology.physical() == 3
+
+
 def test_a_kernel_that_tells_nothing_leaves_the_order_of_numbers(machine):
     machine({3: ("1,3", 0), 1: ("1,3", 0), 2: ("2", 0)}, silent=True)
     assert cpu_topology.available() == [1, 2, 3]

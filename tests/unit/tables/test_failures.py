@@ -108,6 +108,10 @@ def test_a_model_that_is_wrong_where_it_was_timed_says_how_far():
         ("recompiles", {"recompiles": 1}, "max_recompiles=0", "recompiles 1"),
         ("drifted_machine", {"machine_drift": 1.2}, "max_machine_drift=1.1", "machine_drift 1.2"),
         ("drifted_machine", {"machine_drift": 0.8}, "max_machine_drift=1.1", "machine_drift 0.8"),
+        ("disturbed_machine", {"machine_busy_cores": 0.9}, "max_busy_cores=0.25", "machine_busy_cores 0.9"),
+        ("disturbed_machine", {"machine_throttles": 3}, "machine_throttles", "3 times a core was slowed down"),
+        ("disturbed_machine", {"machine_stalls": 2}, "machine_stalls", "2 times the control group"),
+        ("disturbed_machine", {"machine_swapped_pages": 5}, "machine_swapped_pages", "5 pages were swapped"),
     ],
 )
 def test_a_figure_beyond_its_threshold_is_a_warning(kind, cell, cause, message):
@@ -123,9 +127,10 @@ def test_a_figure_beyond_its_threshold_is_a_warning(kind, cell, cause, message):
         {"speedup": 0.96, "speedup_ci_low": 0.95, "speedup_ci_high": 0.97},
         {"speedup": 0.8, "speedup_ci_low": 0.5, "speedup_ci_high": 1.1},
         {"compression_ratio": 0.9, "compile_cold_s": 120.0, "machine_drift": 1.1},
+        {"machine_busy_cores": 0.25, "machine_throttles": 0, "machine_stalls": 0, "machine_swapped_pages": 0},
         {"speedup": None, "speedup_ci_high": None, "compression_ratio": None, "compile_cold_s": None, "graph_breaks": None},
     ],
-    ids=["little slower", "perhaps slower", "at the line", "not known"],
+    ids=["little slower", "perhaps slower", "at the line", "an idle machine", "not known"],
 )
 def test_a_figure_that_is_not_beyond_its_threshold_is_none(cell):
     assert found(cell) == []

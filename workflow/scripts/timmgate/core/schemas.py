@@ -91,6 +91,13 @@ PROVENANCE = columns(
     "provenance",
     [
         ("host", "string", "", "host name"),
+        ("machine_cores", "int64", "", "cores that the measurement could use"),
+        ("machine_quota_cores", "float64", "", "cores whose time its control group grants; null without a quota"),
+        ("machine_governor", "string", "", "what chooses the clocks of the cores; null where the machine does not tell"),
+        ("machine_turbo", "bool", "", "clocks may rise above the nominal one; null where the machine does not tell"),
+        ("machine_smt", "bool", "", "physical cores have several hardware threads; null where the machine does not tell"),
+        ("machine_counters", "bool", "", "the processor's counters can be read"),
+        ("machine_swap_used_bytes", "int64", "bytes", "memory of the machine that was swapped out when the row was written"),
         ("torch", "string", "", "torch version"),
         ("torch_revision", "string", "", "git revision that torch was built from"),
         ("timm", "string", "", "timm version"),

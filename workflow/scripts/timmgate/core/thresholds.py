@@ -30,6 +30,12 @@ class Thresholds:
         default=1.1,
         minimum=1,
     )
+    max_busy_cores: float = described(
+        "More cores than this used by others, out of those that we may use, while samples were taken are a warning, "
+        "`disturbed_machine`; so is every time that a core was too hot, a quota was used up, or memory was swapped.",
+        default=0.25,
+        minimum=0,
+    )
     max_slowdown: float = described(
         "An iteration of compiled that takes longer than in the baseline, by a larger share than this and than noise "
         "explains, fails the gate as `slower`.",

@@ -22,6 +22,12 @@ def available() -> list[int]:
     return sorted(allowed, key=place)
 
 
+def physical() -> int:
+    """How many of the cores that this process may use share no execution units with an earlier one."""
+    allowed = available()
+    return sum(not any(other in allowed and other < core for other in _siblings(core)) for core in allowed)
+
+
 def _siblings(core: int) -> list[int]:
     """What shares a physical core with it, as the kernel lists it: 0,64 or 0-1 (sysfs-devices-system-cpu)."""
     path = SYSTEM / f"cpu{core}" / "topology" / "thread_siblings_list"

@@ -207,11 +207,11 @@ def die_with_run(by: signal.Signals) -> None:
     """
     die_with_parent(by)
     run = os.environ.get(RUN)
-    if run and sys.platform == "linux" and int(run) not in _parents():
+    if run and sys.platform == "linux" and int(run) not in parents():
         raise SystemExit(f"Snakemake, process {run}, is gone")
 
 
-def _parents() -> list[int]:
+def parents() -> list[int]:
     """The processes above this one."""
     found, pid = [], os.getppid()
     while pid:

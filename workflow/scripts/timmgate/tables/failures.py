@@ -53,6 +53,11 @@ KINDS = {
         Kind("graph_breaks", "warning", "more graph breaks than `max_graph_breaks`"),
         Kind("recompiles", "warning", "more recompiles than `max_recompiles`"),
         Kind("drifted_machine", "warning", "the machine changed its speed during the timing, by `max_machine_drift`"),
+        Kind(
+            "disturbed_machine",
+            "warning",
+            "others used the machine during the timing, by `max_busy_cores`, or it slowed down",
+        ),
         Kind("mixed_machines", "warning", "cells were measured on different devices, drivers or numbers of threads"),
         Kind("no_reference", "note", "float64 did not run: judged by cosine similarity, which is weak evidence"),
         Kind("smaller_batch", "note", "timed with a smaller batch than requested, for lack of memory"),
@@ -124,7 +129,15 @@ LIMITS = (
         "max_machine_drift",
         lambda row: row["machine_drift"] and max(row["machine_drift"], 1 / row["machine_drift"]),
     ),
+    Limit("disturbed_machine", "machine_busy_cores", "max_busy_cores"),
 )
+
+DISTURBANCES = {
+    "machine_throttles": "times a core was slowed down for its heat",
+    "machine_stalls": "times the control group had used up its quota of time",
+    "machine_swapped_pages": "pages were swapped",
+}
+"""Columns of events that should not happen while samples are taken, and words for a number of them."""
 
 MACHINE = ("device_name", "driver")
 """Columns in which the cells of one machine agree; also the threads of each check."""
@@ -155,6 +168,9 @@ def _of_check(cell: Row, check: str, thresholds: Thresholds) -> Iterator[tuple[f
         if excess := limit.excess(cell, thresholds):
             threshold = f"{limit.threshold}={getattr(thresholds, limit.threshold):g}"
             yield excess, _row(limit.kind, cell, check, cause=threshold, message=_figure(cell, limit.column))
+    for column, words in DISTURBANCES.items():
+        if cell[column]:
+            yield 0.0, _row("disturbed_machine", cell, check, cause=column, message=f"{cell[column]} {words}")
     ran, wanted = cell["performance_batch_size"], cell["batch_size_requested"]
     if ran and wanted and ran < wanted and cell["performance"] == "pass":
         yield 0.0, _row("smaller_batch", cell, check, cause="batch_size", message=f"{ran} images instead of {wanted}")

@@ -4,6 +4,7 @@ import shlex
 import socket
 import subprocess
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +14,7 @@ from timmgate import PACKAGE_ROOT, module_environment
 from timmgate.core.outcome import Outcome
 from timmgate.core.protocol import Request
 from timmgate.supervisor.cell import worker_command
-from timmgate.system import gpus
+from timmgate.system import gpus, machine
 
 FACT_COLUMNS = ("python", "torch_revision", "triton", "cuda", "cudnn", "cxx")
 """Facts of a build (`config.builds.find`) that are columns of the same name."""
@@ -27,6 +28,7 @@ def columns(request: Request, outcome: Outcome, facts: Mapping[str, Any], log: P
         "sources": _pairs(facts.get("sources")),
         "environment": _pairs(facts.get("environment")),
         "host": socket.gethostname(),
+        **{f"machine_{name}": value for name, value in asdict(machine.facts()).items()},
         "snakemake": version("snakemake"),
         "commit": commit(PACKAGE_ROOT),
         "command": command(request, facts.get("environment") or {}, outcome.result.columns.get("device_uuid")),

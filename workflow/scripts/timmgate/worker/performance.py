@@ -17,7 +17,7 @@ import torch
 from timmgate.core.protocol import Reporter
 from timmgate.core.spec import Spec
 from timmgate.core.statistics import Sample
-from timmgate.system import gpus, timing_lock
+from timmgate.system import cpu_topology, gpus, machine, timing_lock
 from timmgate.worker import backends, flops, models, peak_memory, timed_output, timing, torch_device
 from timmgate.worker.compile_cache import Cache
 from timmgate.worker.training_step import Setup, fresh, iterate, load, make_optimizer
@@ -146,6 +146,7 @@ def take_samples(
     reporter: Reporter,
 ) -> list[Sample]:
     """Samples of both sides with the device to ourselves; anything that is compiled anew now is an error."""
+    cores = cpu_topology.available()  # before it is pinned to some of them
     plan = timing.Plan(TARGET.get(spec.device, 0.01), setup.timing_limit_s)
     reporter.stage("queue")
     gc.collect()
@@ -163,6 +164,7 @@ def take_samples(
                 timing.warm_up(lambda: iterations.timed(model) + iterations.timed(forward))
             reporter.columns(timing_started_at=now_us())
             before_s = torch_device.control_s(spec.device, reporter.clock)
+            before = machine.activity(cores)
             samples = timing.collect(
                 lambda: iterations.timed(model),
                 lambda: iterations.timed(forward),
@@ -170,6 +172,7 @@ def take_samples(
                 seed(spec),
                 before_block=iterations.relocate,
             )
+            reporter.columns(**machine.disturbance(before, machine.activity(cores)))
             after_s = torch_device.control_s(spec.device, reporter.clock)
             ended_at = now_us()
     finally:
