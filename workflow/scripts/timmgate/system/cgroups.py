@@ -17,20 +17,14 @@ LIMITS = ("memory.max", "memory.limit_in_bytes")
 
 def memory_limit_bytes() -> float:
     """What all processes of our group may take together: the smallest limit of it and of those around it, or inf."""
-    files = (
-        each / name
-        for group in _groups("memory", MEMBERSHIP, MOUNTED)
-        for each in (group, *group.parents)
-        for name in LIMITS
-    )
+    files = (each / name for group in _groups() for each in (group, *group.parents) for name in LIMITS)
     texts = (file.read_text().strip() for file in files if file.is_file())
     return min((int(text) for text in texts if text.isdigit()), default=math.inf)
 
 
 def oom_kills() -> int:
     """How often the kernel has killed a process of our group (else of the machine) because memory ran out."""
-    groups = _groups("memory", MEMBERSHIP, MOUNTED)
-    files = [group / name for group in groups for name in COUNTERS] + [Path("/proc/vmstat")]
+    files = [group / name for group in _groups() for name in COUNTERS] + [Path("/proc/vmstat")]
     return next((_counter(file, "oom_kill") for file in files if file.is_file()), 0)
 
 
@@ -63,11 +57,16 @@ def _quota_cores(group: Path) -> float | None:
 def _cpu_groups(root: Path) -> Iterator[Path]:
     """The folders of the groups that limit our processors, and of those around them."""
     mounted = root / "sys/fs/cgroup"
-    for group in _groups("cpu", root / "proc/self/cgroup", mounted):
+    for group in _groups_of("cpu", root / "proc/self/cgroup", mounted):
         yield from (each for each in (group, *group.parents) if each.is_relative_to(mounted))
 
 
-def _groups(controller: str, membership: Path, mounted: Path) -> Iterator[Path]:
+def _groups() -> Iterator[Path]:
+    """The folders of the groups that count our memory."""
+    return _groups_of("memory", MEMBERSHIP, MOUNTED)
+
+
+def _groups_of(controller: str, membership: Path, mounted: Path) -> Iterator[Path]:
     """The folders of the groups that we are in, for a controller of version 1, or for all of them in version 2."""
     for line in membership.read_text().splitlines() if membership.is_file() else []:
         _, controllers, group = line.split(":", 2)
