@@ -36,7 +36,7 @@ onstart:
     lift_default_rate_limit()
     refuse_folders_that_cannot_be_written()
     Path(OUTCOME).unlink(missing_ok=True)
-    builds.save(BUILD, Path(FACTS))
+    builds.save(BUILDS.values(), Path(FACTS))
     RETRIES.save()
     WEIGHTS_RETRIES.save()
     announce()

@@ -9,6 +9,7 @@ where a place is a stage, a stage's second visit, or `end`, which is after the r
 its name in front, as in `performance.timing`. A cell without words passes.
 FAKE_WORKER_JOURNAL is a file to which every start and every further process appends a line of JSON with its process id.
 To the question whether a request is possible it says yes; FAKE_PREFLIGHT is a sentence that says why not, or `hang`.
+FAKE_UNKNOWN has the models that there are not, with commas, and FAKE_DEVICES is how many devices there are.
 """
 
 import contextlib
@@ -48,7 +49,8 @@ class Run:
         behaviours = json.loads(os.environ.get("FAKE_WORKER", "{}"))
         self.words = next((behaviours[key] for key in (self.cell, first.model, "*") if key in behaviours), "").split()
         self.alone, self.memory = contextlib.ExitStack(), []
-        journal(cell=self.cell, request=sys.argv[1], gpu=os.environ.get(gpus.VISIBLE))
+        acme = {name: text for name, text in os.environ.items() if name.startswith("ACME_")}
+        journal(cell=self.cell, request=sys.argv[1], gpu=os.environ.get(gpus.VISIBLE), acme=acme)
 
     def measure(self, spec: Spec) -> None:
         self.reporter.check(spec.check)
@@ -57,7 +59,8 @@ class Run:
         for stage in STAGES[spec.check]:
             visits[stage] += 1
             if stage == "timing":
-                self.alone.enter_context(timing_lock.exclusive_device(gpus.names(spec.device)[0]))
+                own_name = gpus.own_name(spec.device, self.request.device_number)
+                self.alone.enter_context(timing_lock.exclusive_device(own_name))
             self.reporter.stage(stage)
             self.act(prefix + (stage if visits[stage] == 1 else f"{stage}{visits[stage]}"))
             if stage == "load":
@@ -295,7 +298,11 @@ def answer(question: Question) -> int:
     if problem == "hang":
         time.sleep(FOREVER_S)
     problems = [problem] if problem else []
-    question.answer.write_text(Answer(problems, device_name="a fake", driver="1.2").to_json())
+    lacking = {*os.environ.get("FAKE_UNKNOWN", "").split(",")} & {*question.models}
+    unknown_models = {model: f"models: this timm has no model {model!r}" for model in lacking}
+    devices = int(os.environ.get("FAKE_DEVICES", "1"))
+    answer = Answer(problems, device_name="a fake", driver="1.2", unknown_models=unknown_models, devices=devices)
+    question.answer.write_text(answer.to_json())
     return 0
 
 

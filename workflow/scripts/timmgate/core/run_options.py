@@ -1,10 +1,11 @@
 """How a cell is measured, as against what: none of it is part of a measurement's identity."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from timmgate.core.build import BuildOptions
 from timmgate.core.described import described
 
 
@@ -14,7 +15,8 @@ class RunOptions:
 
     `timeout` and `timing_limit` are seconds, `memory` is GB. `cache` is the folder of compile caches, with one for each
     program in it unless `compile_cache` is `shared`. `toolchain` has what the compiler builds once per machine. `weights`
-    is a state dict, unless the weights are random. `memory_bytes` is for all processes of a worker together.
+    is a state dict, unless the weights are random. `memory_bytes` is for all processes of a worker together. `build` says
+    where the worker runs and `devices` how many of the device type there are.
     """
 
     compile_cache: Literal["cell", "shared"] = described(
@@ -69,6 +71,8 @@ class RunOptions:
     weights: Path | None = None
     toolchain: Path | None = None
     memory_bytes: int | None = None
+    build: BuildOptions = field(default_factory=BuildOptions)
+    devices: int = 1
 
     @property
     def shared_cache(self) -> bool:
@@ -87,4 +91,4 @@ class RunOptions:
     def from_dict(cls, values: dict[str, Any]) -> "RunOptions":
         """The inverse of `to_dict`. Raises TypeError on an unknown field."""
         paths = {name: Path(values[name]) for name in ("cache", "weights", "toolchain") if values.get(name) is not None}
-        return cls(**{**values, **paths})
+        return cls(**{**values, **paths, "build": BuildOptions(**values.get("build", {}))})

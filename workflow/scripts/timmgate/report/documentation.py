@@ -14,6 +14,7 @@ import yaml
 
 from timmgate.config import settings
 from timmgate.core import schemas
+from timmgate.core.build import BuildOptions
 from timmgate.core.described import defaults
 from timmgate.core.faults import FAULTS, Fault
 from timmgate.core.spec import Mode, Traits
@@ -43,6 +44,7 @@ def tables() -> dict[str, str]:
     config, shipped = settings.schema("config"), yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
     return {
         "keys": _properties("key", {name: config["properties"][name] for name in shipped}, shipped),
+        "builds": _properties("option", config["$defs"]["build"]["properties"], defaults(BuildOptions)),
         "options": _properties("option", config["$defs"]["mode"]["properties"], defaults(Mode)),
         "suite": _properties("column", settings.schema("suite")["properties"], defaults(Traits)),
         "cells": _columns(parquet.SCHEMAS["cells"]),

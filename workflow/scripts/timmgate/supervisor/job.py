@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from timmgate.config.memory_estimate import SUPERVISION_MB
+from timmgate.core.build import BuildOptions
 from timmgate.core.files import remove_scratch
 from timmgate.core.outcome import Outcome
 from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Cell, Spec
 from timmgate.supervisor import cell, journal, stages
-from timmgate.supervisor.preflight import toolchain_folder
+from timmgate.supervisor.preflight import devices, toolchain_folder
 from timmgate.system.cgroups import memory_limit_bytes
 from timmgate.system.process_tree import die_with_run, interruptible, machine_memory_bytes
 from timmgate.weights import record
@@ -45,8 +46,8 @@ class Job:
     retry: int = 0
 
     @classmethod
-    def of_snakemake(cls, snakemake: Any) -> "Job":
-        """The job of the rule `measure`."""
+    def of_snakemake(cls, snakemake: Any, build: BuildOptions) -> "Job":
+        """The job of the rule `measure`, for a build with these options."""
         files = {check: Path(path) for check, path in snakemake.output.items()}
         limits, cell = snakemake.resources, Cell.from_dict(snakemake.params.cell)
         run = RunOptions.from_dict(json.loads(limits.run_options))
@@ -55,7 +56,14 @@ class Job:
         return cls(
             cell=cell,
             files=files,
-            run=replace(run, threads=snakemake.threads, cache=folder.absolute(), toolchain=toolchain.absolute()),
+            run=replace(
+                run,
+                threads=snakemake.threads,
+                cache=folder.absolute(),
+                toolchain=toolchain.absolute(),
+                build=build,
+                devices=devices(cell.device, cell.build),
+            ),
             log=Path(snakemake.log[0]),
             weights=Path(snakemake.input.weights) if snakemake.input.get("weights") else None,
             attempts=limits.attempts,

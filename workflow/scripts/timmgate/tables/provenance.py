@@ -24,6 +24,7 @@ def columns(request: Request, outcome: Outcome, facts: Mapping[str, Any], log: P
     return {
         **{name: facts.get(name) for name in FACT_COLUMNS},
         "backends": _pairs(facts.get("backends")),
+        "imports": facts.get("imports"),
         "sources": _pairs(facts.get("sources")),
         "environment": _pairs(facts.get("environment")),
         "host": socket.gethostname(),
@@ -36,7 +37,9 @@ def columns(request: Request, outcome: Outcome, facts: Mapping[str, Any], log: P
 
 def command(request: Request, environment: Mapping[str, str], gpu: str | None) -> str:
     """A shell command that repeats the measurement: with its variables, our search path, and on the same GPU."""
-    variables = {**environment, "PYTHONPATH": module_environment()["PYTHONPATH"], **(gpus.only(gpu) if gpu else {})}
+    own = request.run.build.env
+    search_path = {"PYTHONPATH": module_environment(own)["PYTHONPATH"]}
+    variables = {**environment, **own, **search_path, **(gpus.only(gpu) if gpu else {})}
     assignments = " ".join(f"{name}={shlex.quote(text)}" for name, text in variables.items())
     return f"{assignments} {shlex.join(worker_command(request))}"
 
