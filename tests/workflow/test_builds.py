@@ -87,15 +87,12 @@ def test_every_build_has_a_row_for_every_cell(two):
 
 
 def test_every_cell_is_measured_by_the_python_of_its_build_with_its_variables(two):
-    found = {(request.specs[0].build, json.dumps(start["acme"])) for request, start in zip_starts(two)}
+    requests, starts = two.worker.requests(), two.worker.starts()
+    found = {(request.specs[0].build, json.dumps(start["acme"])) for request, start in zip(requests, starts, strict=True)}
     assert found == {
         ("release", json.dumps({"ACME_HOME": "release"})),
         ("nightly", json.dumps({"ACME_HOME": "nightly", "ACME_LEVEL": "3"})),
     }
-
-
-def zip_starts(project):
-    return zip(project.worker.requests(), project.worker.starts(), strict=True)
 
 
 def test_the_worker_is_told_what_to_import_and_with_which_settings_to_compile(two):
@@ -269,6 +266,8 @@ def test_several_devices_that_are_not_cudas_are_used_at_once_and_each_by_its_num
     pair.worker.behaviours = {"*": "meet:2@load"}
     pair.run(device="acme", jobs_per_gpu=1, weights="random", suite="tiny")
     assert {request.device_number for request in pair.worker.requests()} == {0, 1}
+    requests = [json.loads(shlex.split(row["command"])[-1]) for row in pair.table(device="acme")]
+    assert {request["device_number"] for request in requests} == {0, 1}
 
 
 def test_a_single_device_has_no_number(pair):

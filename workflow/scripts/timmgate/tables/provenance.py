@@ -4,6 +4,7 @@ import shlex
 import socket
 import subprocess
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +22,7 @@ FACT_COLUMNS = ("python", "torch_revision", "triton", "cuda", "cudnn", "cxx")
 
 def columns(request: Request, outcome: Outcome, facts: Mapping[str, Any], log: Path) -> dict[str, Any]:
     """The columns `schemas.PROVENANCE` of the row of one check, which ran as `request` says."""
+    request = replace(request, device_number=outcome.result.device_number)
     return {
         **{name: facts.get(name) for name in FACT_COLUMNS},
         "backends": _pairs(facts.get("backends")),
