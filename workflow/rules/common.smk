@@ -70,10 +70,10 @@ def suite_table(wildcards):
         raise WorkflowError(str(error)) from None
 
 
-def cell(wildcards):
-    """Everything that defines a cell; without a wildcard for the build, one of the first."""
-    build = BUILDS[wildcards.get("build", FIRST_BUILD)]
-    return cells.cell(SETTINGS, build, wildcards.mode, wildcards.model, MODELS[wildcards.model])
+def cell(wildcards, build=None):
+    """Everything that defines a cell of a build; without one and without a wildcard for it, of the first."""
+    label = build or wildcards.get("build", FIRST_BUILD)
+    return cells.cell(SETTINGS, BUILDS[label], wildcards.mode, wildcards.model, MODELS[wildcards.model])
 
 
 def identity(wildcards):
@@ -191,7 +191,9 @@ def refuse_what_is_not_possible():
     No job that measurements depend on: it would be done in every run that measures anything, and Snakemake then measures all
     cells again although one is missing, also where what they depend on is `ancient`.
     """
-    needed = {job.wildcards.build for job in workflow.dag.needrun_jobs() if job.rule.name == "measure"}
+    jobs = list(workflow.dag.needrun_jobs())
+    needed = {job.wildcards.build for job in jobs if job.rule.name == "measure"}
+    needed |= {build for job in jobs if job.rule.name == "pair" for build in (job.wildcards.before, job.wildcards.after)}
     if workflow.touch or not needed:
         return
     threads = min(workflow.cores or 1, preflight.THREADS) if workflow.local_exec else preflight.THREADS

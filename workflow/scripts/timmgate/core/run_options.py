@@ -66,6 +66,12 @@ class RunOptions:
         "null runs; `both`, either may fail it. Where strict is undecided, dynamo decides, as weak evidence.",
         default="strict",
     )
+    processes: int = described(
+        "Fresh processes of each build that `snakemake compare` times a cell in, in turns. More of them find smaller "
+        "differences.",
+        default=5,
+        minimum=2,
+    )
 
     cache: Path = Path(".cache/inductor")
     weights: Path | None = None

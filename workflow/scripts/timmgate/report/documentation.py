@@ -18,7 +18,7 @@ from timmgate.core.build import BuildOptions
 from timmgate.core.described import defaults
 from timmgate.core.faults import FAULTS, Fault
 from timmgate.core.spec import Mode, Traits
-from timmgate.tables import failures, parquet
+from timmgate.tables import comparison, failures, pairs, parquet
 
 ROOT = Path(__file__).parents[4]
 PAGES = (ROOT / "README.md", ROOT / "config" / "README.md", ROOT / "docs" / "faults.md")
@@ -52,6 +52,8 @@ def tables() -> dict[str, str]:
         "samples": _columns(parquet.SCHEMAS["samples"]),
         "attempts": _columns(parquet.SCHEMAS["attempts"]),
         "failures": _columns(failures.SCHEMA),
+        "pairs": _columns(pairs.SCHEMA),
+        "comparison": _columns(comparison.SCHEMA),
         "kinds": _kinds(),
         "faults": _table(("fault", "family", "what is wrong", "as in pytorch/pytorch"), list(map(_fault, FAULTS.values()))),
         "statuses": _table(("status", "meaning"), [(f"`{word}`", meaning) for word, meaning in schemas.STATUSES.items()]),

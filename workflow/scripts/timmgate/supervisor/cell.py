@@ -151,7 +151,7 @@ class Cell:
         spec = self._under_way.pop(0)
         check = attempt.check = spec.check
         attempt.columns["device_uuid"] = lease and gpus.uuid_of(lease.device)
-        attempt.device_number = lease and gpus.number_of(lease.device)
+        attempt.device_number = gpus.number_of(lease.device) if lease else None
         estimate(spec, attempt, self._log)
         verdict = classify(attempt)
         self._journal.ended(check, attempt, verdict)
