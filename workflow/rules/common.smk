@@ -170,6 +170,28 @@ def cell_rows(wildcards):
     return {check: [cell_file(*cell, check) for cell in CELLS] for check in SETTINGS.checks}
 
 
+def compared_builds():
+    """The two builds. Raises WorkflowError if there are not two."""
+    if len(SETTINGS.builds) != 2:
+        raise WorkflowError(
+            f"compare needs two builds, as in builds=release,nightly; builds is {', '.join(SETTINGS.builds)}"
+        )
+    return list(SETTINGS.builds)
+
+
+def pair_files(wildcards):
+    """What both builds measured in turns, a file for each cell."""
+    before, after = compared_builds()
+    folder = f"results/{SETTINGS.device}/pairs/{before}..{after}"
+    return [f"{folder}/{mode}/{model}.parquet" for mode in SETTINGS.modes for model in MODELS]
+
+
+def rows_of_both(wildcards):
+    """The rows of a cell that both builds have."""
+    cells = [(build, wildcards.mode, wildcards.model) for build in (wildcards.before, wildcards.after)]
+    return [cell_file(*each, check) for each in cells for check in SETTINGS.checks]
+
+
 def tables():
     """The tables of the device."""
     merged = [f"{name}.parquet" for name in ("cells", "attempts", *(check.details for check in CHECKS.values()), "failures")]

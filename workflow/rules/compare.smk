@@ -1,28 +1,6 @@
 """Two builds against each other: every cell timed by both in turns, in fresh processes of one job."""
 
 
-def compared_builds():
-    """The two builds. Raises WorkflowError if there are not two."""
-    if len(SETTINGS.builds) != 2:
-        raise WorkflowError(
-            f"compare needs two builds, as in builds=release,nightly; builds is {', '.join(SETTINGS.builds)}"
-        )
-    return list(SETTINGS.builds)
-
-
-def pair_files(wildcards):
-    """What both builds measured in turns, a file for each cell."""
-    before, after = compared_builds()
-    folder = f"results/{SETTINGS.device}/pairs/{before}..{after}"
-    return [f"{folder}/{mode}/{model}.parquet" for mode in SETTINGS.modes for model in MODELS]
-
-
-def rows_of_both(wildcards):
-    """The rows of a cell that both builds have."""
-    cells = [(build, wildcards.mode, wildcards.model) for build in (wildcards.before, wildcards.after)]
-    return [cell_file(*each, check) for each in cells for check in SETTINGS.checks]
-
-
 rule compare:
     input:
         unpack(cell_rows),

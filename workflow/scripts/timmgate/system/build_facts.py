@@ -21,7 +21,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from timmgate import PACKAGE_ROOT
 from timmgate.core.files import write_atomically
 from timmgate.core.packages import places
 
@@ -36,6 +35,8 @@ SOURCES = ("torch", "triton", "timm")
 """Modules whose files change what is compiled or run."""
 
 SUFFIXES = (".py", ".so", ".h")
+
+LIBRARY = "timmgate"
 
 MISSING = 3
 """Exit code where a module is missing; 1 and 2 are Python's own."""
@@ -118,9 +119,9 @@ def find(digests_file: Path, imports: Sequence[str] = (), variables: Sequence[st
 
 
 def _search_path() -> dict[str, str]:
-    """PYTHONPATH without our own folder, which every worker gets wherever it lies; empty where nothing else is in it."""
+    """PYTHONPATH without folders of this library, of which every worker gets one wherever it lies; empty if that is all."""
     folders = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    return {"PYTHONPATH": os.pathsep.join(each for each in folders if each and Path(each) != PACKAGE_ROOT)}
+    return {"PYTHONPATH": os.pathsep.join(each for each in folders if each and not (Path(each) / LIBRARY).is_dir())}
 
 
 def environment(variables: Mapping[str, str], own: Sequence[str] = ()) -> dict[str, str]:
