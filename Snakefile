@@ -18,6 +18,7 @@ include: "workflow/rules/tables.smk"
 include: "workflow/rules/history.smk"
 include: "workflow/rules/gate.smk"
 include: "workflow/rules/export.smk"
+include: "workflow/rules/compare.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/power.smk"
 include: "workflow/rules/calibrate.smk"
@@ -37,7 +38,7 @@ onstart:
     lift_default_rate_limit()
     refuse_folders_that_cannot_be_written()
     Path(OUTCOME).unlink(missing_ok=True)
-    builds.save(BUILD, Path(FACTS))
+    builds.save(BUILDS.values(), Path(FACTS))
     RETRIES.save()
     WEIGHTS_RETRIES.save()
     announce()

@@ -9,12 +9,15 @@ where a place is a stage, a stage's second visit, or `end`, which is after the r
 its name in front, as in `performance.timing`. A cell without words passes.
 FAKE_WORKER_JOURNAL is a file to which every start and every further process appends a line of JSON with its process id.
 To the question whether a request is possible it says yes; FAKE_PREFLIGHT is a sentence that says why not, or `hang`.
+FAKE_UNKNOWN has the models that there are not, with commas, and FAKE_DEVICES is how many devices there are.
+FAKE_COMPILED_S are the seconds of a compiled iteration.
 """
 
 import contextlib
 import faulthandler
 import json
 import os
+import random
 import signal
 import sys
 import threading
@@ -48,7 +51,8 @@ class Run:
         behaviours = json.loads(os.environ.get("FAKE_WORKER", "{}"))
         self.words = next((behaviours[key] for key in (self.cell, first.model, "*") if key in behaviours), "").split()
         self.alone, self.memory = contextlib.ExitStack(), []
-        journal(cell=self.cell, request=sys.argv[1], gpu=os.environ.get(gpus.VISIBLE))
+        acme = {name: text for name, text in os.environ.items() if name.startswith("ACME_")}
+        journal(cell=self.cell, request=sys.argv[1], gpu=os.environ.get(gpus.VISIBLE), acme=acme)
 
     def measure(self, spec: Spec) -> None:
         self.reporter.check(spec.check)
@@ -57,7 +61,8 @@ class Run:
         for stage in STAGES[spec.check]:
             visits[stage] += 1
             if stage == "timing":
-                self.alone.enter_context(timing_lock.exclusive_device(gpus.names(spec.device)[0]))
+                own_name = gpus.own_name(spec.device, self.request.device_number)
+                self.alone.enter_context(timing_lock.exclusive_device(own_name))
             self.reporter.stage(stage)
             self.act(prefix + (stage if visits[stage] == 1 else f"{stage}{visits[stage]}"))
             if stage == "load":
@@ -78,9 +83,12 @@ class Run:
             self.reporter.result("pass")
 
     def performance(self) -> None:
+        noise, compiled_s = random.Random(os.getpid()).gauss(1, 0.0003), float(os.environ.get("FAKE_COMPILED_S", "0.1"))
         for block in range(5):
             for eager_first in (True, False):
-                self.reporter.detail({"block": block, "eager_first": eager_first, "eager_s": 0.2, "compiled_s": 0.1})
+                self.reporter.detail({"block": block, "eager_first": eager_first, "eager_s": 0.2, "compiled_s": compiled_s})
+        self.reporter.columns(eager_ms=200.0 * noise, compiled_ms=1e3 * compiled_s * noise, compile_warm_cpu_s=2.0 * noise)
+        self.reporter.columns(compiled_peak_bytes=1000, timed_output_ok=True)
         self.reporter.columns(compile_cold_s=20.0, compile_warm_s=1.0, compression_ratio=1.5, graph_breaks=0)
         self.reporter.result("pass")
 
@@ -295,7 +303,11 @@ def answer(question: Question) -> int:
     if problem == "hang":
         time.sleep(FOREVER_S)
     problems = [problem] if problem else []
-    question.answer.write_text(Answer(problems, device_name="a fake", driver="1.2").to_json())
+    lacking = {*os.environ.get("FAKE_UNKNOWN", "").split(",")} & {*question.models}
+    unknown_models = {model: f"models: this timm has no model {model!r}" for model in lacking}
+    devices = int(os.environ.get("FAKE_DEVICES", "1"))
+    answer = Answer(problems, device_name="a fake", driver="1.2", unknown_models=unknown_models, devices=devices)
+    question.answer.write_text(answer.to_json())
     return 0
 
 

@@ -83,9 +83,9 @@ class Project:
         cells = [re.search(r"mode=(\S+), model=(\S+)", job) for job in jobs]
         return {"/".join(cell.groups()) if cell else job.split(":")[0] for job, cell in zip(jobs, cells, strict=True)}
 
-    def file(self, cell: str, check: str = "accuracy", device: str = "cpu") -> Path:
+    def file(self, cell: str, check: str = "accuracy", device: str = "cpu", build: str = "default") -> Path:
         """The file of a check of a cell, which is "mode/model"."""
-        return self.folder / "results" / device / "default" / cell / f"{check}.parquet"
+        return self.folder / "results" / device / build / cell / f"{check}.parquet"
 
     def table(self, name: str = "cells", device: str = "cpu") -> list[dict]:
         """The rows of results/{device}/{name}.parquet."""

@@ -61,7 +61,16 @@ def test_a_file_of_ones_own_extends_the_catalogue(project):
 
 MISTAKES = {
     "unknown key": ({"devise": "cuda"}, "unknown key 'devise'; did you mean device?"),
-    "unknown device": ({"device": "gpu"}, "device is 'gpu'; it must be one of cpu, cuda, xpu, mps"),
+    "numbered device": ({"device": "cuda:1"}, "device: 'cuda:1' must be a torch device type, without a number"),
+    "unknown build": ({"builds": "nightly"}, "builds: there is no build 'nightly'; known are default"),
+    "build without an environment": (
+        {"build_catalogue": "{nightly: {python: /no/such/python}}", "builds": "nightly"},
+        "build 'nightly': python is '/no/such/python', which does not exist; it must be the path of an environment's Python",
+    ),
+    "build without what it imports": (
+        {"build_catalogue": "{vendor: {import: [acme_torch]}}", "builds": "default,vendor"},
+        "build 'vendor': there is no module acme_torch in",
+    ),
     "unknown mode": ({"modes": "inferense"}, "there is no mode 'inferense'; did you mean inference"),
     "unknown model": (
         {"models": "test_resnett"},

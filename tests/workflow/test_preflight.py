@@ -1,7 +1,9 @@
 """Whether a request is possible is asked once in a run that measures anything, before any cell, and in no other run."""
 
 import json
+from contextlib import suppress
 
+import psutil
 import pytest
 
 PROBLEM = "device: there is no such device; this machine has cpu"
@@ -82,7 +84,8 @@ def test_a_run_that_was_interrupted_is_asked_about_again(finished):
     run = finished.start()
     finished.worker.wait_for_start(1)
     for process in finished.processes():
-        process.kill()
+        with suppress(psutil.NoSuchProcess):  # it has ended with one that was killed before it
+            process.kill()
     run.communicate()
     finished.wait_for_end()
     finished.run("--unlock")

@@ -30,6 +30,7 @@ rule healthy_runs:
     threads: SETTINGS.run.threads
     resources:
         run_options=SETTINGS.run.to_json(),
+        facts=FACTS,
         gpu=int(SETTINGS.device == "cuda"),
     params:
         cell=identity,

@@ -16,6 +16,7 @@ sys.path.insert(0, f"{workflow.basedir}/workflow/scripts")
 
 from timmgate.config import builds, cells, history_path, memory_estimate, settings, shards, suites
 from timmgate.core import files
+from timmgate.core.build import DEFAULT
 from timmgate.core.checks import CHECKS
 from timmgate.core.conditions import words
 from timmgate.core.errors import ConfigError
@@ -33,10 +34,22 @@ def local_cores():
     return workflow.resource_settings.cores if workflow.is_main_process else None
 
 
+def devices(device):
+    """How many devices of a type there are to share the cores; other than GPUs of CUDA, as many as were counted last."""
+    return len(gpus.names(device, preflight.devices(device, DEFAULT)))
+
+
 try:
     settings.refuse_quotes(workflow.config_settings.config)
-    SETTINGS = settings.load(config, local_cores(), lambda device: len(gpus.names(device)))
-    SUITE = suites.read(SETTINGS.suite)
+    SETTINGS = settings.load(config, local_cores(), devices)
+    FACTS = f".cache/builds/{SETTINGS.device}"
+    NEEDED = builds.needed(SETTINGS)
+    # What the main process found is what the jobs of a cluster go by: their nodes may differ.
+    if workflow.is_main_process:
+        BUILDS = builds.find_all(NEEDED, Path(".cache/builds"))
+    else:
+        BUILDS = {label: builds.load(Path(FACTS), label) for label in NEEDED}
+    SUITE = suites.read(SETTINGS.suite, build=BUILDS.get(DEFAULT))
     MODELS = suites.select(SUITE, SETTINGS.models, SETTINGS.exclude)
     MODELS = shards.select(MODELS, SUITE.cost, SETTINGS.shard)
     if SETTINGS.history_path:
@@ -44,16 +57,12 @@ try:
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
-FACTS = f".cache/builds/{SETTINGS.device}"
-# What the main process found is what the jobs of a cluster go by: their nodes may differ.
-BUILD = builds.find(Path(".cache/builds")) if workflow.is_main_process else builds.load(Path(FACTS))
-ANSWER, REQUEST = (
-    Path(".cache", "preflight", SETTINGS.device, f"{BUILD.label}.{what}.json") for what in ("answer", "request")
-)
-PREFLIGHT_LOG = f"logs/{SETTINGS.device}/{BUILD.label}/preflight.log"
+FIRST_BUILD = next(iter(SETTINGS.builds))
+REQUEST = f".cache/preflight/{SETTINGS.device}/{{build}}.request.json"
+PREFLIGHT_LOG = f"logs/{SETTINGS.device}/{{build}}/preflight.log"
 OUTCOME = f"results/{SETTINGS.device}/outcome.json"
 LOSSES = SETTINGS.run.attempts * len(SETTINGS.checks)  # so many supervisors of a cell may be killed before its row says so
-CELLS = [(mode, model) for mode in SETTINGS.modes for model in MODELS]
+CELLS = [(build, mode, model) for build in SETTINGS.builds for mode in SETTINGS.modes for model in MODELS]
 SHARED_CACHE = os.environ.get("TORCHINDUCTOR_CACHE_DIR", ".cache/inductor/shared")
 WEIGHTS = [] if SETTINGS.weights in SEEDED_WEIGHTS else f"weights/{SETTINGS.weights}/{{model}}.json"  # says where they lie
 MEMORY_IS_KNOWN = bool(SETTINGS.run.memory) or None not in map(SUITE.size, MODELS)
@@ -61,7 +70,7 @@ MEMORY_IS_KNOWN = bool(SETTINGS.run.memory) or None not in map(SUITE.size, MODEL
 
 wildcard_constraints:
     device=SETTINGS.device,
-    build=re.escape(BUILD.label),
+    build="|".join(map(re.escape, SETTINGS.builds)),
     mode="|".join(map(re.escape, SETTINGS.modes)),
     model="[^/]+",
 
@@ -74,9 +83,10 @@ def suite_table(wildcards):
         raise WorkflowError(str(error)) from None
 
 
-def cell(wildcards):
-    """Everything that defines a cell."""
-    return cells.cell(SETTINGS, BUILD, wildcards.mode, wildcards.model, MODELS[wildcards.model])
+def cell(wildcards, build=None):
+    """Everything that defines a cell of a build; without one and without a wildcard for it, of the first."""
+    label = build or wildcards.get("build", FIRST_BUILD)
+    return cells.cell(SETTINGS, BUILDS[label], wildcards.mode, wildcards.model, MODELS[wildcards.model])
 
 
 def identity(wildcards):
@@ -109,7 +119,8 @@ def measured_baseline():
 def quarantined():
     """The entries of the quarantine."""
     try:
-        return quarantine.load(Path(SETTINGS.quarantine), SETTINGS.catalogue) if SETTINGS.quarantine else []
+        modes = SETTINGS.catalogue[FIRST_BUILD]
+        return quarantine.load(Path(SETTINGS.quarantine), modes, SETTINGS.all_builds) if SETTINGS.quarantine else []
     except ConfigError as error:
         raise WorkflowError(str(error)) from None
 
@@ -120,7 +131,11 @@ def expectations():
 
 
 def measured_expectations():
-    """What the baseline expects of this run. Raises WorkflowError where no accuracy is measured, which every row of it has."""
+    """What the baseline expects of this run. Raises WorkflowError where no accuracy is measured, which every row of it has,
+    and for several builds, which the files do not tell apart.
+    """
+    if len(SETTINGS.builds) > 1:
+        raise WorkflowError(f"update_expected writes the statuses of one build, but builds is {', '.join(SETTINGS.builds)}")
     if "accuracy" not in SETTINGS.checks:
         raise WorkflowError(f"update_expected writes statuses of accuracy, but checks is {', '.join(SETTINGS.checks)}")
     return expectations()
@@ -158,14 +173,36 @@ def memory_mb(wildcards, attempt):
     return memory_estimate.SUPERVISION_MB + min(attempt, 2) * measured_bytes // 10**6
 
 
-def cell_file(mode, model, check):
+def cell_file(build, mode, model, check):
     """The file of a check of one cell."""
-    return f"results/{SETTINGS.device}/{BUILD.label}/{mode}/{model}/{check}.parquet"
+    return f"results/{SETTINGS.device}/{build}/{mode}/{model}/{check}.parquet"
 
 
 def cell_rows(wildcards):
     """By check, the rows of all requested cells. A function, as only the rules that are asked for need the many names."""
-    return {check: [cell_file(mode, model, check) for mode, model in CELLS] for check in SETTINGS.checks}
+    return {check: [cell_file(*cell, check) for cell in CELLS] for check in SETTINGS.checks}
+
+
+def compared_builds():
+    """The two builds. Raises WorkflowError if there are not two."""
+    if len(SETTINGS.builds) != 2:
+        raise WorkflowError(
+            f"compare needs two builds, as in builds=release,nightly; builds is {', '.join(SETTINGS.builds)}"
+        )
+    return list(SETTINGS.builds)
+
+
+def pair_files(wildcards):
+    """What both builds measured in turns, a file for each cell."""
+    before, after = compared_builds()
+    folder = f"results/{SETTINGS.device}/pairs/{before}..{after}"
+    return [f"{folder}/{mode}/{model}.parquet" for mode in SETTINGS.modes for model in MODELS]
+
+
+def rows_of_both(wildcards):
+    """The rows of a cell that both builds have."""
+    cells = [(build, wildcards.mode, wildcards.model) for build in (wildcards.before, wildcards.after)]
+    return [cell_file(*each, check) for each in cells for check in SETTINGS.checks]
 
 
 def tables():
@@ -189,17 +226,24 @@ def refuse_what_is_not_possible():
     No job that measurements depend on: it would be done in every run that measures anything, and Snakemake then measures all
     cells again although one is missing, also where what they depend on is `ancient`.
     """
-    if workflow.touch or not any(job.rule.name == "measure" for job in workflow.dag.needrun_jobs()):
+    jobs = list(workflow.dag.needrun_jobs())
+    needed = {job.wildcards.build for job in jobs if job.rule.name == "measure"}
+    needed |= {build for job in jobs if job.rule.name == "pair" for build in (job.wildcards.before, job.wildcards.after)}
+    if workflow.touch or not needed:
         return
     threads = min(workflow.cores or 1, preflight.THREADS) if workflow.local_exec else preflight.THREADS
-    print(f"asking {SETTINGS.device} whether it can do that; {PREFLIGHT_LOG} has what it prints", file=sys.stderr)
-    preflight.request(SETTINGS, BUILD, typed_models(), threads, ANSWER, REQUEST)
-    if workflow.local_exec:
-        preflight.ask_here(REQUEST, Path(PREFLIGHT_LOG))
-    else:  # a node has to answer: a run within this one, with the same options
+    logs = {label: Path(PREFLIGHT_LOG.format(build=label)) for label in SETTINGS.builds if label in needed}
+    for label, log in logs.items():
+        print(f"asking {SETTINGS.device} whether it can do that; {log} has what it prints", file=sys.stderr)
+        request = Path(REQUEST.format(build=label))
+        preflight.request(SETTINGS, BUILDS[label], typed_models(), threads, request)
+        if workflow.local_exec:
+            preflight.ask_here(request, log)
+    if not workflow.local_exec:  # a node has to answer: a run within this one, with the same options
         only = ["--until", "preflight", "--forcerun", "preflight", "--quiet", "all", "--nolock"]
-        subprocess.run([sys.executable, "-m", "snakemake", *only, *sys.argv[1:], "--", ANSWER])
-    problems = preflight.problems(ANSWER, Path(PREFLIGHT_LOG))
+        answers = [preflight.answer_file(SETTINGS.device, label) for label in logs]
+        subprocess.run([sys.executable, "-m", "snakemake", *only, *sys.argv[1:], "--", *answers])
+    problems = preflight.problems(SETTINGS.device, logs, SETTINGS.builds)
     if problems:
         outcome.write(outcome.Outcome.WRONG_REQUEST, problems, Path(OUTCOME))
         sys.exit("\n".join(problems))
@@ -242,7 +286,9 @@ def announce():
     """Say what was asked for, with everything that was `auto` resolved."""
     checks, modes = " and ".join(SETTINGS.checks), ", ".join(SETTINGS.modes)
     models = f"{len(MODELS)} model{'s' * (len(MODELS) > 1)} of the suite {SUITE.name}"
-    print(f"{checks} on {SETTINGS.device}: {models}, weights {SETTINGS.weights}, modes {modes}", file=sys.stderr)
+    labels = [f"{label} (torch {BUILDS[label].facts['torch']})" for label in SETTINGS.builds]
+    what = f"{models}, weights {SETTINGS.weights}, modes {modes}, builds {', '.join(labels)}"
+    print(f"{checks} on {SETTINGS.device}: {what}", file=sys.stderr)
 
 
 def show_tables():

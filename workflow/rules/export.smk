@@ -11,6 +11,7 @@ rule export:
         "../envs/timmgate.yaml"
     params:
         device=SETTINGS.device,
+        builds=list(SETTINGS.builds),
         modes={name: asdict(mode) for name, mode in SETTINGS.modes.items()},
     script:
         "../scripts/export.py"

@@ -28,6 +28,7 @@ rule trials:
     threads: SETTINGS.run.threads
     resources:
         run_options=SETTINGS.run.to_json(),
+        facts=FACTS,
         gpu=int(SETTINGS.device == "cuda"),
     params:
         cell=identity,

@@ -3,7 +3,7 @@ rule preflight:
     input:
         REQUEST,
     output:
-        ANSWER,
+        preflight.answer_file(SETTINGS.device, "{build}"),
     log:
         PREFLIGHT_LOG,
     retries: 2  # of a job that was killed; without it no cell can start

@@ -12,10 +12,7 @@ except ConfigError as error:
 
 def request_failed():
     """Request the cells with a status that `retry` names, with their weights if those were missing, and say so."""
-    rows = {
-        f"{BUILD.label}/{mode}/{model}": {check: cell_file(mode, model, check) for check in SETTINGS.checks}
-        for mode, model in CELLS
-    }
+    rows = {"/".join(cell): {check: cell_file(*cell, check) for check in SETTINGS.checks} for cell in CELLS}
     found = retries.request_failed(RETRIES, rows, SETTINGS.retry, SETTINGS.run.accuracy_rule)
     for model in {cell.split("/")[2] for cell, wanted_weights in found.items() if wanted_weights}:
         file = Path("weights", SETTINGS.weights, f"{model}.json")

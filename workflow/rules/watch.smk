@@ -17,7 +17,7 @@ def watch():
     todo = [job for job in workflow.dag.needrun_jobs() if job.rule.name in ("measure", "merge", "flag")]
     if workflow.touch or not todo:
         return
-    cells = [(SETTINGS.device, BUILD.label, mode, model) for mode, model in CELLS]
+    cells = [(SETTINGS.device, *cell) for cell in CELLS]
     request.Request(cells, SETTINGS.checks, SETTINGS.thresholds, SETTINGS.run.accuracy_rule, config, FACTS).save(RESULTS)
     measured = {tuple(job.wildcards_dict[name] for name in KEY) for job in todo if job.rule.name == "measure"}
     if not measured:

@@ -11,5 +11,6 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
-    job = Job.of_snakemake(snakemake)
-    measure(job, writer(job, snakemake.resources.suite, builds.load(Path(snakemake.resources.facts), job.cell.build).facts))
+    build = builds.load(Path(snakemake.resources.facts), snakemake.wildcards.build)
+    job = Job.of_snakemake(snakemake, build.options)
+    measure(job, writer(job, snakemake.resources.suite, build.facts))

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from timmgate.config import builds, cells, settings, suites
+from timmgate.core.build import DEFAULT
 from timmgate.tables import merge
 
 if TYPE_CHECKING:
@@ -12,9 +13,11 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     config = settings.load(snakemake.config)
-    build, suite = builds.load(Path(snakemake.params.facts)), suites.read(config.suite)
+    facts = Path(snakemake.params.facts)
+    found = {label: builds.load(facts, label) for label in builds.needed(config)}
+    suite = suites.read(config.suite, build=found.get(DEFAULT))
     requested = [Path(path).parts[-5:-1] for path in snakemake.input[config.checks[0]]]
-    today = cells.identities(config, build, suite)
+    today = cells.identities(config, found, suite)
     folder = Path(snakemake.output.cells).parent
     with merge.alone(folder):
         problems = merge.merge(folder, requested, config.checks, today, config.run.accuracy_rule)

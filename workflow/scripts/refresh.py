@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
-    known = registry.load(Path(".cache"))
+    known = registry.installed()
     source, suite = Path(snakemake.input.table), Path(snakemake.output.table).stem
     table = source.read_text(encoding="utf-8-sig")
     changes = suite_refresh.compare(suite_refresh.models(table), known)

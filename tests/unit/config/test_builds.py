@@ -1,222 +1,150 @@
-"""What compiles: everything that can change a figure changes the digest of a build, and nothing else does."""
+"""Builds: each environment's own Python says what it has, and what it cannot say is one sentence."""
 
-import importlib
 import json
-import os
-import re
+import sys
 from pathlib import Path
 
 import pytest
 
 from timmgate.config import builds
-from timmgate.core.schemas import PROVENANCE
-from timmgate.tables.provenance import FACT_COLUMNS
-from timmgate.worker import __main__ as worker_main
+from timmgate.config.builds import Build
+from timmgate.core.build import BuildOptions
+from timmgate.core.errors import ConfigError
 
-PROTOCOL = Path(__file__).parents[3] / "docs" / "protocol.md"
+OTHER_PYTHONS = sorted(Path.home().glob(".pyenv/versions/*/bin/python"))
 
 
 @pytest.fixture
-def packages(tmp_path, monkeypatch):
-    """A folder of installed packages, the first of the search path; `compiler` is the one whose sources count."""
-    folder = tmp_path / "packages"
-    for name, text in {
-        "compiler/__init__.py": "VERSION = 1\n",
-        "compiler/nested/kernel.h": "int x;\n",
-        "compiler/_C.so": "machine code",
-        "compiler/notes.txt": "",
-    }.items():
-        path = folder / name
+def python(tmp_path):
+    """Makes a program that stands for the Python of an environment, out of the lines of a shell script."""
+
+    def make(*lines: str, mode: int = 0o755, name: str = "python") -> str:
+        path = tmp_path / "env" / "bin" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    monkeypatch.syspath_prepend(folder)
-    monkeypatch.setattr(builds, "SOURCES", ("compiler",))
-    for name in os.environ:
-        if builds.environment({name: ""}):
-            monkeypatch.delenv(name)
+        path.write_text("\n".join(["#!/bin/sh", *lines, ""]))
+        path.chmod(mode)
+        return str(path)
+
+    return make
+
+
+def problem(tmp_path, **options) -> str:
+    with pytest.raises(ConfigError) as refused:
+        builds.find(tmp_path / "cache", "nightly", BuildOptions(**options))
+    message = str(refused.value)
+    assert "\n" not in message and message.startswith("build 'nightly': ")
+    return message.removeprefix("build 'nightly': ")
+
+
+@pytest.fixture
+def environment(tmp_path, monkeypatch):
+    """A folder of packages that stand for an environment: torch, timm and numpy with nothing in them."""
+    folder = tmp_path / "packages"
+    for name in ("torch", "timm", "numpy"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "__init__.py").touch()
+        (folder / name / "version.py").write_text("__version__ = '9.9'\n")
     return folder
 
 
-@pytest.fixture
-def software(packages, tmp_path):
-    """The digest of the build as it is now."""
-
-    def find() -> str:
-        importlib.invalidate_caches()
-        return builds.find(tmp_path / "cache").software
-
-    return find
+def test_the_facts_are_those_of_the_python_that_is_asked(environment, tmp_path):
+    build = builds.find(tmp_path / "cache", "mine", BuildOptions(env={"PYTHONPATH": str(environment), "ACME": "1"}))
+    assert (build.label, build.facts["torch"], build.facts["timm"]) == ("mine", "9.9", "9.9")
+    assert build.facts["environment"] == {**build.facts["environment"], "ACME": "1", "PYTHONPATH": str(environment)}
+    assert build.options.python is None
 
 
-@pytest.mark.parametrize("name", ["compiler/__init__.py", "compiler/nested/kernel.h", "compiler/_C.so"])
-def test_an_edit_inside_an_installed_module_changes_the_digest(name, packages, software):
-    before = software()
-    (packages / name).write_text((packages / name).read_text().replace("1", "2").replace("x", "y").replace("m", "n"))
-    assert software() != before
+def test_an_edit_changes_the_digest_of_the_build_whose_file_it_is_and_no_other(environment, tmp_path):
+    options = {"default": BuildOptions(), "mine": BuildOptions(env={"PYTHONPATH": str(environment)})}
+    before = builds.find_all(options, tmp_path / "cache")
+    (environment / "torch" / "kernel.py").write_text("1")
+    after = builds.find_all(options, tmp_path / "cache")
+    assert {label for label in options if before[label].software != after[label].software} == {"mine"}
+    assert list(after) == ["default", "mine"]
 
 
-def test_a_new_file_and_a_new_name_change_it_too(packages, software):
-    found = [software()]
-    (packages / "compiler" / "new.py").touch()
-    found.append(software())
-    (packages / "compiler" / "new.py").rename(packages / "compiler" / "newer.py")
-    assert len({*found, software()}) == 3
+def test_two_labels_of_the_same_environment_have_the_same_digest(tmp_path):
+    found = builds.find_all({"one": BuildOptions(), "two": BuildOptions(python=sys.executable)}, tmp_path / "cache")
+    assert found["one"].software == found["two"].software
 
 
-def test_what_is_no_source_and_what_is_only_touched_does_not_change_it(packages, software):
-    before = software()
-    (packages / "compiler" / "notes.txt").write_text("a note")
-    (packages / "compiler" / "__pycache__").mkdir()
-    (packages / "compiler" / "__pycache__" / "x.py").write_text("")
-    for file in packages.rglob("*.*"):
-        os.utime(file, (1, 1))
-    assert software() == before
+def test_a_relative_python_is_found_from_the_working_directory_and_its_links_are_not_followed(tmp_path, monkeypatch):
+    (tmp_path / "env" / "bin").mkdir(parents=True)
+    (tmp_path / "env" / "bin" / "python").symlink_to(sys.executable)
+    monkeypatch.chdir(tmp_path)
+    assert builds.program(BuildOptions(python="env/bin/python"), "mine") == str(tmp_path / "env" / "bin" / "python")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert builds.program(BuildOptions(python="~/env/bin/python"), "mine") == str(tmp_path / "env" / "bin" / "python")
+    monkeypatch.setenv("PATH", str(tmp_path / "env" / "bin"))
+    assert builds.program(BuildOptions(python="python"), "mine") == str(tmp_path / "env" / "bin" / "python")
 
 
-def test_links_are_followed_and_one_in_a_circle_ends(packages, software, tmp_path):
-    elsewhere = tmp_path / "source tree"
-    elsewhere.mkdir()
-    (elsewhere / "kernel.py").write_text("1")
-    (packages / "compiler" / "linked").symlink_to(elsewhere)
-    (packages / "compiler" / "circle").symlink_to(packages / "compiler")
-    before = software()
-    (elsewhere / "kernel.py").write_text("2")
-    assert software() != before
+def test_a_python_that_is_not_there_is_refused(tmp_path):
+    assert problem(tmp_path, python="/no/such/python").startswith(
+        "python is '/no/such/python', which does not exist; it must"
+    )
 
 
-def test_a_module_that_is_a_single_file_counts(packages, monkeypatch, software):
-    (packages / "single.py").write_text("1")
-    monkeypatch.setattr(builds, "SOURCES", ("compiler", "single"))
-    before = software()
-    (packages / "single.py").write_text("2")
-    assert software() != before
+def test_a_folder_of_an_environment_gets_the_python_in_it_as_a_hint(python, tmp_path):
+    inside = python("exit 0")
+    folder = str(Path(inside).parents[1])
+    assert problem(tmp_path, python=folder) == f"python is {folder!r}, which is a folder; did you mean {inside}?"
 
 
-def test_a_file_that_did_not_change_is_not_read_again(packages, tmp_path):
-    first = builds.find(tmp_path / "cache")
-    remembered = tmp_path / "cache" / "digests.json"
-    known = json.loads(remembered.read_text())
-    assert len(known) == 3
-    remembered.write_text(json.dumps({file: [*status, "another"] for file, (*status, _) in known.items()}))
-    assert builds.find(tmp_path / "cache").facts["sources"] != first.facts["sources"]
-    remembered.write_text("damaged")
-    assert builds.find(tmp_path / "cache") == first
+def test_a_file_that_cannot_be_executed_is_refused(python, tmp_path):
+    assert "which cannot be executed" in problem(tmp_path, python=python("exit 0", mode=0o644))
 
 
-def register(packages: Path, version: str) -> None:
-    """Install version `version` of a package that registers a backend."""
-    for old in packages.glob("acme_compiler-*"):
-        for file in old.iterdir():
-            file.unlink()
-        old.rmdir()
-    folder = packages / f"acme_compiler-{version}.dist-info"
-    folder.mkdir()
-    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: acme-compiler\nVersion: {version}\n")
-    (folder / "entry_points.txt").write_text("[torch_dynamo_backends]\nacme = acme.backend:compile\n")
-    (packages / "acme").mkdir(exist_ok=True)
-    for name in ("__init__.py", "backend.py"):
-        (packages / "acme" / name).touch()
-
-
-def test_the_version_and_the_sources_of_a_package_that_registers_a_backend_are_part_of_it(packages, software, tmp_path):
-    found = [software()]
-    register(packages, "1.0")
-    found.append(software())
-    facts = builds.find(tmp_path / "cache").facts
-    assert facts["backends"] == {"acme-compiler": "1.0"} and set(facts["sources"]) == {"acme", "compiler"}
-    register(packages, "2.0")
-    found.append(software())
-    (packages / "acme" / "backend.py").write_text("# edited\n")
-    assert len({*found, software()}) == 4
-
-
-def test_a_setting_of_inductor_in_the_environment_changes_it_and_a_log_setting_does_not(software, monkeypatch):
-    before = software()
-    monkeypatch.setenv("TORCH_LOGS", "+dynamo")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert software() == before
-    monkeypatch.setenv("TORCHINDUCTOR_MAX_AUTOTUNE", "1")
-    assert software() != before
+def test_a_program_that_does_not_start_is_refused(tmp_path):
+    path = tmp_path / "python"
+    path.write_bytes(b"\x7fELF of another machine")
+    path.chmod(0o755)
+    assert problem(tmp_path, python=str(path)) == f"{path} does not start (Exec format error)"
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("lines", "sentence"),
     [
-        *(pattern.replace("*", "ANYTHING") for pattern in builds.IDENTITY_VARIABLES),
-        "TORCHINDUCTOR_MAX_AUTOTUNE",
-        "TORCHDYNAMO_DISABLE",
-        "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
-        "PYTORCH_CUDA_ALLOC_CONF",
-        "TRITON_INTERPRET",
-        "CUDA_LAUNCH_BLOCKING",
-        "OMP_PROC_BIND",
-        "KMP_AFFINITY",
-        "MKL_CBWR",
-        "DNNL_MAX_CPU_ISA",
-        "ONEDNN_DEFAULT_FPMATH_MODE",
-        "MALLOC_ARENA_MAX",
+        (["echo 'first' >&2", "echo 'no libpython' >&2", "exit 127"], "could not say what it has: no libpython"),
+        (["exit 4"], "could not say what it has: exit code 4"),
+        (["echo hello"], "could not say what it has: exit code 0"),
+        (["kill -9 $$"], "could not say what it has: exit code -9"),
     ],
 )
-def test_a_variable_that_changes_what_is_compiled_or_run_is_identity(name):
-    assert builds.environment({"HOME": "/root", name: "1"}) == {name: "1"}
+def test_a_program_that_is_no_python_is_refused(lines, sentence, python, tmp_path):
+    path = python(*lines)
+    assert problem(tmp_path, python=path) == f"{path} {sentence}"
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *(pattern.replace("*", "") for pattern in builds.OTHER_VARIABLES),
-        "TORCH_LOGS_FORMAT",
-        "TORCH_COMPILE_DEBUG_DIR",
-        "CUDA_CACHE_PATH",
-        "HOME",
-        "PATH",
-        "SLURM_JOB_ID",
-        "TIMMGATE_LOCKS",
-        "XTORCH",
-        "CXXFLAGS_UNUSED",
-    ],
-)
-def test_a_variable_that_says_where_things_are_or_what_is_printed_is_not(name):
-    assert builds.environment({name: "1"}) == {}
+def test_one_that_does_not_answer_is_refused(python, tmp_path, monkeypatch):
+    monkeypatch.setattr(builds, "ANSWER_TIMEOUT_S", 0.2)
+    path = python("exec sleep 600")
+    assert problem(tmp_path, python=path) == f"{path} did not say within 0.2 s what it has"
 
 
-def test_what_each_worker_sets_by_itself_is_not_identity(monkeypatch, tmp_path):
-    monkeypatch.setattr(os, "environ", {})
-    worker_main.set_environment(2, tmp_path)
-    assert builds.environment(os.environ) == {}
+def test_a_python_without_what_a_worker_needs_is_refused_by_the_name_of_what_is_missing(tmp_path):
+    message = problem(tmp_path, import_=["acme_torch.plugin"])
+    remedy = "install it there: a build needs torch, timm, numpy, and what it imports"
+    assert message == f"there is no module acme_torch in {sys.executable}; {remedy}"
 
 
-def test_the_table_of_variables_in_the_documentation_is_that_of_the_code():
-    rows = re.findall(r"^\| (`[^|]+`) \| (identity|policy) \|", PROTOCOL.read_text().split("| variable |")[1], re.MULTILINE)
-    told = {
-        kind: {name for names, each in rows if each == kind for name in re.findall(r"`([^`]+)`", names)} for _, kind in rows
-    }
-    assert told == {"identity": {*builds.IDENTITY_VARIABLES}, "policy": {*builds.OTHER_VARIABLES, "TIMMGATE_LOCKS"}}
+@pytest.mark.skipif(not OTHER_PYTHONS, reason="there are no other Pythons here")
+@pytest.mark.parametrize("python", OTHER_PYTHONS, ids=lambda path: path.parents[1].name)
+def test_an_older_python_is_told_so_and_a_newer_one_lacks_torch(python, tmp_path):
+    version = tuple(map(int, python.parents[1].name.split(".")[:2]))
+    if version < builds.OLDEST_PYTHON:
+        assert problem(tmp_path, python=str(python)) == f"{python} is older than Python 3.10"
+    elif version != sys.version_info[:2]:
+        assert problem(tmp_path, python=str(python)).startswith(f"there is no module torch in {python}; install it there")
 
 
-def test_jobs_read_what_the_main_process_found(packages, tmp_path):
-    build = builds.find(tmp_path / "cache")
-    builds.save(build, tmp_path / "facts")
-    assert builds.load(tmp_path / "facts") == build
-    assert builds.load(tmp_path / "facts").software == build.software
-    written = (tmp_path / "facts" / "default.json").stat()
-    builds.save(build, tmp_path / "facts")
-    assert (tmp_path / "facts" / "default.json").stat().st_ino == written.st_ino, "a job may be reading it"
-
-
-def test_every_fact_has_its_column(packages, tmp_path):
-    facts, columns = builds.find(tmp_path / "cache").facts, {column.name for column in PROVENANCE}
-    assert facts.keys() <= columns
-    assert facts.keys() - {"torch", "timm"} == {*FACT_COLUMNS, "backends", "sources", "environment"}
-
-
-@pytest.mark.parametrize("command", ["", "no_such_compiler", "no_such_compiler -O2"])
-def test_without_a_compiler_there_is_no_version_of_it(command):
-    assert builds.compiler(command) is None
-
-
-def test_a_compiler_with_options_is_known_by_its_first_line(tmp_path):
-    program = tmp_path / "c++"
-    program.write_text("#!/bin/sh\necho 'c++ 1.2'\necho more\n")
-    program.chmod(0o755)
-    assert builds.compiler(f"{program} -O2") == "c++ 1.2"
+def test_jobs_read_what_the_main_process_found(tmp_path):
+    options = BuildOptions(python="/envs/acme/bin/python", env={"A": "1"}, inductor_config={"b": True}, import_=["acme"])
+    build = Build("vendor", options, {"torch": "2.9", "sources": {"torch": "abc"}})
+    builds.save([build], tmp_path)
+    assert builds.load(tmp_path, "vendor") == build
+    assert builds.load(tmp_path, "vendor").software == build.software
+    written = (tmp_path / "vendor.json").stat()
+    builds.save([build], tmp_path)
+    assert (tmp_path / "vendor.json").stat().st_ino == written.st_ino, "a job may be reading it"
+    assert set(json.loads((tmp_path / "vendor.json").read_text())) == {"options", "facts"}

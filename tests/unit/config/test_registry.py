@@ -4,46 +4,52 @@ import json
 import os
 import subprocess
 import sys
-from importlib.metadata import version
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import timm
 
 from timmgate import module_environment
-from timmgate.config import registry, suites
+from timmgate.config import builds, registry, suites
+from timmgate.config.builds import Build
 from timmgate.config.registry import Architecture, Registry
+from timmgate.core.build import BuildOptions
 from timmgate.core.errors import ConfigError
 from timmgate.core.spec import Traits
 
-FILE = f"timm-{version('timm')}.json"
+NOBODYS = Build(facts={"timm": "1.2.3", "sources": {"timm": "0123456789abcdef"}})
 EMPTY = {"timm": "1", "architectures": {}, "tagged": {}, "renamed": {}}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A working directory in which the installed timm was listed, over a list older than timm's files. Change nothing."""
+    """A working directory in which the installed timm was listed. Change nothing."""
     folder = tmp_path_factory.mktemp("listed")
-    (folder / ".cache").mkdir()
-    (folder / ".cache" / FILE).write_text(json.dumps(EMPTY))
-    os.utime(folder / ".cache" / FILE, (0, 0))
-    registry.load(folder / ".cache")
+    build = builds.find(folder / "builds")
+    builds.save([build], folder / "builds")
+    registry.load(folder / ".cache", build)
     return folder
 
 
 @pytest.fixture(scope="module")
-def known(folder):
-    return registry.load(folder / ".cache")
+def build(folder):
+    return builds.load(folder / "builds")
+
+
+@pytest.fixture(scope="module")
+def known(folder, build):
+    return registry.load(folder / ".cache", build)
 
 
 @pytest.fixture
-def suite(folder, monkeypatch):
+def suite(folder, build, monkeypatch):
     """The suite of the whole registry."""
     monkeypatch.chdir(folder)
-    return suites.read("timm", Path("no tables"))
+    return suites.read("timm", Path("no tables"), build)
 
 
-def test_a_list_older_than_timms_files_is_made_anew_with_all_architectures_in_timms_order(known):
+def test_the_list_has_all_architectures_in_timms_order(known):
     assert list(known.architectures) == timm.list_models()
 
 
@@ -75,38 +81,59 @@ def test_a_models_cost_is_its_parameters_in_millions_times_its_input_area(known)
     assert registry.cost(known, "test_vit") == pytest.approx(parameters / 1e6 * (160 / 224) ** 2)
 
 
-def test_one_file_named_by_timms_version_is_written(folder, known):
-    assert [path.name for path in (folder / ".cache").iterdir()] == [FILE]
-
-
 def test_a_list_that_is_there_is_read_without_importing_torch_or_timm(folder):
     program = """\
 import sys
 from pathlib import Path
-from timmgate.config import suites
-assert len(suites.read("timm", Path()).models) > 1000
+from timmgate.config import builds, suites
+assert len(suites.read("timm", Path(), builds.load(Path("builds"))).models) > 1000
 print({"torch", "timm"} & set(sys.modules))
 """
     command, environment = [sys.executable, "-c", program], module_environment()
-    before = (folder / ".cache" / FILE).stat()
+    (file,) = (folder / ".cache").iterdir()
+    before = file.stat()
     printed = subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, text=True).stdout
     assert printed == "set()\n"
-    assert (folder / ".cache" / FILE).stat() == before
+    assert [path.stat() for path in (folder / ".cache").iterdir()] == [before]
 
 
-def test_a_list_newer_than_timms_files_is_taken_as_it_is(tmp_path):
-    (tmp_path / FILE).write_text(json.dumps(EMPTY))
-    assert registry.load(tmp_path) == Registry(**EMPTY)
+@pytest.fixture
+def listings(monkeypatch):
+    """How often a timm is listed, without listing any."""
+    listed = []
+
+    def list_into(path, build):
+        listed.append(build)
+        path.write_text(json.dumps(EMPTY))
+
+    monkeypatch.setattr(registry, "_list_into", list_into)
+    return listed
 
 
-def test_a_timm_that_cannot_be_imported_is_told_in_one_sentence(tmp_path, monkeypatch):
+def test_each_version_and_each_edit_of_timm_is_listed_once(tmp_path, listings):
+    edited = replace(NOBODYS, facts={**NOBODYS.facts, "sources": {"timm": "edited"}})
+    other = replace(NOBODYS, facts={**NOBODYS.facts, "timm": "1.2.4"})
+    for build in [NOBODYS, edited, other] * 2:
+        assert registry.load(tmp_path, build) == Registry(**EMPTY)
+    assert listings == [NOBODYS, edited, other]
+
+
+def test_a_list_older_than_what_makes_it_is_made_anew(tmp_path, listings):
+    registry.load(tmp_path, NOBODYS)
+    (file,) = tmp_path.iterdir()
+    os.utime(file, (0, 0))
+    registry.load(tmp_path, NOBODYS)
+    assert len(listings) == 2
+
+
+def test_a_timm_that_cannot_be_imported_is_told_in_one_sentence(tmp_path):
     (tmp_path / "timm").mkdir()
     (tmp_path / "timm" / "__init__.py").write_text("raise ImportError('broken on purpose')")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    build = replace(NOBODYS, options=BuildOptions(env={"PYTHONPATH": str(tmp_path)}))
     with pytest.raises(
         ConfigError, match=r"^suite: the models of timm .* cannot be listed: ImportError: broken on purpose$"
     ):
-        registry.load(tmp_path / "cache")
+        registry.load(tmp_path / "cache", build)
     assert not (tmp_path / "cache").exists()
 
 

@@ -15,6 +15,7 @@ from snakemake.utils import update_config
 
 from timmgate.config import settings
 from timmgate.config.settings import load
+from timmgate.core.build import BuildOptions
 from timmgate.core.errors import ConfigError, did_you_mean
 from timmgate.core.spec import Mode
 from timmgate.system import cpu_topology
@@ -151,6 +152,74 @@ def test_a_mode_overrides_single_inductor_options_of_all_modes():
     assert modes["inference"].inductor_config == {"a": 1, "b": 1}
 
 
+def test_a_build_overrides_single_inductor_options_of_all_modes_and_a_mode_those_of_the_build():
+    loaded = load(
+        config(
+            builds=["tuned", "default"],
+            build_catalogue={"tuned": {"inductor_config": {"b": 2, "c": 2}}},
+            modes=["mine"],
+            inductor_config={"a": 1, "b": 1, "c": 1},
+            mode_catalogue={"mine": {"inductor_config": {"c": 3}}},
+        )
+    )
+    assert loaded.catalogue["tuned"]["mine"].inductor_config == {"a": 1, "b": 2, "c": 3}
+    assert loaded.catalogue["default"]["mine"].inductor_config == {"a": 1, "b": 1, "c": 3}
+    assert list(loaded.catalogue) == ["tuned", "default"]
+
+
+def test_a_build_of_the_command_line_has_typed_values():
+    entry = "build_catalogue={mine: {python: /x/python, env: {LEVEL: 3}, import: acme, inductor_config: {a: true, b: 2}}}"
+    loaded = load(command_line(entry, "builds=mine"))
+    assert loaded.builds == {"mine": BuildOptions("/x/python", {"LEVEL": "3"}, {"a": True, "b": 2}, ["acme"])}
+    assert load(config(build_catalogue={"mine": None}, builds=["mine"])).builds == {"mine": BuildOptions()}
+    assert load(config(build_catalogue={"2.9.1": {"env": {"A": 1}}}, builds=["2.9.1"])).builds["2.9.1"].env == {"A": "1"}
+
+
+@pytest.mark.parametrize(
+    ("entries", "sentence"),
+    [
+        (["builds=nightly"], "builds: there is no build 'nightly'; known are default"),
+        (["build_catalogue={nightly: {}}", "builds=nightli"], "builds: there is no build 'nightli'; did you mean nightly?"),
+        (["builds="], "config: builds is []; it must not be empty"),
+        (
+            ["build_catalogue={Nightly: {}}"],
+            "config: build_catalogue: 'Nightly' must be a label of small letters, digits,",
+        ),
+        (["build_catalogue={'../x': {}}"], "config: build_catalogue: '../x' must be a label"),
+        (["build_catalogue={x: {pyton: a}}"], "config: unknown key 'pyton' in build_catalogue.x; did you mean python?"),
+        (["build_catalogue={x: python}"], "config: build_catalogue.x is 'python'; it must be a mapping of keys to values"),
+        (
+            ["build_catalogue={x: {env: A=1}}"],
+            "config: build_catalogue.x.env is 'A=1'; it must be a mapping of keys to values",
+        ),
+        (["build_catalogue={x: {import: a-b}}"], "config: build_catalogue.x.import.0: 'a-b' must be the name of a module"),
+        *(
+            (
+                [f"build_catalogue={{{label}: {{}}}}", f"builds={label}"],
+                f"build '{label}': results/{{device}}/{label} is something",
+            )
+            for label in ("export", "pairs", "confirm", "cells.parquet", "failures.tsv", "outcome.json")
+        ),
+        (
+            ["build_catalogue={x: {env: {OMP_NUM_THREADS: 4}}}", "builds=x"],
+            "build 'x': OMP_NUM_THREADS in env has no effect, as it is set by the key threads",
+        ),
+        (
+            ["build_catalogue={x: {env: {CUDA_VISIBLE_DEVICES: 4}}}", "builds=x"],
+            "build 'x': CUDA_VISIBLE_DEVICES in env has no effect, as it is set by the lock of the GPU; set it",
+        ),
+        (["build_catalogue={x: {env: {'A=B': 4}}}", "builds=x"], "build 'x': 'A=B' in env cannot be a variable"),
+    ],
+)
+def test_a_build_that_cannot_be_meant_is_one_sentence(entries, sentence):
+    assert refusal(command_line(*entries)).startswith(sentence)
+
+
+@pytest.mark.parametrize("device", ["cpu", "hpu", "privateuseone", "acme_2"])
+def test_a_device_may_be_of_any_type(device):
+    assert load(config(device=device)).device == device
+
+
 def test_a_mode_may_have_a_number_as_its_name():
     assert list(load(config(mode_catalogue={16: {"precision": "float16"}}, modes=[16])).modes) == ["16"]
 
@@ -163,7 +232,8 @@ def test_modes_are_in_the_order_asked_for_and_once_each():
     ("entry", "sentence"),
     [
         ("devise=cuda", "config: unknown key 'devise'; did you mean device?"),
-        ("device=gpu", "config: device is 'gpu'; it must be one of cpu, cuda, xpu, mps"),
+        ("device=cuda:1", "config: device: 'cuda:1' must be a torch device type, without a number"),
+        ("device=../cpu", "config: device: '../cpu' must be a torch device type, without a number"),
         ("checks=acuracy", "config: checks.0 is 'acuracy'; it must be one of"),
         ("compile_cache=none", "config: compile_cache is 'none'; it must be one of cell, shared"),
         ("threads=two", "config: threads is 'two'; it must be a whole number, or auto or all"),
@@ -276,6 +346,8 @@ def values_of(rule):
             return st.lists(values_of(rule["items"]), min_size=rule.get("minItems", 0), max_size=4)
         case "string":
             return st.from_regex(rule["pattern"].replace("$", r"\Z")) if "pattern" in rule else NAMES
+        case "object" if "additionalProperties" in rule:
+            return st.dictionaries(NAMES, values_of(rule["additionalProperties"]), max_size=3)
         case "object":
             return FREE
         case "number":
@@ -290,16 +362,26 @@ def mappings(properties):
     return st.fixed_dictionaries({}, optional={name: values_of(rule) for name, rule in properties.items()})
 
 
+CATALOGUED = ("modes", "mode_catalogue", "builds", "build_catalogue", "device")
+"""Keys whose values depend on one another, or are of a pattern."""
+
+
 @st.composite
 def configurations(draw):
     """Changes of the default configuration that are valid: the catalogue may have modes that nobody could ask for."""
     schema = settings.schema("config")
-    simple = {key: rule for key, rule in schema["properties"].items() if key not in ("modes", "mode_catalogue")}
+    simple = {key: rule for key, rule in schema["properties"].items() if key not in CATALOGUED}
     changes = draw(mappings(simple))
     catalogue = draw(st.dictionaries(NAMES, mappings(schema["$defs"]["mode"]["properties"]), max_size=3))
     possible = ["inference", *(name for name in catalogue if is_possible(name, catalogue))]
     modes = draw(st.permutations(possible))
-    return {**changes, "mode_catalogue": catalogue, "modes": modes}
+    device = draw(st.sampled_from(["cpu", "cuda", "xpu", "hpu"]))
+    builds = draw(
+        st.dictionaries(st.sampled_from(["a", "b-1.2"]), mappings(schema["$defs"]["build"]["properties"]), max_size=2)
+    )
+    labels = draw(st.permutations(["default", *builds]))
+    catalogues = {"mode_catalogue": catalogue, "build_catalogue": builds}
+    return {**changes, **catalogues, "device": device, "modes": modes, "builds": labels}
 
 
 def is_possible(mode, catalogue):

@@ -170,7 +170,7 @@ def test_a_worker_that_hangs_after_it_reported_an_exception_is_not_waited_for(me
 
 
 def test_a_worker_that_cannot_be_started_gives_a_row_too(measure, monkeypatch):
-    monkeypatch.setattr(cell, "worker_program", lambda: ["/nonexistent/python", "-m", "worker"])
+    monkeypatch.setattr(cell, "worker_program", lambda build: ["/nonexistent/python", "-m", "worker"])
     outcome = measure(attempts=2)
     assert verdict(outcome) == ("infra_error", "import", "FileNotFoundError")
     assert outcome.attempt == 2

@@ -74,6 +74,28 @@ def test_a_figure_that_moved_has_a_row(judged, change, name):
     assert gate.failed(judged.rows) == (name in gate.FAILING)
 
 
+def test_each_build_is_held_against_itself(judged):
+    before = [cell("a"), cell("a", build="nightly", compiled_ms=20.0)]
+    now = [cell("a"), cell("a", build="nightly", compiled_ms=22.0, accuracy="fail_accuracy")]
+    assert judged(now, before) == {("a", "new_failure"), ("a", "slower")}
+    assert {row["build"] for row in judged.rows if row["class"] != "pass"} == {"nightly"}
+    assert [reason for reason in gate.reasons(judged.rows) if reason.startswith("slower")] == [
+        "slower nightly/inference/a performance"
+    ]
+
+
+def test_a_build_that_the_baseline_lacks_is_not_compared(judged):
+    assert judged([cell("a", build="nightly")], [cell("a")]) == {("a", "not_comparable")}
+
+
+def test_every_build_is_held_against_the_one_that_is_named(tmp_path):
+    now = [cell("a"), cell("a", build="nightly", compiled_ms=11.0)]
+    pq.write_table(merged.cells(now), tmp_path / "cells.parquet")
+    measured = Measured("build", str(tmp_path / "cells.parquet"), "default")
+    found = gate.against(merged.cells(now), BOTH, {}, measured, vars(Thresholds()), {"inference": ["a"]})
+    assert {(row["build"], row["class"]) for row in found if row["class"] != "pass"} == {("nightly", "slower")}
+
+
 @pytest.mark.parametrize(
     "change", [{"compiled_ms": 10.2}, {"compile_cold_cpu_s": 32.0}, {"compiled_peak_bytes": 1_040_000_000}]
 )
@@ -200,7 +222,7 @@ HEADER = "mode\tmodel\tcheck\tissue\tuntil"
 def entries(tmp_path):
     def load(*lines):
         (tmp_path / "flaky.tsv").write_text("\n".join(lines) + "\n")
-        return quarantine.load(tmp_path / "flaky.tsv", ["inference", "training"])
+        return quarantine.load(tmp_path / "flaky.tsv", ["inference", "training"], ["default", "nightly"])
 
     return load
 
@@ -222,6 +244,15 @@ def test_an_entry_covers_its_own_check_alone(judged, entries):
     assert gate.failed(gate.quarantined(judged.rows, listed, date(2026, 1, 1)))
 
 
+def test_an_entry_covers_its_own_build_alone(judged, entries):
+    judged([cell("a", performance="OOM")], [cell("a")])
+    nightly, default = (
+        entries(f"build\t{HEADER}", f"{build}\tinference\ta\t\t#1\t2026-12-31") for build in ("nightly", "def*")
+    )
+    assert gate.failed(gate.quarantined(judged.rows, nightly, date(2026, 1, 1)))
+    assert not gate.failed(gate.quarantined(judged.rows, default, date(2026, 1, 1)))
+
+
 @pytest.mark.parametrize(
     ("lines", "sentence"),
     [
@@ -230,6 +261,7 @@ def test_an_entry_covers_its_own_check_alone(judged, entries):
         ([HEADER, "inference\ta\t\t\t2026-12-31"], "line 2: the issue is missing"),
         ([HEADER, "inference\ta\t\t#1\tsoon"], "line 2: until is 'soon'; it must be a date, as in 2026-12-31"),
         ([HEADER, "inferense\ta\t\t#1\t2026-12-31"], "no mode 'inferense'; did you mean inference"),
+        ([f"build\t{HEADER}", "nightli\tinference\ta\t\t#1\t2026-12-31"], "no build 'nightli'; did you mean nightly"),
         ([HEADER, "inference\ta\tspeed\t#1\t2026-12-31"], "no check 'speed'"),
     ],
 )

@@ -51,7 +51,7 @@ def test_every_mode_and_every_model_is_told():
     asked = question(models=("test_vitt", "test_vit", "resnet5O"))
     modes = {"a": Mode(backend="inductr"), "b": Mode(backend="eager"), "c": Mode(backend="egar")}
     problems = list(preflight.mode_problems(Question(**{**vars(asked), "modes": modes})))
-    problems += preflight.model_problems(asked)
+    problems += preflight.model_problems(asked).values()
     assert [problem.split(":")[0] for problem in problems] == ["mode 'a'", "mode 'c'", "models", "models"]
     assert "no model 'test_vitt'; did you mean test_vit" in problems[2]
 

@@ -1,6 +1,6 @@
 """Settings and a cell to the specs of its measurements. Has no paths."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from timmgate.config.builds import Build
 from timmgate.config.settings import Settings
@@ -17,7 +17,7 @@ def cell(settings: Settings, build: Build, mode: str, model: str, traits: Traits
         model=model,
         weights=settings.weights,
         batch_size=settings.batch_size,
-        options=settings.catalogue[mode],
+        options=settings.catalogue[build.label][mode],
         traits=traits,
         torch=build.facts["torch"],
         timm=build.facts["timm"],
@@ -28,14 +28,17 @@ def cell(settings: Settings, build: Build, mode: str, model: str, traits: Traits
     )
 
 
-def identities(settings: Settings, build: Build, suite: Suite) -> Callable[[tuple[str, str, str, str], str], str | None]:
+def identities(
+    settings: Settings, builds: Mapping[str, Build], suite: Suite
+) -> Callable[[tuple[str, str, str, str], str], str | None]:
     """By (device, build, mode, model) and check, the identity by these settings; None for a cell that they do not know."""
     models = {**suite.models, **suite.tagged}
 
     def identity(key: tuple[str, str, str, str], check: str) -> str | None:
         device, label, mode, model = key
-        if (device, label) != (settings.device, build.label) or mode not in settings.catalogue or model not in models:
+        is_known = device == settings.device and mode in settings.catalogue.get(label, ()) and model in models
+        if not is_known:
             return None
-        return cell(settings, build, mode, model, models[model]).spec(check).identity()
+        return cell(settings, builds[label], mode, model, models[model]).spec(check).identity()
 
     return identity

@@ -9,13 +9,18 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from timmgate import module_environment
 from timmgate.core.errors import ConfigError
 from timmgate.core.files import write_atomically
-from timmgate.core.packages import places
+
+if TYPE_CHECKING:
+    from timmgate.config.builds import Build
+
+DIGITS = 12
+"""Of the digest of timm's files in the name of its list: they may change within a version."""
 
 REFERENCE_AREA = 224 * 224
 """Input pixels that the cost of a model is relative to."""
@@ -56,33 +61,25 @@ class Registry:
         return height * width / REFERENCE_AREA
 
 
-def load(cache: Path) -> Registry:
-    """The installed timm's registry, from a file in the folder `cache`, which is made if need be.
+def load(cache: Path, build: "Build") -> Registry:
+    """The registry of a build's timm, from a file in the folder `cache`, which is made if need be.
 
     Raises ConfigError if timm cannot be listed.
     """
-    path = cache / f"timm-{version('timm')}.json"
-    if not _is_current(path):
-        _list_into(path)
+    path = cache / f"timm-{build.facts['timm']}-{build.facts['sources']['timm'][:DIGITS]}.json"
+    if not path.is_file() or path.stat().st_mtime <= Path(__file__).stat().st_mtime:
+        _list_into(path, build)
     values = json.loads(path.read_text(encoding="utf-8"))
     architectures = {name: Architecture(**fields) for name, fields in values["architectures"].items()}
     return Registry(**{**values, "architectures": architectures})
 
 
-def _is_current(path: Path) -> bool:
-    """Whether the file is newer than timm's own files (which may change within a version) and than this one."""
-    if not path.is_file():
-        return False
-    sources = [Path(__file__), *(source for folder in places("timm") for source in (folder / "models").glob("*.py"))]
-    return path.stat().st_mtime > max(source.stat().st_mtime for source in sources)
-
-
-def _list_into(path: Path) -> None:
-    command = [sys.executable, "-m", "timmgate.config.registry", str(path)]
-    lister = subprocess.run(command, env=module_environment(), capture_output=True, text=True)
+def _list_into(path: Path, build: "Build") -> None:
+    command = [build.options.python or sys.executable, "-m", "timmgate.config.registry", str(path)]
+    lister = subprocess.run(command, env=module_environment(build.options.env), capture_output=True, text=True)
     if lister.returncode:
         last_words = (lister.stderr.strip().splitlines() or [f"exit code {lister.returncode}"])[-1]
-        raise ConfigError(f"suite: the models of timm {version('timm')} cannot be listed: {last_words}")
+        raise ConfigError(f"suite: the models of timm {build.facts['timm']} cannot be listed: {last_words}")
 
 
 def installed() -> Registry:
@@ -93,7 +90,7 @@ def installed() -> Registry:
     configs = {name: timm.get_pretrained_cfg(name) for name in timm.list_models()}
     tagged = [name for name in timm.list_models(include_tags=True) if name not in configs]
     return Registry(
-        timm=version("timm"),
+        timm=timm.__version__,
         architectures={
             name: Architecture(families[name], config.input_size, config.num_classes, timm.is_model_pretrained(name))
             for name, config in configs.items()

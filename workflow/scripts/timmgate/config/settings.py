@@ -16,6 +16,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
 from timmgate.config import threads
+from timmgate.core.build import RESERVED, TABLE_SUFFIXES, WORKERS_OWN, BuildOptions
 from timmgate.core.checks import CHECKS
 from timmgate.core.described import json_schemas
 from timmgate.core.errors import ConfigError, did_you_mean
@@ -26,6 +27,9 @@ from timmgate.core.spec import Mode, Traits
 from timmgate.core.thresholds import Thresholds
 
 INFERENCE_ONLY_BACKENDS = ("export", "aot_inductor")
+
+WHOLE_REGISTRY = "timm"
+"""The suite that has no table: all that timm has."""
 
 TYPES = {
     "array": "a list",
@@ -43,9 +47,11 @@ SCHEMAS = Path(__file__).parents[3] / "schemas"
 
 @dataclass(frozen=True)
 class Settings:
-    """The validated configuration; fields are the keys of config/config.yaml, `modes` are resolved in the catalogue.
+    """The validated configuration; fields are the keys of config/config.yaml, resolved in the catalogues.
 
-    `catalogue` has all modes that mean something.
+    `builds` are the requested ones by label, and `all_builds` all that the catalogue has. `catalogue` has, by label of a
+    requested build, all modes that mean something, with the options that they have there; `modes` are the requested ones as
+    the first build runs them: builds differ in `inductor_config` alone.
     """
 
     device: str
@@ -53,8 +59,10 @@ class Settings:
     models: tuple[str, ...]
     exclude: tuple[str, ...]
     shard: tuple[int, int] | None
+    builds: dict[str, BuildOptions]
+    all_builds: dict[str, BuildOptions]
     modes: dict[str, Mode]
-    catalogue: dict[str, Mode]
+    catalogue: dict[str, dict[str, Mode]]
     checks: tuple[str, ...]
     weights: str
     batch_size: int | None
@@ -81,15 +89,20 @@ def load(config: dict[str, Any], cores: int | None = None, devices: Callable[[st
     suite = values["suite"]
     if suite == "auto":
         suite = "tiny" if values["device"] == "cpu" else "dashboard-2024"
-    modes = {name: _mode(name, values) for name in values["modes"]}
+    all_builds = {label: BuildOptions.of_config(options) for label, options in values["build_catalogue"].items()}
+    builds = {label: _build(label, all_builds) for label in values["builds"]}
+    modes = {name: _mode(name, values, next(iter(builds.values()))) for name in values["modes"]}
+    catalogue = {label: _catalogue(values, build) for label, build in builds.items()}
     return Settings(
         device=values["device"],
         suite=suite,
         models=tuple(values["models"]),
         exclude=tuple(values["exclude"]),
         shard=_shard(values["shard"]),
+        builds=builds,
+        all_builds=all_builds,
         modes=modes,
-        catalogue=_catalogue(values),
+        catalogue=catalogue,
         checks=tuple(check for check in CHECKS if check in values["checks"]),
         weights=_weights(values["weights"], suite),
         batch_size=values["batch_size"],
@@ -131,8 +144,11 @@ def schema(name: str) -> dict[str, Any]:
     rules["properties"]["fault_places"]["items"] = {"enum": list(PLACES)}
     rules["properties"]["checks"]["items"] = {"enum": list(CHECKS)}
     rules["required"] = list(rules["properties"])
-    mode = {"type": "object", "additionalProperties": False, "properties": json_schemas(Mode)}
-    return {**rules, "$defs": {"mode": mode}}
+    definitions = {
+        name: {"type": "object", "additionalProperties": False, "properties": json_schemas(described)}
+        for name, described in (("mode", Mode), ("build", BuildOptions))
+    }
+    return {**rules, "$defs": definitions}
 
 
 def coerce(value: Any, rule: dict[str, Any]) -> Any:
@@ -270,21 +286,38 @@ def _weights(weights: str, suite: str) -> str:
     return "packaged" if suite == "packaged" else "random"
 
 
-def _catalogue(values: dict[str, Any]) -> dict[str, Mode]:
+def _build(label: str, catalogue: dict[str, BuildOptions]) -> BuildOptions:
+    """Resolve one build of the catalogue and refuse what would have no effect, or a folder that is not its own."""
+    if label not in catalogue:
+        raise ConfigError(f"builds: there is no build {label!r}{did_you_mean(label, list(catalogue))}")
+    if label in RESERVED or label.endswith(TABLE_SUFFIXES):
+        raise ConfigError(f"build {label!r}: results/{{device}}/{label} is something else; give the build another label")
+    for name in catalogue[label].env:
+        if name in WORKERS_OWN:
+            raise ConfigError(f"build {label!r}: {name} in env has no effect, as it is set by {WORKERS_OWN[name]}")
+        if not name or "=" in name or "\0" in name + catalogue[label].env[name]:
+            raise ConfigError(f"build {label!r}: {name!r} in env cannot be a variable of the environment")
+    return catalogue[label]
+
+
+def _catalogue(values: dict[str, Any], build: BuildOptions) -> dict[str, Mode]:
+    """The modes as a build runs them."""
     modes = {}
     for name in values["mode_catalogue"]:
         with suppress(ConfigError):  # it is said of those that are requested
-            modes[name] = _mode(name, values)
+            modes[name] = _mode(name, values, build)
     return modes
 
 
-def _mode(name: str, values: dict[str, Any]) -> Mode:
+def _mode(name: str, values: dict[str, Any], build: BuildOptions) -> Mode:
     """Resolve one mode of the catalogue and refuse combinations that mean nothing."""
     catalogue = values["mode_catalogue"]
     if name not in catalogue:
         raise ConfigError(f"modes: there is no mode {name!r}{did_you_mean(name, list(catalogue))}")
     options = catalogue[name]
-    mode = Mode(**{**options, "inductor_config": {**values["inductor_config"], **options.get("inductor_config", {})}})
+    of_mode = options.get("inductor_config", {})
+    inductor_config = {**values["inductor_config"], **build.inductor_config, **of_mode}
+    mode = Mode(**{**options, "inductor_config": inductor_config})
     problem = _contradiction(mode)
     if problem:
         raise ConfigError(f"mode {name!r}: {problem}")

@@ -6,16 +6,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from timmgate.config import registry
-from timmgate.config.settings import coerce, schema, validate
+from timmgate.config.builds import Build
+from timmgate.config.settings import WHOLE_REGISTRY, coerce, schema, validate
 from timmgate.core.errors import ConfigError, did_you_mean
 from timmgate.core.spec import Traits
 
 GLOB_CHARACTERS = frozenset("*?[")
 
 SHIPPED = Path(__file__).parents[4] / "config" / "suites"
-
-WHOLE_REGISTRY = "timm"
-"""The suite that has no table."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +35,14 @@ class Suite:
         return None if self.name == WHOLE_REGISTRY else self.cost.get(model)
 
 
-def read(suite: str, folder: Path = SHIPPED) -> Suite:
-    """Read `folder`/{suite}.tsv, or the table at the path `suite`, or timm's registry for `timm`.
+def read(suite: str, folder: Path = SHIPPED, build: Build | None = None) -> Suite:
+    """Read `folder`/{suite}.tsv, or the table at the path `suite`, or for `timm` the registry of the timm of `build`.
 
     Raises ConfigError naming file and line.
     """
     if suite == WHOLE_REGISTRY:
-        return _whole_registry()
+        assert build, "somebody's timm"
+        return _whole_registry(build)
     path = table(suite, folder)
     return Suite(path.stem, *_models_and_cost(path), is_shipped=path.parent == folder)
 
@@ -61,12 +60,12 @@ def table(suite: str, folder: Path = SHIPPED) -> Path:
     return path
 
 
-def _whole_registry() -> Suite:
-    """Every architecture of the installed timm, and under `tagged` all its weights, by `arch.tag`.
+def _whole_registry(build: Build) -> Suite:
+    """Every architecture of the timm of a build, and under `tagged` all its weights, by `arch.tag`.
 
     All have the default traits, also where a shipped table has others: those belong to that suite.
     """
-    known = registry.load(Path(".cache"))
+    known = registry.load(Path(".cache"), build)
     return Suite(
         WHOLE_REGISTRY,
         models=dict.fromkeys(known.architectures, Traits()),

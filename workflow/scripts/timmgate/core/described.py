@@ -19,12 +19,17 @@ def described(description: str, *, default: Any = MISSING, default_factory: Any 
 def json_schemas(cls: type) -> dict[str, dict[str, Any]]:
     """By name, the JSON Schema (draft 2020-12) of each described field of the dataclass `cls`."""
     hints = typing.get_type_hints(cls)
-    return {each.name: _json_schema(each, hints[each.name]) for each in fields(cls) if "description" in each.metadata}
+    return {_name(each): _json_schema(each, hints[each.name]) for each in fields(cls) if "description" in each.metadata}
 
 
 def defaults(cls: type) -> dict[str, Any]:
     """By name, the default of each described field of the dataclass `cls`."""
-    return {each.name: _default(each) for each in fields(cls) if "description" in each.metadata}
+    return {_name(each): _default(each) for each in fields(cls) if "description" in each.metadata}
+
+
+def _name(each: Field) -> str:
+    """The field's name for users; one that is also a word of Python ends with an underscore in the code."""
+    return each.name.removesuffix("_")
 
 
 def _default(each: Field) -> Any:

@@ -1,10 +1,11 @@
-"""Names of timm models, and names that a build cannot have."""
+"""Names of timm models, and of cells."""
 
+from collections.abc import Mapping
 from difflib import get_close_matches
 from types import ModuleType
+from typing import Any
 
-RESERVED = ("export", "pairs", "confirm", "power", "calibration", "report")
-"""Folders of results/{device} beside those of the builds."""
+from timmgate.core.build import DEFAULT
 
 
 class UnknownModelError(ValueError):
@@ -22,3 +23,9 @@ def check_name(name: str, timm: ModuleType) -> None:
     near = get_close_matches(name, tags or timm.list_models() + timm.list_models(pretrained=True), n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     raise UnknownModelError(f"timm {timm.__version__} has no model {name!r}{hint}")
+
+
+def cell_name(row: Mapping[str, Any]) -> str:
+    """A cell in a sentence, by its columns: mode/model, with the build in front unless that is the default one."""
+    build = row.get("build")
+    return "/".join([*([build] if build not in (None, DEFAULT) else []), row["mode"], row["model"]])

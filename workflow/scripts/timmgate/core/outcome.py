@@ -24,6 +24,7 @@ class AttemptResult:
     `visits` counts how often each stage was entered. `columns` are what the worker reported of its row, `details` the rows
     of the check's second table. `result` and `failure` are the worker's final message (see `protocol`).
     `supervisor_error` is cause and message of what kept worker and supervisor from working together at all.
+    `device_number` is which of several devices it had, as in `protocol.Request`.
     `returncode` is that of `subprocess.Popen` (negative: the signal that ended it), None when a limit was reached.
     `stage` is None where nobody knows it. `peak_rss_bytes` is of all processes of the worker together.
     """
@@ -48,6 +49,7 @@ class AttemptResult:
     peak_rss_bytes: int = 0
     oom_killed: bool = False
     survivors: tuple[int, ...] = ()
+    device_number: int | None = None
 
     @property
     def is_over_memory(self) -> bool:

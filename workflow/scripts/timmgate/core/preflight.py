@@ -12,7 +12,8 @@ from timmgate.core.spec import Mode
 class Question:
     """Device type, the modes by name, the names of models that somebody typed, and where the toolchain goes.
 
-    `software` is the digest of the build (`config.builds.Build.software`), `answer` the file for the answer.
+    `software` is the digest of the build (`config.builds.Build.software`) and `imports` what it imports first, `answer` the
+    file for the answer. `may_lack_models` says that other builds are asked too, so that this one may lack a model.
     """
 
     device: str
@@ -21,6 +22,8 @@ class Question:
     software: str
     answer: Path
     toolchain: Path | None = None
+    imports: Sequence[str] = ()
+    may_lack_models: bool = False
 
     def to_json(self) -> str:
         """Canonical JSON."""
@@ -37,11 +40,17 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What is wrong, one sentence each: none if cells can be measured. And what is known of the device."""
+    """What is wrong, one sentence each: none if cells can be measured. And what is known of the device.
+
+    `unknown_models` are those of the question that this timm lacks, each with a sentence, if it may lack any. `devices` is
+    how many there are of the type.
+    """
 
     problems: Sequence[str] = field(default_factory=list)
     device_name: str | None = None
     driver: str | None = None
+    unknown_models: Mapping[str, str] = field(default_factory=dict)
+    devices: int = 1
 
     def to_json(self) -> str:
         """JSON."""

@@ -31,7 +31,8 @@ class Request:
     """What a worker is told: the checks of one cell, how to run them, and where to report.
 
     `timed_batch_size` is the images per batch of a check that shrinks, if not the spec's. `messages` is the file descriptor
-    for messages, `paused` the one that tells how long the process was paused.
+    for messages, `paused` the one that tells how long the process was paused. `device_number` is which of several devices of
+    the type is ours, where no environment variable hides the others.
     """
 
     specs: Sequence[Spec]
@@ -39,6 +40,7 @@ class Request:
     timed_batch_size: int | None = None
     messages: int = 1
     paused: int | None = None
+    device_number: int | None = None
 
     def to_json(self) -> str:
         """Canonical JSON."""

@@ -1,10 +1,11 @@
 """How a cell is measured, as against what: none of it is part of a measurement's identity."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from timmgate.core.build import BuildOptions
 from timmgate.core.described import described
 
 
@@ -15,7 +16,8 @@ class RunOptions:
     `threads` are those of torch, OpenMP and the compiler's own pool. `timeout` and `timing_limit` are seconds, `memory` is
     GB. `cache` is the folder of compile caches, with one for each program in it unless `compile_cache` is `shared`.
     `toolchain` has what the compiler builds once per machine. `weights` is a state dict, unless the weights are random.
-    `memory_bytes` is for all processes of a worker together.
+    `memory_bytes` is for all processes of a worker together. `build` says where the worker runs and `devices` how many of
+    the device type there are.
     """
 
     compile_cache: Literal["cell", "shared"] = described(
@@ -60,12 +62,20 @@ class RunOptions:
         "null runs; `both`, either may fail it. Where strict is undecided, dynamo decides, as weak evidence.",
         default="strict",
     )
+    processes: int = described(
+        "Fresh processes of each build that `snakemake compare` times a cell in, in turns. More of them find smaller "
+        "differences.",
+        default=5,
+        minimum=2,
+    )
 
     threads: int = 1
     cache: Path = Path(".cache/inductor")
     weights: Path | None = None
     toolchain: Path | None = None
     memory_bytes: int | None = None
+    build: BuildOptions = field(default_factory=BuildOptions)
+    devices: int = 1
 
     @property
     def shared_cache(self) -> bool:
@@ -84,4 +94,4 @@ class RunOptions:
     def from_dict(cls, values: dict[str, Any]) -> "RunOptions":
         """The inverse of `to_dict`. Raises TypeError on an unknown field."""
         paths = {name: Path(values[name]) for name in ("cache", "weights", "toolchain") if values.get(name) is not None}
-        return cls(**{**values, **paths})
+        return cls(**{**values, **paths, "build": BuildOptions(**values.get("build", {}))})

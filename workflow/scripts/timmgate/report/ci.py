@@ -5,24 +5,25 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from timmgate.core.build import DEFAULT
 from timmgate.core.files import write_atomically
 from timmgate.report.gate import line
 from timmgate.tables import gate
 
 
 def write_junit(judged: list[dict[str, Any]], path: Path) -> None:
-    """A suite for each mode and check, a case for each cell: failed, skipped (flaky or not comparable) or passed."""
+    """A suite for each build, mode and check, a case for each cell: failed, skipped (flaky or not comparable) or passed."""
     root = ElementTree.Element("testsuites", name="timmgate")
-    for (mode, check), rows in groupby(sorted(judged, key=_suite), key=_suite):
+    for suite_name, rows in groupby(sorted(judged, key=_suite), key=_suite):
         cases = [list(of_model) for _, of_model in groupby(sorted(rows, key=_model), key=_model)]
         failed = [case for case in cases if gate.failed(case)]
         skipped = [case for case in cases if case not in failed and any(row["class"] in SKIPPED for row in case)]
         counts = {"tests": len(cases), "failures": len(failed), "skipped": len(skipped)}
         suite = ElementTree.SubElement(
-            root, "testsuite", name=f"{mode}.{check}", **{name: str(count) for name, count in counts.items()}
+            root, "testsuite", name=suite_name, **{name: str(count) for name, count in counts.items()}
         )
         for case in cases:
-            element = ElementTree.SubElement(suite, "testcase", classname=f"{mode}.{check}", name=_model(case[0]))
+            element = ElementTree.SubElement(suite, "testcase", classname=suite_name, name=_model(case[0]))
             for row in case:
                 if row["class"] in gate.FAILING or (case in skipped and row["class"] in SKIPPED):
                     kind = "failure" if row["class"] in gate.FAILING else "skipped"
@@ -36,8 +37,10 @@ SKIPPED = ("flaky", "not_comparable")
 """Classes of what was not judged."""
 
 
-def _suite(row: dict[str, Any]) -> tuple[str, str]:
-    return row["mode"] or "all", row["check_name"]
+def _suite(row: dict[str, Any]) -> str:
+    """The build is part of the name unless it is the default one."""
+    build = [row["build"]] if row["build"] not in (None, DEFAULT) else []
+    return ".".join([*build, row["mode"] or "all", row["check_name"]])
 
 
 def _model(row: dict[str, Any]) -> str:

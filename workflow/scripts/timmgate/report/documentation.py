@@ -14,10 +14,11 @@ import yaml
 
 from timmgate.config import settings
 from timmgate.core import schemas
+from timmgate.core.build import BuildOptions
 from timmgate.core.described import defaults
 from timmgate.core.faults import FAULTS, Fault
 from timmgate.core.spec import Mode, Traits
-from timmgate.tables import failures, parquet
+from timmgate.tables import comparison, failures, pairs, parquet
 
 ROOT = Path(__file__).parents[4]
 PAGES = (ROOT / "README.md", ROOT / "config" / "README.md", ROOT / "docs" / "faults.md")
@@ -43,6 +44,7 @@ def tables() -> dict[str, str]:
     config, shipped = settings.schema("config"), yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
     return {
         "keys": _properties("key", {name: config["properties"][name] for name in shipped}, shipped),
+        "builds": _properties("option", config["$defs"]["build"]["properties"], defaults(BuildOptions)),
         "options": _properties("option", config["$defs"]["mode"]["properties"], defaults(Mode)),
         "suite": _properties("column", settings.schema("suite")["properties"], defaults(Traits)),
         "cells": _columns(parquet.SCHEMAS["cells"]),
@@ -50,6 +52,8 @@ def tables() -> dict[str, str]:
         "samples": _columns(parquet.SCHEMAS["samples"]),
         "attempts": _columns(parquet.SCHEMAS["attempts"]),
         "failures": _columns(failures.SCHEMA),
+        "pairs": _columns(pairs.SCHEMA),
+        "comparison": _columns(comparison.SCHEMA),
         "kinds": _kinds(),
         "faults": _table(("fault", "family", "what is wrong", "as in pytorch/pytorch"), list(map(_fault, FAULTS.values()))),
         "statuses": _table(("status", "meaning"), [(f"`{word}`", meaning) for word, meaning in schemas.STATUSES.items()]),

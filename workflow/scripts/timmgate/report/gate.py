@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from timmgate.core.build import DEFAULT
 from timmgate.tables import gate
 
 
@@ -20,18 +21,20 @@ def show(judged: list[dict[str, Any]], console: Console) -> None:
 
 
 def table(judged: list[dict[str, Any]]) -> Table:
-    """A rich table: cells of each mode and check, and one column for each class that occurs."""
-    counts = Counter((row["mode"], row["check_name"], row["class"]) for row in judged)
+    """A rich table: cells of each check and mode, and of each build if there are several; a column for each class."""
+    has_others = {row["build"] for row in judged} - {None, DEFAULT}
+    keys = (*(["build"] if has_others else []), "mode", "check_name")
+    counts = Counter((*(row[key] for key in keys), row["class"]) for row in judged)
     occurring = [name for name in (*gate.CLASSES, *gate.MOVES) if name in {name for *_, name in counts}]
     shown = Table(title="expected results")
-    for column in ("mode", "check"):
-        shown.add_column(column, overflow="fold")
+    for key in keys:
+        shown.add_column(key.removesuffix("_name"), overflow="fold")
     for column in ("cells", *occurring):
         shown.add_column(column, justify="right", overflow="fold")
-    for mode, check in dict.fromkeys((row["mode"], row["check_name"]) for row in judged if row["mode"]):
-        of_mode = [counts[mode, check, name] for name in occurring]
-        cells = sum(counts[mode, check, name] for name in gate.CLASSES)
-        shown.add_row(mode, check, str(cells), *(str(count or "") for count in of_mode))
+    for key in dict.fromkeys(tuple(row[key] for key in keys) for row in judged if row["mode"]):
+        of_key = [counts[(*key, name)] for name in occurring]
+        cells = sum(counts[(*key, name)] for name in gate.CLASSES)
+        shown.add_row(*key, str(cells), *(str(count or "") for count in of_key))
     return shown
 
 

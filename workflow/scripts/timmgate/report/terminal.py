@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from timmgate.core.build import DEFAULT
+from timmgate.core.names import cell_name
 from timmgate.core.schemas import PASSED, STATUSES
 from timmgate.tables.failures import KINDS, SEVERITIES
 from timmgate.tables.summary import VERDICTS
@@ -30,7 +32,8 @@ Figures = dict[str, Callable[[dict[str, Any]], str]]
 
 def show(results: Path, console: Console) -> None:
     """Print a table per check with a row per mode, and what to look at, from the files in the folder `results`."""
-    summary = pd.read_csv(results / "summary.tsv", sep="\t", na_values=[""], keep_default_na=False, dtype={"mode": str})
+    types = {"build": str, "mode": str}
+    summary = pd.read_csv(results / "summary.tsv", sep="\t", na_values=[""], keep_default_na=False, dtype=types)
     for check in summary["check_name"].unique():
         of_check = summary[summary["check_name"] == check]
         console.print(summary_table(check, of_check))
@@ -71,14 +74,14 @@ def failure_line(failure: dict[str, Any]) -> Text:
     message = (failure["message"] or "").splitlines()[:1]
     reasons = filter(None, (failure["stage"] and f"in {failure['stage']}", failure["cause"], *message))
     log = [f"log: {failure['log']}"] if failure["log"] else []
-    words = [f"{failure['mode']}/{failure['model']} {failure['check_name']}", ": ".join(reasons), *log]
+    words = [f"{cell_name(failure)} {failure['check_name']}", ": ".join(reasons), *log]
     return Text.assemble((failure["status"], COLOURS["failure"]), " ", "  ".join(filter(None, words)))
 
 
 def kind_line(of_cells: list[dict[str, Any]]) -> Text:
     """How many cells there are of a kind, what it means, and the worst of them with their figures."""
     first = of_cells[0]
-    reasons = {f"{row['mode']}/{row['model']}": _first_line(row) for row in of_cells}
+    reasons = {cell_name(row): _first_line(row) for row in of_cells}
     worst = [f"{name} ({reason})" if reason else name for name, reason in islice(reasons.items(), WORST)]
     more = [f"and {len(reasons) - WORST} more"] if len(reasons) > WORST else []
     words = f"{len(reasons)} cell{'s' * (len(reasons) > 1)}: {KINDS[first['kind']].meaning}: {', '.join([*worst, *more])}"
@@ -96,13 +99,14 @@ def _first_line(row: dict[str, Any]) -> str:
 
 def summary_table(check: str, summary: pd.DataFrame) -> Table:
     """A rich table: cells, passed, and the statuses of the others with their numbers."""
-    table = _table(f"{check} on {', '.join(summary['device'].unique())}", ("cells", "passed"))
+    keys = _keys(summary)
+    table = _table(f"{check} on {', '.join(summary['device'].unique())}", keys, ("cells", "passed"))
     others = [status for status in STATUSES if status not in PASSED and summary[status].any()]
     if others:
         table.add_column("not passed", overflow="fold")
     for row in summary.to_dict("records"):
         counts = "\n".join(f"{row[status]} {status}" for status in others if row[status])
-        table.add_row(row["mode"], str(row["cells"]), str(row["passed"]), *([counts] if others else []))
+        table.add_row(*(row[key] for key in keys), str(row["cells"]), str(row["passed"]), *([counts] if others else []))
     return table
 
 
@@ -113,20 +117,27 @@ def headline(summary: pd.DataFrame) -> str:
 
 
 def figures_table(title: str, summary: pd.DataFrame, figures: Figures) -> Table:
-    """A rich table of figures of each mode."""
-    table = _table(title, figures)
+    """A rich table of figures of each mode, and of each build if there are several."""
+    keys = _keys(summary)
+    table = _table(title, keys, figures)
     for row in summary.to_dict("records"):
-        table.add_row(row["mode"], *(figure(row) for figure in figures.values()))
+        table.add_row(*(row[key] for key in keys), *(figure(row) for figure in figures.values()))
     return table
 
 
-def _table(title: str, columns: Iterable[str]) -> Table:
-    """One with a column for the mode and others for numbers; it fits 80 columns."""
+def _table(title: str, keys: Iterable[str], columns: Iterable[str]) -> Table:
+    """One with columns for the keys and others for numbers; it fits 80 columns."""
     table = Table(title=title)
-    table.add_column("mode", overflow="fold")
+    for key in keys:
+        table.add_column(key, overflow="fold")
     for column in columns:
         table.add_column(column, justify="right", overflow="fold")
     return table
+
+
+def _keys(summary: pd.DataFrame) -> list[str]:
+    """The columns that tell the rows of a table apart: the build too if there are others than the default one."""
+    return ["mode"] if set(summary["build"]) == {DEFAULT} else ["build", "mode"]
 
 
 def _speedup(row: dict[str, Any], name: str) -> str:

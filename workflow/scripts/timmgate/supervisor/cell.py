@@ -18,6 +18,7 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 
+from timmgate.core.build import BuildOptions
 from timmgate.core.checks import CHECKS
 from timmgate.core.outcome import OUT_OF_MEMORY, RETRYABLE, AttemptResult, Outcome, Verdict, now
 from timmgate.core.protocol import Request
@@ -43,19 +44,19 @@ Tell = Callable[[str, str | None, bool], None]
 def slot_request(device: str, run: RunOptions) -> SlotRequest:
     """What a measurement on a torch device type takes: one slot of a GPU, or as many cores as it has threads."""
     if device != "cpu":
-        return SlotRequest(tuple(gpus.names(device)), tuple(range(run.jobs_per_gpu)))
+        return SlotRequest(tuple(gpus.names(device, run.devices)), tuple(range(run.jobs_per_gpu)))
     mine = tuple(cpu_topology.available())
     return SlotRequest((device,), mine, min(run.threads, len(mine)))
 
 
-def worker_program() -> list[str]:
-    """The worker; TIMMGATE_WORKER in the environment replaces it."""
-    return shlex.split(os.environ.get("TIMMGATE_WORKER", "")) or [sys.executable, "-m", "timmgate.worker"]
+def worker_program(build: BuildOptions) -> list[str]:
+    """The worker, run by the Python of a build; TIMMGATE_WORKER in the environment replaces it."""
+    return shlex.split(os.environ.get("TIMMGATE_WORKER", "")) or [build.python or sys.executable, "-m", "timmgate.worker"]
 
 
 def worker_command(request: Request) -> list[str]:
     """The command that measures."""
-    return [*worker_program(), request.to_json()]
+    return [*worker_program(request.run.build), request.to_json()]
 
 
 def supervise(
@@ -125,15 +126,18 @@ class Cell:
         number = self._journal.attempts[self._under_way[0].check] + 1
         self._log.line(f"{now():%F %T} attempt {number}: {shlex.join(worker_command(request))}")
 
-        def start(messages: int, paused: int) -> list[str]:
-            return worker_command(replace(request, messages=messages, paused=paused))
-
         self._tell(self._under_way[0].check, WAITING, False)
         try:
             with contextlib.closing(device_locks.lease(self._request)) as lease:
+                request = replace(request, device_number=gpus.number_of(lease.device))
+
+                def start(messages: int, paused: int) -> list[str]:
+                    return worker_command(replace(request, messages=messages, paused=paused))
+
                 self._journal.began(self._under_way[0].check)
                 limits = Limits(self._run.timeout, self._run.memory_bytes)
-                run_worker(start, lease, limits, self._log, partial(self.ended, lease), self.looked_at)
+                ended, variables = partial(self.ended, lease), self._run.build.env
+                run_worker(start, lease, limits, self._log, ended, self.looked_at, variables)
         except StuckError as error:
             self.ended(None, AttemptResult(stage=None, supervisor_error=("stuck", str(error))), goes_on=False)
         time.sleep(self._pause_s)
@@ -147,6 +151,7 @@ class Cell:
         spec = self._under_way.pop(0)
         check = attempt.check = spec.check
         attempt.columns["device_uuid"] = lease and gpus.uuid_of(lease.device)
+        attempt.device_number = gpus.number_of(lease.device) if lease else None
         estimate(spec, attempt, self._log)
         verdict = classify(attempt)
         self._journal.ended(check, attempt, verdict)

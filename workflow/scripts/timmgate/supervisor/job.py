@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from timmgate.config.memory_estimate import SUPERVISION_MB
+from timmgate.core.build import BuildOptions
 from timmgate.core.files import remove_scratch
 from timmgate.core.outcome import Outcome
 from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Cell, Spec
 from timmgate.supervisor import cell, journal, stages
-from timmgate.supervisor.preflight import toolchain_folder
+from timmgate.supervisor.preflight import devices, toolchain_folder
 from timmgate.system.cgroups import memory_limit_bytes
 from timmgate.system.process_tree import die_with_run, interruptible, machine_memory_bytes
 from timmgate.weights import record
@@ -45,17 +46,15 @@ class Job:
     retry: int = 0
 
     @classmethod
-    def of_snakemake(cls, snakemake: Any) -> "Job":
-        """The job of the rule `measure`."""
+    def of_snakemake(cls, snakemake: Any, build: BuildOptions) -> "Job":
+        """The job of the rule `measure`, for a build with these options."""
         files = {check: Path(path) for check, path in snakemake.output.items()}
         limits, cell = snakemake.resources, Cell.from_dict(snakemake.params.cell)
-        run = RunOptions.from_dict(json.loads(limits.run_options))
-        folder = Path(limits.compile_cache) if run.shared_cache else Path(limits.compile_cache, *snakemake.wildcards)
-        toolchain = toolchain_folder(cell.device, cell.build)
+        run = replace(RunOptions.from_dict(json.loads(limits.run_options)), threads=snakemake.threads)
         return cls(
             cell=cell,
             files=files,
-            run=replace(run, threads=snakemake.threads, cache=folder.absolute(), toolchain=toolchain.absolute()),
+            run=with_build(run, cell, build, Path(limits.compile_cache)),
             log=Path(snakemake.log[0]),
             weights=Path(snakemake.input.weights) if snakemake.input.get("weights") else None,
             attempts=limits.attempts,
@@ -65,6 +64,18 @@ class Job:
 
     def __str__(self) -> str:
         return f"{self.cell.mode}/{self.cell.model}"
+
+
+def with_build(run: RunOptions, cell: Cell, build: BuildOptions, compile_caches: Path) -> RunOptions:
+    """The options of a cell of a build. `compile_caches` is the shared folder, or that with a folder for each cell."""
+    own = (cell.device, cell.build, cell.mode, cell.model)
+    return replace(
+        run,
+        cache=compile_caches.joinpath(*([] if run.shared_cache else own)).absolute(),
+        toolchain=toolchain_folder(cell.device, cell.build).absolute(),
+        build=build,
+        devices=devices(cell.device, cell.build),
+    )
 
 
 def measure(job: Job, write: Write) -> None:

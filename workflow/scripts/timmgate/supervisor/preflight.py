@@ -10,7 +10,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,18 +39,27 @@ def toolchain_folder(device: str, build: str) -> Path:
     return Path(".cache", "toolchain", build, device)
 
 
-def request(settings: "Settings", build: "Build", models: Sequence[str], threads: int, answer: Path, path: Path) -> None:
-    """Write what is asked to `path`; an earlier answer is removed. `models` are those whose names somebody typed."""
+def answer_file(device: str, build: str) -> Path:
+    """Where a build's answer lies, relative to the working directory. Both may be wildcards in braces."""
+    return Path(".cache", "preflight", device, f"{build}.answer.json")
+
+
+def request(settings: "Settings", build: "Build", models: Sequence[str], threads: int, path: Path) -> None:
+    """Write what a build is asked to `path`; an earlier answer is removed. `models` are those whose names somebody typed."""
+    answer = answer_file(settings.device, build.label)
     answer.unlink(missing_ok=True)
     question = Question(
         device=settings.device,
-        modes=settings.modes,
+        modes={name: settings.catalogue[build.label][name] for name in settings.modes},
         models=models,
         software=build.software,
         answer=answer.absolute(),
         toolchain=toolchain_folder(settings.device, build.label).absolute(),
+        imports=build.options.import_,
+        may_lack_models=len(settings.builds) > 1,
     )
-    text = json.dumps({"question": question.to_json(), "run": replace(settings.run, threads=threads).to_json()})
+    run = replace(settings.run, threads=threads, build=build.options)
+    text = json.dumps({"question": question.to_json(), "run": run.to_json()})
     write_atomically(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
 
 
@@ -68,12 +77,31 @@ def answer(path: Path, log: Path) -> None:
     write_atomically(question.answer, lambda scratch: scratch.write_text(text, encoding="utf-8"))
 
 
-def problems(answer: Path, log: Path) -> Sequence[str]:
-    """Why the request is not possible, a sentence each; none if it is."""
+def problems(device: str, asked: Mapping[str, Path], builds: Collection[str]) -> list[str]:
+    """Why the request is not possible, a sentence each; none if it is.
+
+    `asked` are the builds that were asked, each with its log, and `builds` all that are requested. A model that only some
+    of these lack has rows that say so. With several builds a sentence begins with the one that it is about.
+    """
+    answers = {build: _read(answer_file(device, build), log) for build, log in asked.items()}
+    found = [f"build {each!r}: {text}" if len(builds) > 1 else text for each, a in answers.items() for text in a.problems]
+    if {*builds} == answers.keys():
+        first, *others = (answer.unknown_models for answer in answers.values())
+        found += [text for model, text in first.items() if all(model in other for other in others)]
+    return found
+
+
+def devices(device: str, build: str) -> int:
+    """How many devices of a type a build has counted, 1 where it was not asked."""
+    file = answer_file(device, build)
+    return _read(file, file).devices if file.is_file() else 1
+
+
+def _read(file: Path, log: Path) -> Answer:
     try:
-        return Answer.from_json(answer.read_text(encoding="utf-8")).problems
+        return Answer.from_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError) as error:
-        return [f"nobody could say whether the request is possible here ({error}); {log} may have what was printed"]
+        return Answer([f"nobody could say whether the request is possible here ({error}); {log} may have what was printed"])
 
 
 def ask(question: Question, run: RunOptions, log: Path) -> Answer:
@@ -85,8 +113,9 @@ def ask(question: Question, run: RunOptions, log: Path) -> Answer:
     with CappedLog(log) as stream, interruptible():
         try:
             with contextlib.closing(device_locks.lease(slot_request(question.device, run))) as lease:
-                command = [*worker_program(), "--preflight", question.to_json()]
-                run_worker(lambda *_: command, lease, Limits(run.timeout), stream, lambda end, _: ended.append(end))
+                command = [*worker_program(run.build), "--preflight", question.to_json()]
+                limits, env = Limits(run.timeout), run.build.env
+                run_worker(lambda *_: command, lease, limits, stream, lambda end, _: ended.append(end), variables=env)
         except device_locks.StuckError as error:
             return Answer([str(error)])
     if question.answer.is_file():

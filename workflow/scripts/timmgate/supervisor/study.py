@@ -29,7 +29,7 @@ def rows(module: str, spec: Spec, run: RunOptions, weights: Path | None, log: Pa
     request = json.dumps({"spec": spec.to_dict(), "run": run.to_dict(), **options})
     with tempfile.TemporaryDirectory() as folder, log.open("wb") as stream:
         answer = Path(folder, "rows.json")
-        command = [sys.executable, "-m", module, request, str(answer)]
-        subprocess.run(command, env=module_environment(), stdout=stream, stderr=subprocess.STDOUT, check=True)
+        command = [run.build.python or sys.executable, "-m", module, request, str(answer)]
+        subprocess.run(command, env=module_environment(run.build.env), stdout=stream, stderr=subprocess.STDOUT, check=True)
         written: list[dict[str, Any]] = json.loads(answer.read_text(encoding="utf-8"))
         return written

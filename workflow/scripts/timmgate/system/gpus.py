@@ -29,12 +29,26 @@ class DriverError(RuntimeError):
     """The driver refused a call; the message has its number for why (CUresult in cuda.h)."""
 
 
-def names(device: str) -> list[str]:
-    """The devices of a torch device type that we may use: UUIDs of GPUs on CUDA, else the type itself, as for one device.
+def names(device: str, count: int = 1) -> list[str]:
+    """The devices of a torch device type that we may use: UUIDs of GPUs on CUDA, else by number, as torch counts `count`.
 
-    That is also what there is where CUDA has no GPU or no driver: the worker will say so better than we could.
+    A single one is the type itself. That is also what there is where CUDA has no GPU or no driver: the worker will say so
+    better than we could.
     """
-    return (device == "cuda" and visible()) or [device]
+    if device == "cuda":
+        return visible() or [device]
+    return [f"{device}:{number}" for number in range(count)] if count > 1 else [device]
+
+
+def own_name(device: str, number: int | None) -> str:
+    """Which of `names` a measurement has, from within: its number, if it was given one, or what it sees."""
+    return names(device)[0] if number is None else f"{device}:{number}"
+
+
+def number_of(name: str) -> int | None:
+    """The number that a device of `names` has among those of its type, None where it has none."""
+    _, _, number = name.partition(":")
+    return int(number) if number else None
 
 
 def visible() -> list[str]:

@@ -12,8 +12,8 @@ from typing import NamedTuple
 from timmgate.config import history_path
 from timmgate.config.settings import Settings
 from timmgate.config.suites import Suite, lines
+from timmgate.core.build import RESERVED
 from timmgate.core.errors import ConfigError, did_you_mean
-from timmgate.core.names import RESERVED
 from timmgate.core.schemas import PASSED
 from timmgate.core.spec import Mode
 

@@ -60,19 +60,21 @@ class Baseline:
 
 
 def load(measured: Measured, cells: pa.Table) -> Baseline:
-    """The rows of a baseline. Of a history, without the measurements that the table `cells` has itself."""
+    """The rows of a baseline for `cells` of one build: those of the same build, unless `measured` is another one.
+
+    Of a history, without the measurements that the table `cells` has itself.
+    """
     if measured.kind == "history":
         return Baseline(_of_history(measured, cells))
     rows = pq.read_table(measured.path)
-    if measured.kind == "build":
-        rows = rows.filter(pc.equal(rows["build"], measured.name))
+    if build := measured.name if measured.kind == "build" else _first(cells, "build"):
+        rows = rows.filter(pc.equal(rows["build"], build))
     ignored = ("options",) if measured.kind == "build" else ()  # the settings of a build are among them
     return Baseline({(row["mode"], row["model"]): [row] for row in rows.to_pylist()}, ignored)
 
 
 def _of_history(measured: Measured, cells: pa.Table) -> dict[Key, list[Row]]:
-    device = cells["device"][0].as_py() if len(cells) else None
-    where = pc.field("device") == device
+    where = (pc.field("device") == _first(cells, "device")) & (pc.field("build") == _first(cells, "build"))
     if measured.name:
         where &= pc.field("run") == measured.name
     starts = [name for name in cells.column_names if name.endswith("_started_at") and name != "timing_started_at"]
@@ -91,6 +93,11 @@ def _of_history(measured: Measured, cells: pa.Table) -> dict[Key, list[Row]]:
         key: sorted(rows, key=lambda row: max(row[name] for name in starts if row[name])) for key, rows in found.items()
     }
     return {key: _filled(rows) for key, rows in order.items()}
+
+
+def _first(cells: pa.Table, name: str) -> Any:
+    """The value of a column that is the same in all rows; None without rows."""
+    return cells[name][0].as_py() if len(cells) else None
 
 
 def _filled(rows: list[Row]) -> list[Row]:
@@ -182,10 +189,11 @@ def deviations(cells: Sequence[Row], baseline: Baseline, thresholds: Thresholds)
     if abs(found.eager) > limit:
         words = f"eager of all cells moved by {math.expm1(found.eager):+.1%}, which was taken off compiled"
         name = EAGER.worse if found.eager > 0 else EAGER.better
-        yield {"class": name, "check_name": "performance", "cause": EAGER.column, "message": words}
+        build = cells[0]["build"]
+        yield {"build": build, "class": name, "check_name": "performance", "cause": EAGER.column, "message": words}
     for row in cells:
         key = row["mode"], row["model"]
-        about = {"mode": row["mode"], "model": row["model"], "check_name": "performance", "log": row.get("log")}
+        about = {name: row.get(name) for name in ("build", "mode", "model", "log")} | {"check_name": "performance"}
         if key in found.incomparable:
             yield {**about, "class": "not_comparable", "message": found.incomparable[key]}
         for figure in FIGURES:

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from timmgate.core.described import columns
+from timmgate.core.names import cell_name
 from timmgate.core.schemas import SHOWN_STATUS
 from timmgate.core.spec import SEEDED_WEIGHTS
 from timmgate.core.thresholds import Thresholds
@@ -247,5 +248,5 @@ def _mixtures(kind: str, run: Row, cells: list[Row], names: list[str]) -> Iterat
 
 
 def _named(cells: list[Row]) -> str:
-    names = [f"{cell['mode']}/{cell['model']}" for cell in cells[:NAMED]]
+    names = [cell_name(cell) for cell in cells[:NAMED]]
     return ", ".join([*names, "..."] if len(cells) > NAMED else names)

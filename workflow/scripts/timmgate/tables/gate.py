@@ -9,7 +9,9 @@ from datetime import date
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from timmgate.core.names import cell_name
 from timmgate.core.schemas import SHOWN_STATUS
 from timmgate.core.thresholds import Thresholds
 from timmgate.tables import deviations
@@ -51,7 +53,7 @@ AS_EXPECTED = ("pass", "expected_failure")
 FAILING = ("new_failure", "changed_failure", "missing", "slower", "slower_compile", "more_memory", "more_graph_breaks")
 """The classes that fail the gate. An improvement does not: it shows in the table until the expectations are updated."""
 
-COLUMNS = ("mode", "model", "check_name", "class", "expected", "status", "flaky", "cause", "message", "log")
+COLUMNS = ("build", "mode", "model", "check_name", "class", "expected", "status", "flaky", "cause", "message", "log")
 
 
 def classify(expectation: Expectation | None, check: str, status: str | None) -> str:
@@ -74,18 +76,21 @@ def classify(expectation: Expectation | None, check: str, status: str | None) ->
 def judge(cells: pa.Table, expectations: Expectations, checks: Sequence[str]) -> pa.Table:
     """One row per requested check of a cell that is in the results or expected, with its class and what is known of both.
 
-    The results come first, and the checks of a cell stand together.
+    The same is expected of every build. The results come first, and the checks of a cell stand together.
     """
     course = [f"{check}_{name}" for check in checks for name in ("cause", "message")]
-    rows = requested(cells).select(["mode", "model", *map(SHOWN_STATUS.__getitem__, checks), *course, "log"]).to_pylist()
-    results = {(row["mode"], row["model"]): row for row in rows}
+    statuses = [SHOWN_STATUS[check] for check in checks]
+    rows = requested(cells).select(["build", "mode", "model", *statuses, *course, "log"]).to_pylist()
+    results = {(row["build"], row["mode"], row["model"]): row for row in rows}
     expected = {(mode, model): each for mode, models in expectations.items() for model, each in models.items()}
+    builds = dict.fromkeys(row["build"] for row in rows) or (None,)
     judged = []
-    for mode, model in [*results, *(cell for cell in expected if cell not in results)]:
-        result, expectation = results.get((mode, model), {}), expected.get((mode, model))
+    for build, mode, model in dict.fromkeys([*results, *((build, *cell) for build in builds for cell in expected)]):
+        result, expectation = results.get((build, mode, model), {}), expected.get((mode, model))
         for check in checks:
             judged.append(
                 {
+                    "build": build,
                     "mode": mode,
                     "model": model,
                     "check_name": check,
@@ -111,25 +116,33 @@ def against(
 ) -> list[Row]:
     """`judge`, and where the baseline is `measured` tables, their statuses instead of expectations, and their figures too.
 
-    `models` are by mode those that this run was asked for.
+    Each build is compared by itself. `models` are by mode those that this run was asked for.
     """
     if measured is None:
         expected: list[Row] = judge(cells, expectations, checks).to_pylist()
         return expected
-    before = deviations.load(measured, cells)
-    judged: list[Row] = judge(cells, before.expectations(models), checks).to_pylist()
-    if "performance" not in checks:
-        return judged
-    return [*judged, *deviations.deviations(requested(cells).to_pylist(), before, Thresholds(**thresholds))]
+    judged: list[Row] = []
+    moved: list[Row] = []
+    for build in requested(cells)["build"].unique():
+        of_build = cells.filter(pc.equal(cells["build"], build))
+        before = deviations.load(measured, of_build)
+        judged += judge(of_build, before.expectations(models), checks).to_pylist()
+        if "performance" in checks:
+            moved += deviations.deviations(requested(of_build).to_pylist(), before, Thresholds(**thresholds))
+    return [*judged, *moved]
 
 
 def outcome(judged: Sequence[Row]) -> Outcome:
     """A regression; or that nothing could be compared, of which most likely the request is the reason; or neither."""
     if failed(judged):
         return Outcome.REGRESSION
-    timed = {(row["mode"], row["model"]) for row in judged if row["check_name"] == "performance" and row["class"] == "pass"}
-    incomparable = {(row["mode"], row["model"]) for row in judged if row["class"] == "not_comparable"}
+    timed = {_cell(row) for row in judged if row["check_name"] == "performance" and row["class"] == "pass"}
+    incomparable = {_cell(row) for row in judged if row["class"] == "not_comparable"}
     return Outcome.WRONG_REQUEST if timed and timed <= incomparable else Outcome.AS_EXPECTED
+
+
+def _cell(row: Row) -> tuple[str | None, str, str]:
+    return row["build"], row["mode"], row["model"]
 
 
 def table(judged: Iterable[Row]) -> pa.Table:
@@ -141,7 +154,9 @@ def quarantined(judged: Iterable[Row], entries: Sequence[Entry], today: date) ->
     """The rows, where those that would fail the gate are flaky for as long as an entry of the quarantine says so."""
     for row in judged:
         covering = [
-            entry for entry in entries if row["model"] and entry.covers(row["mode"], row["model"], row["check_name"])
+            entry
+            for entry in entries
+            if row["model"] and entry.covers(row["mode"], row["model"], row["check_name"], row["build"])
         ]
         if not covering or row["class"] not in FAILING or row["class"] == "missing":
             yield row
@@ -214,8 +229,7 @@ def failed(judged: Iterable[Row]) -> bool:
 
 def place(row: Row) -> str:
     """Cell and check of a row."""
-    cell = f"{row['mode']}/{row['model']}" if row["model"] else "all cells"
-    return f"{cell} {row['check_name']}"
+    return f"{cell_name(row) if row['model'] else 'all cells'} {row['check_name']}"
 
 
 def reasons(judged: list[dict[str, Any]]) -> list[str]:

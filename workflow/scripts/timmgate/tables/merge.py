@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from timmgate.core.build import RESERVED
 from timmgate.core.checks import CHECKS
-from timmgate.core.names import RESERVED
 from timmgate.core.schemas import PASSED
 from timmgate.core.verdict import status_by_rule
 from timmgate.supervisor import journal

@@ -4,7 +4,7 @@ import shlex
 import socket
 import subprocess
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -22,9 +22,11 @@ FACT_COLUMNS = ("python", "torch_revision", "triton", "cuda", "cudnn", "cxx")
 
 def columns(request: Request, outcome: Outcome, facts: Mapping[str, Any], log: Path) -> dict[str, Any]:
     """The columns `schemas.PROVENANCE` of the row of one check, which ran as `request` says."""
+    request = replace(request, device_number=outcome.result.device_number)
     return {
         **{name: facts.get(name) for name in FACT_COLUMNS},
         "backends": _pairs(facts.get("backends")),
+        "imports": facts.get("imports"),
         "sources": _pairs(facts.get("sources")),
         "environment": _pairs(facts.get("environment")),
         "host": socket.gethostname(),
@@ -38,7 +40,9 @@ def columns(request: Request, outcome: Outcome, facts: Mapping[str, Any], log: P
 
 def command(request: Request, environment: Mapping[str, str], gpu: str | None) -> str:
     """A shell command that repeats the measurement: with its variables, our search path, and on the same GPU."""
-    variables = {**environment, "PYTHONPATH": module_environment()["PYTHONPATH"], **(gpus.only(gpu) if gpu else {})}
+    own = request.run.build.env
+    search_path = {"PYTHONPATH": module_environment(own)["PYTHONPATH"]}
+    variables = {**environment, **own, **search_path, **(gpus.only(gpu) if gpu else {})}
     assignments = " ".join(f"{name}={shlex.quote(text)}" for name, text in variables.items())
     return f"{assignments} {shlex.join(worker_command(request))}"
 

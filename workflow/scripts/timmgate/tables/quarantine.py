@@ -10,26 +10,31 @@ from timmgate.config.suites import lines
 from timmgate.core.checks import CHECKS
 from timmgate.core.errors import ConfigError, did_you_mean
 
-COLUMNS = ("mode", "model", "check", "issue", "until")
-"""Of the table; `check` may be absent or empty, which is both."""
+COLUMNS = ("build", "mode", "model", "check", "issue", "until")
+"""Of the table."""
+
+OPTIONAL = ("build", "check")
+"""May be absent or empty, which is all of them."""
 
 
 class Entry(NamedTuple):
-    """Names or globs of mode and model, a check or None, the issue, and the last day as YYYY-MM-DD."""
+    """Names or globs of mode, model and build, a check or None, the issue, and the last day as YYYY-MM-DD."""
 
     mode: str
     model: str
     check: str | None
     issue: str
     until: str
+    build: str = "*"
 
-    def covers(self, mode: str, model: str, check: str) -> bool:
-        """Whether it is about this check of this cell."""
-        return fnmatchcase(mode, self.mode) and fnmatchcase(model, self.model) and self.check in (None, check)
+    def covers(self, mode: str, model: str, check: str, build: str | None = None) -> bool:
+        """Whether it is about this check of this cell; `build` is None where the cell has no result."""
+        names = (mode, self.mode), (model, self.model), (build or "", self.build)
+        return all(fnmatchcase(*pair) for pair in names) and self.check in (None, check)
 
 
-def load(path: Path, modes: Collection[str]) -> list[Entry]:
-    """The entries of a tab-separated table; `modes` are those of the catalogue. Raises ConfigError."""
+def load(path: Path, modes: Collection[str], builds: Collection[str]) -> list[Entry]:
+    """The entries of a tab-separated table; `modes` and `builds` are those of the catalogues. Raises ConfigError."""
     if not path.is_file():
         raise ConfigError(f"quarantine: there is no file {str(path)!r}")
     rows = lines(path, lambda line: line.split("\t"), "a quarantine is a table in tab-separated text")
@@ -40,21 +45,24 @@ def load(path: Path, modes: Collection[str]) -> list[Entry]:
         if name not in COLUMNS:
             raise ConfigError(f"{place}: unknown column {name!r}{did_you_mean(name, COLUMNS)}")
     for name in COLUMNS:
-        if name not in header and name != "check":
+        if name not in header and name not in OPTIONAL:
             raise ConfigError(f"{place}: the column {name!r} is missing")
-    return [_entry(place, dict(zip(header, cells, strict=False)), modes) for place, cells in rows]
+    return [_entry(place, dict(zip(header, cells, strict=False)), modes, builds) for place, cells in rows]
 
 
-def _entry(place: str, row: dict[str, str], modes: Collection[str]) -> Entry:
+def _entry(place: str, row: dict[str, str], modes: Collection[str], builds: Collection[str]) -> Entry:
     for name in COLUMNS:
-        if name != "check" and not row.get(name):
+        if name not in OPTIONAL and not row.get(name):
             raise ConfigError(f"{place}: the {name} is missing")
     if not any(fnmatchcase(mode, row["mode"]) for mode in modes):
         raise ConfigError(f"{place}: there is no mode {row['mode']!r}{did_you_mean(row['mode'], modes)}")
+    build = row.get("build") or "*"
+    if not any(fnmatchcase(label, build) for label in builds):
+        raise ConfigError(f"{place}: there is no build {build!r}{did_you_mean(build, builds)}")
     if row.get("check") and row["check"] not in CHECKS:
         raise ConfigError(f"{place}: there is no check {row['check']!r}{did_you_mean(row['check'], CHECKS)}")
     try:
         until = date.fromisoformat(row["until"])
     except ValueError:
         raise ConfigError(f"{place}: until is {row['until']!r}; it must be a date, as in 2026-12-31") from None
-    return Entry(row["mode"], row["model"], row.get("check") or None, row["issue"], until.isoformat())
+    return Entry(row["mode"], row["model"], row.get("check") or None, row["issue"], until.isoformat(), build)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timmgate.config import builds, cells, settings, suites
+from timmgate.core.build import DEFAULT
 from timmgate.core.checks import CHECKS
 from timmgate.core.errors import ConfigError
 from timmgate.core.files import write_atomically
@@ -42,7 +43,9 @@ class Request:
         """The identities that cells would have today; of none where what defines them is not there any more."""
         try:
             config = settings.load(dict(self.config))
-            return cells.identities(config, builds.load(Path(self.facts)), suites.read(config.suite))
+            found = {label: builds.load(Path(self.facts), label) for label in builds.needed(config)}
+            suite = suites.read(config.suite, build=found.get(DEFAULT))
+            return cells.identities(config, found, suite)
         except (ConfigError, OSError):
             return lambda cell, check: None
 

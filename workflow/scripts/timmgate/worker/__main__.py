@@ -15,13 +15,15 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from timmgate.core.build import THREAD_VARIABLES
 from timmgate.core.checks import CHECKS
 from timmgate.core.faults import FaultNotApplicable
 from timmgate.core.files import write_atomically
-from timmgate.core.preflight import Question
+from timmgate.core.preflight import Answer, Question
 from timmgate.core.protocol import Reporter, ReportError, Request
 from timmgate.core.spec import Spec
 from timmgate.system.process_tree import die_with_parent
@@ -71,23 +73,44 @@ def preflight(question: Question) -> int:
     die_with_parent(signal.SIGKILL)
     if question.toolchain:
         set_environment(os.cpu_count() or 1, question.toolchain)
-    from timmgate.worker.preflight import answer  # and with it torch
-
-    text = answer(question).to_json()
-    write_atomically(question.answer, lambda scratch: scratch.write_text(text))
+    try:
+        import_first(question.imports)
+        from timmgate.worker.preflight import answer  # and with it torch
+    except Exception as error:
+        traceback.print_exc()
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        found = Answer([f"{sys.executable} cannot measure{_with_versions()} ({reason})"])
+    else:
+        found = answer(question)
+    write_atomically(question.answer, lambda scratch: scratch.write_text(found.to_json()))
     return 0
+
+
+def import_first(modules: Sequence[str]) -> None:
+    """Import what registers backends or devices."""
+    for module in modules:
+        import_module(module)
+
+
+def _with_versions() -> str:
+    """The versions of what could be imported, as part of a sentence."""
+    versions = {name: getattr(sys.modules.get(name), "__version__", None) for name in ("torch", "timm")}
+    known = " and ".join(f"{name} {version}" for name, version in versions.items() if version)
+    return f" with {known}" if known else ""
 
 
 def measure(spec: Spec, request: Request, reporter: Reporter) -> None:
     """One check, by the module that is named like it."""
     reporter.check(spec.check)
     reporter.stage("import")
-    from timmgate.worker import compile_cache, training_step  # and with them torch
+    import_first(request.run.build.import_)
+    from timmgate.worker import compile_cache, torch_device, training_step  # and with them torch
 
+    torch_device.use(spec.device, request.device_number)
     check, run = import_module(CHECKS[spec.check].module), request.run
     folder = request.cache(spec)
     cache = compile_cache.Cache(folder) if run.shared_cache else compile_cache.OwnCache(folder, run.toolchain)
-    options = run.weights, run.timing_limit, run.memory_bytes, run.accuracy_rule != "dynamo"
+    options = run.weights, run.timing_limit, run.memory_bytes, request.device_number, run.accuracy_rule != "dynamo"
     try:
         check.measure(spec, training_step.Setup(run.threads, cache, request.batch_size(spec), *options), reporter)
     except FaultNotApplicable as reason:
@@ -108,8 +131,8 @@ def keep_freed_memory() -> None:
 
 def set_environment(threads: int, cache: Path) -> None:
     """Set what torch and its compilers read once, at import: call it before."""
-    for name in ("OMP", "MKL", "OPENBLAS", "NUMEXPR"):
-        os.environ[f"{name}_NUM_THREADS"] = str(threads)
+    for name in THREAD_VARIABLES:
+        os.environ[name] = str(threads)
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = str(threads)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
     os.environ["TRITON_CACHE_DIR"] = str(cache / "triton")

@@ -22,7 +22,7 @@ from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Spec
 from timmgate.core.verdict import Errors, NullRun
 from timmgate.worker import backends, leaf_errors, null_runs, strict_verdict, torch_device
-from timmgate.worker.__main__ import set_environment
+from timmgate.worker.__main__ import import_first, set_environment
 from timmgate.worker.compile_cache import Cache
 from timmgate.worker.training_step import Setup, make
 
@@ -109,6 +109,7 @@ def main(request: str, path: str) -> None:
     values = json.loads(request)
     spec, run = Spec.from_dict(values["spec"]), RunOptions.from_dict(values["run"])
     set_environment(run.threads, run.cache)
+    import_first(run.build.import_)
     setup = Setup(run.threads, Cache(run.cache), spec.requested_batch_size, run.weights, strict=True)
     text = json.dumps([asdict(each) for each in runs(spec, setup)])
     write_atomically(Path(path), lambda scratch: scratch.write_text(text))

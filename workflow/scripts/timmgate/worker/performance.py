@@ -154,7 +154,7 @@ def take_samples(
     try:
         nothing_new = torch.compiler.set_stance("fail_on_recompile")
         with (
-            timing_lock.exclusive_device(gpus.names(spec.device)[0]),
+            timing_lock.exclusive_device(gpus.own_name(spec.device, setup.device_number)),
             torch_device.pinned(spec.device, setup.threads),
             nothing_new,
         ):

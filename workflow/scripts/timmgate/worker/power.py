@@ -24,7 +24,7 @@ from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Spec
 from timmgate.core.verdict import majority
 from timmgate.worker import accuracy, backends, compare, strict_verdict, torch_device
-from timmgate.worker.__main__ import set_environment
+from timmgate.worker.__main__ import import_first, set_environment
 from timmgate.worker.compare import Leaf
 from timmgate.worker.compile_cache import Cache
 from timmgate.worker.faults import Trials
@@ -188,6 +188,7 @@ def main(request: str, path: str) -> None:
     values = json.loads(request)
     spec, run = Spec.from_dict(values["spec"]), RunOptions.from_dict(values["run"])
     set_environment(run.threads, run.cache)
+    import_first(run.build.import_)
     setup = Setup(run.threads, Cache(run.cache), spec.requested_batch_size, run.weights, strict=True)
     text = json.dumps([asdict(trial) for trial in trials(spec, setup, values["places"])])
     write_atomically(Path(path), lambda scratch: scratch.write_text(text))

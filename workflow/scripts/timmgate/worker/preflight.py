@@ -21,7 +21,10 @@ DEVICES = ("cpu", "cuda", "xpu", "mps")
 def answer(question: Question) -> Answer:
     """What is wrong with the request, one sentence each, and what is known of the device."""
     problem = device_problem(question.device)
-    problems = [problem] if problem else [*mode_problems(question), *model_problems(question)]
+    unknown_models = {} if problem else model_problems(question)
+    problems = [problem] if problem else [*mode_problems(question)]
+    if not question.may_lack_models:
+        problems += unknown_models.values()
     if problems:
         return Answer(problems)
     if question.toolchain and uses_inductor(question):
@@ -29,7 +32,12 @@ def answer(question: Question) -> Answer:
             compile_cache.fill_toolchain(question.toolchain, question.device, question.software)
         except Exception:  # a compiler that breaks on the simplest program is what the cells are about to say
             traceback.print_exc()
-    return Answer([], device_name=torch_device.name(question.device), driver=torch_device.driver(question.device))
+    return Answer(
+        device_name=torch_device.name(question.device),
+        driver=torch_device.driver(question.device),
+        unknown_models=unknown_models,
+        devices=torch_device.count(question.device),
+    )
 
 
 def device_problem(device: str) -> str | None:
@@ -80,13 +88,15 @@ def load_backend(backend: str) -> None:
         raise backends.UnknownBackendError(f"the backend {backend!r} cannot be imported ({reason})") from error
 
 
-def model_problems(question: Question) -> Iterator[str]:
-    """Which of the models that somebody typed do not exist."""
+def model_problems(question: Question) -> dict[str, str]:
+    """Which of the models that somebody typed do not exist, each with a sentence."""
+    problems = {}
     for model in question.models:
         try:
             check_name(model, timm)
         except UnknownModelError as error:
-            yield f"models: {error}"
+            problems[model] = f"models: {error}"
+    return problems
 
 
 def uses_inductor(question: Question) -> bool:

@@ -20,9 +20,20 @@ def name(device: str) -> str:
     """Marketing name of the processor or accelerator, as far as the machine tells it."""
     if device == "cpu":
         return _processor_name()
-    if device in ("cuda", "xpu"):
-        return getattr(torch, device).get_device_name()
-    return device
+    accelerator = getattr(torch, device)
+    return accelerator.get_device_name() if hasattr(accelerator, "get_device_name") else device
+
+
+def count(device: str) -> int:
+    """How many devices of the type this process sees, as far as torch counts them."""
+    accelerator = getattr(torch, device)
+    return accelerator.device_count() if device != "cpu" and hasattr(accelerator, "device_count") else 1
+
+
+def use(device: str, number: int | None) -> None:
+    """Make one of several devices of the type the one that its plain name means."""
+    if number is not None:
+        getattr(torch, device).set_device(number)
 
 
 def driver(device: str) -> str | None:

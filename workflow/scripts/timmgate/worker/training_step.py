@@ -25,7 +25,8 @@ class Setup:
     """How to measure, as against what: threads, where the compiler keeps things, a state dict unless the weights are random.
 
     `batch_size` is the one to run with, `timing_limit_s` is for the samples of the performance check, and `memory_bytes` is
-    what this process and its children may take of the host. `strict` is whether the accuracy check makes null runs.
+    what this process and its children may take of the host. `device_number` is which of several devices is ours. `strict`
+    is whether the accuracy check makes null runs.
     """
 
     threads: int
@@ -34,6 +35,7 @@ class Setup:
     weights: Path | None = None
     timing_limit_s: float = 15.0
     memory_bytes: int | None = None
+    device_number: int | None = None
     strict: bool = False
 
 

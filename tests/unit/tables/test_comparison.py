@@ -1,0 +1,138 @@
+"""Two builds compared on made-up processes, whose truth is known."""
+
+import itertools
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from rich.console import Console
+
+from timmgate.report import comparison as terminal
+from timmgate.tables import comparison, pairs, parquet
+
+NOISE = 0.005
+"""Standard deviation of one process's median, relative."""
+
+
+def processes(cell, build, numbers, rng, *, compiled=1.0, eager=1.0, **known):
+    """Rows of some processes of a cell; `compiled` and `eager` are how many times longer they take."""
+    for turn in numbers:
+        scatter = np.exp(rng.normal(0, NOISE, 3))
+        figures = {
+            "eager_ms": 20.0 * eager * scatter[0],
+            "compiled_ms": 10.0 * compiled * scatter[1],
+            "compile_warm_cpu_s": 2.0 * scatter[2],
+            "compiled_peak_bytes": 10**9,
+            "graph_breaks": 0,
+            "batch_size": 8,
+            "timed_output_ok": True,
+        }
+        about = {"device": "cpu", "build": build, "mode": "inference", "model": cell, "turn": turn, "status": "pass"}
+        yield {**about, **figures, **known}
+
+
+def compared(cells, changes=None, seed=0, count=5, measured=()):
+    """Rows of a comparison of so many cells; `changes` are by cell what is different in the second build."""
+    rng, rows = np.random.default_rng(seed), []
+    for number in range(cells):
+        cell = f"m{number}"
+        rows += processes(cell, "a", range(count), rng)
+        rows += processes(cell, "b", range(count), rng, **(changes or {}).get(cell, {}))
+    table = parquet.table(rows, pairs.SCHEMA)
+    return comparison.compare(table, parquet.table(list(measured), parquet.SCHEMAS["cells"]), "a", "b").to_pylist()
+
+
+def of(rows, cell, figure="compiled_ms"):
+    (row,) = [row for row in rows if row["model"] == cell and row["figure"] == figure]
+    return row
+
+
+def test_nothing_is_found_where_nothing_changed():
+    rows = list(itertools.chain.from_iterable(compared(40, seed=seed) for seed in range(10)))
+    alarms = [row for row in rows if row["verdict"]]
+    assert len(alarms) <= 5, "of 1200 tests at 0.001"
+
+
+def test_a_change_is_found_with_its_size_and_its_interval():
+    row = of(compared(20, {"m3": {"compiled": 1.03}}), "m3")
+    assert row["verdict"] == "slower"
+    assert row["change"] == pytest.approx(0.03, abs=0.01)
+    assert row["change_ci_low"] < row["change"] < row["change_ci_high"]
+    assert row["value_after"] == pytest.approx(10.3, rel=0.01)
+    assert (row["processes"], row["could_show"], row["moved"]) == (5, True, "compiled")
+    assert of(compared(20, {"m3": {"compiled": 0.97}}), "m3")["verdict"] == "faster"
+
+
+@pytest.mark.parametrize(
+    ("change", "moved"),
+    [
+        ({"compiled": 1.1}, "compiled"),
+        ({"eager": 1.1}, "eager"),
+        ({"compiled": 1.1, "eager": 1.1}, "both"),
+        ({}, "neither"),
+    ],
+)
+def test_it_is_told_whether_eager_or_compiled_moved(change, moved):
+    assert of(compared(10, {"m1": change}), "m1")["moved"] == moved
+
+
+def test_more_memory_and_one_more_graph_break_are_found():
+    rows = compared(10, {"m1": {"compiled_peak_bytes": 11 * 10**8}, "m2": {"graph_breaks": 1}})
+    assert of(rows, "m1", "compiled_peak_bytes")["verdict"] == "more_memory"
+    found = of(rows, "m2", "graph_breaks")
+    assert (found["verdict"], found["value_before"], found["change"]) == ("more_graph_breaks", 0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("known", "reason"),
+    [
+        ({"status": "timeout", "cause": "limit"}, "b was not timed: timeout limit"),
+        ({"timed_output_ok": False}, "b computes something else"),
+        ({"batch_size": 4}, "batch sizes differ: [8] and [4]"),
+    ],
+)
+def test_what_cannot_be_compared_is_counted_with_the_reason(known, reason):
+    rows = compared(5, {"m1": known})
+    assert comparison.left_out(rows) == {reason: 1}
+    assert not [row for row in rows if row["model"] == "m1" and row["figure"] == "compiled_ms"]
+    assert len([row for row in rows if row["figure"] == "compiled_ms"]) == 4
+
+
+def test_one_process_is_too_few():
+    assert comparison.left_out(compared(3, count=1)) == {"there are fewer than two processes of each build": 3}
+
+
+def test_few_processes_are_not_said_to_be_able_to_show_what_they_cannot():
+    assert not any(row["could_show"] for row in compared(2, count=2) if row["figure"] == "compiled_ms")
+
+
+def test_statuses_that_differ_are_told_and_figures_of_one_measurement_are_shown():
+    measured = [
+        {"device": "cpu", "build": build, "mode": "inference", "model": "m0", "accuracy_by_rule": status, "margin": margin}
+        for build, status, margin in (("a", "pass", 0.5), ("b", "fail_accuracy", 2.0))
+    ]
+    rows = compared(2, measured=measured)
+    assert of(rows, "m0", "accuracy")["message"] == "pass became fail_accuracy"
+    shown = of(rows, "m0", "margin")
+    assert (shown["value_before"], shown["value_after"], shown["change"], shown["verdict"]) == (0.5, 2.0, 3.0, None)
+
+
+def printed(rows):
+    console = Console(record=True, width=200)
+    terminal.show(rows, console)
+    return console.export_text()
+
+
+def test_the_terminal_names_what_changed_what_was_left_out_and_what_no_alarm_means():
+    text = printed(compared(20, {"m3": {"compiled": 1.05}, "m4": {"status": "OOM"}}))
+    assert "b against a on cpu" in text
+    assert "slower inference/m3 compiled_ms +" in text and "moved: compiled" in text
+    assert "19 of 20 cells compared; 1 left out: b was not timed: OOM." in text
+    assert "would have been found in 19 of 19 compiled times" in text
+
+
+def test_a_comparison_of_nothing_says_so():
+    nothing = comparison.compare(pairs.SCHEMA.empty_table(), parquet.SCHEMAS["cells"].empty_table(), "a", "b")
+    assert nothing.num_rows == 0
+    assert "Nothing was compared." in printed(nothing.to_pylist())
+    assert isinstance(nothing, pa.Table)

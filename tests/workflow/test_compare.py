@@ -1,0 +1,85 @@
+"""Two builds compared: each cell is timed by both in turns, each time in a fresh process, and the difference is told."""
+
+import json
+
+import pytest
+
+from workflow.conftest import TABLES
+
+
+@pytest.fixture(scope="module")
+def compared(new_project, tmp_path_factory):
+    """A finished comparison, of which the second build is 10 % slower in everything; change nothing."""
+    builds = {"old": {}, "new": {"env": {"FAKE_COMPILED_S": "0.11"}}}
+    config = {
+        "builds": "old,new",
+        "build_catalogue": json.dumps(builds),
+        "modes": "inference",
+        "models": "test_vit,test_resnet",
+        "checks": "accuracy,performance",
+        "processes": 3,
+    }
+    project = new_project(tmp_path_factory.mktemp("compared"), config=config)
+    project.printed = project.run("compare")
+    return project
+
+
+def test_each_build_times_each_cell_in_turn_in_a_process_of_its_own(compared):
+    starts = [request for request in compared.worker.requests() if len(request.specs) == 1]
+    for model in ("test_vit", "test_resnet"):
+        builds = [request.specs[0].build for request in starts if request.specs[0].model == model]
+        assert builds == ["old", "new", "new", "old", "old", "new"]
+    assert {request.specs[0].check for request in starts} == {"performance"}
+    assert len({start["pid"] for start in compared.worker.starts()}) == len(compared.worker.starts())
+
+
+def test_the_difference_is_found_and_told(compared):
+    rows = compared.table("comparison")
+    found = {row["model"]: (row["verdict"], row["moved"]) for row in rows if row["figure"] == "compiled_ms"}
+    assert found == dict.fromkeys(["test_vit", "test_resnet"], ("slower", "compiled"))
+    assert "slower inference/test_vit compiled_ms +10" in compared.printed
+    assert "2 of 2 cells compared." in compared.printed
+    assert (compared.folder / "results/cpu/comparison.tsv").is_file()
+
+
+def test_it_takes_the_compile_caches_of_the_cells(compared):
+    caches = {}
+    for request in compared.worker.requests():
+        caches.setdefault((request.specs[0].build, request.specs[0].model), set()).add(request.run.cache)
+    assert all(len(each) == 1 for each in caches.values())
+    assert len(caches) == 4
+
+
+def test_what_was_compared_is_not_measured_again_and_the_other_tables_do_not_have_it(compared):
+    assert compared.planned("compare") == set()
+    assert len(compared.table()) == 4
+    assert compared.planned() == set()
+
+
+def test_each_process_has_a_log(compared):
+    folder = compared.folder / "logs/cpu/pairs/old..new/inference"
+    assert sorted(path.name for path in folder.glob("test_vit.*.log")) == [
+        *(f"test_vit.new.{turn}.log" for turn in range(3)),
+        *(f"test_vit.old.{turn}.log" for turn in range(3)),
+    ]
+
+
+def test_another_software_of_one_build_is_compared_again(compared):
+    builds = {"old": {}, "new": {"env": {"FAKE_COMPILED_S": "0.12"}}}
+    planned = compared.planned("compare", build_catalogue=json.dumps(builds))
+    assert planned == {"inference/test_vit", "inference/test_resnet", "compare", *TABLES} - {"all"}
+
+
+@pytest.mark.parametrize("builds", ["default", "default,other,third"])
+def test_anything_but_two_builds_is_refused(builds, project):
+    catalogue = {"build_catalogue": "{other: {}, third: {}}", "builds": builds, "models": "test_vit"}
+    printed = project.run("compare", code=1, **catalogue)
+    assert f"compare needs two builds, as in builds=release,nightly; builds is {builds.replace(',', ', ')}" in printed
+    assert project.worker.entries() == []
+
+
+def test_a_build_that_cannot_time_a_cell_is_left_out_with_the_reason(project):
+    project.worker.behaviours = {"test_vit": "raise@performance.compile"}
+    config = {"builds": "default,other", "build_catalogue": "{other: {}}", "modes": "inference", "processes": 2}
+    printed = project.run("compare", models="test_vit,test_resnet", **config)
+    assert "1 of 2 cells compared; 1 left out: default was not timed: fail_to_run RuntimeError." in printed

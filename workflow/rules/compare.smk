@@ -1,0 +1,49 @@
+"""Two builds against each other: every cell timed by both in turns, in fresh processes of one job."""
+
+
+rule compare:
+    input:
+        unpack(cell_rows),
+        tables(),  # all of them speak of the same request then
+        pairs=pair_files,
+        cells=f"results/{SETTINGS.device}/cells.parquet",
+    output:
+        table=f"results/{SETTINGS.device}/comparison.parquet",
+        tsv=f"results/{SETTINGS.device}/comparison.tsv",
+    log:
+        f"logs/{SETTINGS.device}/compare.log",
+    localrule: True
+    conda:
+        "../envs/timmgate.yaml"
+    params:
+        builds=lambda wildcards: compared_builds(),
+    script:
+        "../scripts/compare.py"
+
+
+rule pair:
+    input:
+        rows_of_both,  # what is measured again is compared again, and the compile caches are filled
+        weights=WEIGHTS,
+    output:
+        "results/{device}/pairs/{before}..{after}/{mode}/{model}.parquet",
+    log:
+        "logs/{device}/pairs/{before}..{after}/{mode}/{model}.log",
+    wildcard_constraints:
+        before="|".join(map(re.escape, SETTINGS.builds)),
+        after="|".join(map(re.escape, SETTINGS.builds)),
+    retries: 2  # of a job that was killed
+    conda:
+        "../envs/timmgate.yaml"
+    threads: SETTINGS.run.threads
+    resources:
+        run_options=SETTINGS.run.to_json(),
+        mem_mb=memory_mb,
+        runtime=runtime_min(2 * SETTINGS.run.processes),
+        compile_cache=SHARED_CACHE if SETTINGS.run.shared_cache else ".cache/inductor",
+        facts=FACTS,
+        gpu=int(SETTINGS.device == "cuda"),
+    params:
+        cells=lambda wildcards: [cell(wildcards, build).to_dict() for build in (wildcards.before, wildcards.after)],
+    script:
+        "../scripts/pair.py"

@@ -1,0 +1,21 @@
+"""What two builds measured in turns, compared: a table, and what a person should know of it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+
+from timmgate.report import comparison as terminal
+from timmgate.tables import comparison, pairs, parquet
+
+if TYPE_CHECKING:
+    from snakemake.iocontainers import snakemake
+
+if __name__ == "__main__":
+    measured = pa.concat_tables([pairs.SCHEMA.empty_table(), *map(pq.read_table, snakemake.input.pairs)])
+    compared = comparison.compare(measured, pq.read_table(snakemake.input.cells), *snakemake.params.builds)
+    parquet.write(compared, Path(snakemake.output.table))
+    parquet.write_tsv(compared, Path(snakemake.output.tsv))
+    terminal.show(compared.to_pylist(), Console())

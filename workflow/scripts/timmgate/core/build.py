@@ -1,0 +1,63 @@
+"""What a build of the catalogue says of itself: where what compiles is, and what is different there."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from timmgate.core.described import described
+
+DEFAULT = "default"
+"""The label of the environment that Snakemake itself runs in, unless the catalogue says otherwise."""
+
+RESERVED = ("export", "pairs", "confirm", "power", "calibration", "report")
+"""Folders in results/{device} beside those of the builds."""
+
+TABLE_SUFFIXES = (".parquet", ".tsv", ".json", ".csv", ".log", ".html", ".xml")
+"""Ends of the files beside these folders."""
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+"""Variables that a worker sets to the number of threads."""
+
+WORKERS_OWN = {
+    **dict.fromkeys((*THREAD_VARIABLES, "TORCHINDUCTOR_COMPILE_THREADS"), "the key threads"),
+    "TORCHINDUCTOR_CACHE_DIR": "the key compile_cache",
+    "TRITON_CACHE_DIR": "the key compile_cache",
+    "CUBLAS_WORKSPACE_CONFIG": "the measurement protocol",
+    "HF_HUB_OFFLINE": "the measurement protocol",
+    "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "the measurement protocol",
+    "CUDA_VISIBLE_DEVICES": "the lock of the GPU; set it for snakemake itself",
+}
+"""Variables that are set in every worker, whatever a build says, and by what."""
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """The options of a build."""
+
+    python: str | None = described(
+        "Python of the environment that has torch, timm and numpy, `~/nightly/bin/python`; null is the one that runs "
+        "snakemake.",
+        default=None,
+        minLength=1,
+    )
+    env: dict[str, str] = described(
+        "Environment variables for this build alone.", default_factory=dict, additionalProperties={"type": "string"}
+    )
+    inductor_config: dict[str, Any] = described(
+        "Keys of torch._inductor.config, with dots, added to every mode. They win over the key `inductor_config`, and a "
+        "mode's own win over them.",
+        default_factory=dict,
+    )
+    import_: list[str] = described(
+        "Modules to import before anything else, which register a backend or a device.",
+        default_factory=list,
+        items={
+            "type": "string",
+            "pattern": r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$",
+            "form": "the name of a module, as in acme.torch_plugin",
+        },
+    )
+
+    @classmethod
+    def of_config(cls, values: dict[str, Any]) -> "BuildOptions":
+        """The options as they are written in a configuration, where `import` is no word of Python's."""
+        return cls(**{"import_" if name == "import" else name: value for name, value in values.items()})

@@ -1,0 +1,74 @@
+"""Prints the comparison of two builds in the terminal."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from timmgate.tables import comparison
+
+WORSE = {*(figure.more for figure in comparison.TESTED), comparison.COUNTED.more}
+
+
+def show(compared: list[dict[str, Any]], console: Console) -> None:
+    """Print a row per figure, a line for whatever changed, and what the comparison could not say."""
+    if not compared:
+        console.print("Nothing was compared.")
+        return
+    console.print(table(compared))
+    for row in compared:
+        if row["verdict"] not in (None, "left_out"):
+            console.print(line(row), soft_wrap=True)
+    for sentence in sentences(compared):
+        console.print(sentence, soft_wrap=True)
+
+
+def table(compared: list[dict[str, Any]]) -> Table:
+    """A rich table: for each figure of how many cells, the mean change, and how many changed in which direction."""
+    first = compared[0]
+    shown = Table(title=f"{first['after']} against {first['before']} on {first['device']}")
+    shown.add_column("figure", overflow="fold")
+    for column in ("cells", "change", "less", "more", "could show 3 %"):
+        shown.add_column(column, justify="right", overflow="fold")
+    for figure in (*comparison.TESTED, comparison.COUNTED):
+        rows = [row for row in compared if row["figure"] == figure.column]
+        if not rows:
+            continue
+        verdicts = Counter(row["verdict"] for row in rows)
+        able = sum(bool(row["could_show"]) for row in rows)
+        is_count = figure is comparison.COUNTED
+        mean = "" if is_count else f"{np.exp(np.mean([np.log1p(row['change']) for row in rows])) - 1:+.1%}"
+        counts = [str(verdicts[word] or "") for word in (figure.less, figure.more)]
+        shown.add_row(figure.column, str(len(rows)), mean, *counts, "" if is_count else str(able))
+    return shown
+
+
+def line(row: dict[str, Any]) -> Text:
+    """Verdict, cell, the change with its interval, and whether eager moved too."""
+    words = row["message"] or f"{row['figure']} {_change(row)}"
+    if row["moved"]:
+        words = f"{words}; moved: {row['moved']}"
+    check = f" {row['figure']}" if row["verdict"] == "status" else ""
+    colour = "bold red" if row["verdict"] in WORSE else "bold yellow"
+    return Text.assemble((row["verdict"], colour), f" {row['mode']}/{row['model']}{check} {words}")
+
+
+def _change(row: dict[str, Any]) -> str:
+    if row["change_ci_low"] is None:
+        return f"{row['value_before']:g} became {row['value_after']:g}"
+    return f"{row['change']:+.1%} [{row['change_ci_low']:+.1%}, {row['change_ci_high']:+.1%}]"
+
+
+def sentences(compared: list[dict[str, Any]]) -> list[str]:
+    """How many cells were compared, what was left out and why, and what no alarm means."""
+    cells = {(row["mode"], row["model"]) for row in compared}
+    reasons = [f"{count} left out: {reason}" for reason, count in comparison.left_out(compared).items()]
+    tested = [row for row in compared if row["figure"] == "compiled_ms"]
+    able = sum(bool(row["could_show"]) for row in tested)
+    return [
+        f"{len(tested)} of {len(cells)} cells compared{''.join(f'; {reason}' for reason in reasons)}.",
+        f"A change of 3 % would have been found in {able} of {len(tested)} compiled times; elsewhere no alarm says little.",
+    ]

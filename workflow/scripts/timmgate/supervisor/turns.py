@@ -1,0 +1,58 @@
+"""One cell timed by two builds in turn, each time in a fresh process, on one device: what a comparison of builds rests on.
+
+A process has its own layout of memory and its own luck, which moves all of its samples alike; so what counts is the scatter
+between processes. Their order is A B B A, so that a machine that slows down steadily favours neither build.
+"""
+
+import signal
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from timmgate.core.outcome import Outcome
+from timmgate.core.run_options import RunOptions
+from timmgate.core.spec import Spec
+from timmgate.supervisor import cell
+from timmgate.supervisor.job import SUPERVISION_BYTES
+from timmgate.supervisor.journal import NAME, Journal
+from timmgate.system.cgroups import memory_limit_bytes
+from timmgate.system.process_tree import die_with_run, interruptible, machine_memory_bytes
+from timmgate.weights.record import Weights
+
+
+def order(processes: int) -> list[int]:
+    """Which of two comes when: A B, then B A, and so on, each of them `processes` times."""
+    return [side for turn in range(processes) for side in ((0, 1) if turn % 2 == 0 else (1, 0))]
+
+
+def measure(
+    specs: Sequence[Spec], runs: Sequence[RunOptions], weights: Weights | None, log: Path
+) -> Iterator[tuple[int, int, Outcome]]:
+    """Number of the turn, side and outcome of each process, for two specs with the options that each runs with.
+
+    A side that does not pass is not tried again: there is nothing to compare. Each process has a log beside `log`.
+    """
+    die_with_run(signal.SIGTERM)
+    failed: set[int] = set()
+    turns = [0, 0]
+    for side in order(runs[0].processes):
+        if failed:
+            return
+        with interruptible():
+            outcome = _process(specs[side], runs[side], weights, log.with_suffix(f".{specs[side].build}.{turns[side]}.log"))
+        if outcome.verdict.status != "pass":
+            failed.add(side)
+        yield turns[side], side, outcome
+        turns[side] += 1
+
+
+def _process(spec: Spec, run: RunOptions, weights: Weights | None, log: Path) -> Outcome:
+    failure = weights.failure() if weights else None
+    memory_bytes = int(min(memory_limit_bytes(), machine_memory_bytes())) - SUPERVISION_BYTES
+    run = replace(run, weights=weights.path if weights else None, memory_bytes=memory_bytes)
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Journal(Path(folder, NAME))
+        if failure:
+            return cell.not_started([spec], failure, log, journal)[0]
+        return cell.supervise([spec], run, log, journal)[0]

@@ -1,0 +1,66 @@
+"""What two builds measured of one cell in turns: a row for each process."""
+
+from collections.abc import Iterable, Sequence
+
+import pyarrow as pa
+
+from timmgate.core.described import columns
+from timmgate.core.outcome import Outcome
+from timmgate.core.schemas import KEY
+from timmgate.core.spec import Cell
+from timmgate.tables import parquet
+
+FIGURES = (
+    ("eager_ms", "float64", "ms", "median duration of an eager iteration"),
+    ("compiled_ms", "float64", "ms", "median duration of a compiled iteration"),
+    ("compile_warm_cpu_s", "float64", "s", "processor time of a compilation with the cache filled"),
+    ("eager_peak_bytes", "int64", "bytes", "peak memory of an eager iteration"),
+    ("compiled_peak_bytes", "int64", "bytes", "peak memory of a compiled iteration"),
+    ("graph_breaks", "int64", "", "graph breaks of the model"),
+    ("batch_size", "int64", "images", "batch size that ran"),
+    ("timed_output_ok", "bool", "", "compiled agrees with the reference at the timed batch size"),
+    ("machine_drift", "float64", "", "duration of a fixed kernel after the samples over that before them"),
+)
+"""Columns of a performance check that a row has, as `core.checks` describes them."""
+
+COLUMNS = (
+    *KEY,
+    *columns(
+        "pair",
+        [
+            ("turn", "int64", "", "number of the process among those of its build, from 0"),
+            ("position", "int64", "", "number of the process among those of both builds, in the order in which they ran"),
+            ("status", "string", "", "status of the performance check"),
+            ("cause", "string", "", "why it did not pass"),
+            ("message", "string", "", "what went wrong, in words"),
+            ("identity", "string", "", "SHA-256 of everything that defines the measurement"),
+            *FIGURES,
+            ("started_at", "timestamp", "", "when it began"),
+            ("wall_s", "float64", "s", "duration of the process"),
+        ],
+    ),
+)
+
+SCHEMA = parquet.schema(COLUMNS)
+
+
+def table(cells: Sequence[Cell], measured: Iterable[tuple[int, int, Outcome]]) -> pa.Table:
+    """Turn, side and outcome of each process, in their order, as rows; `cells` are those of both sides."""
+    rows = []
+    for position, (turn, side, outcome) in enumerate(measured):
+        cell, verdict, found = cells[side], outcome.verdict, outcome.result.columns
+        rows.append(
+            {
+                **{name: getattr(cell, name) for name in ("device", "build", "mode", "model")},
+                "turn": turn,
+                "position": position,
+                "status": verdict.status,
+                "cause": verdict.cause,
+                "message": verdict.message,
+                "identity": cell.spec("performance").identity(),
+                **{name: found.get(name) for name, *_ in FIGURES},
+                "started_at": outcome.result.started_at,
+                "wall_s": outcome.wall_s,
+            }
+        )
+    return parquet.table(rows, SCHEMA)
