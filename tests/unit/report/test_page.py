@@ -2,15 +2,18 @@
 
 import base64
 import gzip
+import itertools
 import json
 import re
 
+import pyarrow.parquet as pq
 import pytest
 
 import synthetic_sweep
 from timmgate.core.checks import CHECKS
 from timmgate.core.schemas import FAILED
 from timmgate.report import figures, page, page_data
+from timmgate.tables import comparison, parquet
 
 HEALTHY = {
     "accuracy": "pass",
@@ -28,7 +31,28 @@ def folder(tmp_path_factory):
     """The tables of a small sweep."""
     folder = tmp_path_factory.mktemp("run") / "results" / "cpu"
     synthetic_sweep.write(folder, 12, leaves=30, samples=9)
+    compare(folder)
     return folder
+
+
+def compare(folder, *others):
+    """Write what a comparison found: every cell's build 3 % slower than another one, but for what the `others` say."""
+    rows = [
+        {
+            **{name: cell[name] for name in ("device", "mode", "model")},
+            **{
+                "before": "release",
+                "after": cell["build"],
+                "figure": "compiled_ms",
+                "verdict": "slower",
+                "could_show": True,
+            },
+            **{"change": 0.03, "change_ci_low": 0.02, "change_ci_high": 0.04, "moved": "compiled"},
+        }
+        for cell in pq.read_table(folder / "cells.parquet").to_pylist()
+    ]
+    changed = [{**row, **other} for row, other in itertools.zip_longest(rows, others, fillvalue={})]
+    pq.write_table(parquet.table(changed, comparison.SCHEMA), folder / "comparison.parquet")
 
 
 def written(tmp_path, *changes):
@@ -231,3 +255,19 @@ def test_what_the_gate_found_is_there_until_the_cells_are_newer(folder, tmp_path
         assert "expected pass, got timeout" not in said(page.render(folder))
     finally:
         (folder / "gate.tsv").unlink()
+
+
+def test_what_differs_between_two_builds_is_there_with_what_it_is_worth(tmp_path):
+    folder = written(tmp_path, {}, {}, {}, {})
+    unknown = {"verdict": None, "change": 0.001, "could_show": False}
+    crash = {"figure": "accuracy", "verdict": "new_failure", "message": "pass became fail_to_run", "change": None}
+    compare(folder, {"verdict": "faster", "change": -0.05}, unknown, {}, crash)
+    text = said(page.render(folder))
+    assert text.index("pass became fail_to_run") < text.index("-5.0%"), "what got worse comes first"
+    assert "slower" in text and "+3.0%" in text and "+0.1%" not in text
+    assert "A change of 3 % would have been found in 2 of 3 compiled times" in text
+    cells = held(page.render(folder))["cells"]
+    assert page.unpacked(cells["change"]) == [-0.05, 0.001, 0.03, None]
+    assert page.unpacked(cells["change_verdict"]) == ["faster", "same_or_unknown", "slower", None]
+    (folder / "cells.parquet").touch()
+    assert "pass became fail_to_run" not in said(page.render(folder)), "cells that are newer were not compared"

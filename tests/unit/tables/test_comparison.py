@@ -10,6 +10,8 @@ from rich.console import Console
 from timmgate.report import comparison as terminal
 from timmgate.tables import comparison, pairs, parquet
 
+KEY_OF_M0 = {"device": "cpu", "mode": "inference", "model": "m0"}
+
 NOISE = 0.005
 """Standard deviation of one process's median, relative."""
 
@@ -136,3 +138,19 @@ def test_a_comparison_of_nothing_says_so():
     assert nothing.num_rows == 0
     assert "Nothing was compared." in printed(nothing.to_pylist())
     assert isinstance(nothing, pa.Table)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "verdict"),
+    [
+        ("pass", "fail_to_run", "new_failure"),
+        ("timeout", "pass", "fixed"),
+        ("timeout", "OOM", "status"),
+        ("pass", "pass", None),
+    ],
+)
+def test_a_check_that_ends_otherwise_is_told(before, after, verdict):
+    measured = [{**KEY_OF_M0, "build": build, "performance": status} for build, status in (("a", before), ("b", after))]
+    rows = [row for row in compared(3, measured=measured) if row["figure"] == "performance"]
+    assert [row["verdict"] for row in rows] == ([verdict] if verdict else [])
+    assert all(row["message"] == f"{before} became {after}" for row in rows)

@@ -8,9 +8,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from timmgate.core.checks import CHECKS
 from timmgate.tables import comparison
 
-WORSE = {*(figure.more for figure in comparison.TESTED), comparison.COUNTED.more}
+WORSE = {"new_failure", *(figure.more for figure in comparison.TESTED), comparison.COUNTED.more}
+"""Verdicts that are a change to the worse."""
 
 
 def show(compared: list[dict[str, Any]], console: Console) -> None:
@@ -51,7 +53,7 @@ def line(row: dict[str, Any]) -> Text:
     words = row["message"] or f"{row['figure']} {_change(row)}"
     if row["moved"]:
         words = f"{words}; moved: {row['moved']}"
-    check = f" {row['figure']}" if row["verdict"] == "status" else ""
+    check = f" {row['figure']}" if row["figure"] in CHECKS else ""
     colour = "bold red" if row["verdict"] in WORSE else "bold yellow"
     return Text.assemble((row["verdict"], colour), f" {row['mode']}/{row['model']}{check} {words}")
 

@@ -94,6 +94,15 @@ BY_VERDICT = coded(
     "verdict",
 )
 
+BY_CHANGE = coded(
+    {
+        "faster": ("faster", "circle"),
+        "same_or_unknown": ("quiet", "square"),
+        "slower": ("slower", "triangle-left"),
+    },
+    "change_verdict",
+)
+
 
 def tips(*figures: tuple[str, str, str], names: Sequence[str] = ("model", "mode", "build")) -> list[alt.Tooltip]:
     """What a mark shows when it is pointed at: its name, then figures as expression, title and format."""
@@ -154,6 +163,24 @@ def speedups(cells: alt.Chart) -> Chart:
             x=alt.X("speedup_ci_low:Q", title=x["title"]), x2="speedup_ci_high:Q", color=BY_VERDICT["color"]
         ),
         base.mark_point(filled=True, size=45, opacity=1).encode(x=x, tooltip=about, **BY_VERDICT),
+        height=alt.Step(LINE),
+    )
+
+
+def changes(cells: alt.Chart) -> Chart:
+    """A line a cell: how its compiled time differs from that of the other build, with its interval."""
+    base = extremes(cells, "change").encode(y=lines_by("change")).transform_calculate(
+        interval="format(datum.change_ci_low, '+.1%') + ' to ' + format(datum.change_ci_high, '+.1%')",
+    )  # fmt: skip
+    x = alt.X("change:Q", title="compiled time against the other build", axis=alt.Axis(format="+%", grid=False))
+    about = tips(("change:Q", "change", "+.1%"), ("interval:N", "95 % interval", ""), ("change_verdict:N", "verdict", ""))
+    no_change = alt.Chart(alt.InlineData(values=[{}])).mark_rule(color="var(--ink)", opacity=0.55)
+    return alt.layer(
+        no_change.encode(x=alt.datum(0)),
+        base.mark_rule(strokeWidth=1.5).encode(
+            x=alt.X("change_ci_low:Q", title=x["title"]), x2="change_ci_high:Q", color=BY_CHANGE["color"]
+        ),
+        base.mark_point(filled=True, size=45, opacity=1).encode(x=x, tooltip=about, **BY_CHANGE),
         height=alt.Step(LINE),
     )
 
@@ -306,6 +333,15 @@ FIGURES = (
         speedups,
         needs=("speedup",),
         reads=(*NAMES, "speedup_ci_low", "speedup_ci_high", "noise_floor", "verdict"),
+    ),
+    Figure(
+        "changes",
+        "Against the other build, cell by cell",
+        "How the compiled time differs, with its 95 % interval over processes that took turns. Grey is no change that could "
+        f"be shown. Of more than {SHOWN} cells, the {SHOWN // 2} that lost most and the {SHOWN // 2} that gained most.",
+        changes,
+        needs=("change",),
+        reads=(*NAMES, "change_ci_low", "change_ci_high", "change_verdict"),
     ),
     Figure(
         "stages",

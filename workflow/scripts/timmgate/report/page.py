@@ -24,9 +24,10 @@ from markupsafe import Markup
 
 from timmgate import PACKAGE_ROOT
 from timmgate.core.files import write_atomically
-from timmgate.report import figures
+from timmgate.report import comparison, figures
 from timmgate.report import gate as gate_lines
 from timmgate.report import history as history_lines
+from timmgate.report import page_data as of_tables
 from timmgate.report.page_data import page_data, plain
 from timmgate.tables import gate
 from timmgate.tables.failures import KINDS
@@ -165,23 +166,32 @@ def read_tsv(path: Path, newer_than: Path) -> list[Row]:
 
 
 def changes(folder: Path) -> list[Row]:
-    """What is not as the gate expects, and what changed in the history, each with a title and lines in words."""
-    cells = folder / "cells.parquet"
+    """What is not as the gate expects, what changed in the history, and what differs between two builds: each with a title,
+    lines in words, and sentences that say what they are worth.
+    """
+    cells, compared = folder / "cells.parquet", of_tables.comparison(folder)
     judged = [row for row in read_tsv(folder / "gate.tsv", cells) if row["class"] not in gate.AS_EXPECTED]
     changed = read_tsv(folder / "history.tsv", cells)
-    found = (
-        ("Against the baseline", judged, gate_lines.line, gate.FAILING),
-        ("In the history", changed, history_lines.line, tuple(history_lines.WORSE)),
-    )
+    differing = [row for row in compared if row["verdict"] not in (None, "left_out")]
+    found = [
+        ("Against the baseline", [(row["class"] in gate.FAILING, gate_lines.line(row)) for row in judged], []),
+        ("In the history", [(row["class"] in history_lines.WORSE, history_lines.line(row)) for row in changed], []),
+    ]
+    if compared:
+        title = f"{compared[0]['after']} against {compared[0]['before']}"
+        lines = [(row["verdict"] in comparison.WORSE, comparison.line(row)) for row in differing]
+        found.append((title, lines, comparison.sentences(compared)))
     return [
         {
-            "title": title,
+            "title": plain(title),
             "rows": [
-                {"state": "failure" if row["class"] in worse else "pass", "words": plain(line(row).plain)} for row in rows
+                {"state": "failure" if is_worse else "pass", "words": plain(line.plain)}
+                for is_worse, line in sorted(lines, key=lambda each: not each[0])
             ],
+            "sentences": plain(sentences),
         }
-        for title, rows, line, worse in found
-        if rows
+        for title, lines, sentences in found
+        if lines or sentences
     ]
 
 

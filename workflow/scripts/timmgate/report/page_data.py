@@ -76,6 +76,10 @@ DERIVED = columns(
         ("worst_allowed_error", "float64", "", "compiled's error that the dynamo rule allows, of the worst leaf"),
         ("eager_drift", "float64", "", "median eager time of the last third of the samples over that of the first third"),
         ("compiled_drift", "float64", "", "median compiled time of the last third of the samples over that of the first"),
+        ("change", "float64", "", "relative change of compiled_ms against the other build, timed in turns"),
+        ("change_ci_low", "float64", "", "lower end of its 95 % interval, over processes"),
+        ("change_ci_high", "float64", "", "upper end of its 95 % interval"),
+        ("change_verdict", "string", "", "slower or faster than the other build; same_or_unknown where neither is shown"),
     ],
 )
 """Columns that only the page has."""
@@ -155,7 +159,7 @@ def derive(cells: Sequence[Row], findings: Iterable[Row], folder: Path) -> None:
     of_cell: dict[int, list[Row]] = {}
     for finding in findings:
         of_cell.setdefault(finding["cell"], []).append(finding)
-    worst, drifts = _worst_tensors(cells, folder), _drifts(folder)
+    worst, drifts, changes = _worst_tensors(cells, folder), _drifts(folder), _changes(folder)
     unknown: Row = {column.name: None for column in DERIVED}
     for number, cell in enumerate(cells):
         found = of_cell.get(number, [])
@@ -164,7 +168,9 @@ def derive(cells: Sequence[Row], findings: Iterable[Row], folder: Path) -> None:
             "kinds": ", ".join(dict.fromkeys(each["kind"] for each in found)) or None,
             "reason": sentence(found[0]) if found else None,
         }
-        cell.update({**unknown, **about, **worst.get(_key(cell), {}), **drifts.get(_key(cell), {})})
+        cell.update(unknown | about)
+        for of_cells in (worst, drifts, changes):
+            cell.update(of_cells.get(_key(cell), {}))
 
 
 def state(cell: Row, findings: Collection[Row]) -> str:
@@ -289,6 +295,26 @@ def _drifts(folder: Path) -> dict[Key, Row]:
     first, last = thirds
     ratios = (last / first).rename(columns={"eager_s": "eager_drift", "compiled_s": "compiled_drift"})
     return dict(zip(ratios.index, ratios.to_dict("records"), strict=True))
+
+
+def _changes(folder: Path) -> dict[Key, Row]:
+    """By cell of the later of two builds, what a comparison says of its compiled time."""
+    return {
+        (row["device"], row["after"], row["mode"], row["model"]): {
+            **{name: row[name] for name in ("change", "change_ci_low", "change_ci_high")},
+            "change_verdict": row["verdict"] or "same_or_unknown",
+        }
+        for row in comparison(folder)
+        if row["figure"] == "compiled_ms"
+    }
+
+
+def comparison(folder: Path) -> list[Row]:
+    """The rows of what compared two builds; none where that was not done, or is older than the cells."""
+    path = folder / "comparison.parquet"
+    if not path.is_file() or path.stat().st_mtime_ns < (folder / "cells.parquet").stat().st_mtime_ns:
+        return []
+    return [dict(row) for row in pq.read_table(path).to_pylist()]
 
 
 def _column(field: pa.Field) -> Column:

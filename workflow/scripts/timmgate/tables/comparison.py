@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from timmgate.core.described import columns
-from timmgate.core.schemas import SHOWN_STATUS
+from timmgate.core.schemas import FAILED, SHOWN_STATUS
 from timmgate.core.statistics import CONFIDENCE
 from timmgate.tables import moderated, parquet
 from timmgate.tables.moderated import Test
@@ -186,7 +186,9 @@ def _statuses(cell: Cell, one: Row, two: Row) -> list[Row]:
     for check, column in SHOWN_STATUS.items():
         before, after = one.get(column), two.get(column)
         if before and after and before != after:
-            rows.append(_row(cell, check, verdict="status", message=f"{before} became {after}"))
+            failed = (before in FAILED, after in FAILED)
+            verdict = {(False, True): "new_failure", (True, False): "fixed"}.get(failed, "status")
+            rows.append(_row(cell, check, verdict=verdict, message=f"{before} became {after}"))
     return rows
 
 
