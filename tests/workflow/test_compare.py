@@ -74,7 +74,8 @@ def test_another_software_of_one_build_is_compared_again(compared):
 def test_anything_but_two_builds_is_refused(builds, project):
     catalogue = {"build_catalogue": "{other: {}, third: {}}", "builds": builds, "models": "test_vit"}
     printed = project.run("compare", code=1, **catalogue)
-    assert f"compare needs two builds, as in builds=release,nightly; builds is {builds.replace(',', ', ')}" in printed
+    assert "compare needs two builds, as in builds=release,nightly, or one and what was measured before" in printed
+    assert f"builds is {builds.replace(',', ', ')}" in printed
     assert project.worker.entries() == []
 
 
@@ -83,3 +84,14 @@ def test_a_build_that_cannot_time_a_cell_is_left_out_with_the_reason(project):
     config = {"builds": "default,other", "build_catalogue": "{other: {}}", "modes": "inference", "processes": 2}
     printed = project.run("compare", models="test_vit,test_resnet", **config)
     assert "1 of 2 cells compared; 1 left out: default was not timed: fail_to_run RuntimeError." in printed
+
+
+def test_one_build_is_compared_with_tables_of_an_earlier_run_without_measuring_again(project, new_project, tmp_path):
+    config = {"modes": "inference", "models": "test_vit,test_resnet", "checks": "accuracy,performance"}
+    project.run(**config)
+    later = new_project(tmp_path / "later", config={**config, "baseline": str(project.folder / "results")})
+    printed = later.run("compare")
+    assert "2 of 2 cells compared." in printed and "Measured apart" in printed
+    assert [len(request.specs) for request in later.worker.requests()] == [2, 2], "both checks of both cells, once"
+    assert {row["before"] for row in later.table("comparison")} == {str(project.folder / "results")}
+    assert later.planned("compare") == set()

@@ -183,17 +183,28 @@ def cell_rows(wildcards):
     return {check: [cell_file(*cell, check) for cell in CELLS] for check in SETTINGS.checks}
 
 
+def compared_baseline():
+    """The tables measured at another time or on another device that the builds are compared with; None without."""
+    try:
+        return baseline.measured(SETTINGS, any_device=True)
+    except ConfigError as error:
+        raise WorkflowError(str(error)) from None
+
+
 def compared_builds():
-    """The two builds. Raises WorkflowError if there are not two."""
-    if len(SETTINGS.builds) != 2:
+    """The builds that are compared with a baseline, else the two that are compared. Raises WorkflowError if there are not two."""
+    if len(SETTINGS.builds) != 2 and not compared_baseline():
         raise WorkflowError(
-            f"compare needs two builds, as in builds=release,nightly; builds is {', '.join(SETTINGS.builds)}"
+            "compare needs two builds, as in builds=release,nightly, or one and what was measured before, as in "
+            f"baseline=../monday/results; builds is {', '.join(SETTINGS.builds)}"
         )
     return list(SETTINGS.builds)
 
 
 def pair_files(wildcards):
-    """What both builds measured in turns, a file for each cell."""
+    """What two builds measured in turns, a file for each cell; none where they are compared with a baseline."""
+    if compared_baseline():
+        return []
     before, after = compared_builds()
     folder = f"results/{SETTINGS.device}/pairs/{before}..{after}"
     return [f"{folder}/{mode}/{model}.parquet" for mode in SETTINGS.modes for model in MODELS]

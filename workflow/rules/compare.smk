@@ -1,4 +1,7 @@
-"""Two builds against each other: every cell timed by both in turns, in fresh processes of one job."""
+"""Two builds against each other: every cell timed by both in turns, in fresh processes of one job.
+
+With a baseline of measured tables, every build against those, without measuring anything for it.
+"""
 
 
 rule compare:
@@ -17,6 +20,8 @@ rule compare:
         "../envs/timmgate.yaml"
     params:
         builds=lambda wildcards: compared_builds(),
+        baseline=lambda wildcards: compared_baseline(),
+        called=SETTINGS.baseline,
     script:
         "../scripts/compare.py"
 

@@ -1,4 +1,4 @@
-"""What two builds measured in turns, compared: a table, and what a person should know of it."""
+"""Two builds, or every build and a baseline, compared: a table, and what a person should know of it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +14,12 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
-    measured = pa.concat_tables([pairs.SCHEMA.empty_table(), *map(pq.read_table, snakemake.input.pairs)])
-    compared = comparison.compare(measured, pq.read_table(snakemake.input.cells), *snakemake.params.builds)
+    params, cells = snakemake.params, pq.read_table(snakemake.input.cells)
+    if params.baseline:
+        compared = comparison.with_baseline(cells, params.builds, params.baseline, params.called)
+    else:
+        measured = pa.concat_tables([pairs.SCHEMA.empty_table(), *map(pq.read_table, snakemake.input.pairs)])
+        compared = comparison.compare(measured, cells, *params.builds)
     parquet.write(compared, Path(snakemake.output.table))
     parquet.write_tsv(compared, Path(snakemake.output.tsv))
     terminal.show(compared.to_pylist(), Console())

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from timmgate.report import comparison as terminal
-from timmgate.tables import comparison, pairs, parquet
+from timmgate.tables import comparison, deviations, pairs, parquet
 
 KEY_OF_M0 = {"device": "cpu", "mode": "inference", "model": "m0"}
 
@@ -154,3 +154,55 @@ def test_a_check_that_ends_otherwise_is_told(before, after, verdict):
     rows = [row for row in compared(3, measured=measured) if row["figure"] == "performance"]
     assert [row["verdict"] for row in rows] == ([verdict] if verdict else [])
     assert all(row["message"] == f"{before} became {after}" for row in rows)
+
+
+def apart(changes, before=None, ignored=(), **columns):
+    """Rows of cells that differ from before by `changes`, by model; they scatter a little."""
+    rng, figures = np.random.default_rng(1), ("eager_ms", "compiled_ms", "compile_cold_cpu_s", "compiled_peak_bytes")
+    cells, earlier = [], {}
+    for number in range(20):
+        model = f"m{number}"
+        row = {"device": "cpu", "build": "b", "mode": "inference", "model": model, "performance_batch_size": 8}
+        row |= {"accuracy": "pass", "performance": "pass", "graph_breaks": 0, "device_name": "one"}
+        row |= {"eager_ms": 20.0, "compiled_ms": 10.0, "compile_cold_cpu_s": 30.0, "compiled_peak_bytes": 10**9}
+        cells.append({**row, **{name: row[name] * np.exp(rng.normal(0, NOISE)) for name in figures[:3]}, **columns})
+        cells[-1] |= {name: row[name] * change for name, change in changes.get(model, {}).items()}
+        earlier["inference", model] = [dict.fromkeys(parquet.SCHEMAS["cells"].names) | row | (before or {})]
+    table = parquet.table(cells, parquet.SCHEMAS["cells"])
+    return comparison.apart(table, deviations.Baseline(earlier, ignored), "monday", "b").to_pylist()
+
+
+def test_what_was_measured_apart_is_held_against_the_scatter_of_all_cells():
+    rows = apart({"m3": {"compiled_ms": 1.05}, "m4": {"eager_ms": 0.9, "compiled_ms": 0.9}})
+    assert {(row["model"], row["verdict"], row["moved"]) for row in rows if row["verdict"]} == {
+        ("m3", "slower", "compiled"),
+        ("m4", "faster", "both"),
+        ("m4", "eager_faster", None),
+    }
+    slower = of(rows, "m3")
+    assert slower["change"] == pytest.approx(0.05, abs=0.01)
+    assert slower["change_ci_low"] < 0.05 < slower["change_ci_high"]
+    assert (slower["before"], slower["after"], slower["processes"]) == ("monday", "b", None)
+
+
+def test_a_machine_that_became_slower_as_a_whole_slows_no_cell():
+    everything = {f"m{number}": {"eager_ms": 1.1, "compiled_ms": 1.1} for number in range(20)}
+    rows = apart(everything)
+    assert [row for row in rows if row["verdict"] in ("slower", "faster")] == []
+    assert "the +10.0% that eager of all moved is taken off" in printed(rows)
+
+
+def test_between_devices_no_change_has_a_verdict():
+    ignored = deviations.IGNORED["device"]
+    rows = apart({}, {"device_name": "other", "compiled_ms": 5.0}, ignored)
+    assert {row["verdict"] for row in rows} == {None}
+    assert of(rows, "m0")["change"] == pytest.approx(1.0, abs=0.05)
+    assert "no change has a verdict" in printed(rows)
+
+
+def test_what_cannot_be_compared_apart_is_left_out_with_the_reason():
+    assert "20 left out: device_name is one, in the baseline other" in printed(apart({}, {"device_name": "other"}))
+    assert "20 left out: it was not timed in the baseline" in printed(apart({}, {"performance": "OOM"}))
+    crashed = apart({}, performance="fail_to_run", performance_cause="SIGSEGV")
+    assert "20 left out: it was not timed: fail_to_run SIGSEGV" in printed(crashed)
+    assert {row["message"] for row in crashed if row["verdict"] == "new_failure"} == {"pass became fail_to_run"}

@@ -1,6 +1,9 @@
-"""Prints the comparison of two builds in the terminal."""
+"""Prints a comparison in the terminal."""
 
 from collections import Counter
+from itertools import groupby
+from operator import itemgetter
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -20,12 +23,14 @@ def show(compared: list[dict[str, Any]], console: Console) -> None:
     if not compared:
         console.print("Nothing was compared.")
         return
-    console.print(table(compared))
-    for row in compared:
-        if row["verdict"] not in (None, "left_out"):
-            console.print(line(row), soft_wrap=True)
-    for sentence in sentences(compared):
-        console.print(sentence, soft_wrap=True)
+    for _, rows in groupby(compared, itemgetter("after")):
+        of_build = list(rows)
+        console.print(table(of_build))
+        for row in of_build:
+            if row["verdict"] not in (None, "left_out"):
+                console.print(line(row), soft_wrap=True)
+        for sentence in sentences(of_build):
+            console.print(sentence, soft_wrap=True)
 
 
 def table(compared: list[dict[str, Any]]) -> Table:
@@ -35,7 +40,7 @@ def table(compared: list[dict[str, Any]]) -> Table:
     shown.add_column("figure", overflow="fold")
     for column in ("cells", "change", "less", "more", "could show 3 %"):
         shown.add_column(column, justify="right", overflow="fold")
-    for figure in (*comparison.TESTED, comparison.COUNTED):
+    for figure in dict.fromkeys((*comparison.TESTED, *comparison.ALONE, comparison.COUNTED)):
         rows = [row for row in compared if row["figure"] == figure.column]
         if not rows:
             continue
@@ -68,9 +73,18 @@ def sentences(compared: list[dict[str, Any]]) -> list[str]:
     """How many cells were compared, what was left out and why, and what no alarm means."""
     cells = {(row["mode"], row["model"]) for row in compared}
     reasons = [f"{count} left out: {reason}" for reason, count in comparison.left_out(compared).items()]
-    tested = [row for row in compared if row["figure"] == "compiled_ms"]
+    tested = [row for row in compared if row["figure"] == comparison.TESTED[0].column]
+    said = [f"{len(tested)} of {len(cells)} cells compared{''.join(f'; {reason}' for reason in reasons)}."]
+    if not any(row["p"] is not None for row in tested):
+        return said if not tested else [*said, "Between devices everything differs, so that no change has a verdict."]
+    if tested[0]["processes"] is None:
+        eager = median(row["change"] for row in compared if row["figure"] == comparison.TESTED[1].column)
+        said.append(
+            f"Measured apart: noise is how much all cells differ, and the {eager:+.1%} that eager of all moved is taken off "
+            "compiled. What is found may be chance; builds in one run are timed in turns."
+        )
     able = sum(bool(row["could_show"]) for row in tested)
     return [
-        f"{len(tested)} of {len(cells)} cells compared{''.join(f'; {reason}' for reason in reasons)}.",
+        *said,
         f"A change of 3 % would have been found in {able} of {len(tested)} compiled times; elsewhere no alarm says little.",
     ]

@@ -13,6 +13,8 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -172,15 +174,18 @@ def changes(folder: Path) -> list[Row]:
     cells, compared = folder / "cells.parquet", of_tables.comparison(folder)
     judged = [row for row in read_tsv(folder / "gate.tsv", cells) if row["class"] not in gate.AS_EXPECTED]
     changed = read_tsv(folder / "history.tsv", cells)
-    differing = [row for row in compared if row["verdict"] not in (None, "left_out")]
     found = [
         ("Against the baseline", [(row["class"] in gate.FAILING, gate_lines.line(row)) for row in judged], []),
         ("In the history", [(row["class"] in history_lines.WORSE, history_lines.line(row)) for row in changed], []),
     ]
-    if compared:
-        title = f"{compared[0]['after']} against {compared[0]['before']}"
-        lines = [(row["verdict"] in comparison.WORSE, comparison.line(row)) for row in differing]
-        found.append((title, lines, comparison.sentences(compared)))
+    for (before, after), rows in groupby(compared, itemgetter("before", "after")):
+        of_build = list(rows)
+        lines = [
+            (row["verdict"] in comparison.WORSE, comparison.line(row))
+            for row in of_build
+            if row["verdict"] not in (None, "left_out")
+        ]
+        found.append((f"{after} against {before}", lines, comparison.sentences(of_build)))
     return [
         {
             "title": plain(title),

@@ -46,9 +46,9 @@ class Expectation(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """A baseline of measured tables: `kind` is folder, build or history, `path` where the tables lie.
+    """A baseline of measured tables: `kind` is folder, build, history, or device for a folder of another device's.
 
-    `name` is the build, or the run of the history; None is all that it has.
+    `path` is where the tables lie, `name` the build, or the run of the history; None is all that it has.
     """
 
     kind: str
@@ -88,14 +88,17 @@ def load(settings: Settings, suite: Suite, shipped: Path) -> Expectations:
     return expectations if settings.baseline else restrict(expectations, _names(suite).__contains__)
 
 
-def measured(settings: Settings, results: Path = Path("results")) -> Measured | None:
-    """The measured tables that the baseline names; None if it names expectations, or nothing. Raises ConfigError."""
+def measured(settings: Settings, results: Path = Path("results"), any_device: bool = False) -> Measured | None:
+    """The measured tables that the baseline names; None if it names expectations, or nothing.
+
+    Raises ConfigError, also for a folder of another device's tables, unless it may be `any_device`.
+    """
     kind, _, name = (settings.baseline or "").partition(":")
     if kind == "build":
         return _build(settings.device, name, results)
     if kind == "history":
         return _history(settings.history_path, name)
-    return _tables(Path(settings.baseline), settings.device) if settings.baseline else None
+    return _tables(Path(settings.baseline), settings.device, any_device) if settings.baseline else None
 
 
 def _build(device: str, name: str, results: Path) -> Measured:
@@ -117,7 +120,7 @@ def _history(path: str | None, name: str) -> Measured:
     return Measured("history", path, name or None)
 
 
-def _tables(place: Path, device: str) -> Measured | None:
+def _tables(place: Path, device: str, any_device: bool) -> Measured | None:
     """Tables in a folder of results, of one device or of several, or in the working directory of an earlier run."""
     for folder in (place, place / "results"):
         if (folder / device / "cells.parquet").is_file():
@@ -125,6 +128,8 @@ def _tables(place: Path, device: str) -> Measured | None:
     if (place / "cells.parquet").is_file() and place.resolve().name == device:
         return Measured("folder", str(place / "cells.parquet"))
     found = [*place.glob("cells.parquet"), *place.glob("*/cells.parquet"), *place.glob("results/*/cells.parquet")]
+    if len(found) == 1 and any_device:
+        return Measured("device", str(found[0]))
     if found:
         others = ", ".join(sorted({path.resolve().parent.name for path in found}))
         raise ConfigError(f"baseline: {str(place)!r} has results of the device {others}, and this run is on {device}")

@@ -1,22 +1,28 @@
-"""Two builds, cell by cell: what moved, by how much, and whether that is real. Arrow in, Arrow out.
+"""Two measurements of the same cells: what moved, by how much, and whether that is real. Arrow in, Arrow out.
 
-Times and memory come from processes that took turns (`tables.pairs`), statuses and margins from the cells themselves. Only
-cells that both builds could be timed in are compared, at the same batch size; the others are counted, with the reason.
+Of two builds, times and memory come from processes that took turns (`tables.pairs`). Of what was measured apart, at another
+time or on another device, there is one measurement of a cell on either side, and its noise is how much all cells differ.
+Statuses and margins come from the cells themselves. Only cells that both sides could be timed in are compared, at the same
+batch size; the others are counted, with the reason.
 """
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from timmgate.core.described import columns
-from timmgate.core.schemas import FAILED, SHOWN_STATUS
+from timmgate.core.schemas import FAILED, PASSED, SHOWN_STATUS
 from timmgate.core.statistics import CONFIDENCE
-from timmgate.tables import moderated, parquet
+from timmgate.tables import deviations, moderated, parquet
+from timmgate.tables.baseline import Measured
+from timmgate.tables.deviations import Baseline
+from timmgate.tables.merge import requested
 from timmgate.tables.moderated import Test
 
 LEVEL = 0.001
@@ -48,6 +54,9 @@ TESTED = (
     Figure("compiled_peak_bytes", "more_memory", "less_memory"),
 )
 
+ALONE = (*TESTED[:2], Figure("compile_cold_cpu_s", "slower_compile", "faster_compile"), TESTED[3])
+"""The same of `cells`, for what was measured apart."""
+
 COUNTED = Figure("graph_breaks", "more_graph_breaks", "fewer_graph_breaks")
 """A count has no chance in it: one more is a change."""
 
@@ -59,19 +68,19 @@ SCHEMA = parquet.schema(
         "comparison",
         [
             ("device", "string", "", "torch device type"),
-            ("before", "string", "", "label of the first build"),
+            ("before", "string", "", "label of the first build, or what the baseline is called"),
             ("after", "string", "", "label of the second build"),
             ("mode", "string", "", "name of the mode"),
             ("model", "string", "", "timm model name"),
             ("figure", "string", "", "what is compared, by the name of its column, or the check with a status"),
             ("verdict", "string", "", "what changed; null where nothing is known to have, left_out where nothing could be"),
             ("value_before", "float64", "", "geometric mean over the processes, in the unit of the figure"),
-            ("value_after", "float64", "", "the same of the second build"),
-            ("change", "float64", "", "relative change of the second build against the first; of a count the difference"),
-            ("change_ci_low", "float64", "", "lower end of its 95 % interval, over processes"),
+            ("value_after", "float64", "", "the same of the second"),
+            ("change", "float64", "", "relative change of the second against the first; of a count the difference"),
+            ("change_ci_low", "float64", "", "lower end of its 95 % interval"),
             ("change_ci_high", "float64", "", "upper end of its 95 % interval"),
-            ("p", "float64", "", "chance of such a change if there is none (moderated t)"),
-            ("processes", "int64", "", "pairs of processes"),
+            ("p", "float64", "", "chance of such a change if there is none"),
+            ("processes", "int64", "", "pairs of processes that took turns; null of what was measured apart"),
             ("could_show", "bool", "", "a change of 3 % would have been found in 95 % of cases"),
             ("moved", "string", "", "of compiled_ms: compiled, eager, both or neither"),
             ("message", "string", "", "in words"),
@@ -106,6 +115,68 @@ def compare(pairs: pa.Table, cells: pa.Table, before: str, after: str) -> pa.Tab
     return parquet.table([{**about, **row} for row in rows], SCHEMA)
 
 
+def with_baseline(cells: pa.Table, builds: Sequence[str], measured: Measured, called: str) -> pa.Table:
+    """The requested cells of each build against what was measured before, which is `called` as the user calls it."""
+    asked = requested(cells)
+    of_builds = {build: asked.filter(pc.equal(asked["build"], build)) for build in builds}
+    found = [apart(rows, deviations.load(measured, rows), called, build) for build, rows in of_builds.items()]
+    return pa.concat_tables([SCHEMA.empty_table(), *found])
+
+
+def apart(cells: pa.Table, baseline: Baseline, before: str, after: str) -> pa.Table:
+    """The same of `cells` of one build against what was measured before, at another time or on another device.
+
+    Between devices everything differs, so that nothing is known of noise, and no change has a verdict.
+    """
+    measured, rows = cells.to_pylist(), []
+    found = deviations.compare(measured, baseline)
+    same_device = "device_name" not in baseline.ignored
+    for row in measured:
+        cell = row["mode"], row["model"]
+        earlier = baseline.rows.get(cell, [])
+        one = earlier[-1] if earlier else {}
+        rows += _statuses(cell, one, row)
+        if reason := found.incomparable.get(cell) or _untimed(row):
+            rows.append(_row(cell, "performance", verdict="left_out", message=reason))
+            continue
+        known = [figure for figure in ALONE if cell in found.moves[figure.column]]
+        tests = {figure: found.test(figure.column, cell) for figure in known} if same_device else {}
+        moved = _moved(*(tests.get(figure) for figure in ALONE[:2]))
+        for figure in known:
+            move = found.moves[figure.column][cell]
+            shown = _apart(cell, figure, row[figure.column], move, tests.get(figure))
+            rows.append({**shown, "moved": moved if figure is ALONE[0] else None})
+        rows += [*_counted(cell, [one], [row]), *_shown(cell, one, row, without=[figure.column for figure in ALONE])]
+    device = cells["device"][0].as_py() if len(cells) else None
+    return parquet.table([{"device": device, "before": before, "after": after, **row} for row in rows], SCHEMA)
+
+
+def _untimed(row: Row) -> str | None:
+    """Why a cell has no figures to compare; None if it has."""
+    if row["performance"] not in PASSED:
+        return f"it was not timed: {row['performance'] or 'not requested'} {row['performance_cause'] or ''}".rstrip()
+    return "it computes something else" if row["timed_output_ok"] is False else None
+
+
+def _apart(cell: Cell, figure: Figure, value: float, move: float, test: Test | None) -> Row:
+    known: Row = {"value_before": value / math.exp(move), "value_after": float(value)}
+    if test is None:
+        return _row(cell, figure.column, **known, change=math.expm1(move))
+    return _row(cell, figure.column, **known, **_judged(figure, test))
+
+
+def _judged(figure: Figure, test: Test) -> Row:
+    low, high = test.interval(CONFIDENCE)
+    return {
+        "verdict": None if test.p > LEVEL else figure.more if test.mean > 0 else figure.less,
+        "change": math.expm1(test.mean),
+        "change_ci_low": math.expm1(low),
+        "change_ci_high": math.expm1(high),
+        "p": test.p,
+        "could_show": test.has_power(math.log1p(SMALLEST), LEVEL, POWER),
+    }
+
+
 def _reason(sides: Mapping[str, Sequence[Row]], before: str, after: str) -> str | None:
     """Why a cell is left out; None if it is compared."""
     for build in (before, after):
@@ -135,23 +206,9 @@ def _tests(figure: Figure, sides: Mapping[Cell, tuple[Sequence[Row], Sequence[Ro
 
 
 def _tested(cell: Cell, figure: Figure, both: tuple[Sequence[Row], Sequence[Row]], test: Test, moved: str | None) -> Row:
-    low, high = test.interval(CONFIDENCE)
     values = [np.exp(np.mean(np.log([row[figure.column] for row in side if row[figure.column]]))) for side in both]
-    verdict = None if test.p > LEVEL else figure.more if test.mean > 0 else figure.less
-    return _row(
-        cell,
-        figure.column,
-        verdict=verdict,
-        value_before=float(values[0]),
-        value_after=float(values[1]),
-        change=math.expm1(test.mean),
-        change_ci_low=math.expm1(low),
-        change_ci_high=math.expm1(high),
-        p=test.p,
-        processes=min(map(len, both)),
-        could_show=test.has_power(math.log1p(SMALLEST), LEVEL, POWER),
-        moved=moved,
-    )
+    known = {"value_before": float(values[0]), "value_after": float(values[1]), "processes": min(map(len, both))}
+    return _row(cell, figure.column, **known, **_judged(figure, test), moved=moved)
 
 
 def _moved(compiled: Test | None, eager: Test | None) -> str | None:
@@ -171,12 +228,12 @@ def _counted(cell: Cell, one: Sequence[Row], two: Sequence[Row]) -> list[Row]:
     return [_row(cell, COUNTED.column, verdict=verdict, **values)]
 
 
-def _shown(cell: Cell, one: Row, two: Row) -> list[Row]:
-    """Figures that both builds have measured once."""
+def _shown(cell: Cell, one: Row, two: Row, without: Collection[str] = ()) -> list[Row]:
+    """Figures that both sides have measured once."""
     return [
         _row(cell, name, value_before=one[name], value_after=two[name], change=two[name] / one[name] - 1)
         for name in SHOWN
-        if one.get(name) and two.get(name) is not None
+        if name not in without and one.get(name) and two.get(name) is not None
     ]
 
 

@@ -15,12 +15,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from scipy import stats
 
 from timmgate.core.schemas import PASSED, SHOWN_STATUS
 from timmgate.core.thresholds import Thresholds
 from timmgate.tables import history
 from timmgate.tables.baseline import Expectation, Expectations, Measured
 from timmgate.tables.figures import EAGER, FIGURES, Figure, comparable
+from timmgate.tables.moderated import Test
 
 MANY_CELLS = 10
 """Fewest cells whose differences say how much two measurements of the same differ."""
@@ -28,11 +30,20 @@ MANY_CELLS = 10
 USUAL_NOISE = 0.01
 """Standard deviation of a difference where fewer cells are compared. Between processes 0.5 % to 1 % was seen on a CPU."""
 
+SMALLEST_NOISE = 0.001
+"""Least standard deviation of a difference: where most cells do not differ at all, still nobody looks at less. A choice."""
+
 SCREENING = 2.81
 """Standard deviations from which on a difference is told: two-sided 0.005 of a normal distribution."""
 
 LAST = 10
 """Measurements of a history whose median is the baseline of a cell."""
+
+IGNORED = {
+    "build": ("options",),  # the settings of a build are among them
+    "device": ("device_name", "performance_threads", "allocator", "relocate"),
+}
+"""By kind of baseline, columns that may differ although figures are compared."""
 
 Row = dict[str, Any]
 Key = tuple[str, str]
@@ -69,8 +80,7 @@ def load(measured: Measured, cells: pa.Table) -> Baseline:
     rows = pq.read_table(measured.path)
     if build := measured.name if measured.kind == "build" else _first(cells, "build"):
         rows = rows.filter(pc.equal(rows["build"], build))
-    ignored = ("options",) if measured.kind == "build" else ()  # the settings of a build are among them
-    return Baseline({(row["mode"], row["model"]): [row] for row in rows.to_pylist()}, ignored)
+    return Baseline({(row["mode"], row["model"]): [row] for row in rows.to_pylist()}, IGNORED.get(measured.kind, ()))
 
 
 def _of_history(measured: Measured, cells: pa.Table) -> dict[Key, list[Row]]:
@@ -136,6 +146,17 @@ class Comparison:
             return USUAL_NOISE
         return float(1.4826 * np.median(np.abs(np.array(moves) - np.median(moves))))
 
+    def own(self, column: str, key: Key) -> float | None:
+        """How far a cell's figure moved, without what eager of all cells has in common; None if that is not known."""
+        move = self.moves[column].get(key)
+        return move if move is None or column != FIGURES[0].column else move - self.eager
+
+    def test(self, column: str, key: Key) -> Test:
+        """Whether a figure that is known moved by more than the scatter of all cells."""
+        move, error = self.own(column, key) or 0.0, max(self.scatter(column), SMALLEST_NOISE)
+        freedom = max(len(self.moves[column]), MANY_CELLS) - 1
+        return Test(move, error, freedom, float(2 * stats.t.sf(abs(move) / error, freedom)))
+
 
 def compare(cells: Sequence[Row], baseline: Baseline) -> Comparison:
     """Hold rows of `cells` against a baseline, those whose performance check passed both times."""
@@ -159,8 +180,6 @@ def compare(cells: Sequence[Row], baseline: Baseline) -> Comparison:
                 found.moves[figure.column][key] = math.log(now / median(level for level in levels if level))
     if len(found.moves[EAGER.column]) >= MANY_CELLS:
         found.eager = median(found.moves[EAGER.column].values())
-        for key in found.moves["compiled_ms"]:
-            found.moves["compiled_ms"][key] -= found.eager
     return found
 
 
@@ -197,7 +216,7 @@ def deviations(cells: Sequence[Row], baseline: Baseline, thresholds: Thresholds)
         if key in found.incomparable:
             yield {**about, "class": "not_comparable", "message": found.incomparable[key]}
         for figure in FIGURES:
-            move = found.moves[figure.column].get(key)
+            move = found.own(figure.column, key)
             if move is None:
                 continue
             if moved := _class_of(figure, move, found, thresholds):
