@@ -1,6 +1,7 @@
 """A whole run of the default configuration: what is planned, what is written, and that it is done then."""
 
 import resource
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -151,3 +152,19 @@ def test_results_of_two_devices_live_side_by_side(finished):
     assert {path: path.stat().st_mtime_ns for path in finished.folder.glob("results/cpu/**/*")} == before
     assert len(finished.worker.starts()) == 4
     assert finished.planned() == set(), "going back to the first device redoes nothing"
+
+
+def test_the_longest_cells_come_first(project):
+    costs = {"test_vit": 1.0, "test_resnet": 4.0, "test_convnext": 1.5}
+    lines = ["model\tbatch_size\tcost", *(f"{model}\t8\t{cost}" for model, cost in costs.items())]
+    (project.folder / "mine.tsv").write_text("\n".join(lines) + "\n")
+    alone = replace(project, executor=("--cores", "1"))
+    alone.run("--omit-from", "merge", suite="mine.tsv", modes="inference,training")
+    assert [entry["cell"] for entry in project.worker.starts()] == [
+        "training/test_resnet",
+        "inference/test_resnet",
+        "training/test_convnext",
+        "training/test_vit",
+        "inference/test_convnext",
+        "inference/test_vit",
+    ]

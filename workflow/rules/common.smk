@@ -162,6 +162,11 @@ def attempts_left(wildcards, attempt):
     return SETTINGS.run.attempts if attempt <= LOSSES else 0
 
 
+def duration(wildcards):
+    """How long a cell takes, relative to others: training compiles about twice as much as inference."""
+    return SUITE.cost.get(wildcards.model, 1.0) * (2 if SETTINGS.modes[wildcards.mode].training else 1)
+
+
 def memory_mb(wildcards, attempt):
     """Memory of a job in MB; twice as much once its supervisor was killed, for it may have been too little."""
     if attempt > LOSSES:

@@ -6,6 +6,7 @@ rule measure:
         **{check: f"results/{{device}}/{{build}}/{{mode}}/{{model}}/{check}.parquet" for check in SETTINGS.checks},
     log:
         "logs/{device}/{build}/{mode}/{model}.log",
+    priority: duration  # the longest first, so that at the end no core waits for one of them
     retries: LOSSES
     conda:
         "../envs/timmgate.yaml"
