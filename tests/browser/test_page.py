@@ -1,5 +1,8 @@
 """The report's page in a real browser: what a person does with it. Skipped where there is none."""
 
+import base64
+import re
+
 import pytest
 
 import synthetic_sweep
@@ -134,6 +137,40 @@ def test_a_failing_cell_opens_and_its_link_opens_it_again(browser, report, rows)
     assert browser.run("return document.getElementById('cell').hidden && location.hash === '#board'")
     browser.open(report, address)
     assert browser.run("return document.getElementById('cell').innerText") == text
+
+
+def test_the_command_of_a_cell_is_copied_as_it_is(browser, report):
+    allowed = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
+    browser.driver.execute_cdp_cmd("Browser.grantPermissions", allowed)
+    browser.open(report)
+    browser.run("document.querySelector('.tile.failure').click()")
+    command = browser.wait_for("return document.getElementById('command')?.textContent")
+    browser.driver.find_element("css selector", "[data-do=copy]").click()
+    browser.wait_for("return document.querySelector('[data-do=copy]').textContent === 'Copied'")
+    read = "navigator.clipboard.readText().then(arguments[0], error => arguments[0](`${error}`))"
+    assert browser.driver.execute_async_script(read) == command
+
+
+def test_a_browser_that_forbids_copying_says_so(browser, report):
+    denied = {"permission": {"name": "clipboard-write"}, "setting": "denied"}
+    browser.driver.execute_cdp_cmd("Browser.setPermission", denied)
+    browser.open(report)
+    browser.run("document.querySelector('.tile.failure').click()")
+    browser.wait_for("return document.getElementById('command')")
+    browser.driver.find_element("css selector", "[data-do=copy]").click()
+    browser.wait_for("return document.querySelector('[data-do=copy]').textContent === 'The browser forbids it'")
+
+
+def test_it_prints_every_cell_and_leaves_the_screen_as_it_was(browser, report, rows):
+    browser.open(report)
+    browser.run("document.getElementById('as-list').click()")
+    listed = "document.querySelectorAll('#list tbody tr').length"
+    before = browser.wait_for(f"return {listed}")
+    browser.run(f"addEventListener('beforeprint', () => {{ window.printed = {listed}; }})")
+    printed = base64.b64decode(browser.driver.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"])
+    assert browser.run("return window.printed") == len(rows) > before
+    browser.wait_for(f"return {listed} === {before}")
+    assert printed.startswith(b"%PDF") and len(re.findall(rb"/Type /Page\b", printed)) > 2
 
 
 def test_the_headline_links_to_cells_and_kinds(browser, report, rows):

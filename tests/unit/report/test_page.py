@@ -271,3 +271,8 @@ def test_what_differs_between_two_builds_is_there_with_what_it_is_worth(tmp_path
     assert page.unpacked(cells["change_verdict"]) == ["faster", "same_or_unknown", "slower", None]
     (folder / "cells.parquet").touch()
     assert "pass became fail_to_run" not in said(page.render(folder)), "cells that are newer were not compared"
+
+
+def test_what_speedups_depend_on_is_in_the_headline(tmp_path):
+    timed = {"performance": "pass", "performance_threads": 2, "allocator": "system", "relocate": True}
+    assert "timed with 2 threads, memory left to the system" in said(page.render(written(tmp_path, timed, timed)))

@@ -383,7 +383,8 @@ function step(by) {
   const order = selection(), place = order.indexOf(open), next = order[place + by];
   if (place >= 0 && next !== undefined) location.replace(`#cell=${idOf(next)}`);
 }
-const copy = (button, text) => navigator.clipboard?.writeText(text).then(() => { button.textContent = "Copied"; });
+const copy = (button, text) => (navigator.clipboard?.writeText(text) ?? Promise.reject())
+  .then(() => "Copied", () => "The browser forbids it").then((said) => { button.textContent = said; });
 byId("cell").addEventListener("click", (event) => {
   const button = event.target.closest("[data-do]");
   const actions = { close: leave, next: () => step(1), previous: () => step(-1), link: () => copy(button, location.href), copy: () => copy(button, value("command", open)) };

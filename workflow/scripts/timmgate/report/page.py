@@ -211,7 +211,7 @@ def headline(data: Row, cells: pd.DataFrame, summary: Sequence[Row]) -> Row:
     return {
         "verdict": verdict(states),
         "lead": lead(requested, states, checks),
-        "facts": facts(requested),
+        "facts": [*facts(requested), *conditions(summary)],
         "checks": checks,
         "several_builds": cells["build"].nunique() > 1,
         **summary_rows(summary),
@@ -270,6 +270,12 @@ def facts(requested: pd.DataFrame) -> list[Row]:
         if values:
             found.append({"name": name, "values": plain([value[:60] for value in values])})
     return found
+
+
+def conditions(summary: Sequence[Row]) -> list[Row]:
+    """What speedups depend on beside the programs."""
+    found = list(dict.fromkeys(row["conditions"] for row in summary if row.get("conditions")))
+    return [{"name": "timed with", "values": plain(found)}] if found else []
 
 
 def summary_rows(summary: Sequence[Row]) -> Row:
