@@ -52,7 +52,8 @@ class Run:
         self.words = next((behaviours[key] for key in (self.cell, first.model, "*") if key in behaviours), "").split()
         self.alone, self.memory = contextlib.ExitStack(), []
         acme = {name: text for name, text in os.environ.items() if name.startswith("ACME_")}
-        journal(cell=self.cell, request=sys.argv[1], gpu=os.environ.get(gpus.VISIBLE), acme=acme)
+        cores = sorted(os.sched_getaffinity(0))
+        journal(cell=self.cell, request=sys.argv[1], gpu=os.environ.get(gpus.VISIBLE), acme=acme, cores=cores)
 
     def measure(self, spec: Spec) -> None:
         self.reporter.check(spec.check)

@@ -22,7 +22,7 @@ from timmgate.core.conditions import words
 from timmgate.core.errors import ConfigError
 from timmgate.core.spec import SEEDED_WEIGHTS
 from timmgate.supervisor import preflight
-from timmgate.system import gpus
+from timmgate.system import cpu_topology, gpus
 from timmgate.system.process_tree import RUN
 from timmgate.tables import baseline, outcome, quarantine
 
@@ -292,6 +292,9 @@ def announce_conditions():
     on_cpu, threads = SETTINGS.device == "cpu", SETTINGS.run.threads
     if config["threads"] == "all" and not workflow.local_exec:
         sys.exit("threads is all, but the nodes of a cluster may differ in their cores; it must be a number or auto")
+    lane = len(cpu_topology.lanes(SETTINGS.run.timing_lanes)[0])
+    if on_cpu and workflow.local_exec and SETTINGS.run.timing_lanes != 1 and threads > lane:
+        sys.exit(f"timing_lanes is {SETTINGS.run.timing_lanes}: each lane has {lane} cores here, but threads is {threads}")
     told = words(threads, *((SETTINGS.allocator, SETTINGS.relocate) if on_cpu else ()))
     print(f"each cell with {told}", file=sys.stderr)
     if on_cpu and workflow.local_exec and threads > workflow.cores:

@@ -47,7 +47,14 @@ def compare(folder, *others):
                 "verdict": "slower",
                 "could_show": True,
             },
-            **{"change": 0.03, "change_ci_low": 0.02, "change_ci_high": 0.04, "moved": "compiled"},
+            **{
+                "change": 0.03,
+                "change_ci_low": 0.02,
+                "change_ci_high": 0.04,
+                "moved": "compiled",
+                "p": 1e-5,
+                "processes": 5,
+            },
         }
         for cell in pq.read_table(folder / "cells.parquet").to_pylist()
     ]

@@ -38,10 +38,9 @@ class Measure:
         """Where the attempts go."""
         return self.folder / NAME
 
-    def run_options(self, timeout: float = UNHURRIED_S, attempts: int = 1, memory_bytes: int | None = None) -> RunOptions:
+    def run_options(self, timeout: float = UNHURRIED_S, attempts: int = 1, **policy: Any) -> RunOptions:
         """Limits are generous unless the test is about one."""
-        cache = self.folder / "cache"
-        return RunOptions(threads=2, timeout=timeout, attempts=attempts, cache=cache, memory_bytes=memory_bytes)
+        return RunOptions(threads=2, timeout=timeout, attempts=attempts, cache=self.folder / "cache", **policy)
 
     def checks(self, words: str, *checks: str, **limits: Any) -> list[Outcome]:
         """The outcomes of these checks."""

@@ -413,7 +413,7 @@ def test_a_hung_process_that_cannot_be_killed_is_named_in_the_row(measure, fake_
 def test_a_process_that_cannot_be_killed_is_known_to_whoever_comes_next(measure, monkeypatch):
     kill_all = process_tree.kill_all
     with contextlib.closing(ActivityLock("cpu")) as share:
-        process = subprocess.Popen(["sleep", "600"], pass_fds=[share.fileno()])
+        process = subprocess.Popen(["sleep", "600"], pass_fds=share.filenos)
     with process:
         monkeypatch.setattr(process_tree, "kill_all", lambda worker, others: kill_all(worker, others) or (process.pid,))
         measure("hang@compile", timeout=LIMIT_S)
@@ -425,6 +425,23 @@ def test_a_process_that_cannot_be_killed_is_known_to_whoever_comes_next(measure,
 def test_a_worker_with_more_threads_than_there_are_cores_gets_all_of_them():
     cores = tuple(cpu_topology.available())
     assert cell.slot_request("cpu", RunOptions(threads=10_000)) == SlotRequest(("cpu",), cores, len(cores))
+
+
+@pytest.mark.skipif(len(cpu_topology.available()) < 2, reason="needs two cores")
+def test_a_worker_runs_on_the_cores_of_its_lane_and_the_supervisor_keeps_its_own(measure, fake_worker, monkeypatch):
+    cores = cpu_topology.available()
+    monkeypatch.setattr(cpu_topology, "lanes", lambda wanted: [(core,) for core in cores[: int(wanted)]])
+    request = cell.slot_request("cpu", RunOptions(timing_lanes=2))
+    assert request == SlotRequest(("cpu:0", "cpu:1"), (0,))
+    with contextlib.closing(device_locks.lease(request)) as neighbour:
+        (outcome,) = measure.checks("", "performance", timing_lanes=2)
+    (start,) = fake_worker.starts()
+    (free,) = {"cpu:0", "cpu:1"} - {neighbour.device}
+    number = int(free.removeprefix("cpu:"))
+    assert start["cores"] == [cores[number]]
+    assert fake_worker.requests()[0].device_number == number
+    assert sorted(os.sched_getaffinity(0)) == sorted(cores)
+    assert outcome.result.columns["timing_lanes"] == 2
 
 
 def test_a_clock_that_jumps_changes_neither_limits_nor_durations(measure, monkeypatch):

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from timmgate import module_environment
-from timmgate.system import device_locks, lock_files
+from timmgate.system import device_locks, lock_files, timing_lock
 from timmgate.system.device_locks import SlotRequest
 from timmgate.system.timing_lock import ActivityLock, PausedTime
 
@@ -96,6 +96,53 @@ def test_two_timings_take_turns(timing):
 def test_another_device_is_not_concerned(share, timing):
     timing("cuda").stdout.readline()
     assert share.may_run()
+
+
+def test_two_parts_of_a_device_are_timed_at_once(timing):
+    for process in (timing("cpu:0"), timing("cpu:1")):
+        assert process.stdout.readline()
+
+
+def test_what_is_timed_on_one_part_pauses_only_that_part(timing):
+    with contextlib.closing(ActivityLock("cpu:0")) as beside, contextlib.closing(ActivityLock("cpu:1")) as elsewhere:
+        assert beside.may_run() and elsewhere.may_run()
+        process = timing("cpu:0")
+        wait_until(lambda: not beside.may_run())
+        beside.release()
+        assert process.stdout.readline()
+        assert elsewhere.may_run() and not beside.may_run()
+
+
+def test_what_is_timed_on_the_whole_waits_for_every_part_and_pauses_all(timing):
+    part = timing("cpu:0")
+    part.stdout.readline()
+    with contextlib.closing(ActivityLock("cpu:1")) as elsewhere:
+        assert elsewhere.may_run()
+        whole = timing("cpu")
+        wait_until(lambda: not elsewhere.may_run())
+        elsewhere.release()
+        assert not select.select([whole.stdout], [], [], 0.3)[0], "a part is being timed"
+        part.kill()
+        assert whole.stdout.readline()
+        assert not elsewhere.may_run()
+
+
+def test_who_waits_for_a_part_does_not_keep_the_whole_waiting(timing):
+    process = timing("cpu:0")
+    process.stdout.readline()
+    with contextlib.closing(ActivityLock("cpu:0")) as waiting:
+        assert not waiting.may_run()
+        process.kill()
+        process.wait()
+        with lock_files.locked("cpu", "activity"):
+            assert not waiting.may_run()
+
+
+def test_without_timing_on_the_whole_there_is_none_on_a_part(timing):
+    with timing_lock.no_timing("cpu"):
+        process = timing("cpu:0")
+        assert not select.select([process.stdout], [], [], 0.3)[0]
+    assert process.stdout.readline()
 
 
 def test_the_folder_is_for_this_user_alone(share):
@@ -236,7 +283,7 @@ def test_a_lease_outlives_a_killed_supervisor_until_its_worker_is_gone_too(lease
 
 def test_a_timing_waits_for_a_worker_that_outlives_its_supervisor(share, timing):
     assert share.may_run()
-    worker = subprocess.Popen(["sleep", "600"], pass_fds=[share.fileno()])
+    worker = subprocess.Popen(["sleep", "600"], pass_fds=share.filenos)
     try:
         share.close()
         process = timing()

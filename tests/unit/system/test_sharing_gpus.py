@@ -147,7 +147,7 @@ def unkillable():
         contextlib.closing(ActivityLock("GPU-a")) as share,
     ):
         assert share.may_run()
-        process = subprocess.Popen(["sleep", "600"], pass_fds=[*lease.filenos, share.fileno()])
+        process = subprocess.Popen(["sleep", "600"], pass_fds=[*lease.filenos, *share.filenos])
     with process:
         device_locks.report_unkillable([process.pid])
         yield process
@@ -182,7 +182,7 @@ def test_a_timing_ends_when_what_was_paused_beside_it_cannot_be_killed(measure):
             time.sleep(0.05)
         device_locks.report_unkillable([process.pid])
 
-    with contextlib.closing(share), subprocess.Popen(["sleep", "600"], pass_fds=[share.fileno()]) as process:
+    with contextlib.closing(share), subprocess.Popen(["sleep", "600"], pass_fds=share.filenos) as process:
         thread = threading.Thread(target=report_when_somebody_is_timed, args=[process])
         thread.start()
         (outcome,) = measure("hang@performance.timing", [PERFORMANCE])

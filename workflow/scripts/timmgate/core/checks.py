@@ -228,6 +228,12 @@ PERFORMANCE = Check(
                     "",
                     "cores that others used while samples were taken, out of machine_cores; a hypervisor's share too",
                 ),
+                (
+                    "timing_lanes",
+                    "int64",
+                    "",
+                    "on a CPU, how many cells could be timed at once, on different cores",
+                ),
                 ("machine_throttles", "int64", "", "how often a core was slowed down for its heat meanwhile"),
                 ("machine_stalls", "int64", "", "how often the control group had used up its quota of time meanwhile"),
                 ("machine_swapped_pages", "int64", "", "pages that the machine swapped in or out meanwhile"),

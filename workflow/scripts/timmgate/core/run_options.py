@@ -62,6 +62,14 @@ class RunOptions:
         "null runs; `both`, either may fail it. Where strict is undecided, dynamo decides, as weak evidence.",
         default="strict",
     )
+    timing_lanes: int | str = described(
+        "On a CPU, how many cells can be timed at once, each on cores that share no cache and no memory with those of "
+        "others and have nothing else to do then. `auto` is as many as the machine has such groups of cores "
+        "([docs/accelerators.md](../docs/accelerators.md#many-cores)).",
+        default=1,
+        minimum=1,
+        anyOf=[{"type": "integer"}, {"enum": ["auto"]}],
+    )
     processes: int = described(
         "Fresh processes of each build that `snakemake compare` times a cell in, in turns. More of them find smaller "
         "differences.",

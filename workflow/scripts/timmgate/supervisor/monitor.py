@@ -12,7 +12,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from timmgate import module_environment
@@ -60,11 +60,12 @@ def run_worker(
     on_end: Callable[[AttemptResult, bool], None],
     on_look: Callable[[str | None, bool], None] = lambda *_: None,
     variables: Mapping[str, str] | None = None,
+    cores: Collection[int] | None = None,
 ) -> None:
     """Start a worker and follow it until it ends or a limit is reached. No process of it is left behind.
 
     `start` makes its command from two file descriptors: for its messages, and for the time that it was paused. `variables`
-    are added to its environment.
+    are added to its environment. It may use these `cores`, or with None those that we may.
 
     `on_end` is told how each check that it began ended, at least one, and whether the worker goes on to another one.
     `on_look` is told several times a second which stage it is in, and whether it is paused.
@@ -81,15 +82,16 @@ def run_worker(
         while not activity.may_run():
             time.sleep(POLL_S)
         try:
-            worker = subprocess.Popen(
-                start(said.writing, paused.fileno()),
-                stdin=subprocess.DEVNULL,
-                stdout=printed.writing,
-                stderr=subprocess.STDOUT,
-                pass_fds=(said.writing, paused.fileno(), activity.fileno(), *lease.filenos),
-                start_new_session=True,
-                env={**module_environment(variables), **gpus.only(lease.device), SUPERVISOR: process_tree.mark()},
-            )
+            with process_tree.bound_to(cores):
+                worker = subprocess.Popen(
+                    start(said.writing, paused.fileno()),
+                    stdin=subprocess.DEVNULL,
+                    stdout=printed.writing,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=(said.writing, paused.fileno(), *activity.filenos, *lease.filenos),
+                    start_new_session=True,
+                    env={**module_environment(variables), **gpus.only(lease.device), SUPERVISOR: process_tree.mark()},
+                )
         except OSError as error:
             reason = type(error).__name__, f"the worker could not be started: {error}"
             on_end(AttemptResult(supervisor_error=reason, wall_s=time.monotonic() - began), False)

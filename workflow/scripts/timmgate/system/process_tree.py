@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +219,20 @@ def parents() -> list[int]:
         fields = _stat(pid)
         pid = int(fields[1]) if fields else 0
     return found
+
+
+@contextlib.contextmanager
+def bound_to(cores: Collection[int] | None) -> Iterator[None]:
+    """What is started within may use only these cores; with None, those that we may. Linux only."""
+    if cores is None or not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    ours = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, ours)
 
 
 def become_subreaper() -> None:

@@ -10,7 +10,7 @@ import os
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import BinaryIO
 
 from timmgate.system.device_locks import stuck
@@ -19,58 +19,95 @@ from timmgate.system.lock_files import lock_file, try_lock
 
 @contextmanager
 def exclusive_device(device: str) -> Iterator[None]:
-    """The device alone: wait for our place in the timing queue, then until every other measurement is paused."""
-    with lock_file(device, "timing_queue") as queue, lock_file(device, "activity") as activity:
-        fcntl.flock(queue, fcntl.LOCK_EX)
-        fcntl.flock(activity, fcntl.LOCK_EX)
+    """The device alone: wait for our place in the timing queue, then until every other measurement is paused.
+
+    A part of a device, as `cpu:0` of `cpu`, is alone in the part: others are timed in other parts meanwhile, but nobody on
+    the whole.
+    """
+    with ExitStack() as stack:
+
+        def take(name: str, lock: str, how: int) -> BinaryIO:
+            file: BinaryIO = stack.enter_context(lock_file(name, lock))
+            fcntl.flock(file, how)
+            return file
+
+        *whole, own = _levels(device)
+        for name in whole:
+            take(name, "part_timing", fcntl.LOCK_SH)
+            queue = take(name, "timing_queue", fcntl.LOCK_SH)
+            take(name, "activity", fcntl.LOCK_SH)
+            fcntl.flock(queue, fcntl.LOCK_UN)  # who waits for the whole comes next
+        take(own, "timing_queue", fcntl.LOCK_EX)
+        take(own, "activity", fcntl.LOCK_EX)
         yield
 
 
 @contextmanager
 def no_timing(device: str) -> Iterator[None]:
-    """Wait until nothing is timed on the device, and let nothing be timed meanwhile; all else goes on."""
-    with lock_file(device, "timing_queue") as queue:
+    """Wait until nothing is timed on the device or a part of it, and let nothing be timed meanwhile; all else goes on."""
+    with lock_file(device, "part_timing") as parts, lock_file(device, "timing_queue") as queue:
+        fcntl.flock(parts, fcntl.LOCK_EX)
         fcntl.flock(queue, fcntl.LOCK_SH)
         yield
 
 
-class ActivityLock:
-    """A supervisor's part in the activity of a device.
+def _levels(device: str) -> list[str]:
+    """The device, and before it the whole that it is a part of, if it is one."""
+    whole, numbered, _ = device.partition(":")
+    return [whole, device] if numbered else [device]
 
-    Its worker has to inherit `fileno`, so that nothing is timed while the worker still dies.
+
+class ActivityLock:
+    """A supervisor's part in the activity of a device, and of the whole that it is a part of.
+
+    Its worker has to inherit `filenos`, so that nothing is timed while the worker still dies.
     """
 
     def __init__(self, device: str):
         self.device = device
-        self._queue, self._activity = lock_file(device, "timing_queue"), lock_file(device, "activity")
+        self._locks = [(lock_file(name, "timing_queue"), lock_file(name, "activity")) for name in _levels(device)]
+        self._is_held = False
 
-    def fileno(self) -> int:
-        """File descriptor of the lock."""
-        return self._activity.fileno()
+    @property
+    def filenos(self) -> list[int]:
+        """File descriptors of the locks."""
+        return [activity.fileno() for _, activity in self._locks]
 
     def may_run(self) -> bool:
-        """Whether our processes may run; if so we hold the lock. If not, pause them and then release it.
+        """Whether our processes may run; if so we hold the locks. If not, pause them and then release them.
 
         Where what cannot be killed keeps others from the device, nothing is timed, and we need no lock.
         """
-        if try_lock(self._queue, fcntl.LOCK_SH):
-            fcntl.flock(self._queue, fcntl.LOCK_UN)
-            if try_lock(self._activity, fcntl.LOCK_SH):
-                return True
+        if all(_shared(queue, activity) for queue, activity in self._locks):
+            self._is_held = True
+            return True
+        if not self._is_held:
+            self.release()  # what we got of them: we must not keep others waiting while we wait
         return self.is_stuck()
 
     def is_stuck(self) -> bool:
         """Whether nobody can have the device alone, because of what cannot be killed."""
-        return bool(stuck(self.device).keys() & {"timing_queue", "activity"})
+        return any(stuck(name).keys() & {"timing_queue", "activity"} for name in _levels(self.device))
 
     def release(self) -> None:
-        """Give the lock back, so that another measurement can be timed; `may_run` takes it again."""
-        fcntl.flock(self._activity, fcntl.LOCK_UN)
+        """Give the locks back, so that another measurement can be timed; `may_run` takes them again."""
+        self._is_held = False
+        for _, activity in self._locks:
+            fcntl.flock(activity, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Give the lock back for good."""
-        self._queue.close()
-        self._activity.close()
+        """Give the locks back for good."""
+        for queue, activity in self._locks:
+            queue.close()
+            activity.close()
+
+
+def _shared(queue: BinaryIO, activity: BinaryIO) -> bool:
+    """Whether nobody waits to be alone or is, so that we have a share in the activity now."""
+    if not try_lock(queue, fcntl.LOCK_SH):
+        return False
+    fcntl.flock(queue, fcntl.LOCK_UN)
+    return try_lock(activity, fcntl.LOCK_SH)
 
 
 class PausedTime:

@@ -31,8 +31,8 @@ def count(device: str) -> int:
 
 
 def use(device: str, number: int | None) -> None:
-    """Make one of several devices of the type the one that its plain name means."""
-    if number is not None:
+    """Make one of several devices of the type the one that its plain name means; of a CPU all is one device to torch."""
+    if number is not None and device != "cpu":
         getattr(torch, device).set_device(number)
 
 
