@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from conftest import PATIENCE_S, ROOT
-from timmgate.config import builds
 
 SNAKEMAKE = Path(sys.executable).with_name("snakemake")
 
@@ -123,20 +122,12 @@ class Project:
 
 
 @pytest.fixture(scope="session")
-def digests(tmp_path_factory) -> Path:
-    """The digests of the installed sources, which take seconds to make."""
-    folder = tmp_path_factory.mktemp("builds")
-    builds.find(folder)
-    return folder / "digests.json"
-
-
-@pytest.fixture(scope="session")
-def new_project(new_fake_worker, digests):
-    """Makes a project in a folder."""
+def new_project(new_fake_worker, installed, build_cache):
+    """Makes a project in a folder, where the digests of the installed sources are known."""
 
     def make(folder: Path, **fields: Any) -> Project:
         (folder / ".cache" / "builds").mkdir(parents=True, exist_ok=True)
-        shutil.copy(digests, folder / ".cache" / "builds")
+        shutil.copy(build_cache / "digests.json", folder / ".cache" / "builds")
         return Project(folder, new_fake_worker(folder / "journal.jsonl"), **fields)
 
     return make
