@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -145,9 +144,8 @@ def test_the_expectations_of_several_builds_cannot_be_written(two):
     assert "update_expected writes the statuses of one build, but builds is release, nightly" in printed
 
 
-def test_one_build_alone_leaves_the_rows_of_the_other_in_the_tables(two, new_project, tmp_path):
-    shutil.copytree(two.folder, tmp_path, dirs_exist_ok=True)
-    project = new_project(tmp_path, config=two.config, environment=two.environment)
+def test_one_build_alone_leaves_the_rows_of_the_other_in_the_tables(two, copy_of, tmp_path):
+    project = copy_of(two, tmp_path)
     project.run(builds="release")
     assert [(row["build"], row["requested"], row["stale"]) for row in project.table()] == [
         *[("release", True, False)] * 2,
