@@ -1,5 +1,6 @@
 """What the tests of processes share: a stand-in for the worker, and what it left behind."""
 
+import fcntl
 import json
 import shlex
 import signal
@@ -13,6 +14,8 @@ import hypothesis
 import psutil
 import pytest
 
+from timmgate.config import builds, registry
+from timmgate.config.builds import Build
 from timmgate.core.protocol import Request
 
 ROOT = Path(__file__).parents[1]
@@ -100,6 +103,29 @@ def own_locks(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TIMMGATE_LOCKS", str(tmp_path_factory.mktemp("locks")))
         yield
+
+
+@pytest.fixture(scope="session")
+def build_cache(pytestconfig) -> Path:
+    """A folder that remembers digests of installed sources, which take seconds to make: it is kept for the next session."""
+    return pytestconfig.cache.mkdir("builds")
+
+
+@pytest.fixture(scope="session")
+def installed(build_cache) -> Build:
+    """The build of the environment that the tests run in."""
+    with (build_cache / "lock").open("w") as lock:  # of the processes of pytest-xdist one finds out, and the others read it
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return builds.find(build_cache)
+
+
+@pytest.fixture(scope="session")
+def listed(installed, build_cache) -> Path:
+    """A folder with the list of the models of the installed timm, to be copied; it is kept like the digests."""
+    with (build_cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        registry.load(build_cache, installed)
+    return build_cache
 
 
 @pytest.fixture(scope="session")

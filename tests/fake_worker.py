@@ -39,7 +39,7 @@ STAGES = {
     "performance": ("import", "load", "eager", *COMPILING, "warmup", "queue", "timing"),
 }
 FOREVER_S = 600
-PATIENCE_S = 30
+PATIENCE_S = 300
 
 
 class Run:

@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from conftest import PATIENCE_S, ROOT
-from timmgate.config import builds
 
 SNAKEMAKE = Path(sys.executable).with_name("snakemake")
 
@@ -123,20 +122,12 @@ class Project:
 
 
 @pytest.fixture(scope="session")
-def digests(tmp_path_factory) -> Path:
-    """The digests of the installed sources, which take seconds to make."""
-    folder = tmp_path_factory.mktemp("builds")
-    builds.find(folder)
-    return folder / "digests.json"
-
-
-@pytest.fixture(scope="session")
-def new_project(new_fake_worker, digests):
-    """Makes a project in a folder."""
+def new_project(new_fake_worker, installed, build_cache):
+    """Makes a project in a folder, where the digests of the installed sources are known."""
 
     def make(folder: Path, **fields: Any) -> Project:
         (folder / ".cache" / "builds").mkdir(parents=True, exist_ok=True)
-        shutil.copy(digests, folder / ".cache" / "builds")
+        shutil.copy(build_cache / "digests.json", folder / ".cache" / "builds")
         return Project(folder, new_fake_worker(folder / "journal.jsonl"), **fields)
 
     return make
@@ -159,12 +150,23 @@ def finished_small(new_project, tmp_path_factory) -> Project:
     return project
 
 
+@pytest.fixture(scope="session")
+def copy_of(new_project):
+    """Copies a project that has run to a folder, where the worker passes everything and has not been started."""
+
+    def copy(project: Project, folder: Path) -> Project:
+        shutil.copytree(project.folder, folder, dirs_exist_ok=True)
+        (folder / project.worker.journal.name).unlink(missing_ok=True)
+        kept = {"configfile": project.configfile, "environment": {**project.environment}, "config": {**project.config}}
+        return new_project(folder, **kept)
+
+    return copy
+
+
 @pytest.fixture
-def finished(finished_small, new_project, tmp_path) -> Project:
+def finished(finished_small, copy_of, tmp_path) -> Project:
     """A copy of `finished_small` to change: modes inference and special, models test_vit and test_resnet."""
-    shutil.copytree(finished_small.folder, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "journal.jsonl").unlink()
-    return new_project(tmp_path, configfile=finished_small.configfile)
+    return copy_of(finished_small, tmp_path)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -145,9 +144,8 @@ def test_the_expectations_of_several_builds_cannot_be_written(two):
     assert "update_expected writes the statuses of one build, but builds is release, nightly" in printed
 
 
-def test_one_build_alone_leaves_the_rows_of_the_other_in_the_tables(two, new_project, tmp_path):
-    shutil.copytree(two.folder, tmp_path, dirs_exist_ok=True)
-    project = new_project(tmp_path, config=two.config, environment=two.environment)
+def test_one_build_alone_leaves_the_rows_of_the_other_in_the_tables(two, copy_of, tmp_path):
+    project = copy_of(two, tmp_path)
     project.run(builds="release")
     assert [(row["build"], row["requested"], row["stale"]) for row in project.table()] == [
         *[("release", True, False)] * 2,
@@ -158,12 +156,12 @@ def test_one_build_alone_leaves_the_rows_of_the_other_in_the_tables(two, new_pro
 # What makes which build's cells be measured again.
 
 
-@pytest.fixture(scope="module")
-def source_tree(tmp_path_factory) -> Path:
+@pytest.fixture
+def source_tree(tmp_path) -> Path:
     """A folder with a torch of which torch/_inductor is a copy, and the rest links to the installed one."""
-    folder, (installed,) = tmp_path_factory.mktemp("source_tree"), places("torch")
+    folder, (installed,) = tmp_path / "source_tree", places("torch")
     for name in ("torch", "torch/_inductor"):
-        (folder / name).mkdir()
+        (folder / name).mkdir(parents=True)
         for each in (installed.parent / name).iterdir():
             if each.name not in ("_inductor", "__pycache__"):
                 (folder / name / each.name).symlink_to(each)
@@ -178,41 +176,42 @@ def edit(folder: Path, text: str) -> None:
     file.write_text((installed / "_inductor" / "lowering.py").read_text() + text)
 
 
-@pytest.fixture
-def three(new_project, source_tree, tmp_path):
-    """A finished run of the same torch under two labels, and of the source tree under a third."""
-    tree = {"env": {"PYTHONPATH": str(source_tree)}}
-    builds = catalogue(one={}, two={}, tree=tree)
-    project = new_project(tmp_path, config={**builds, "modes": "inference", "models": "test_vit,test_resnet"})
+def test_an_edit_of_one_source_file_measures_exactly_that_builds_cells_again(new_project, source_tree, tmp_path):
+    builds = catalogue(installed={}, tree={"env": {"PYTHONPATH": str(source_tree)}})
+    project = new_project(tmp_path, config={**builds, "modes": "inference", "models": "test_vit"})
+    project.run()
+    edit(source_tree, "\n# edited\n")
+    assert planned(project) == {"tree": {"inference/test_vit"}}
+    project.run()
+    assert [request.specs[0].build for request in project.worker.requests()[2:]] == ["tree"]
+    edit(source_tree, "\n# edited\n")
+    assert planned(project) == {}, "the same content again"
+    (installed,), (tree,) = (rows(project, build).values() for build in ("installed", "tree"))
+    assert installed["torch"] == tree["torch"]
+    assert installed["accuracy_identity"] != tree["accuracy_identity"]
+
+
+@pytest.fixture(scope="module")
+def alike(new_project, tmp_path_factory):
+    """A finished run of one model with the same torch under two labels. Change nothing."""
+    config = {**catalogue(one={}, two={}), "modes": "inference", "models": "test_vit"}
+    project = new_project(tmp_path_factory.mktemp("alike"), config=config)
     project.run()
     return project
 
 
-def test_an_edit_of_one_source_file_measures_exactly_that_builds_cells_again(three, source_tree):
-    cells = {"inference/test_vit", "inference/test_resnet"}
-    assert planned(three) == {}
-    edit(source_tree, "\n# edited\n")
-    assert planned(three) == {"tree": cells}
-    three.run()
-    assert len(three.worker.starts()) == 8
-    assert [request.specs[0].build for request in three.worker.requests()[6:]] == ["tree", "tree"]
-    edit(source_tree, "\n# edited\n")
-    assert planned(three) == {}, "the same content again"
+def test_the_same_torch_under_two_labels_is_the_same_measurement(alike):
+    (one,), (two,) = (rows(alike, build).values() for build in ("one", "two"))
+    assert one["accuracy_identity"] == two["accuracy_identity"]
 
 
-def test_the_same_torch_under_two_labels_is_the_same_measurement(three):
-    found = {build: rows(three, build)["inference/test_vit"] for build in ("one", "two", "tree")}
-    assert found["one"]["accuracy_identity"] == found["two"]["accuracy_identity"] != found["tree"]["accuracy_identity"]
-    assert found["one"]["torch"] == found["tree"]["torch"]
+@pytest.mark.parametrize("change", [{"env": {"ACME_LEVEL": 1}}, {"inductor_config": {"max_autotune": True}}])
+def test_a_variable_and_a_setting_of_one_build_measure_its_cells_again(change, alike):
+    assert planned(alike, **catalogue(one={}, two=change)) == {"two": {"inference/test_vit"}}
 
 
-def test_a_variable_and_a_setting_of_one_build_measure_its_cells_again(three):
-    cells = {"inference/test_vit", "inference/test_resnet"}
-    catalogues = json.loads(three.config["build_catalogue"])
-    for change in ({"env": {"ACME_LEVEL": 1}}, {"inductor_config": {"max_autotune": True}}, {"import": ["json"]}):
-        assert planned(three, build_catalogue=json.dumps({**catalogues, "two": change})) == {"two": cells}
-    quiet = {"env": {"TORCH_LOGS": "+dynamo"}}
-    assert planned(three, build_catalogue=json.dumps({**catalogues, "two": quiet})) == {}
+def test_a_variable_that_changes_nothing_of_what_is_compiled_measures_nothing_again(alike):
+    assert planned(alike, **catalogue(one={}, two={"env": {"TORCH_LOGS": "+dynamo"}})) == {}
 
 
 # What is possible in which build.
@@ -220,8 +219,8 @@ def test_a_variable_and_a_setting_of_one_build_measure_its_cells_again(three):
 
 @pytest.fixture
 def pair(project):
-    """A project with two builds of the same torch, in which nothing has run."""
-    project.config = {"modes": "inference", "models": "test_vit,test_resnet"}
+    """A project for two builds of the same torch and one model, in which nothing has run."""
+    project.config = {"modes": "inference", "models": "test_vit"}
     return project
 
 
@@ -236,11 +235,6 @@ def test_a_problem_of_one_build_ends_the_run_and_says_whose_it_is(pair):
     assert pair.worker.starts() == []
 
 
-def test_a_model_that_one_build_lacks_is_measured_there_all_the_same(pair):
-    pair.run(**builds_with(FAKE_UNKNOWN="test_vit"))
-    assert len(pair.worker.starts()) == 4
-
-
 def test_a_model_that_every_build_lacks_is_refused(pair, monkeypatch):
     monkeypatch.setenv("FAKE_UNKNOWN", "test_vit")
     printed = pair.run(code=1, **builds_with())
@@ -248,23 +242,19 @@ def test_a_model_that_every_build_lacks_is_refused(pair, monkeypatch):
     assert pair.worker.starts() == []
 
 
-def test_only_builds_with_something_to_measure_are_asked(pair):
-    pair.run(**builds_with())
-    pair.file("inference/test_vit", build="two").unlink()
-    pair.run(**builds_with())
+def test_what_failed_in_one_build_is_measured_again_there_and_no_other_build_is_asked(pair):
+    pair.run(**builds_with(FAKE_UNKNOWN="test_vit", FAKE_WORKER='{"test_vit": "raise@compile"}'))
+    assert len(pair.worker.starts()) == 2, "a model that one build lacks is measured there all the same"
+    printed = pair.run(**builds_with(FAKE_UNKNOWN="test_vit", FAKE_WORKER="{}"), retry="failed")
+    assert printed.count("retry: 1 of 2 cells") == 1
+    assert [request.specs[0].build for request in pair.worker.requests()[2:]] == ["two"]
     assert len(pair.worker.preflights()) == 3
-    assert [request.specs[0].build for request in pair.worker.requests()[4:]] == ["two"]
-
-
-def test_what_failed_in_one_build_is_measured_again_there_alone(pair):
-    pair.run(**builds_with(FAKE_WORKER=json.dumps({"test_vit": "raise@compile"})))
-    assert pair.run(**builds_with(FAKE_WORKER="{}"), retry="failed").count("retry: 1 of 4 cells") == 1
 
 
 def test_several_devices_that_are_not_cudas_are_used_at_once_and_each_by_its_number(pair, monkeypatch):
     monkeypatch.setenv("FAKE_DEVICES", "2")
     pair.worker.behaviours = {"*": "meet:2@load"}
-    pair.run(device="acme", jobs_per_gpu=1, weights="random", suite="tiny")
+    pair.run(device="acme", jobs_per_gpu=1, threads=1, weights="random", suite="tiny", models="test_vit,test_resnet")
     assert {request.device_number for request in pair.worker.requests()} == {0, 1}
     requests = [json.loads(shlex.split(row["command"])[-1]) for row in pair.table(device="acme")]
     assert {request["device_number"] for request in requests} == {0, 1}
@@ -272,7 +262,7 @@ def test_several_devices_that_are_not_cudas_are_used_at_once_and_each_by_its_num
 
 def test_a_single_device_has_no_number(pair):
     pair.run(device="acme", weights="random", suite="tiny")
-    assert [request.device_number for request in pair.worker.requests()] == [None, None]
+    assert [request.device_number for request in pair.worker.requests()] == [None]
 
 
 def test_the_whole_registry_is_that_of_the_default_build(pair, tmp_path):

@@ -9,7 +9,7 @@ from workflow.conftest import TABLES
 
 @pytest.fixture(scope="module")
 def compared(new_project, tmp_path_factory):
-    """A finished comparison, of which the second build is 10 % slower in everything; change nothing."""
+    """A finished comparison; the second build is 10 % slower, and test_resnet cannot be timed. Change nothing."""
     builds = {"old": {}, "new": {"env": {"FAKE_COMPILED_S": "0.11"}}}
     config = {
         "builds": "old,new",
@@ -20,26 +20,30 @@ def compared(new_project, tmp_path_factory):
         "processes": 3,
     }
     project = new_project(tmp_path_factory.mktemp("compared"), config=config)
+    project.worker.behaviours = {"test_resnet": "raise@performance.compile"}
     project.printed = project.run("compare")
     return project
 
 
 def test_each_build_times_each_cell_in_turn_in_a_process_of_its_own(compared):
-    starts = [request for request in compared.worker.requests() if len(request.specs) == 1]
-    for model in ("test_vit", "test_resnet"):
-        builds = [request.specs[0].build for request in starts if request.specs[0].model == model]
-        assert builds == ["old", "new", "new", "old", "old", "new"]
-    assert {request.specs[0].check for request in starts} == {"performance"}
+    starts = [request.specs[0] for request in compared.worker.requests() if len(request.specs) == 1]
+    assert [spec.build for spec in starts if spec.model == "test_vit"] == ["old", "new", "new", "old", "old", "new"]
+    assert {spec.check for spec in starts} == {"performance"}
     assert len({start["pid"] for start in compared.worker.starts()}) == len(compared.worker.starts())
 
 
 def test_the_difference_is_found_and_told(compared):
     rows = compared.table("comparison")
-    found = {row["model"]: (row["verdict"], row["moved"]) for row in rows if row["figure"] == "compiled_ms"}
-    assert found == dict.fromkeys(["test_vit", "test_resnet"], ("slower", "compiled"))
+    found = [(row["model"], row["verdict"], row["moved"]) for row in rows if row["figure"] == "compiled_ms"]
+    assert ("test_vit", "slower", "compiled") in found
     assert "slower inference/test_vit compiled_ms +10" in compared.printed
-    assert "2 of 2 cells compared." in compared.printed
     assert (compared.folder / "results/cpu/comparison.tsv").is_file()
+
+
+def test_a_cell_that_a_build_cannot_time_is_left_out_with_the_reason(compared):
+    assert "1 of 2 cells compared; 1 left out: old was not timed: fail_to_run RuntimeError." in compared.printed
+    starts = [request.specs[0] for request in compared.worker.requests() if len(request.specs) == 1]
+    assert [spec.build for spec in starts if spec.model == "test_resnet"] == ["old"]
 
 
 def test_it_takes_the_compile_caches_of_the_cells(compared):
@@ -79,19 +83,12 @@ def test_anything_but_two_builds_is_refused(builds, project):
     assert project.worker.entries() == []
 
 
-def test_a_build_that_cannot_time_a_cell_is_left_out_with_the_reason(project):
-    project.worker.behaviours = {"test_vit": "raise@performance.compile"}
-    config = {"builds": "default,other", "build_catalogue": "{other: {}}", "modes": "inference", "processes": 2}
-    printed = project.run("compare", models="test_vit,test_resnet", **config)
-    assert "1 of 2 cells compared; 1 left out: default was not timed: fail_to_run RuntimeError." in printed
-
-
-def test_one_build_is_compared_with_tables_of_an_earlier_run_without_measuring_again(project, new_project, tmp_path):
-    config = {"modes": "inference", "models": "test_vit,test_resnet", "checks": "accuracy,performance"}
-    project.run(**config)
-    later = new_project(tmp_path / "later", config={**config, "baseline": str(project.folder / "results")})
+def test_one_build_is_compared_with_tables_of_an_earlier_run_without_measuring_again(compared, new_project, tmp_path):
+    earlier = str(compared.folder / "results")
+    later = new_project(tmp_path, config={**compared.config, "builds": "old", "baseline": earlier})
+    later.worker.behaviours = {}
     printed = later.run("compare")
-    assert "2 of 2 cells compared." in printed and "Measured apart" in printed
+    assert "cells compared" in printed and "Measured apart" in printed
     assert [len(request.specs) for request in later.worker.requests()] == [2, 2], "both checks of both cells, once"
-    assert {row["before"] for row in later.table("comparison")} == {str(project.folder / "results")}
+    assert {row["before"] for row in later.table("comparison")} == {earlier}
     assert later.planned("compare") == set()

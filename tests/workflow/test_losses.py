@@ -32,35 +32,52 @@ def attempts(project, model: str) -> list[tuple[int, str, str | None]]:
     return [(row["attempt"], row["status"], row["cause"]) for row in project.table("attempts") if row["model"] == model]
 
 
-def test_a_cell_whose_supervisor_is_killed_is_started_again_and_nothing_of_the_first_start_lives_on(two):
-    two.worker.behaviours = {"test_vit": "family@load orphan_once@load"}
-    two.run()
-    assert outcomes(two) == {"test_vit": ("pass", None, 2), "test_resnet": ("pass", None, 1)}
-    assert attempts(two, "test_vit") == [(1, "infra_error", "lost"), (2, "pass", None)]
-    two.wait_for_end()
-    assert two.planned() == set()
+LOST_SUPERVISORS = {
+    "test_vit": "family@load orphan_once@load",
+    "test_convnext": "family@load orphan@load",
+    "test_nfnet": "dismiss@load",
+}
+"""Model: what befalls the supervisors of its cell. They are killed, once or always, or asked to end."""
 
 
-def test_a_cell_whose_supervisors_are_all_killed_has_a_row_that_says_so(two):
-    two.worker.behaviours = {"test_vit": "family@load orphan@load"}
-    two.run()
-    assert outcomes(two) == {"test_vit": ("infra_error", "lost", 2), "test_resnet": ("pass", None, 1)}
-    (row,) = (row for row in two.table() if row["model"] == "test_vit")
+@pytest.fixture(scope="module")
+def lost(new_project, tmp_path_factory):
+    """A finished run of these, and of a cell that nothing happens to. Change nothing."""
+    models = ",".join([*LOST_SUPERVISORS, "test_resnet"])
+    project = new_project(tmp_path_factory.mktemp("lost"), config={"modes": "inference", "models": models})
+    project.worker.behaviours = LOST_SUPERVISORS
+    project.run()
+    return project
+
+
+def test_a_cell_whose_supervisor_is_killed_is_started_again(lost):
+    assert outcomes(lost)["test_vit"] == ("pass", None, 2)
+    assert attempts(lost, "test_vit") == [(1, "infra_error", "lost"), (2, "pass", None)]
+
+
+def test_a_cell_whose_supervisors_are_all_killed_has_a_row_that_says_so(lost):
+    assert outcomes(lost)["test_convnext"] == ("infra_error", "lost", 2)
+    (row,) = (row for row in lost.table() if row["model"] == "test_convnext")
     assert row["accuracy_stage"] is None
     assert row["backend"] == "inductor", "all that can be known is in the row"
-    assert two.worker.cells().count("inference/test_vit") == 2
-    two.wait_for_end()
-    assert two.planned() == set()
-    two.worker.behaviours = {}
-    two.run(retry="infra_error")
-    assert outcomes(two)["test_vit"] == ("pass", None, 1)
+    assert lost.worker.cells().count("inference/test_convnext") == 2
 
 
-def test_a_cell_whose_supervisors_are_all_asked_to_end_has_a_row_that_says_so(two):
-    two.worker.behaviours = {"test_vit": "dismiss@load"}
-    two.run()
-    assert outcomes(two) == {"test_vit": ("infra_error", "lost", 0), "test_resnet": ("pass", None, 1)}
-    assert attempts(two, "test_vit") == [], "nothing of what was asked to end counts"
+def test_a_cell_whose_supervisors_are_all_asked_to_end_has_a_row_that_says_so(lost):
+    assert outcomes(lost)["test_nfnet"] == ("infra_error", "lost", 0)
+    assert attempts(lost, "test_nfnet") == [], "nothing of what was asked to end counts"
+
+
+def test_nothing_of_a_lost_start_lives_on_or_concerns_another_cell(lost):
+    lost.wait_for_end()
+    assert outcomes(lost)["test_resnet"] == ("pass", None, 1)
+
+
+def test_lost_cells_are_measured_again_when_they_are_asked_for_and_not_by_themselves(lost, copy_of, tmp_path):
+    assert lost.planned() == set()
+    project = copy_of(lost, tmp_path)
+    project.run(retry="infra_error", models="test_convnext")
+    assert outcomes(project)["test_convnext"] == ("pass", None, 1)
 
 
 def test_a_check_that_takes_its_supervisor_down_does_not_take_the_other_one_with_it(two):

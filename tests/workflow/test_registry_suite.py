@@ -7,25 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from timmgate.config import builds, registry, suite_refresh, suites
+from timmgate.config import registry, suite_refresh, suites
 from timmgate.core.spec import Traits
 from workflow.conftest import TABLES
 
 PLAN_CPU_S = 15.0
-
-
-@pytest.fixture(scope="session")
-def build(tmp_path_factory):
-    """The installed timm."""
-    return builds.find(tmp_path_factory.mktemp("builds"))
-
-
-@pytest.fixture(scope="session")
-def listed(build, tmp_path_factory):
-    """A folder .cache with the list of the installed timm's models."""
-    cache = tmp_path_factory.mktemp("listed") / ".cache"
-    registry.load(cache, build)
-    return cache
 
 
 @pytest.fixture
@@ -45,8 +31,8 @@ def cells(project, **config):
     return {job for job in project.planned(**config) if "/" in job}
 
 
-def test_the_whole_registry_is_planned_within_seconds_of_processor_time(project, listed, build):
-    known, start_s = registry.load(listed, build), children_cpu_s()
+def test_the_whole_registry_is_planned_within_seconds_of_processor_time(project, listed, installed):
+    known, start_s = registry.load(listed, installed), children_cpu_s()
     assert cells(project, suite="timm", modes="inference") == {f"inference/{name}" for name in known.architectures}
     assert children_cpu_s() - start_s < PLAN_CPU_S
 
@@ -84,13 +70,13 @@ def test_an_empty_shard_is_refused_before_anything_starts(project):
 
 
 @pytest.fixture(scope="session")
-def refreshed(new_project, listed, build, tmp_path_factory):
+def refreshed(new_project, listed, installed, tmp_path_factory):
     """A project with a table mine.tsv that was refreshed, and what was printed. Change nothing.
 
     The table has one model of every family but vgg, among them one by its old name, and one model that never was.
     """
     project = new_project(tmp_path_factory.mktemp("refreshed"))
-    families = suite_refresh.representatives(registry.load(listed, build))
+    families = suite_refresh.representatives(registry.load(listed, installed))
     del families["vgg"], families["nest"]
     rows = [f"{model}\t64\t\t\t1" for model in families.values()]
     rows[1:1] = ["jx_nest_base\t32\t0.05\tmeasured by hand\t", "resnet_of_yore\t16\t\t\t1"]

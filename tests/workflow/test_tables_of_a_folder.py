@@ -8,13 +8,19 @@ from workflow.conftest import TABLES
 CELLS = {"inference/test_resnet", "inference/test_vit", "special/test_resnet", "special/test_vit"}
 
 
+@pytest.fixture(scope="module")
+def measured(finished_small, copy_of, tmp_path_factory):
+    """A finished run of both checks. Change nothing."""
+    project = copy_of(finished_small, tmp_path_factory.mktemp("both"))
+    project.config["checks"] = "accuracy,performance"
+    project.run()
+    return project
+
+
 @pytest.fixture
-def both(finished):
-    """A finished run of both checks; the worker's journal is empty."""
-    finished.config["checks"] = "accuracy,performance"
-    finished.run()
-    finished.worker.journal.unlink()
-    return finished
+def both(measured, copy_of, tmp_path):
+    """A copy of `measured` to change."""
+    return copy_of(measured, tmp_path)
 
 
 def cells(project):
@@ -71,7 +77,7 @@ def test_what_was_measured_with_other_options_stays_and_is_marked(finished):
     assert finished.planned() == {"inference/test_vit", *TABLES}
 
 
-def test_all_tables_say_the_protocol_and_the_commit_that_they_were_made_with(both):
+def test_all_tables_say_the_protocol_and_the_commit_that_they_were_made_with(measured):
     for name in ("cells", "evidence", "samples", "attempts", "failures"):
-        metadata = pq.read_metadata(both.folder / "results" / "cpu" / f"{name}.parquet").metadata
+        metadata = pq.read_metadata(measured.folder / "results" / "cpu" / f"{name}.parquet").metadata
         assert {b"protocol", b"units", b"workflow_commit"} <= metadata.keys(), name

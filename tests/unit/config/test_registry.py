@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -23,30 +24,24 @@ EMPTY = {"timm": "1", "architectures": {}, "tagged": {}, "renamed": {}}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(installed, listed, tmp_path_factory):
     """A working directory in which the installed timm was listed. Change nothing."""
     folder = tmp_path_factory.mktemp("listed")
-    build = builds.find(folder / "builds")
-    builds.save([build], folder / "builds")
-    registry.load(folder / ".cache", build)
+    shutil.copytree(listed, folder / ".cache")
+    builds.save([installed], folder / "builds")
     return folder
 
 
 @pytest.fixture(scope="module")
-def build(folder):
-    return builds.load(folder / "builds")
-
-
-@pytest.fixture(scope="module")
-def known(folder, build):
-    return registry.load(folder / ".cache", build)
+def known(listed, installed):
+    return registry.load(listed, installed)
 
 
 @pytest.fixture
-def suite(folder, build, monkeypatch):
+def suite(folder, installed, monkeypatch):
     """The suite of the whole registry."""
     monkeypatch.chdir(folder)
-    return suites.read("timm", Path("no tables"), build)
+    return suites.read("timm", Path("no tables"), installed)
 
 
 def test_the_list_has_all_architectures_in_timms_order(known):
@@ -90,11 +85,10 @@ assert len(suites.read("timm", Path(), builds.load(Path("builds"))).models) > 10
 print({"torch", "timm"} & set(sys.modules))
 """
     command, environment = [sys.executable, "-c", program], module_environment()
-    (file,) = (folder / ".cache").iterdir()
-    before = file.stat()
+    before = [(path, path.stat()) for path in (folder / ".cache").iterdir()]
     printed = subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, text=True).stdout
     assert printed == "set()\n"
-    assert [path.stat() for path in (folder / ".cache").iterdir()] == [before]
+    assert [(path, path.stat()) for path in (folder / ".cache").iterdir()] == before
 
 
 @pytest.fixture

@@ -250,6 +250,7 @@ def test_modes_are_in_the_order_asked_for_and_once_each():
         ("models={a: b}", "config: models.0 is {'a': 'b'}; it must be a text"),
         ("modes=", "config: modes is []; it must not be empty"),
         ("modes=,", "config: modes is []; it must not be empty"),
+        ("retry=timeouts", "config: retry.0 is 'timeouts'; it must be one of failed, fail_accuracy"),
         ("modes=infrence", "modes: there is no mode 'infrence'; did you mean inference"),
         ("inductor_config=freezing", "config: inductor_config is 'freezing'; it must be a mapping of keys to values"),
         ("mode_catalogue={x: eager}", "config: mode_catalogue.x is 'eager'; it must be a mapping of keys to values"),

@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 from snakemake.cli import parse_config
 from snakemake.utils import update_config
 
-from timmgate.config import builds, settings, suites
+from timmgate.config import settings, suites
 from timmgate.core import schemas
 from timmgate.core.spec import Mode, Traits
 from timmgate.report import documentation
@@ -169,14 +169,8 @@ def test_config_yaml_names_all_values_of_a_key_in_its_line(key, values):
     assert set(values) <= set(re.findall(r"[\w-]+", line))
 
 
-@pytest.fixture(scope="session")
-def default_build(tmp_path_factory):
-    """The environment that the tests run in."""
-    return builds.find(tmp_path_factory.mktemp("builds"))
-
-
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_documented_command_has_a_valid_configuration(command, default_build, tmp_path, monkeypatch):
+def test_a_documented_command_has_a_valid_configuration(command, installed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("mine.tsv").write_text("model\nresnet18\n")
     words = shlex.split(command)
@@ -184,7 +178,7 @@ def test_a_documented_command_has_a_valid_configuration(command, default_build, 
     config = yaml.safe_load(CONFIG.read_text())
     update_config(config, parse_config([word for word in words[start:] if not word.startswith("-")]))
     loaded = settings.load(config)
-    suite = suites.read(loaded.suite, ROOT / "config" / "suites", default_build)
+    suite = suites.read(loaded.suite, ROOT / "config" / "suites", installed)
     suites.select(suite, loaded.models, loaded.exclude)
 
 

@@ -167,6 +167,7 @@ def test_a_setting_of_inductor_in_the_environment_changes_it_and_a_log_setting_d
         *(pattern.replace("*", "ANYTHING") for pattern in build_facts.IDENTITY_VARIABLES),
         "TORCHINDUCTOR_MAX_AUTOTUNE",
         "TORCHDYNAMO_DISABLE",
+        "TORCHELSE",
         "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
         "PYTORCH_CUDA_ALLOC_CONF",
         "TRITON_INTERPRET",

@@ -58,6 +58,13 @@ def test_the_null_compiler_passes_at_inference_with_no_error_at_all():
     assert 0 < output["eager_relative_error"] == output["compiled_relative_error"] < 1e-5
 
 
+@pytest.mark.parametrize("options", [{"precision": "amp"}, {"freezing": True}, {"training": True}])
+def test_the_null_compiler_passes_in_every_default_mode(options):
+    said = measure(spec(**options), strict=True)
+    assert said.result == {"status": "pass", "cause": None, "message": None}
+    assert (said.columns["reference"], said.columns["margin"]) == ("fp64", 0.0)
+
+
 def test_training_compares_prediction_loss_every_gradient_parameter_buffer_and_the_input_gradient():
     said = measure(spec("test_resnet", training=True, backend="nothing"))
     model = accuracy.models.create(spec("test_resnet"))

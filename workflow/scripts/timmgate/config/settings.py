@@ -9,11 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import ValidationError
 
 from timmgate.config import threads
 from timmgate.core.build import RESERVED, TABLE_SUFFIXES, WORKERS_OWN, BuildOptions
@@ -25,6 +23,9 @@ from timmgate.core.run_options import RunOptions
 from timmgate.core.schemas import FAILED
 from timmgate.core.spec import Mode, Traits
 from timmgate.core.thresholds import Thresholds
+
+if TYPE_CHECKING:
+    from jsonschema.exceptions import ValidationError
 
 INFERENCE_ONLY_BACKENDS = ("export", "aot_inductor")
 
@@ -221,12 +222,14 @@ def _from_number(number: float, types: list[str]) -> Any:
 
 def validate(values: dict[str, Any], schema_name: str, where: str) -> None:
     """Raise ConfigError for the first thing in `values` that the schema refuses; `where` begins the sentence."""
+    from jsonschema import Draft202012Validator  # here, as a tenth of a second in each job of a cell is much
+
     errors = sorted(Draft202012Validator(schema(schema_name)).iter_errors(values), key=lambda e: list(map(str, e.path)))
     if errors:
         raise ConfigError(f"{where}: {_sentence(errors[0])}")
 
 
-def _sentence(error: ValidationError) -> str:
+def _sentence(error: "ValidationError") -> str:
     place = ".".join(str(part) for part in error.absolute_path)
     rule: Any = error.schema
     found: Any = error.instance

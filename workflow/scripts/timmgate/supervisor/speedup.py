@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from timmgate.core.spec import Spec
 from timmgate.core.statistics import CONFIDENCE, Sample, log_ratios, order_interval
@@ -92,6 +91,8 @@ def geometric_mean(speedups: Sequence[float], seed: int, floor: float | None = N
 
 def _bootstrap_interval(values: np.ndarray, statistic: Callable, seed: int) -> tuple[float, float]:
     """BCa's interval; the statistic itself at an end that BCa does not define, as when the middle values are equal."""
+    from scipy import stats  # here, as it takes half a second, and most processes that import this module need no interval
+
     value = float(statistic(values))
     if len(values) < 2:
         return value, value
@@ -118,6 +119,8 @@ def _noise_floor(samples: Sequence[Sample]) -> float:
     (Theil and Sen's, which outliers do not move) is taken off. The sign alternates, so that what befalls every other
     iteration adds up and nothing else does.
     """
+    from scipy import stats
+
     first = np.array([sample.eager_first for sample in samples])
     positions = 2 * np.arange(len(samples)) + ~first
     logs = np.log([sample.eager_s for sample in samples])

@@ -187,8 +187,9 @@ class Digests:
         """Hex digest (SHA-256) of paths and contents of a module's files with one of the `SUFFIXES`; links are followed."""
         digest = hashlib.sha256()
         for root in places(module):
+            above = str(root.parent)
             for file, status in sorted(_files(root)):
-                digest.update(f"{Path(file).relative_to(root.parent)} {self._of_file(file, status)}\n".encode())
+                digest.update(f"{file.removeprefix(above).lstrip('/')} {self._of_file(file, status)}\n".encode())
         return digest.hexdigest()
 
     def _of_file(self, file: str, status: tuple[int, int, int]) -> str:
