@@ -82,6 +82,7 @@ class LeafVerdict:
     * `statistic`: the name of that statistic, or `mismatch`.
     * `null_rms`: largest rms of a null run's error, over the leaf's scale.
     * `message`: why it fails or is undecided, or "".
+    * `rms`, `eager_rms`: the same of this run and of the first null run, which is eager as it is; None for a mismatch.
     """
 
     leaf: str
@@ -91,6 +92,8 @@ class LeafVerdict:
     statistic: str
     null_rms: float
     message: str = ""
+    rms: float | None = None
+    eager_rms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -221,12 +224,13 @@ def _judge_leaf(name: str, errors: LeafErrors | None, nulls: Sequence[LeafErrors
         for statistic, found in errors.statistics.items()
     }
     worst = max(margins, key=margins.__getitem__)
+    rms = errors.statistics["rms"].value, comparable[0].statistics["rms"].value
     if null_rms > CHAOTIC and not errors.vanishes:
         message = f"null runs are off by {null_rms:.2g} of its size"
-        return LeafVerdict(name, kind, None, margins[worst], worst, null_rms, message)
+        return LeafVerdict(name, kind, None, margins[worst], worst, null_rms, message, *rms)
     strict = margins[worst] <= 1.0
     message = "" if strict else f"{worst} of its error is {margins[worst]:.3g} times what null runs allow"
-    return LeafVerdict(name, kind, strict, margins[worst], worst, null_rms, message)
+    return LeafVerdict(name, kind, strict, margins[worst], worst, null_rms, message, *rms)
 
 
 def margin(found: Statistic, nulls: Sequence[float], null_rms: float, multiplier: float) -> float:
