@@ -170,8 +170,8 @@ def derive(cells: Sequence[Row], findings: Iterable[Row], folder: Path) -> None:
             "reason": sentence(found[0]) if found else None,
         }
         cell.update(unknown | about)
-        for of_cells in (worst, drifts, changes):
-            cell.update(of_cells.get(_key(cell), {}))
+        for known in (worst, drifts, changes):
+            cell.update(known.get(_key(cell), {}))
 
 
 def state(cell: Row, findings: Collection[Row]) -> str:
