@@ -7,7 +7,9 @@ No model is measured. For each number of cells there is a suite of so many model
 
 dry run         `snakemake --dry-run --quiet rules` with nothing done, which counts the jobs
 real jobs       a real run with a stand-in for the worker (tests/fake_worker.py), of at most `--real` cells
-scheduling      `snakemake --touch` over files of all cells, which are synthetic: every job passes through the scheduler and
+many ready      the same with every cell ready to run, stopped after `--stop-s`: what the main process used beyond a dry run,
+                per job that ended until then
+records         `snakemake --touch` over files of all cells, which are synthetic: every job passes through the scheduler and
                 is recorded as in a run, but has no process of its own
 tables          a run that has nothing but the tables to make, and shows them
 nothing to do   the same once more
@@ -73,25 +75,33 @@ class Project:
         folder.mkdir(parents=True)
         (folder / "scale.tsv").write_text("\n".join(["model", *self.models]) + "\n")
 
-    def snakemake(self, *options: str, failing: bool = False, **config: str) -> dict[str, Usage]:
+    def snakemake(
+        self, *options: str, failing: bool | None = False, stop_s: float | None = None, **config: str
+    ) -> dict[str, Usage]:
         """Run Snakemake: what each of its processes used, as `run` says. Keywords are further configuration."""
         program = [str(Path(sys.executable).with_name("snakemake")), "--snakefile", str(ROOT / "Snakefile"), "--cores", "2"]
         values = {"suite": "scale.tsv", "modes": ",".join(MODES), "checks": CHECK, **config}
         return self.run(
-            *program, *options, "--config", *(f"{key}={value}" for key, value in values.items()), failing=failing
+            *program,
+            *options,
+            "--config",
+            *(f"{key}={value}" for key, value in values.items()),
+            failing=failing,
+            stop_s=stop_s,
         )
 
-    def run(self, *command: str, failing: bool = False) -> dict[str, Usage]:
+    def run(self, *command: str, failing: bool | None = False, stop_s: float | None = None) -> dict[str, Usage]:
         """Run a command: what its own process used, as "main", and those of scripts, as merge and flag; prints go to a file.
 
-        Raises RuntimeError if the command fails, or does not although it should.
+        After `stop_s` seconds it is told to start nothing new. Raises RuntimeError if the command fails, or does not
+        although it should; with None either will do.
         """
         worker = shlex.join([sys.executable, str(ROOT / "tests" / "fake_worker.py")])
         environment = {**module_environment(), "TIMMGATE_WORKER": worker, "COLUMNS": "200"}
         with (self.folder / "printed.txt").open("w") as printed:
             process = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=printed, stderr=printed)
-            usages = watch(process)
-        if bool(process.returncode) != failing:
+            usages = watch(process, stop_s)
+        if failing is not None and bool(process.returncode) != failing:
             raise RuntimeError(f"{shlex.join(command)} gave {process.returncode}: {self.printed()[-2000:]}")
         return usages
 
@@ -107,8 +117,8 @@ class Project:
             parquet.write(row, self.folder / "results" / Path(*cell) / f"{CHECK}.parquet")
 
 
-def watch(process: subprocess.Popen) -> dict[str, Usage]:
-    """Wait for a process and say what it and the scripts below it used, each by itself."""
+def watch(process: subprocess.Popen, stop_s: float | None = None) -> dict[str, Usage]:
+    """Wait for a process, terminate it if need be, and say what it and the scripts below it used, each by itself."""
     started, main, known, usages = time.perf_counter(), psutil.Process(process.pid), {}, {"main": Usage()}
     while True:
         ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
@@ -117,6 +127,9 @@ def watch(process: subprocess.Popen) -> dict[str, Usage]:
         if ended:
             process.wait()
             return usages
+        if stop_s is not None and usages["main"].wall_s > stop_s:
+            process.terminate()
+            stop_s = None
         for child in children(main):
             if child not in known:
                 known[child] = script(child)
@@ -191,7 +204,7 @@ def of_cell(table: pa.Table, cell: tuple[str, ...]) -> pa.Table:
     return table
 
 
-def measure(folder: Path, cells: int, real: int) -> list[dict[str, object]]:
+def measure(folder: Path, cells: int, real: int, stop_s: float) -> list[dict[str, object]]:
     """One line per step and process, for one number of cells."""
     lines = []
 
@@ -204,10 +217,12 @@ def measure(folder: Path, cells: int, real: int) -> list[dict[str, object]]:
     few = Project(folder / "real", min(cells, real))
     add(few, "real jobs", few.snakemake("--quiet", "all"), jobs=len(few.cells))
     project = Project(folder / "all", cells)
-    add(project, "dry run", project.snakemake("--dry-run", "--quiet", "rules"))
+    planned = project.snakemake("--dry-run", "--quiet", "rules")
+    add(project, "dry run", planned)
+    add(project, "many ready", *many_ready(project, planned["main"].cpu_s, stop_s))
     project.write_results()
-    scheduling = project.snakemake("--touch", "--forcerun", "measure", "--until", "measure", "--quiet", "all")
-    add(project, "scheduling", scheduling, jobs=len(project.cells))
+    records = project.snakemake("--touch", "--forcerun", "measure", "--until", "measure", "--quiet", "all")
+    add(project, "records", records, jobs=len(project.cells))
     add(project, "tables", project.snakemake("--quiet", "progress", "rules"))
     add(project, "nothing to do", project.snakemake())
     if "Nothing to be done" not in project.printed():
@@ -216,6 +231,13 @@ def measure(folder: Path, cells: int, real: int) -> list[dict[str, object]]:
     add(project, "gate", project.snakemake("gate", "--quiet", "all", failing=True))
     add(project, "export", project.snakemake("export", "--quiet", "all"))
     return lines
+
+
+def many_ready(project: Project, planning_cpu_s: float, stop_s: float) -> tuple[dict[str, Usage], int]:
+    """What scheduling used while all cells were ready, without planning, and how many of them ended."""
+    usages = project.snakemake("--quiet", "all", "--until", "measure", failing=None, stop_s=planning_cpu_s + stop_s)
+    usages["main"].cpu_s -= planning_cpu_s
+    return {"main": usages["main"]}, max(1, len(list(project.folder.glob(f"results/**/{CHECK}.parquet"))))
 
 
 def line(project: Project, step: str, process: str, usage: Usage, jobs: int | None) -> dict[str, object]:
@@ -248,12 +270,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cells", type=int, nargs="+", default=[100, 1_000, 10_000])
     parser.add_argument("--real", type=int, default=500, help="largest number of cells that are really run")
+    parser.add_argument("--stop-s", type=float, default=60.0, help="seconds of scheduling with all cells ready")
     parser.add_argument("--output", type=Path, default=Path(), help="folder for scale.tsv and scale.svg")
     options = parser.parse_args()
     lines = []
     for cells in options.cells:
         with tempfile.TemporaryDirectory() as folder:
-            lines += measure(Path(folder), cells, options.real)
+            lines += measure(Path(folder), cells, options.real, options.stop_s)
     table = pd.DataFrame(lines)
     options.output.mkdir(parents=True, exist_ok=True)
     table.to_csv(options.output / "scale.tsv", sep="\t", index=False)
