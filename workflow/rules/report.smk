@@ -1,6 +1,6 @@
 REPORT = f"results/{SETTINGS.device}/report"
 # Tables that are shown if there are such, and they are of today.
-BESIDE = [f"results/{SETTINGS.device}/{name}" for name in ("gate.tsv", "history.tsv", "comparison.parquet")]
+BESIDE = [f"results/{SETTINGS.device}/{name}" for name in ("gate.tsv", "history.tsv", "comparison.parquet", "power.tsv")]
 
 
 rule report:

@@ -13,7 +13,7 @@ import synthetic_sweep
 from timmgate.core.checks import CHECKS
 from timmgate.core.schemas import FAILED
 from timmgate.report import figures, page, page_data
-from timmgate.tables import comparison, parquet
+from timmgate.tables import comparison, parquet, power
 
 HEALTHY = {
     "accuracy": "pass",
@@ -283,3 +283,18 @@ def test_what_differs_between_two_builds_is_there_with_what_it_is_worth(tmp_path
 def test_what_speedups_depend_on_is_in_the_headline(tmp_path):
     timed = {"performance": "pass", "performance_threads": 2, "allocator": "system", "relocate": True}
     assert "timed with 2 threads, memory left to the system" in said(page.render(written(tmp_path, timed, timed)))
+
+
+def test_a_study_of_faults_has_a_picture_for_each_precision_and_pass(tmp_path):
+    folder, trials = written(tmp_path, {}), []
+    for number, (precision, training) in enumerate([("float32", True), ("amp", False)] * 20):
+        about = {"precision": precision, "training": training, "weights": "random", "family": "values"}
+        trials.append({**about, "effect": 2.0 * number + 0.5, "strict": "fail", "dynamo": number % 3 == 0, "cosine": False})
+    assert 'id="power"' not in page.render(folder)
+    parquet.write_tsv(power.summary(power.table(trials)), folder / "power.tsv")
+    text = page.render(folder)
+    assert "training in float32" in said(text) and "inference in amp" in said(text)
+    drawn = list(figures.detections(page.power(folder), page.light_colours()))
+    assert len(drawn) == 2
+    assert all(svg in text for svg in drawn)
+    assert all("over 1000" not in svg and "10 to 100" in svg for svg in drawn)

@@ -5,14 +5,19 @@ page's style sheet, such as `var(--compiled)`, which `coloured` puts in place.
 """
 
 import json
+import math
 import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby, pairwise
+from operator import itemgetter
 from typing import Any
 
 import altair as alt
 import vl_convert
+
+from timmgate.tables.power import CURVE, RULES
 
 SHOWN = 80
 """Cells of a picture with a line for each: half of them from either end."""
@@ -102,6 +107,8 @@ BY_CHANGE = coded(
     },
     "change_verdict",
 )
+
+BY_RULE = coded({"strict": ("compiled", "circle"), "dynamo": ("eager", "square"), "cosine": ("quiet", "cross")}, "rule")
 
 
 def tips(*figures: tuple[str, str, str], names: Sequence[str] = ("model", "mode", "build")) -> list[alt.Tooltip]:
@@ -322,6 +329,27 @@ def samples(pairs: alt.Chart) -> Chart:
     )
 
 
+def detection(shares: alt.Chart) -> Chart:
+    """The share of faults that each rule catches, by their effect, with its interval."""
+    base = shares.transform_calculate(
+        limits="[datum.effect_from, datum.effect_below]",
+        effects="isValid(datum.effect_below) ? join(datum.limits, ' to ') : 'over ' + datum.effect_from",
+        counts="datum.caught + ' of ' + datum.applicable",
+    )
+    axis = alt.Axis(labelAngle=0)
+    x = alt.X("effects:N", title="effect: change over eager's own error", sort=alt.SortField("effect_from"), axis=axis)
+    y = alt.Y("share:Q", title="faults caught", axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1]))
+    about = tips(("effects:N", "effect", ""), ("counts:N", "caught", ""), names=("rule",))
+    offset = alt.XOffset("rule:N", sort=list(RULES))
+    return alt.layer(
+        base.mark_rule(strokeWidth=1.5).encode(
+            x=x, xOffset=offset, y=alt.Y("share_ci_low:Q", title=y["title"]), y2="share_ci_high:Q", color=BY_RULE["color"]
+        ),
+        base.mark_point(filled=True, size=55, opacity=1).encode(x=x, xOffset=offset, y=y, tooltip=about, **BY_RULE),
+        height=200,
+    )
+
+
 NAMES = ("model", "mode", "build", "state")
 
 FIGURES = (
@@ -410,6 +438,30 @@ OF_CELL = (
     ),
 )
 """Pictures of one cell."""
+
+DETECTION = Figure(
+    "detection",
+    "What a pass means",
+    "Share of planted faults that each rule catches, by how much they change, with 95 % intervals.",
+    detection,
+    needs=("share", "share_ci_low", "share_ci_high"),
+    reads=("rule", "effect_from", "effect_below", "caught", "applicable"),
+    rows="shares",
+)
+"""Picture of a study of faults, of one precision and pass."""
+
+
+def detections(shares: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> Iterator[str]:
+    """An SVG file for each precision and pass of the table `power`, in the schema `tables.power.SUMMARY`."""
+    of_curve = [row for row in shares if (row["effect_from"], row["effect_below"]) in {*pairwise(CURVE)}]
+    for (precision, training), rows in groupby(of_curve, itemgetter("precision", "training")):
+        which = f"{'training' if training else 'inference'} in {precision}"
+        some = [{**row, "effect_below": _finite(row["effect_below"])} for row in rows if row["applicable"]]
+        yield svg(replace(DETECTION, title=f"{DETECTION.title}: {which}"), some, colours)
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None  # as JSON has it
 
 
 def svg(figure: Figure, rows: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> str:

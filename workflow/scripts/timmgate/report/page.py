@@ -79,6 +79,7 @@ def render(folder: Path) -> str:
         device=folder.name,
         **headline(data, cells, summary),
         changes=changes(folder),
+        detections=[Markup(drawn) for drawn in figures.detections(power(folder), light_colours())],
         figures=figures.FIGURES,
         footer=footer(),
         table_css=Markup(packaged("itables", "html/dt_bundle.css")),
@@ -198,6 +199,12 @@ def changes(folder: Path) -> list[Row]:
         for title, lines, sentences in found
         if lines or sentences
     ]
+
+
+def power(folder: Path) -> list[Row]:
+    """The rows of a study of faults, if there was one."""
+    path = folder / "power.tsv"
+    return read_tsv(path, path) if path.is_file() else []
 
 
 def headline(data: Row, cells: pd.DataFrame, summary: Sequence[Row]) -> Row:

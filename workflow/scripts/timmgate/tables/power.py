@@ -16,7 +16,7 @@ RULES = ("strict", "dynamo", "cosine")
 EFFECTS = (0.0, 1.0, 3.0)
 """Faults of more than the first effect, and of at least the others: all that are not equivalent, and those that matter."""
 
-CURVE = (0.0, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, math.inf)
+CURVE = (0.0, 0.3, 1.0, 3.0, 10.0, 100.0, 1000.0, math.inf)
 """Limits of the ranges of effect that the curve of detection has a point for."""
 
 ALL = "all"
