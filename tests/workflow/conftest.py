@@ -1,5 +1,6 @@
 """Real runs of the workflow in folders of their own, with a stand-in for the worker."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -114,6 +115,12 @@ class Project:
                 return False
 
         return list(filter(is_ours, psutil.process_iter()))
+
+    def signal(self, number: int) -> None:
+        """Send a signal to these processes, as far as they do not end before."""
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
 
     def wait_for_end(self) -> None:
         """Return when nothing of a run lives any more."""

@@ -1,9 +1,8 @@
 """Whether a request is possible is asked once in a run that measures anything, before any cell, and in no other run."""
 
 import json
-from contextlib import suppress
+import signal
 
-import psutil
 import pytest
 
 PROBLEM = "device: there is no such device; this machine has cpu"
@@ -84,9 +83,7 @@ def test_a_run_that_was_interrupted_is_asked_about_again(finished):
     finished.worker.behaviours = {"*": "hang@load"}
     run = finished.start()
     finished.worker.wait_for_start(1)
-    for process in finished.processes():
-        with suppress(psutil.NoSuchProcess):  # it has ended with one that was killed before it
-            process.kill()
+    finished.signal(signal.SIGKILL)
     run.communicate()
     finished.wait_for_end()
     finished.run("--unlock")
