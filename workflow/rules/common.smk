@@ -221,6 +221,16 @@ def rows_of_both(wildcards):
     return [cell_file(*each, check) for each in cells for check in SETTINGS.checks]
 
 
+def rows_of_cell(wildcards):
+    """The rows of one cell."""
+    return [cell_file(wildcards.build, wildcards.mode, wildcards.model, check) for check in SETTINGS.checks]
+
+
+def scripts(wildcards):
+    """The script of each requested cell."""
+    return [f"results/{SETTINGS.device}/{'/'.join(each)}/repro/repro.py" for each in CELLS]
+
+
 def tables():
     """The tables of the device."""
     merged = [f"{name}.parquet" for name in ("cells", "attempts", *(check.details for check in CHECKS.values()), "failures")]

@@ -235,7 +235,29 @@ def _judge_leaf(name: str, errors: LeafErrors | None, nulls: Sequence[LeafErrors
 
 def margin(found: Statistic, nulls: Sequence[float], null_rms: float, multiplier: float) -> float:
     """A statistic over its limit: 0 if it is 0, inf where the limit is 0 and the statistic is not."""
-    limit = multiplier * max(*nulls, found.from_rms * null_rms) + found.floor
+    allowed = limit(found, nulls, null_rms, multiplier)
     if found.value == 0:
         return 0.0
-    return found.value / limit if limit else math.inf
+    return found.value / allowed if allowed else math.inf
+
+
+def limit(found: Statistic, nulls: Sequence[float], null_rms: float, multiplier: float) -> float:
+    """The largest value that passes; the same for every run, as floor and ratio to the rms are of the reference."""
+    return multiplier * max(*nulls, found.from_rms * null_rms) + found.floor
+
+
+def limits(nulls: Sequence[NullRun]) -> dict[str, dict[str, float]]:
+    """By leaf, the limit of each statistic. Leaves that prove nothing are left out, and those that have no statistics."""
+    statistics = sum(len(errors.statistics) for errors in nulls[0].errors.values())
+    multiplier = multiplier_for(statistics, independent(nulls))
+    found = {}
+    for name, eager in nulls[0].errors.items():
+        runs = [null.errors.get(name) for null in nulls]
+        usable = [run for run in runs if run and not run.mismatch]
+        null_rms = max((run.statistics["rms"].value for run in usable), default=math.inf)
+        if len(usable) == len(runs) and (null_rms <= CHAOTIC or eager.vanishes):
+            found[name] = {
+                statistic: limit(each, [run.statistics[statistic].value for run in usable], null_rms, multiplier)
+                for statistic, each in eager.statistics.items()
+            }
+    return found

@@ -76,12 +76,8 @@ class Plan:
             return dict(ends)
         from timmgate.tables import merge  # with it Arrow, which Snakemake's process needs for nothing else
 
-        found = dict(ends)
-        for check in failed:
-            path = self.results.joinpath(*cell, f"{check}.parquet")
-            reason = merge.reason_of(cell, check, path, self.accuracy_rule)
-            found[check] = {**ends[check], "reason": reason and reason.sentence}
-        return found
+        row = merge.row_of(cell, self.results.joinpath(*cell), self.checks, self.accuracy_rule)
+        return {**ends, **{check: {**ends[check], "reason": row[f"{check}_reason"]} for check in failed}}
 
 
 @dataclass

@@ -248,16 +248,20 @@ def _with_reasons(rows: pa.Table, folder: Path) -> pa.Table:
     return rows
 
 
-def reason_of(cell: Key, check: str, path: Path, rule: str) -> reasons.Reason | None:
-    """Why a check of a cell did not pass, by its file alone; None where that cannot be read."""
-    try:
-        file = _read(check, cell, path)
-    except (OSError, pa.ArrowException):
-        return None
-    row = join([cell], {check: [file.drop_columns([parquet.DETAILS])]}, {}).to_pylist()[0]
-    status, by = status_by_rule(row["accuracy"], row["strict"], rule)
-    leaves = file[parquet.DETAILS][0].as_py() if check == "accuracy" else ()
-    return reasons.reason({**row, "accuracy_by_rule": status, "passed_by": by}, check, leaves)
+def row_of(cell: Key, folder: Path, checks: Iterable[str], rule: str) -> dict[str, Any]:
+    """The row of a cell in the table, out of its own files alone; `requested`, `stale` and `counted` are null."""
+    problems: Problems = {}
+    measured: dict[str, list[pa.Table]] = {}
+    leaves: list[dict[str, Any]] = []
+    for check in checks:
+        file = _read_all(check, {cell: folder}, problems)
+        measured[check] = [file.drop_columns([parquet.DETAILS])]
+        leaves += file[parquet.DETAILS][0].as_py() if check == "accuracy" and len(file) else []
+    row: dict[str, Any] = join([cell], measured, problems).to_pylist()[0]
+    row["accuracy_by_rule"], row["passed_by"] = status_by_rule(row["accuracy"], row["strict"], rule)
+    for check in measured:
+        row |= {f"{check}_{name}": value for name, value in zip(REASON, reasons.reason(row, check, leaves), strict=True)}
+    return row
 
 
 def of_cells(path: Path, wanted: Collection[Key], columns: Collection[str] | None = None) -> dict[Key, pa.Table]:

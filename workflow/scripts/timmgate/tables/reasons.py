@@ -101,9 +101,15 @@ def _class_of_ended(row: Row, check: str, status: str) -> str:
 
 def _wrong(row: Row, leaf: Row, leaves: Sequence[Row]) -> str:
     """What an accuracy check found, from the worst tensor to how much there is of it."""
-    name = f"{deciding_leaf(row)} ({leaf['kind'].replace('_', ' ')})" if leaf else deciding_leaf(row) or "what was compiled"
+    name = _named(deciding_leaf(row) or "what was compiled", leaf)
     rule = _beyond_null_runs(row, leaf) if by_null_runs(row) else _beyond_dynamo(row, leaf)
     return "; ".join([f"{name} {_distance(row, leaf)}", *rule, *_extent(row, leaves), *_seeds(row)])
+
+
+def _named(name: str, leaf: Row) -> str:
+    """A tensor with its kind, unless the name begins with that."""
+    kind = leaf.get("kind") or ""
+    return name if name.startswith(kind.partition("_")[0]) else f"{name} ({kind.replace('_', ' ')})"
 
 
 def _distance(row: Row, leaf: Row) -> str:
