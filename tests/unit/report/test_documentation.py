@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -170,8 +171,9 @@ def test_config_yaml_names_all_values_of_a_key_in_its_line(key, values):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_documented_command_has_a_valid_configuration(command, installed, tmp_path, monkeypatch):
+def test_a_documented_command_has_a_valid_configuration(command, installed, listed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    shutil.copytree(listed, ".cache")
     Path("mine.tsv").write_text("model\nresnet18\n")
     words = shlex.split(command)
     start = words.index("--config") + 1 if "--config" in words else len(words)
