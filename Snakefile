@@ -21,6 +21,7 @@ include: "workflow/rules/gate.smk"
 include: "workflow/rules/export.smk"
 include: "workflow/rules/compare.smk"
 include: "workflow/rules/repro.smk"
+include: "workflow/rules/trace.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/power.smk"
 include: "workflow/rules/calibrate.smk"
@@ -33,6 +34,7 @@ rule all:
         unpack(cell_rows),
         tables=tables(),
         recorded=RECORDED,
+        traces=traces,
     localrule: True
 
 

@@ -15,9 +15,8 @@ def confirmed(new_project, tmp_path_factory):
 
 def test_failed_cells_are_measured_again_and_no_others(confirmed):
     project, _ = confirmed
-    assert project.worker.cells() == sorted(
-        ["inference/test_convnext", *["inference/test_resnet", "inference/test_vit"] * 4]
-    )
+    failed = ["inference/test_resnet", "inference/test_vit"]
+    assert project.worker.cells() == sorted(["inference/test_convnext", *failed * 4])
 
 
 def test_the_table_says_how_often_each_fails_and_what_that_makes_of_it(confirmed):
@@ -40,7 +39,7 @@ def test_nothing_is_left_to_do_and_more_repeats_are_only_those_that_are_missing(
     starts = len(project.worker.starts())
     project.run(confirm=4)
     assert len(project.worker.starts()) == starts + 2
-    assert project.planned() == set(), "without the key the rows and tables stand as they are"
+    assert project.planned() <= {"merge", "flag", "all"}, "without the key nothing is measured"
 
 
 def test_a_cell_that_is_measured_anew_and_passes_is_not_repeated(confirmed):

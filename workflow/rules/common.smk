@@ -225,6 +225,12 @@ def scripts(wildcards):
     return [f"results/{SETTINGS.device}/{'/'.join(each)}/repro/repro.py" for each in CELLS]
 
 
+def traces(wildcards):
+    """What is asked for of each requested cell beside its rows."""
+    folders = [f"results/{SETTINGS.device}/{'/'.join(each)}/trace" for each in CELLS]
+    return [f"{folder}/{kind}" for folder in folders for kind in SETTINGS.trace]
+
+
 def tables():
     """The tables of the device."""
     merged = [
