@@ -121,11 +121,10 @@ def real(options, rule="strict", check="accuracy", **known):
         (real({"backend": "fault:drop-bias"}), None, 1, "output"),
         (real({"backend": "aot_eager", "precision": "amp", "training": True, "channels_last": True}), None, 0, ""),
         (real({"backend": "fault:wrong-later-1.1", "training": True}), None, 1, "buffer"),
-        (real({"backend": "aot_eager", "training": True}, rule="dynamo"), None, 0, ""),
         (real({"backend": "aot_eager", "training": True}), "layer2", 0, ""),
         (real({"backend": "aot_eager", "precision": "bfloat16"}, "timed", "performance", limit=1e-9), None, 1, "output"),
     ],
-    ids=["wrong", "amp", "training", "dynamo", "module", "timed"],
+    ids=["wrong", "amp", "training", "module", "timed"],
 )
 def test_a_script_ends_as_its_cell_does_and_names_the_worst_tensor(written, case, module, code, worst):
     returncode, printed, errors = written(case, module)

@@ -53,6 +53,16 @@ class Reason(NamedTuple):
 
 def reason(row: Row, check: str, leaves: Sequence[Row] = ()) -> Reason:
     """The reason of a check; nothing for one that passed, does not apply or was not asked for."""
+    found = _measured_once(row, check, leaves)
+    if not found.sentence or not row[f"{check}_repeats"]:
+        return found
+    low, high = (row[f"{check}_fail_rate_{end}"] for end in ("low", "high"))
+    again = f"{row[f'{check}_repeats_failed']} of {row[f'{check}_repeats']} fresh processes ({low:.0%} to {high:.0%})"
+    kind = found.kind if row[f"{check}_recurrence"] == "deterministic" else "flaky"
+    return Reason(f"{found.sentence}; it failed again in {again}", kind)
+
+
+def _measured_once(row: Row, check: str, leaves: Sequence[Row]) -> Reason:
     status = row[SHOWN_STATUS[check]]
     if status in WITHOUT_REASON or (status == "not_run" and not row[f"{check}_cause"]):
         return Reason(None, None)
