@@ -1,7 +1,8 @@
 """The tables: their columns with units and meanings, and the status words. Needs no Arrow: a worker reads it too."""
 
 from timmgate.core.checks import CHECKS, Check
-from timmgate.core.described import Column, columns
+from timmgate.core.described import Column, columns, types
+from timmgate.core.diagnosis import PLACES, REPORTED, TRIAL
 
 STATUSES = {
     "pass": "the compiled model computes what eager computes, by the tolerance rule of benchmarks/dynamo",
@@ -214,7 +215,10 @@ tensor or pair of timed iterations, `attempts` one for each attempt at a check.
 """
 
 REPORTABLE = {
-    check.name: {column.name: column.type for column in (*IDENTITY, *check.columns, *PROVENANCE)}
+    check.name: types((*IDENTITY, *check.columns, *PROVENANCE))
     for check in CHECKS.values()
-}
-"""By check, the columns that its worker may report, and the type of each."""
+} | {TRIAL: types(REPORTED)}
+"""By check, and for a `trial` of a diagnosis, the columns that its worker may report, and the type of each."""
+
+REPORTABLE_DETAILS = {check.name: check.detail_types for check in CHECKS.values()} | {TRIAL: types(PLACES)}
+"""The same of their details."""

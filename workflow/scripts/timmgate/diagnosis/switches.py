@@ -1,0 +1,42 @@
+"""Settings of inductor that take one thing out of it each, in the order in which they are tried."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from timmgate.core.diagnosis import Variant
+
+WHOLE_STAGES: dict[str, Mapping[str, Any]] = {
+    "post_grad": {"use_post_grad_passes": False},
+    "joint_graph": {"use_joint_graph_passes": False},
+    "pre_grad": {"use_pre_grad_passes": False},
+}
+"""By layer, what leaves out all of its passes."""
+
+CODE_GENERATION = tuple(
+    Variant(name, settings=settings)
+    for name, settings in {
+        "without vectors": {"cpp.simdlen": 1},
+        "without fusion": {"max_fusion_size": 1, "epilogue_fusion": False},
+        "without reuse of buffers": {"allow_buffer_reuse": False, "inplace_buffers": False},
+        "without vectors in loop tails": {"cpp.enable_loop_tail_vec": False},
+        "without split reductions": {"split_reductions": False},
+        "without contraction of a*b + c": {"cpp.enable_floating_point_contract_flag": "off"},
+        "without unsafe math": {"cpp.enable_unsafe_math_opt_flag": False},
+        "without atomic_add": {"cpp.fallback_scatter_reduce_sum": True},
+    }.items()
+)
+"""Where loops are right and their code is not."""
+
+PASSES = tuple(
+    Variant(name, settings=settings)
+    for name, settings in {
+        "without patterns": {"pattern_matcher": False},
+        "without another memory layout": {"layout_optimization": False, "comprehensive_padding": False},
+        "rounding where eager rounds": {"emulate_precision_casts": True},
+        "with eager's random numbers": {"fallback_random": True},
+        "without reordering": {"reorder_for_locality": False, "reorder_for_peak_memory": False},
+        "without folding of constants": {"joint_graph_constant_folding": False},
+        "without reuse of buffers": {"allow_buffer_reuse": False, "inplace_buffers": False},
+    }.items()
+)
+"""Where neither lowerings nor a stage of passes explains it."""
