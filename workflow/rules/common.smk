@@ -1,5 +1,6 @@
 """Configuration, the requested cells, and the functions that the rules call. Runs in every job: imports nothing heavy."""
 
+import json
 import math
 import os
 import re
@@ -203,6 +204,18 @@ def rows_of_both(wildcards):
     """The rows of a cell that both builds have."""
     cells = [(build, wildcards.mode, wildcards.model) for build in (wildcards.before, wildcards.after)]
     return [cell_file(*each, check) for each in cells for check in SETTINGS.checks]
+
+
+def rows_of_cell(wildcards):
+    """The rows of one cell."""
+    return [cell_file(wildcards.build, wildcards.mode, wildcards.model, check) for check in SETTINGS.checks]
+
+
+def diagnosed(wildcards, table):
+    """A table of the diagnosis of each cell that failed, once it is known which these are."""
+    failed = json.loads(Path(checkpoints.suspect.get().output[0]).read_text())
+    folder = f"results/{SETTINGS.device}/diagnosis"
+    return [f"{folder}/{each['build']}/{each['mode']}/{each['model']}/{table}.parquet" for each in failed]
 
 
 def tables():

@@ -41,9 +41,7 @@ def _json_schema(each: Field, hint: Any) -> dict[str, Any]:
 
 
 def _type(hint: Any) -> dict[str, Any]:
-    parts = (
-        typing.get_args(hint) if isinstance(hint, UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
-    )
+    parts = typing.get_args(hint) if isinstance(hint, UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
     words = [word for part in parts if typing.get_origin(part) is typing.Literal for word in typing.get_args(part)]
     if words:
         return {"enum": [*words, None] if type(None) in parts else words}

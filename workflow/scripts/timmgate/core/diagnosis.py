@@ -103,7 +103,12 @@ class TrialRequest:
 
     def to_json(self) -> str:
         """Canonical JSON."""
-        about = {"spec": self.spec.to_dict(), "run": self.run.to_dict(), "variant": vars(self.variant), "kept": str(self.kept)}
+        about = {
+            "spec": self.spec.to_dict(),
+            "run": self.run.to_dict(),
+            "variant": vars(self.variant),
+            "kept": str(self.kept),
+        }
         return json.dumps({**vars(self), **about}, sort_keys=True, separators=(",", ":"))
 
     @classmethod

@@ -4,11 +4,11 @@ A search is a generator: it yields a variant, is sent its outcome, and returns w
 from outcomes that are known, and tested with outcomes that are made up.
 """
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from timmgate.core.diagnosis import BISECTED, LAYERS, Variant
+from timmgate.core.diagnosis import BISECTED, Variant
 from timmgate.core.spec import Mode
 from timmgate.diagnosis.switches import CODE_GENERATION, PASSES, WHOLE_STAGES
 
@@ -65,10 +65,9 @@ class Finding:
 Search = Generator[Variant, Outcome, Finding]
 
 
-def search(mode: Mode, available: Mapping[str, object]) -> Search:
-    """Where a cell of this mode goes wrong. `available` are the keys of torch._inductor.config with their values."""
-    first = yield REPEAT
-    if first.ended == "pass" and (first := (yield AGAIN)).ended == "pass":
+def search(mode: Mode) -> Search:
+    """Where a cell of this mode goes wrong."""
+    if (yield REPEAT).ended == "pass" and (yield AGAIN).ended == "pass":
         return Finding("flaky")
     below = [rung for rung in RUNGS if mode.backend in (*INDUCTOR, *_after(rung))]
     if mode.backend not in (*INDUCTOR, *(rung.name for rung in RUNGS)):
@@ -76,9 +75,9 @@ def search(mode: Mode, available: Mapping[str, object]) -> Search:
     if below and (yield below[-1]).ended != "pass":
         return (yield from _lowest(below))
     if mode.backend not in INDUCTOR:
-        return (yield from _of_rung(mode.backend, available))
+        return (yield from _of_rung(mode.backend))
     frozen = mode.freezing and (yield without("freezing")).ended == "pass"
-    found = yield from _inductor(frozen, available, first)
+    found = yield from _inductor(frozen)
     conditions = ["freezing"] if frozen else []
     for option in conditions_of(mode):
         if option != "freezing" and (yield without(option)).ended == "pass":
@@ -110,10 +109,10 @@ def _lowest(rungs: Sequence[Variant]) -> Search:
         if (yield rung).ended != "pass":
             failing = rung
             break
-    return (yield from _of_rung(failing.name, {}))
+    return (yield from _of_rung(failing.name))
 
 
-def _of_rung(backend: str, available: Mapping[str, object]) -> Search:
+def _of_rung(backend: str) -> Search:
     """What is wrong with the last layer that a backend has."""
     if backend == DYNAMO.name:
         for variant in (CAPTURED_ANEW, UNGUARDED):
@@ -130,29 +129,31 @@ def _of_rung(backend: str, available: Mapping[str, object]) -> Search:
     return Finding("backend")
 
 
-def _inductor(frozen: bool, available: Mapping[str, object], first: Outcome) -> Search:
+def _inductor(frozen: bool) -> Search:
     """Which part of inductor it is, where everything before it is right."""
     off = yield left("lowerings", 0)
     if off.ended == "pass":
-        return (yield from _loops(off.applications, available))
+        return (yield from _loops(off.applications))
     for layer, setting in WHOLE_STAGES.items():
-        without_stage = Variant(f"without {layer}", settings=setting) if setting.keys() <= available.keys() else left(layer, 0)
-        outcome = yield without_stage
-        if outcome.ended == "pass":
-            return (yield from _passes(layer, without_stage))
+        for switch in (Variant(f"without {layer}", settings=setting), left(layer, 0)):
+            outcome = yield switch
+            if outcome.ended == "pass":
+                return (yield from _passes(layer, switch))
+            if outcome.ended == "fail":  # the stage can be left out, and it is not that
+                break
     if frozen:
         return Finding("freezing", without("freezing").name)
     for variant in PASSES:
-        if variant.settings.keys() <= available.keys() and (yield variant).ended == "pass":
+        if (yield variant).ended == "pass":
             return Finding("inductor", variant.name)
     return Finding("inductor")
 
 
-def _loops(applications: int, available: Mapping[str, object]) -> Search:
+def _loops(applications: int) -> Search:
     """What is wrong with the loops that operators become: what they compute, or the code that is made of them."""
     if (yield INTERPRETED).ended == "pass":
         for variant in CODE_GENERATION:
-            if variant.settings.keys() <= available.keys() and (yield variant).ended == "pass":
+            if (yield variant).ended == "pass":
                 return Finding("code_generation", variant.name)
         return Finding("code_generation", INTERPRETED.name)
     return (yield from bisect("lowerings", applications, REPEAT))
@@ -160,8 +161,7 @@ def _loops(applications: int, available: Mapping[str, object]) -> Search:
 
 def _passes(layer: str, switch: Variant) -> Search:
     """Which pass of a layer it is."""
-    off = switch if switch.layer else left(layer, 0)
-    outcome = yield off
+    outcome = yield left(layer, 0)
     if outcome.ended == "pass" and outcome.applications:
         return (yield from bisect(layer, outcome.applications, REPEAT))
     return Finding(layer, switch.name)  # a pass that the bisector does not know
@@ -188,6 +188,3 @@ def bisect(layer: str, applications: int, variant: Variant) -> Search:
     if application is None:
         application = (yield left(layer, failing)).application
     return Finding(layer, switch, application, variant=variant)
-
-
-assert set(BISECTED) <= set(LAYERS)

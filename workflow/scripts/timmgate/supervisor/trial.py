@@ -15,7 +15,7 @@ from timmgate.system.device_locks import StuckError
 
 
 def run(request: TrialRequest, log: CappedLog) -> tuple[AttemptResult, Verdict]:
-    """What was seen of the trial, and its status. What the worker prints goes to the log, where a hung one leaves its stacks."""
+    """What was seen of the trial, and its status. What the worker prints goes to the log, and where it hung."""
     ended: list[AttemptResult] = []
     policy = request.run
     log.line(f"{now():%F %T} {request.variant.name}: {shlex.join(command(request))}")
@@ -26,7 +26,10 @@ def run(request: TrialRequest, log: CappedLog) -> tuple[AttemptResult, Verdict]:
             def start(messages: int, paused: int) -> list[str]:
                 return command(replace(own, messages=messages, paused=paused))
 
-            limits, variables = Limits(policy.timeout, policy.memory_bytes), {**policy.build.env, **request.variant.variables}
+            limits, variables = (
+                Limits(policy.timeout, policy.memory_bytes),
+                {**policy.build.env, **request.variant.variables},
+            )
             run_worker(start, lease, limits, log, lambda attempt, _: ended.append(attempt), variables=variables)
     except StuckError as error:
         ended.append(AttemptResult(stage=None, supervisor_error=("stuck", str(error))))

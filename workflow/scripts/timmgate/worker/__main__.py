@@ -4,8 +4,9 @@
     python -m timmgate.worker --preflight '{"device": "cpu", "modes": {...}, ...}'
     python -m timmgate.worker --diagnose '{"spec": {...}, "variant": {...}, ...}'
 
-The argument is a `protocol.Request` or, about the environment, a `preflight.Question`, or a `diagnosis.TrialRequest` as JSON;
-every row has the whole command in its column `command`. Messages go to the standard output, or to the file descriptor that the supervisor names.
+The argument is a `protocol.Request` or, about the environment, a `preflight.Question`, or a `diagnosis.TrialRequest`, as
+JSON; every row has the whole command in its column `command`. Messages go to the standard output, or to the file descriptor
+that the supervisor names.
 """
 
 import contextlib

@@ -10,11 +10,10 @@ import hashlib
 import json
 import pickle
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -46,6 +45,11 @@ def run(request: TrialRequest, reporter: Reporter) -> None:
     torch.set_num_threads(policy.threads)
     strict = policy.accuracy_rule != "dynamo"
     setup = Setup(policy.threads, Cache(policy.cache), request.batch_size, policy.weights, strict=strict)
+    try:
+        backends.check_inductor_config(request.variant.settings)
+    except backends.InductorOptionError as error:
+        reporter.result("not_applicable", "setting", str(error))
+        return
     with torch.set_grad_enabled(spec.options.training), backends.configured(spec), uncached():
         if request.known is not None:
             places.search(spec, setup, request, reporter)
@@ -76,14 +80,19 @@ def judge(spec: Spec, setup: Setup, request: TrialRequest, reporter: Reporter) -
     if known.judge:
         found = known.judge.judge(strict_leaves)
         strict = found.strict
-        reporter.columns(
-            strict=strict, strict_margin=found.margin, strict_worst_leaf=found.worst_leaf
-        )
+        reporter.columns(strict=strict, strict_margin=found.margin, strict_worst_leaf=found.worst_leaf)
     status, _ = status_by_rule(status, strict, request.run.accuracy_rule)
     reporter.result(status, None if status == "pass" else "comparison", worst.message if status != "pass" else None)
 
 
-def run_compiled(spec, setup, model, images, reporter, begin):
+def run_compiled(
+    spec: Spec,
+    setup: Setup,
+    model: torch.nn.Module,
+    images: torch.Tensor,
+    reporter: Reporter,
+    begin: Callable[[], None],
+) -> tuple[accuracy.Result, accuracy.Result]:
     """As `accuracy.run_compiled`, and in a performance check some iterations more that must not compile anything."""
     with backends.compiling(spec, setup.cache, reporter):
         begin()

@@ -78,9 +78,7 @@ class Fed(nn.Module):
 
     def forward(self, images: Tensor) -> Any:
         """The module's own."""
-        given = {
-            key: images if key == self._key else getattr(self, f"given_{key}", value) for key, value in self._others
-        }
+        given = {key: images if key == self._key else getattr(self, f"given_{key}", value) for key, value in self._others}
         args = [value for key, value in given.items() if isinstance(key, int)]
         return self.module(*args, **{key: value for key, value in given.items() if isinstance(key, str)})
 

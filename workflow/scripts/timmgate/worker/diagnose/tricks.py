@@ -18,7 +18,9 @@ def captured_anew() -> Iterator[None]:
         original(self, *args, **kwargs)
         self.guard_manager.root.add_lambda_guard(lambda _: False, ["captured anew in each call"], None)
 
-    limits = {name: 10**9 for name in ("recompile_limit", "accumulated_recompile_limit") if hasattr(torch._dynamo.config, name)}
+    limits = {
+        name: 10**9 for name in ("recompile_limit", "accumulated_recompile_limit") if hasattr(torch._dynamo.config, name)
+    }
     with torch._dynamo.config.patch(limits), mock.patch.object(guards.CheckFunctionManager, "__init__", never_again):
         yield
 
