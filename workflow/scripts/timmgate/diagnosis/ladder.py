@@ -20,6 +20,9 @@ DECOMPOSED = Variant("aot_eager_decomp_partition", options={"backend": "aot_eage
 RUNGS = (DYNAMO, AOT, DECOMPOSED)
 """Backends that end after one layer more each, and run eager from there on."""
 
+GUARDS = ("torch/_dynamo/guards.py", "torch/_guards.py", "torch/_dynamo/eval_frame.py")
+"""Files that an exception of guards comes from; of the last one, that a program is compiled anew where that is refused."""
+
 INDUCTOR = ("inductor", "aot_inductor")
 
 CAPTURED_ANEW = Variant("captured anew in each call", options={"backend": "eager"}, trick="captured_anew")
@@ -67,15 +70,16 @@ Search = Generator[Variant, Outcome, Finding]
 
 def search(mode: Mode) -> Search:
     """Where a cell of this mode goes wrong."""
-    if (yield REPEAT).ended == "pass" and (yield AGAIN).ended == "pass":
+    first = yield REPEAT
+    if first.ended == "pass" and (first := (yield AGAIN)).ended == "pass":
         return Finding("flaky")
     below = [rung for rung in RUNGS if mode.backend in (*INDUCTOR, *_after(rung))]
     if mode.backend not in (*INDUCTOR, *(rung.name for rung in RUNGS)):
         below = list(RUNGS)
-    if below and (yield below[-1]).ended != "pass":
-        return (yield from _lowest(below))
+    if below and (highest := (yield below[-1])).ended != "pass":
+        return (yield from _lowest(below, highest))
     if mode.backend not in INDUCTOR:
-        return (yield from _of_rung(mode.backend))
+        return (yield from _of_rung(mode.backend, first))
     frozen = mode.freezing and (yield without("freezing")).ended == "pass"
     found = yield from _inductor(frozen)
     conditions = ["freezing"] if frozen else []
@@ -102,19 +106,22 @@ def _after(rung: Variant) -> list[str]:
     return [above.name for above in RUNGS[RUNGS.index(rung) + 1 :]]
 
 
-def _lowest(rungs: Sequence[Variant]) -> Search:
-    """The lowest rung that fails, of which the last is known to."""
-    failing = rungs[-1]
+def _lowest(rungs: Sequence[Variant], failed: Outcome) -> Search:
+    """The lowest rung that fails, of which the last is known to have failed so."""
+    failing = rungs[-1], failed
     for rung in rungs[:-1]:
-        if (yield rung).ended != "pass":
-            failing = rung
+        outcome = yield rung
+        if outcome.ended != "pass":
+            failing = rung, outcome
             break
-    return (yield from _of_rung(failing.name))
+    return (yield from _of_rung(failing[0].name, failing[1]))
 
 
-def _of_rung(backend: str) -> Search:
-    """What is wrong with the last layer that a backend has."""
+def _of_rung(backend: str, failed: Outcome) -> Search:
+    """What is wrong with the last layer that a backend has, which failed so."""
     if backend == DYNAMO.name:
+        if (failed.raised_in or "").startswith(GUARDS):
+            return Finding("guards", variant=DYNAMO)
         for variant in (CAPTURED_ANEW, UNGUARDED):
             if (yield variant).ended == "pass":
                 return Finding("guards", variant.name, variant=DYNAMO)

@@ -37,9 +37,17 @@ def unguarded() -> Iterator[None]:
         yield
 
 
+def interpreted() -> AbstractContextManager[None]:
+    """Loops run as they are described, and no code is made of them."""
+    from timmgate.worker.diagnose import interpreted as loops
+
+    return loops.interpreted()
+
+
 TRICKS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "captured_anew": captured_anew,
     "unguarded": unguarded,
+    "interpreted": interpreted,
 }
 
 
