@@ -46,7 +46,7 @@ def write_journals(cells: list[tuple[str, str, str, str]]) -> None:
             "attempt": 1,
             "stage": "compare",
             "cause": "comparison",
-            "message": "1 of 40 tensors differ",
+            "reason": "1 of 40 tensors differ",
             "wall_s": 20.0,
         }
         ends = [{"event": "ended", "check_name": check, "status": status, **known} for check in ("accuracy", "performance")]

@@ -114,6 +114,7 @@ def child(request: TrialRequest, log: CappedLog) -> None:
 def plant(request: TrialRequest) -> None:
     """Break the torch of this process, and let its bisector see the environment as if it was imported now."""
     from torch._inductor import compiler_bisector
+
     from timmgate.worker.faults import stack
 
     compiler_bisector.get_env_val.cache_clear()

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import merged
 from timmgate.core.checks import CHECKS
 from timmgate.core.thresholds import Thresholds
 from timmgate.tables import failures, parquet, summary
@@ -115,7 +116,7 @@ def write(
 def write_tables(folder: Path, rows: Sequence[Row], of_cells: Sequence[tuple[list[Row], list[Row]]] = ()) -> None:
     """The tables of these cells, and of their evidence and samples."""
     folder.mkdir(parents=True, exist_ok=True)
-    table = parquet.table(rows, parquet.SCHEMAS["cells"])
+    table = merged.cells(rows)
     attempts = [
         {name: row[name] for name in ("device", "build", "mode", "model")}
         | {"check_name": check, "attempt": 1, "status": row.get(check), "wall_s": row.get(f"{check}_wall_s")}

@@ -70,7 +70,7 @@ def test_the_table_of_failures_lists_those_that_did_not_pass_with_the_reason(fai
         *("cpu", "accuracy"),
         *ENDINGS["training/test_vit"][1:],
     )
-    assert "SIGSEGV" in row["message"]
+    assert "SIGSEGV in the stage" in row["reason"]
     assert row["log"] == "logs/cpu/default/training/test_vit.log"
     assert "fake_worker.py" in row["command"]
 

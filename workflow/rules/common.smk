@@ -212,10 +212,24 @@ def rows_of_cell(wildcards):
 
 
 def diagnosed(wildcards, table):
-    """A table of the diagnosis of each cell that failed, once it is known which these are."""
+    """A table of the diagnosis of each cell that failed."""
+    return [f"results/{SETTINGS.device}/diagnosis/{cell}/{table}.parquet" for cell in suspects()]
+
+
+def suspects():
+    """The cells that failed, as build/mode/model, once it is known which these are."""
     failed = json.loads(Path(checkpoints.suspect.get().output[0]).read_text())
-    folder = f"results/{SETTINGS.device}/diagnosis"
-    return [f"{folder}/{each['build']}/{each['mode']}/{each['model']}/{table}.parquet" for each in failed]
+    return ["/".join(each[name] for name in ("build", "mode", "model")) for each in failed]
+
+
+def scripts_of_suspects(wildcards):
+    """The script of each cell that failed."""
+    return [f"results/{SETTINGS.device}/{cell}/repro/repro.py" for cell in suspects()]
+
+
+def scripts(wildcards):
+    """The script of each requested cell."""
+    return [f"results/{SETTINGS.device}/{'/'.join(each)}/repro/repro.py" for each in CELLS]
 
 
 def tables():

@@ -7,6 +7,7 @@ rule diagnose:
         tables(),
         diagnoses=lambda wildcards: diagnosed(wildcards, "diagnosis"),
         trials=lambda wildcards: diagnosed(wildcards, "trials"),
+        scripts=scripts_of_suspects,
     output:
         table=f"results/{SETTINGS.device}/diagnosis.parquet",
         tsv=f"results/{SETTINGS.device}/diagnosis.tsv",
@@ -39,7 +40,6 @@ checkpoint suspect:
 rule examine:
     input:
         rows_of_cell,  # what is measured again is diagnosed again
-        cells=ancient("results/{device}/cells.parquet"),
         weights=WEIGHTS,
     output:
         diagnosis="results/{device}/diagnosis/{build}/{mode}/{model}/diagnosis.parquet",

@@ -34,7 +34,7 @@ def plan(*cells, to_measure=None):
 
 
 def end(status, **known):
-    return {"status": status, "stage": None, "cause": None, "message": None, **known}
+    return {"status": status, "stage": None, "cause": None, "message": None, "reason": None, **known}
 
 
 def ended(**ends):
@@ -73,24 +73,22 @@ def test_a_cell_is_one_line_with_how_its_checks_ended_and_how_long_it_took():
 
 
 def test_the_line_of_a_cell_that_failed_says_why_and_where_the_log_is():
-    wrong = end("fail_accuracy", stage="compare", cause="comparison", message="1 of 2 tensors differ\nand more")
+    wrong = end("fail_accuracy", stage="compare", cause="comparison", reason="1 of 2 tensors differ")
     assert board.line(ended(accuracy=wrong, performance=end("pass"))) == (
-        "inference/test_vit  accuracy fail_accuracy in compare: comparison: 1 of 2 tensors differ, performance pass"
-        f"  34 s  log: {LOG}"
+        f"inference/test_vit  accuracy fail_accuracy 1 of 2 tensors differ, performance pass  34 s  log: {LOG}"
     )
 
 
 def test_a_failure_is_shown_as_it_is():
-    message = 'expected [bold]"3"[/bold] not [/] :smile: <script>'
-    text = board.failure(ended(), "accuracy", end("fail_to_run", stage="compile", message=message))
-    assert text.plain == f"fail_to_run inference/test_vit accuracy  in compile: {message}  log: {LOG}"
+    reason = 'expected [bold]"3"[/bold] not [/] :smile: <script>'
+    text = board.failure(ended(), "accuracy", end("fail_to_run", stage="compile", reason=reason))
+    assert text.plain == f"fail_to_run inference/test_vit accuracy  {reason}  log: {LOG}"
 
 
 def test_lines_are_printed_whole_and_without_colour_into_a_pipe():
     stream = io.StringIO()
     lines = board.board(plan(), stream, no_color=False)
-    message = "word " * 60
-    lines.show_finished(ended(accuracy=end("fail_to_run", message=message)))
+    lines.show_finished(ended(accuracy=end("fail_to_run", reason="word " * 60)))
     (line,) = stream.getvalue().splitlines()
     assert line.startswith("0 of 1 inference/test_vit  accuracy fail_to_run word word")
     assert line.endswith(f"log: {LOG}")
@@ -173,7 +171,7 @@ def drawn():
         picture.start()
         names = dict(zip(("device", "build", "mode", "model"), plan().cells[0], strict=True))
         picture.started(1, "measure", names, 0.0)
-        picture.show_finished(ended(accuracy=end("fail_to_run", message="why")))
+        picture.show_finished(ended(accuracy=end("fail_to_run", reason="why")))
         picture.stop()
         return terminal.getvalue()
 

@@ -223,8 +223,8 @@ def test_parts_of_the_compile_time_add_up_to_it():
 
 
 def test_what_the_gate_found_is_there_until_the_cells_are_newer(folder, tmp_path):
-    header = "mode\tmodel\tcheck_name\tclass\texpected\tstatus\tflaky\tcause\tmessage\tlog\n"
-    (folder / "gate.tsv").write_text(header + "inference\tvit\taccuracy\tnew_failure\tpass\ttimeout\t\t\t\t\n")
+    header = "mode\tmodel\tcheck_name\tclass\texpected\tstatus\tflaky\tcause\treason\treason_class\tlog\n"
+    (folder / "gate.tsv").write_text(header + "inference\tvit\taccuracy\tnew_failure\tpass\ttimeout\t\t\t\t\t\n")
     try:
         assert "expected pass, got timeout" in said(page.render(folder))
         (folder / "cells.parquet").touch()

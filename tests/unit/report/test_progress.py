@@ -7,6 +7,7 @@ import pytest
 from timmgate.report import progress
 from timmgate.report.progress import Plan, Progress
 from timmgate.supervisor import journal, stages
+from timmgate.tables import merge, parquet
 
 MODELS = ("test_vit", "test_resnet", "test_nfnet")
 CHECKS = ("accuracy", "performance")
@@ -31,12 +32,12 @@ def new(*, to_measure=MODELS, models=MODELS, cost=None):
     return Progress(Plan("cpu", CHECKS, cells, {cell(model) for model in to_measure}, cost or {}), began_s=0.0)
 
 
-def leave(of, strict=None, strict_message=None, **statuses):
+def leave(of, strict=None, **statuses):
     """A journal with an end of each check."""
     path = progress.Path("results", *of, journal.NAME)
     path.parent.mkdir(parents=True, exist_ok=True)
     known = {"event": "ended", "attempt": 1, "stage": "compare", "cause": None, "message": "said"}
-    known |= {"strict": strict, "strict_message": strict_message}
+    known |= {"strict": strict}
     lines = [{**known, "check_name": check, "status": status} for check, status in statuses.items()]
     path.write_text("".join(json.dumps(line) + "\n" for line in [*lines, {"event": "rows"}]))
 
@@ -90,11 +91,23 @@ def test_a_cell_has_failed_by_the_rule_that_was_asked_for(folder, rule, strict, 
     of = cell("test_vit")
     run = Progress(Plan("cpu", ("accuracy",), [of], {of}, {}, rule), 0.0)
     run.started(1, "measure", wildcards(of), 0.0)
-    leave(of, accuracy=dynamo, strict=strict, strict_message="too far from the null runs")
-    end = run.finished(1, 1.0).ends["accuracy"]
-    assert end["status"] == status
-    if strict == "fail" and status == "fail_accuracy":
-        assert (end["cause"], end["message"]) == ("null runs", "too far from the null runs")
+    leave(of, accuracy=dynamo, strict=strict)
+    assert run.finished(1, 1.0).ends["accuracy"]["status"] == status
+
+
+def test_a_failure_comes_with_the_reason_that_its_row_has(folder):
+    of, why = (
+        cell("test_vit"),
+        {"accuracy_stage": "compile", "accuracy_cause": "RuntimeError", "accuracy_message": "no kernel"},
+    )
+    key = dict(zip(merge.KEY, of, strict=True))
+    row = parquet.table([{**key, "accuracy": "fail_to_run", **why, "details": []}], parquet.FILE_SCHEMAS["accuracy"])
+    path = progress.Path("results", *of, "accuracy.parquet")
+    path.parent.mkdir(parents=True)
+    parquet.write_cell(row, path)
+    ends = measure(new(), 1, "test_vit", accuracy="fail_to_run", performance="timeout").ends
+    assert "RuntimeError" in ends["accuracy"]["reason"] and "no kernel" in ends["accuracy"]["reason"]
+    assert ends["performance"]["reason"] is None, "it has no row"
 
 
 def test_only_checks_that_were_asked_for_count(folder):

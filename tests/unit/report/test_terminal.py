@@ -77,16 +77,17 @@ def test_a_run_that_passed_shows_nothing_but_the_table(printed):
     assert text.strip().splitlines()[-1].startswith("└")
 
 
-def test_a_failure_has_a_line_with_cell_stage_cause_message_and_log(printed):
+def test_a_failure_has_a_line_with_cell_class_reason_and_log(printed):
     ending = {"stage": "compile", "cause": "RuntimeError", "message": "no such kernel"}
     columns = {f"accuracy_{name}": value for name, value in ending.items()}
     text = printed(cell("inference", "fail_to_run", log="logs/x.log", **columns))
-    assert "fail_to_run inference/test_vit accuracy  in compile: RuntimeError: no such kernel  log: logs/x.log\n" in text
+    assert "fail_to_run inference/test_vit accuracy  compiler: RuntimeError in the stage compile: no such kernel" in text
+    assert text.endswith("  log: logs/x.log\n")
 
 
 def test_a_cell_that_was_not_run_has_a_line_with_what_is_known(printed):
     text = printed(cell("inference", "not_run", accuracy_cause="no result file"))
-    assert text.endswith("not_run inference/test_vit accuracy  no result file\n")
+    assert text.endswith("not_run inference/test_vit accuracy  environment: no result file\n")
 
 
 def test_cells_that_are_merely_not_run_yet_share_a_line(printed):

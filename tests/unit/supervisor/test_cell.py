@@ -407,7 +407,7 @@ def test_a_hung_process_that_cannot_be_killed_is_named_in_the_row(measure, fake_
     kill_all = process_tree.kill_all
     monkeypatch.setattr(process_tree, "kill_all", lambda worker, others: kill_all(worker, others) or (4242,))
     outcome = measure("hang@compile", timeout=LIMIT_S)
-    assert outcome.verdict.message == "still in stage compile after the limit; process 4242 could not be killed"
+    assert outcome.verdict.message == "it had not ended; process 4242 could not be killed"
 
 
 def test_a_process_that_cannot_be_killed_is_known_to_whoever_comes_next(measure, monkeypatch):

@@ -320,7 +320,8 @@ def test_a_failure_of_performance_fails_the_gate_and_says_why():
     why = {"performance_cause": "RuntimeError", "performance_message": "no kernel"}
     judged = judge(timed("pass", "fail_to_run", **why), {}, BOTH)
     assert gate.failed(judged)
-    assert (judged[1]["cause"], judged[1]["message"]) == ("RuntimeError", "no kernel")
+    assert (judged[1]["cause"], judged[1]["reason_class"]) == ("RuntimeError", "environment")
+    assert judged[1]["reason"] == "RuntimeError: no kernel"
     assert gate.reasons(judged) == ["The gate failed: 1 new_failure.", "new_failure inference/a performance"]
 
 
@@ -409,7 +410,7 @@ def test_a_line_has_the_first_line_of_the_reason_as_it_is_and_the_log_and_does_n
     row = {"mode": "inference", "model": "a", "accuracy": "fail_to_run", "log": f"logs/{'long/' * 20}a.log"}
     why = {"accuracy_cause": "RuntimeError", "accuracy_message": "no [bold]kernel[/bold] :smile:\nTraceback"}
     _, (line, _) = printed(table({**row, **why}), {})
-    said = "expected pass, got fail_to_run; RuntimeError no [bold]kernel[/bold] :smile:"
+    said = "expected pass, got fail_to_run; RuntimeError: no [bold]kernel[/bold] :smile:"
     assert line == f"new_failure inference/a accuracy {said}; log: {row['log']}"
 
 

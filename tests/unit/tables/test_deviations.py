@@ -123,7 +123,7 @@ def test_a_machine_that_is_slower_in_eager_too_makes_no_cell_slower_and_is_said(
 def test_what_was_measured_in_another_way_is_said_and_not_compared(judged, other):
     (name,) = other
     assert judged([cell("a"), cell("b", compiled_ms=90.0)], [cell("a"), cell("b", **other)]) == {("b", "not_comparable")}
-    assert f"in the baseline {other[name]}" in judged.rows[-1]["message"]
+    assert f"in the baseline {other[name]}" in judged.rows[-1]["reason"]
     assert gate.outcome(judged.rows) == Outcome.AS_EXPECTED
 
 
@@ -157,7 +157,7 @@ def test_of_a_history_the_last_comparable_measurements_but_this_one_are_the_base
     before = deviations.load(Measured("history", str(tmp_path)), now)
     assert len(before.rows["inference", "a"]) == 11
     (row,) = deviations.deviations(now.to_pylist(), before, Thresholds())
-    assert (row["class"], row["message"]) == ("slower", "compiled_ms 11, +10.0% against the baseline")
+    assert (row["class"], row["reason"]) == ("slower", "compiled_ms 11, +10.0% against the baseline")
     run = sorted(path.stem for path in tmp_path.rglob("*.parquet"))[0]
     (row,) = deviations.deviations(
         now.to_pylist(), deviations.load(Measured("history", str(tmp_path), run), now), Thresholds()

@@ -27,10 +27,10 @@ class Folder:
     def file(self, model, mode="inference", check="accuracy"):
         return self.path / "default" / mode / model / f"{check}.parquet"
 
-    def write(self, model, mode="inference", check="accuracy", leaves=0, **columns):
+    def write(self, model, mode="inference", check="accuracy", leaves=0, rows=None, **columns):
         key = dict(zip(merge.KEY, self.key(model, mode), strict=True))
-        rows = "leaf" if check == "accuracy" else "block"
-        details = [{rows: f"output.{number}" if check == "accuracy" else number} for number in range(leaves)]
+        name = "leaf" if check == "accuracy" else "block"
+        details = rows or [{name: f"output.{number}" if check == "accuracy" else number} for number in range(leaves)]
         row = {**key, check: "pass", f"{check}_identity": "today", **columns, "details": details}
         path = self.file(model, mode, check)
         parquet.write_cell(parquet.table([row], SCHEMAS[check]), path)
@@ -184,6 +184,23 @@ def test_the_status_that_counts_is_that_of_the_rule(folder):
     assert [folder.column("counted")[model] for model in models] == [True, False, True, False, False, False]
     folder.merge(*models, checks=BOTH, rule="dynamo")
     assert folder.column("passed")["wrong"] is True and folder.column("counted")["wrong"] is True
+
+
+def test_a_reason_has_the_figures_of_the_worst_tensor_and_goes_with_the_failure(folder):
+    errors = {"compiled_relative_error": 0.5, "eager_relative_error": 1e-3, "null_rms": 2e-3, "strict": False}
+    leaves = [{"leaf": "output.0", "kind": "output", "strict": True}, {"leaf": "output.1", "kind": "output", **errors}]
+    verdict = {"strict": "fail", "strict_worst_leaf": "output.1", "strict_worst_statistic": "rms", "strict_margin": 80.0}
+    folder.write("wrong", rows=leaves, **verdict)
+    folder.write("right", leaves=1)
+    folder.merge("wrong", "right", "missing", checks=BOTH)
+    reason = folder.column("accuracy_reason")
+    assert all(figure in reason["wrong"] for figure in ("output.1", "0.5", "500 times", "80 times", "0.002", "1 of 2"))
+    assert (reason["right"], reason["missing"]) == (None, None)
+    assert folder.column("accuracy_reason_class")["wrong"] == "compiler"
+    assert folder.column("performance_reason")["wrong"] is None
+    folder.write("wrong", leaves=2)
+    folder.merge("wrong", "right", checks=BOTH)
+    assert folder.column("accuracy_reason")["wrong"] is None
 
 
 def test_a_retry_of_one_check_alone_counts_by_the_new_row_and_the_other_checks_old_one(folder):

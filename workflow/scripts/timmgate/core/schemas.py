@@ -24,6 +24,20 @@ STATUSES = {
 }
 """Status words and what each means; where benchmarks/dynamo has a word it is used."""
 
+REASON_CLASSES = {
+    "compiler": "off by more than rounding explains; or compiling, or what was compiled, crashed, hung or ran out of memory",
+    "eager_unstable": "eager failed, differs from itself or is not finite: there is nothing to judge against",
+    "reference_missing": "float64 did not run, and what was compiled points elsewhere than eager: weak evidence",
+    "tolerance_artifact": "within what null runs do: eager is nearer to float64 by luck than the tolerance takes for usual",
+    "amplified_rounding": "the model makes rounding so large that null runs are off as far",
+    "flaky": "did not fail in every fresh process",
+    "environment": "the machine, its memory, the weights or the request, and neither the model nor the compiler",
+}
+"""Classes of the reason why a check did not pass, and what each means."""
+
+REASON = ("reason", "reason_class")
+"""Of a check, the columns of `cells` that have its reason."""
+
 PASSED = ("pass", "pass_due_to_skip")
 
 SHOWN_STATUS = {check: f"{check}_by_rule" if check == "accuracy" else check for check in CHECKS}
@@ -75,6 +89,15 @@ IDENTITY = (
     ),
 )
 
+
+def reason_columns(check: str) -> list[tuple[str, str, str, str]]:
+    """Columns of why a check did not pass."""
+    return [
+        (f"{check}_reason", "string", "", f"why {check} did not pass, in one sentence; null if it did"),
+        (f"{check}_reason_class", "string", "", f"what kind of reason that is: {', '.join(REASON_CLASSES)}"),
+    ]
+
+
 STATE = columns(
     "state",
     [
@@ -84,6 +107,7 @@ STATE = columns(
         ("passed", "bool", "", "passed the accuracy check, by that rule; null if it was not run or does not apply"),
         ("passed_by", "string", "", "strict, dynamo or both, the rule that decided; null if nothing was compared"),
         ("counted", "bool", "", "in the means: timed, and neither its accuracy nor its timed output was found wrong"),
+        *(column for check in CHECKS for column in reason_columns(check)),
     ],
 )
 """What the merge derives of a cell."""
@@ -135,7 +159,7 @@ ATTEMPTS = (
                 "",
                 "exception class, signal, exit code or limit; lost if it left no trace; null after a pass",
             ),
-            ("message", "string", "", "what went wrong, in words"),
+            ("message", "string", "", "what went wrong, as the worker or its supervisor put it: an exception's text"),
             ("strict", "string", "", "pass, fail or undecided: the verdict by null runs; null where there are none"),
             ("strict_message", "string", "", "why the strict verdict is fail"),
             ("batch_size", "int64", "images", "batch size that ran"),
@@ -159,7 +183,7 @@ def course(check: Check) -> tuple[Column, ...]:
             "stage that the measurement ended in; weights if it had none; null if nobody knows",
         ),
         ("cause", "string", "", "exception class, signal, exit code or limit; null after a pass"),
-        ("message", "string", "", "what went wrong, in words"),
+        ("message", "string", "", "what went wrong, as the worker or its supervisor put it: an exception's text"),
         ("identity", "string", "", "SHA-256 of everything that defines the measurement"),
         ("batch_size", "int64", "images", "batch size that ran"),
         ("attempt", "int64", "", "which attempt at the measurement this is, from 1; 0 if it never started"),
@@ -240,6 +264,8 @@ DIAGNOSIS = (
         [
             ("check_name", "string", "", "the check that failed: accuracy or performance"),
             ("status", "string", "", "its status"),
+            ("class", "string", "", "class of the reason, as in `cells`"),
+            ("reason", "string", "", "the reason, as in `cells`"),
             ("layer", "string", "", "where in the stack it goes wrong"),
             ("switch", "string", "", "what it passes with: the variant that told the layer; null if there is none"),
             ("application", "string", "", "the operator or pass of the layer that it takes to fail"),
@@ -253,6 +279,8 @@ DIAGNOSIS = (
             ("place_s", "float64", "s", "duration of the search of modules"),
             ("cost", "float64", "", "duration of both over that of the check that failed"),
             ("log", "string", "", "path of the log of the cell as it is, relative to the working directory"),
+            ("script", "string", "", "path of the script that repeats the cell with torch and timm alone"),
+            ("module_script", "string", "", "path of one that repeats that module alone; null if there is none"),
         ],
     ),
 )

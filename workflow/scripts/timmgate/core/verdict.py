@@ -82,6 +82,7 @@ class LeafVerdict:
     * `statistic`: the name of that statistic, or `mismatch`.
     * `null_rms`: largest rms of a null run's error, over the leaf's scale.
     * `message`: why it fails or is undecided, or "".
+    * `rms`, `eager_rms`: the same of this run and of the first null run, which is eager as it is; None for a mismatch.
     """
 
     leaf: str
@@ -91,6 +92,8 @@ class LeafVerdict:
     statistic: str
     null_rms: float
     message: str = ""
+    rms: float | None = None
+    eager_rms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -221,17 +224,40 @@ def _judge_leaf(name: str, errors: LeafErrors | None, nulls: Sequence[LeafErrors
         for statistic, found in errors.statistics.items()
     }
     worst = max(margins, key=margins.__getitem__)
+    rms = errors.statistics["rms"].value, comparable[0].statistics["rms"].value
     if null_rms > CHAOTIC and not errors.vanishes:
         message = f"null runs are off by {null_rms:.2g} of its size"
-        return LeafVerdict(name, kind, None, margins[worst], worst, null_rms, message)
+        return LeafVerdict(name, kind, None, margins[worst], worst, null_rms, message, *rms)
     strict = margins[worst] <= 1.0
     message = "" if strict else f"{worst} of its error is {margins[worst]:.3g} times what null runs allow"
-    return LeafVerdict(name, kind, strict, margins[worst], worst, null_rms, message)
+    return LeafVerdict(name, kind, strict, margins[worst], worst, null_rms, message, *rms)
 
 
 def margin(found: Statistic, nulls: Sequence[float], null_rms: float, multiplier: float) -> float:
     """A statistic over its limit: 0 if it is 0, inf where the limit is 0 and the statistic is not."""
-    limit = multiplier * max(*nulls, found.from_rms * null_rms) + found.floor
+    allowed = limit(found, nulls, null_rms, multiplier)
     if found.value == 0:
         return 0.0
-    return found.value / limit if limit else math.inf
+    return found.value / allowed if allowed else math.inf
+
+
+def limit(found: Statistic, nulls: Sequence[float], null_rms: float, multiplier: float) -> float:
+    """The largest value that passes; the same for every run, as floor and ratio to the rms are of the reference."""
+    return multiplier * max(*nulls, found.from_rms * null_rms) + found.floor
+
+
+def limits(nulls: Sequence[NullRun]) -> dict[str, dict[str, float]]:
+    """By leaf, the limit of each statistic. Leaves that prove nothing are left out, and those that have no statistics."""
+    statistics = sum(len(errors.statistics) for errors in nulls[0].errors.values())
+    multiplier = multiplier_for(statistics, independent(nulls))
+    found = {}
+    for name, eager in nulls[0].errors.items():
+        runs = [null.errors.get(name) for null in nulls]
+        usable = [run for run in runs if run and not run.mismatch]
+        null_rms = max((run.statistics["rms"].value for run in usable), default=math.inf)
+        if len(usable) == len(runs) and (null_rms <= CHAOTIC or eager.vanishes):
+            found[name] = {
+                statistic: limit(each, [run.statistics[statistic].value for run in usable], null_rms, multiplier)
+                for statistic, each in eager.statistics.items()
+            }
+    return found

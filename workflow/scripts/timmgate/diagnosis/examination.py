@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
+from subprocess import CalledProcessError
 from typing import Any
 
 from timmgate.core.diagnosis import TrialRequest, Variant
@@ -14,8 +15,9 @@ from timmgate.core.outcome import RETRYABLE, AttemptResult, Verdict
 from timmgate.core.run_options import RunOptions
 from timmgate.core.schemas import PASSED
 from timmgate.core.spec import Cell, Spec
-from timmgate.diagnosis import ladder
+from timmgate.diagnosis import ladder, script
 from timmgate.diagnosis.ladder import Ending, Finding, Outcome
+from timmgate.diagnosis.script import Case
 from timmgate.diagnosis.suspects import failed_check
 from timmgate.supervisor import trial
 from timmgate.supervisor.capped_log import CappedLog
@@ -75,11 +77,28 @@ def patient(
 
 @dataclass
 class Examination:
-    """What came of it. `trials` are rows, in their order; `place` has the columns that the search of modules reported."""
+    """What came of it. `trials` are rows, in their order; `place` has the columns that the search of modules reported.
+
+    `script` is that of the module.
+    """
 
     finding: Finding
     trials: list[Row]
     place: Mapping[str, Any] = field(default_factory=dict)
+    script: Path | None = None
+
+
+def write_script(case: Case, patient: Patient, found: Examination, weights: Path | None) -> Path | None:
+    """The script of the module that was found, in a folder beside the tables; None without a module, or if it cannot be."""
+    module = found.place.get("module")
+    if not module:
+        return None
+    try:
+        log = patient.logs / "module_script.log"
+        return script.write(case, patient.run, weights, patient.folder / "module", log, module)
+    except (SystemExit, CalledProcessError) as error:
+        print(f"no script of {module}: {error}", file=sys.stderr)
+        return None
 
 
 def examine(patient: Patient) -> Examination:

@@ -239,24 +239,16 @@ def _doing(job: Job) -> tuple[str, float]:
 
 
 def failure(ended: Finished, check: str, end: Mapping[str, Any]) -> Text:
-    """A check that failed: status, cell, check, stage, cause, the first line of the message, and the log."""
-    words_of_cell = f" {ended.name} {check}  {_reason(end)}  log: {ended.log}"
+    """A check that failed: status, cell, check, the reason, and the log."""
+    words_of_cell = "  ".join(filter(None, (f" {ended.name} {check}", end.get("reason"), f"log: {ended.log}")))
     return Text.assemble((end["status"], STYLES["failed"]), words_of_cell)
 
 
 def line(ended: Finished) -> str:
     """A cell that is done: how each check ended, why if it failed, its seconds, and the log if something failed."""
-    checks = [
-        f"{check} {end['status']}" + (f" {_reason(end)}" if check in ended.failures else "")
-        for check, end in ended.ends.items()
-    ]
+    checks = [" ".join(filter(None, (check, end["status"], end.get("reason")))) for check, end in ended.ends.items()]
     log = [f"log: {ended.log}"] if ended.failures else []
     return "  ".join([ended.name, ", ".join(checks), words(ended.seconds), *log])
-
-
-def _reason(end: Mapping[str, Any]) -> str:
-    message = (end["message"] or "").splitlines()[:1]
-    return ": ".join(filter(None, (end["stage"] and f"in {end['stage']}", end["cause"], *message)))
 
 
 def summary(progress: Progress, now_s: float) -> str:

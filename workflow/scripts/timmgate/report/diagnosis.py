@@ -43,4 +43,5 @@ def sentence(row: Row) -> str:
         parts.append(f"only with {', '.join(row['conditions'])}")
     if row["raised_in"]:
         parts.append(f"raised in {row['raised_in']}")
-    return f"{'; '.join(parts)}. {row['trials']} trials, {row['layer_s'] + row['place_s']:.0f} s; {row['log']}"
+    where = f"Script: {row['module_script'] or row['script']}, log: {row['log']}"
+    return f"{'; '.join(parts)}. {row['trials']} trials, {row['layer_s'] + row['place_s']:.0f} s. {where}"

@@ -21,7 +21,11 @@ from timmgate.core.spec import Mode, Traits
 from timmgate.tables import comparison, failures, pairs, parquet
 
 ROOT = Path(__file__).parents[4]
-PAGES = (ROOT / "README.md", ROOT / "config" / "README.md", ROOT / "docs" / "faults.md")
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "config" / "README.md",
+    *(ROOT / "docs" / name for name in ("faults.md", "reading-results.md")),
+)
 
 NO_DEFAULT = object()
 
@@ -56,6 +60,7 @@ def tables() -> dict[str, str]:
         "comparison": _columns(comparison.SCHEMA),
         "kinds": _kinds(),
         "faults": _table(("fault", "family", "what is wrong", "as in pytorch/pytorch"), list(map(_fault, FAULTS.values()))),
+        "reasons": _table(("class", "what it says"), [(f"`{word}`", said) for word, said in schemas.REASON_CLASSES.items()]),
         "statuses": _table(("status", "meaning"), [(f"`{word}`", meaning) for word, meaning in schemas.STATUSES.items()]),
     }
 

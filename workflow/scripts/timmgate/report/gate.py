@@ -39,10 +39,9 @@ def table(judged: list[dict[str, Any]]) -> Table:
 
 
 def line(row: dict[str, Any]) -> Text:
-    """Class, cell, check, both statuses, the first line of the reason, and the log if there is one."""
+    """Class, cell, check, both statuses, the reason, and the log if there is one."""
     statuses = None if row["status"] is None and row["class"] != "missing" else _statuses(row)
-    reason = " ".join(filter(None, (row["cause"], row["message"]))).splitlines()[:1]
-    remarks = [row["flaky"] and f"flaky: {row['flaky']}", *reason, row["log"] and f"log: {row['log']}"]
+    remarks = [row["flaky"] and f"flaky: {row['flaky']}", row["reason"], row["log"] and f"log: {row['log']}"]
     colour = "bold red" if row["class"] in gate.FAILING else "bold yellow"
     words = "; ".join(filter(None, [statuses, *remarks]))
     return Text.assemble((row["class"], colour), f" {gate.place(row)} {words}")

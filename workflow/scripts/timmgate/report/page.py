@@ -323,16 +323,11 @@ def findings(data: Row, columns: dict[str, list[Any]]) -> tuple[list[Row], list[
 
 def listed(finding: Row, columns: dict[str, list[Any]]) -> Row:
     """A finding as the headline has it: its cell, if it is of one, and the figures in words."""
-    message = next(iter((finding["message"] or "").strip().splitlines()), "")
-    where = f"in {finding['stage']}" if finding["stage"] and finding["severity"] == "failure" else ""
+    reason = finding["reason"] or ""
     check = finding["check_name"] if finding["severity"] == "failure" else ""
-    shown = {
-        "kind": finding["kind"],
-        "words": ", ".join(filter(None, (check, where, finding["cause"], message))),
-        "cell": None,
-    }
+    shown = {"kind": finding["kind"], "words": ": ".join(filter(None, (check, reason))), "cell": None}
     if finding["cell"] is None:
-        return {**shown, "words": message or finding["cause"]}
+        return {**shown, "words": reason}
     device, build, mode, model = (columns[name][finding["cell"]] for name in ("device", "build", "mode", "model"))
     return {**shown, "cell": {"id": cell_id(device, build, mode, model), "build": build, "mode": mode, "model": model}}
 

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 
 from timmgate.core.checks import CHECKS
 from timmgate.core.described import Column, columns
-from timmgate.core.schemas import FAILED, SHOWN_STATUS, STATUSES
+from timmgate.core.schemas import FAILED, REASON_CLASSES, SHOWN_STATUS, STATUSES
 from timmgate.tables.failures import KINDS
-from timmgate.tables.merge import KEY, Key, keys
+from timmgate.tables.merge import KEY, Key, keys, of_cells
 
 GRAVEST = 500
 """So many cells have their details in the page."""
@@ -83,7 +83,7 @@ DERIVED = columns(
 WORST = {"worst_eager_rmse": "eager_rmse", "worst_compiled_rmse": "compiled_rmse", "worst_allowed_error": "allowed_error"}
 """Columns of a cell that are those of its worst tensor."""
 
-FINDING = ("cell", "severity", "kind", "check_name", "status", "stage", "cause", "message")
+FINDING = ("cell", "severity", "kind", "check_name", "status", "reason", "reason_class")
 """What the page has of a row of `failures`; `cell` is the number of the cell, null for the whole run."""
 
 HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
@@ -100,7 +100,7 @@ def page_data(folder: Path) -> Row:
     * `columns`: of each cell, with unit and meaning; `cells`: by name the values of each, as of `packed`.
     * `findings`: rows of `failures`.
     * `details`: by number of a cell, what more there is of the `GRAVEST`, as of `details`.
-    * `meanings`: of the `columns` of all tables, `kinds`, `states` and `statuses`.
+    * `meanings`: of the `columns` of all tables, `kinds`, `states`, `statuses` and `reason_classes`.
     """
     table = pq.read_table(folder / "cells.parquet")
     cells, findings = table.to_pylist(), pq.read_table(folder / "failures.parquet").to_pylist()
@@ -119,6 +119,7 @@ def page_data(folder: Path) -> Row:
             "kinds": {kind.name: kind.meaning.replace("`", "") for kind in KINDS.values()},
             "states": STATES,
             "statuses": STATUSES,
+            "reason_classes": REASON_CLASSES,
         },
     }
 
@@ -181,10 +182,8 @@ def state(cell: Row, findings: Collection[Row]) -> str:
 
 def sentence(finding: Row) -> str:
     """What is to be looked at, in one sentence."""
-    where = f"in {finding['stage']}" if finding["stage"] and finding["severity"] == "failure" else None
-    first = next(iter((finding["message"] or "").strip().splitlines()), None)
-    words = ", ".join(filter(None, (where, finding["cause"], first)))
-    return KINDS[finding["kind"]].meaning.replace("`", "") + (f": {words}" if words else "")
+    meaning = KINDS[finding["kind"]].meaning.replace("`", "")
+    return f"{meaning}: {finding['reason']}" if finding["reason"] else meaning
 
 
 def gravest(cells: Sequence[Row], findings: Iterable[Row]) -> list[int]:
@@ -203,7 +202,7 @@ def details(cells: Sequence[Row], numbers: Sequence[int], folder: Path) -> dict[
     wanted = {_key(cells[number]): number for number in numbers}
     found: dict[int, Row] = {number: {"columns": _others(cells[number])} for number in numbers}
     for name, table in (("leaves", "evidence"), ("samples", "samples"), ("attempts", "attempts")):
-        for key, rows in _of_cells(folder / f"{table}.parquet", wanted).items():
+        for key, rows in of_cells(folder / f"{table}.parquet", wanted).items():
             found[wanted[key]][name] = _values(worst_first(rows) if name == "leaves" else rows)
     for number in numbers:
         if cells[number]["state"] in ("failure", "not_run") and (end := log_end(folder, cells[number]["log"])):
@@ -253,20 +252,6 @@ def _values(rows: pa.Table) -> Row:
         for name, column in zip(rows.column_names, rows.columns, strict=True)
         if name not in KEY and column.null_count < len(rows)
     }
-
-
-def _of_cells(path: Path, wanted: Collection[Key]) -> dict[Key, pa.Table]:
-    """The rows of a table that belong to these cells, by cell."""
-    owners = pa.array(["/".join(key) for key in wanted], pa.string())
-    with pq.ParquetFile(path) as file:
-        parts = [file.schema_arrow.empty_table()]
-        for group in range(file.num_row_groups):
-            part = file.read_row_group(group)
-            parts.append(part.filter(pc.is_in(pc.binary_join_element_wise(*(part[name] for name in KEY), "/"), owners)))
-    rows, places = pa.concat_tables(parts).combine_chunks(), dict[Key, list[int]]()
-    for place, key in enumerate(keys(rows)):
-        places.setdefault(key, []).append(place)
-    return {key: rows.take(of_cell) for key, of_cell in places.items()}
 
 
 def _worst_tensors(cells: Iterable[Row], folder: Path) -> dict[Key, Row]:

@@ -59,17 +59,25 @@ class Plan:
         return self.logs.joinpath(*folders, f"{model}.log")
 
     def ends(self, cell: Key) -> dict[str, dict[str, Any]]:
-        """By requested check, how it ended the last time by the journal, with the status that `accuracy_rule` gives it."""
+        """By requested check, the status that it ended with the last time, by the journal and `accuracy_rule`."""
         known = journal.last_ends(self.results.joinpath(*cell, journal.NAME))
         return {check: self._by_rule(check, known[check]) for check in self.checks if check in known}
 
     def _by_rule(self, check: str, end: dict[str, Any]) -> dict[str, Any]:
         if check != "accuracy":
             return end
-        status, rule = status_by_rule(end["status"], end.get("strict"), self.accuracy_rule)
-        if status == "fail_accuracy" and rule in ("strict", "both") and end.get("strict") == "fail":
-            end |= {"cause": "null runs", "message": end.get("strict_message")}
+        status, _ = status_by_rule(end["status"], end.get("strict"), self.accuracy_rule)
         return {**end, "status": status}
+
+    def with_reasons(self, cell: Key, ends: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """The same with the `reason` of every failure, as far as its row can be read."""
+        failed = [check for check, end in ends.items() if end["status"] in FAILED]
+        if not failed:
+            return dict(ends)
+        from timmgate.tables import merge  # with it Arrow, which Snakemake's process needs for nothing else
+
+        row = merge.row_of(cell, self.results.joinpath(*cell), self.checks, self.accuracy_rule)
+        return {**ends, **{check: {**ends[check], "reason": row[f"{check}_reason"]} for check in failed}}
 
 
 @dataclass
@@ -148,7 +156,8 @@ class Progress:
         job = self.jobs.pop(number, None)
         if job is None or job.cell is None:
             return None
-        finished = Finished(job.name, self.plan.ends(job.cell), now_s - job.since_s, self.plan.log(job.cell))
+        ends = self.plan.with_reasons(job.cell, self.plan.ends(job.cell))
+        finished = Finished(job.name, ends, now_s - job.since_s, self.plan.log(job.cell))
         self._done.append(Done(*self._kind(job.cell), finished.seconds))
         self._move(job.cell, "failed" if finished.failures else "done")
         return finished

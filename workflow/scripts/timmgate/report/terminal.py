@@ -66,15 +66,14 @@ def lines(found: list[dict[str, Any]]) -> list[Text]:
 
 def _is_merely_not_run(row: dict[str, Any]) -> bool:
     """Whether there is nothing more to say of a cell than that."""
-    return row["status"] == "not_run" and not (row["cause"] or row["message"])
+    return row["status"] == "not_run" and not row["reason"]
 
 
 def failure_line(failure: dict[str, Any]) -> Text:
-    """Kind, status, cell, check, stage, cause, the first line of the message, and the log if there is one."""
-    message = (failure["message"] or "").splitlines()[:1]
-    reasons = filter(None, (failure["stage"] and f"in {failure['stage']}", failure["cause"], *message))
-    log = [f"log: {failure['log']}"] if failure["log"] else []
-    words = [f"{cell_name(failure)} {failure['check_name']}", ": ".join(reasons), *log]
+    """Status, cell, check, class of the reason and the reason, and the log if there is one."""
+    reason = ": ".join(filter(None, (failure["reason_class"], failure["reason"])))
+    log = f"log: {failure['log']}" if failure["log"] else None
+    words = [f"{cell_name(failure)} {failure['check_name']}", reason, log]
     return Text.assemble((failure["status"], COLOURS["failure"]), " ", "  ".join(filter(None, words)))
 
 
@@ -94,7 +93,7 @@ def run_line(row: dict[str, Any]) -> Text:
 
 
 def _first_line(row: dict[str, Any]) -> str:
-    return next(iter((row["message"] or row["cause"] or "").splitlines()), "")
+    return next(iter((row["reason"] or row["cause"] or "").splitlines()), "")
 
 
 def summary_table(check: str, summary: pd.DataFrame) -> Table:

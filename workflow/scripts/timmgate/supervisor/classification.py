@@ -27,13 +27,13 @@ def classify(attempt: AttemptResult) -> Verdict:
     if attempt.returncode is None:
         return _limit_reached(attempt, out_of_memory)
     if attempt.returncode >= 0:
-        return Verdict("infra_error", f"exit code {attempt.returncode}", f"ended without a result in stage {attempt.stage}")
+        return Verdict("infra_error", f"exit code {attempt.returncode}", "the process ended without a result")
     name = _signal_name(-attempt.returncode)
     if attempt.oom_killed:
-        return Verdict(out_of_memory, name, f"killed by the kernel, out of memory, in stage {attempt.stage}")
+        return Verdict(out_of_memory, name, "the kernel killed the process, out of memory")
     if -attempt.returncode in OWN_SIGNALS:
-        return Verdict(fail, name, f"the process died of {name} in stage {attempt.stage}")
-    return Verdict("infra_error", name, f"the process was killed from outside in stage {attempt.stage}")
+        return Verdict(fail, name, "the process died")
+    return Verdict("infra_error", name, "the process was killed from outside")
 
 
 def _judged(attempt: AttemptResult) -> Verdict:
@@ -49,10 +49,9 @@ def _judged(attempt: AttemptResult) -> Verdict:
 def _limit_reached(attempt: AttemptResult, out_of_memory: str) -> Verdict:
     survivors = f"; process {', '.join(map(str, attempt.survivors))} could not be killed" if attempt.survivors else ""
     if attempt.is_over_memory:
-        used = f"used {attempt.peak_rss_bytes / 1e9:.1f} GB in stage {attempt.stage}"
+        used = f"the processes used {attempt.peak_rss_bytes / 1e9:.1f} GB"
         return Verdict(out_of_memory, f"limit of {(attempt.memory_bytes or 0) / 1e9:g} GB", used + survivors)
-    hung = f"still in stage {attempt.stage} after the limit"
-    return Verdict("timeout", f"limit of {attempt.timeout_s:g} s", hung + survivors)
+    return Verdict("timeout", f"limit of {attempt.timeout_s:g} s", f"it had not ended{survivors}")
 
 
 def lacked_memory(attempt: AttemptResult, verdict: Verdict) -> bool:

@@ -16,7 +16,9 @@ from timmgate.system.process_tree import die_with_run
 from timmgate.weights import record
 
 
-def rows(module: str, spec: Spec, run: RunOptions, weights: Path | None, log: Path, **options: Any) -> list[dict[str, Any]]:
+def rows(
+    module: str, spec: Spec, run: RunOptions, weights: Path | None, log: Path, /, **options: Any
+) -> list[dict[str, Any]]:
     """What `python -m module REQUEST FILE` writes into the file: a list of objects. It ends the job if that fails.
 
     `weights` is the file that says where the weights lie, unless they are drawn from the seed. `options` are the module's.

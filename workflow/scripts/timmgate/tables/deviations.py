@@ -190,20 +190,20 @@ def deviations(cells: Sequence[Row], baseline: Baseline, thresholds: Thresholds)
         words = f"eager of all cells moved by {math.expm1(found.eager):+.1%}, which was taken off compiled"
         name = EAGER.worse if found.eager > 0 else EAGER.better
         build = cells[0]["build"]
-        yield {"build": build, "class": name, "check_name": "performance", "cause": EAGER.column, "message": words}
+        yield {"build": build, "class": name, "check_name": "performance", "cause": EAGER.column, "reason": words}
     for row in cells:
         key = row["mode"], row["model"]
         about = {name: row.get(name) for name in ("build", "mode", "model", "log")} | {"check_name": "performance"}
         if key in found.incomparable:
-            yield {**about, "class": "not_comparable", "message": found.incomparable[key]}
+            yield {**about, "class": "not_comparable", "reason": found.incomparable[key]}
         for figure in FIGURES:
             move = found.moves[figure.column].get(key)
             if move is None:
                 continue
             if moved := _class_of(figure, move, found, thresholds):
                 size = f"{move:+.0f}" if figure.threshold is None else f"{math.expm1(move):+.1%}"
-                message = f"{figure.column} {row[figure.column]:.4g}, {size} against the baseline"
-                yield {**about, "class": moved, "cause": figure.column, "message": message}
+                words = f"{figure.column} {row[figure.column]:.4g}, {size} against the baseline"
+                yield {**about, "class": moved, "cause": figure.column, "reason": words}
 
 
 def _class_of(figure: Figure, move: float, found: Comparison, thresholds: Thresholds) -> str | None:

@@ -8,6 +8,7 @@ import pyarrow as pa
 from timmgate.core.schemas import DIAGNOSIS, SHOWN_STATUS, TRIALS
 from timmgate.core.spec import Cell
 from timmgate.diagnosis.examination import PLACES, Examination
+from timmgate.diagnosis.script import NAME
 from timmgate.diagnosis.suspects import failed_check
 from timmgate.tables import parquet
 
@@ -29,12 +30,6 @@ def suspects(cells: pa.Table, checks: Iterable[str]) -> list[Row]:
     return found
 
 
-def row_of(cell: Cell, cells: pa.Table) -> Row:
-    """The row of a cell in the table of cells."""
-    key = _about(cell)
-    return next(row for row in cells.to_pylist() if {name: row[name] for name in KEY} == key)
-
-
 def trials(cell: Cell, examination: Examination) -> pa.Table:
     """A row for each trial, in the schema `TRIALS_SCHEMA`."""
     return parquet.table([_about(cell) | row for row in examination.trials], TRIALS_SCHEMA)
@@ -49,6 +44,8 @@ def summary(cell: Cell, check: str, row: Mapping[str, Any], examination: Examina
     found = {
         "check_name": check,
         "status": row[SHOWN_STATUS[check]],
+        "class": row[f"{check}_reason_class"],
+        "reason": row[f"{check}_reason"],
         "layer": finding.layer,
         "switch": finding.switch,
         "application": finding.application,
@@ -60,6 +57,8 @@ def summary(cell: Cell, check: str, row: Mapping[str, Any], examination: Examina
         "place_s": place_s,
         "cost": (search_s + place_s) / reference_s if reference_s else None,
         "log": tried[0]["log"],
+        "script": f"results/{cell.device}/{cell.build}/{cell.mode}/{cell.model}/repro/{NAME}",
+        "module_script": examination.script and str(examination.script),
     }
     return parquet.table([_about(cell) | found], SCHEMA)
 

@@ -16,7 +16,7 @@ from timmgate.core.names import cell_name
 from timmgate.core.schemas import SHOWN_STATUS
 from timmgate.core.spec import SEEDED_WEIGHTS
 from timmgate.core.thresholds import Thresholds
-from timmgate.tables import parquet
+from timmgate.tables import parquet, reasons
 from timmgate.tables.merge import requested
 
 SEVERITIES = ("failure", "warning", "note")
@@ -84,7 +84,8 @@ COLUMNS = columns(
         ("status", "string", "", "status of the check"),
         ("stage", "string", "", "stage that the measurement ended in; null if it passed"),
         ("cause", "string", "", "of a failure as in `cells`; else the threshold, or the column that it is about"),
-        ("message", "string", "", "in words, with the figure"),
+        ("reason", "string", "", "in one sentence, with the figures"),
+        ("reason_class", "string", "", "of a failure, what kind of reason that is, as in `cells`"),
         ("worst_leaf", "string", "", "compared tensor with the largest margin, of a wrong model"),
         ("margin", "float64", "", "its error over the allowed error, 1 is the limit"),
         ("log", "string", "", "path of the log, relative to the working directory"),
@@ -162,30 +163,29 @@ def _of_check(cell: Row, check: str, thresholds: Thresholds) -> Iterator[tuple[f
     if kind := KIND_OF_STATUS.get(cell[SHOWN_STATUS[check]]):
         yield _failure(cell, check, kind)
     if check == "accuracy" and cell["comparison"] == "cosine" and cell["reference"] == "none":
-        yield 0.0, _row("no_reference", cell, check, cause="reference_error", message=cell["reference_error"])
+        yield 0.0, _row("no_reference", cell, check, cause="reference_error", reason=cell["reference_error"])
     if check != "performance":
         return
     for limit in LIMITS:
         if excess := limit.excess(cell, thresholds):
             threshold = f"{limit.threshold}={getattr(thresholds, limit.threshold):g}"
-            yield excess, _row(limit.kind, cell, check, cause=threshold, message=_figure(cell, limit.column))
+            yield excess, _row(limit.kind, cell, check, cause=threshold, reason=_figure(cell, limit.column))
     for column, words in DISTURBANCES.items():
         if cell[column]:
-            yield 0.0, _row("disturbed_machine", cell, check, cause=column, message=f"{cell[column]} {words}")
+            yield 0.0, _row("disturbed_machine", cell, check, cause=column, reason=f"{cell[column]} {words}")
     ran, wanted = cell["performance_batch_size"], cell["batch_size_requested"]
     if ran and wanted and ran < wanted and cell["performance"] == "pass":
-        yield 0.0, _row("smaller_batch", cell, check, cause="batch_size", message=f"{ran} images instead of {wanted}")
+        yield 0.0, _row("smaller_batch", cell, check, cause="batch_size", reason=f"{ran} images instead of {wanted}")
 
 
 def _failure(cell: Row, check: str, kind: Kind) -> tuple[float, Row]:
-    course = {name: cell[f"{check}_{name}"] for name in ("stage", "cause", "message")}
+    course = {name: cell[f"{check}_{name}"] for name in ("stage", "cause", "reason", "reason_class")}
     if kind.name != "wrong":
         return 0.0, _row(kind.name, cell, check, **course)
-    if check == "accuracy" and cell["passed_by"] in ("strict", "both") and cell["strict"] == "fail":
-        leaf = {"worst_leaf": cell["strict_worst_leaf"], "margin": cell["strict_margin"]}
-        course |= {"cause": "null runs", "message": cell["strict_message"]}
-    elif check == "accuracy":
-        leaf = {"worst_leaf": cell["worst_leaf"], "margin": cell["margin"]}
+    if check == "accuracy":
+        by_null_runs = reasons.by_null_runs(cell)
+        leaf = {"worst_leaf": reasons.deciding_leaf(cell), "margin": cell["strict_margin" if by_null_runs else "margin"]}
+        course |= {"cause": "null runs"} if by_null_runs else {}
     else:
         leaf = {"margin": cell["timed_output_margin"]}
     margin = leaf["margin"] or 0.0
@@ -217,7 +217,7 @@ def _of_run(cells: list[Row], checks: Sequence[str]) -> Iterator[Row]:
     def of_cells(kind: str, check: str | None, cause: str, some: list[Row], words: str) -> Iterator[Row]:
         if some:
             names = f": {_named(some)}" if len(some) < len(measured) else ""
-            yield _row(kind, run, check, cause=cause, message=f"{len(some)} of {len(measured)} cells {words}{names}")
+            yield _row(kind, run, check, cause=cause, reason=f"{len(some)} of {len(measured)} cells {words}{names}")
 
     random = [cell for cell in measured if cell["weights"] in SEEDED_WEIGHTS]
     words = "have random weights, which hide most rounding errors of half precision and all of folding"
@@ -244,7 +244,7 @@ def _mixtures(kind: str, run: Row, cells: list[Row], names: list[str]) -> Iterat
         if len(counts) > 1:
             mixed.append(f"{name} is {', '.join(f'{value} in {count}' for value, count in counts.most_common())}")
     if mixed:
-        yield _row(kind, run, None, cause=", ".join(each.split()[0] for each in mixed), message="; ".join(mixed))
+        yield _row(kind, run, None, cause=", ".join(each.split()[0] for each in mixed), reason="; ".join(mixed))
 
 
 def _named(cells: list[Row]) -> str:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from timmgate.core.names import cell_name
-from timmgate.core.schemas import SHOWN_STATUS
+from timmgate.core.schemas import REASON, SHOWN_STATUS
 from timmgate.core.thresholds import Thresholds
 from timmgate.tables import deviations
 from timmgate.tables.baseline import ANY, PASSING, Expectation, Expectations, Measured
@@ -53,7 +53,19 @@ AS_EXPECTED = ("pass", "expected_failure")
 FAILING = ("new_failure", "changed_failure", "missing", "slower", "slower_compile", "more_memory", "more_graph_breaks")
 """The classes that fail the gate. An improvement does not: it shows in the table until the expectations are updated."""
 
-COLUMNS = ("build", "mode", "model", "check_name", "class", "expected", "status", "flaky", "cause", "message", "log")
+COLUMNS = (
+    "build",
+    "mode",
+    "model",
+    "check_name",
+    "class",
+    "expected",
+    "status",
+    "flaky",
+    "cause",
+    *REASON,
+    "log",
+)
 
 
 def classify(expectation: Expectation | None, check: str, status: str | None) -> str:
@@ -78,7 +90,7 @@ def judge(cells: pa.Table, expectations: Expectations, checks: Sequence[str]) ->
 
     The same is expected of every build. The results come first, and the checks of a cell stand together.
     """
-    course = [f"{check}_{name}" for check in checks for name in ("cause", "message")]
+    course = [f"{check}_{name}" for check in checks for name in ("cause", *REASON)]
     statuses = [SHOWN_STATUS[check] for check in checks]
     rows = requested(cells).select(["build", "mode", "model", *statuses, *course, "log"]).to_pylist()
     results = {(row["build"], row["mode"], row["model"]): row for row in rows}
@@ -98,8 +110,7 @@ def judge(cells: pa.Table, expectations: Expectations, checks: Sequence[str]) ->
                     "expected": expectation and expectation.of(check),
                     "status": result.get(SHOWN_STATUS[check]),
                     "flaky": expectation and expectation.flaky,
-                    "cause": result.get(f"{check}_cause"),
-                    "message": result.get(f"{check}_message"),
+                    **{name: result.get(f"{check}_{name}") for name in ("cause", *REASON)},
                     "log": result.get("log"),
                 }
             )

@@ -8,6 +8,7 @@ import fcntl
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import reduce
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,10 @@ import pyarrow.parquet as pq
 
 from timmgate.core.build import RESERVED
 from timmgate.core.checks import CHECKS
-from timmgate.core.schemas import PASSED
+from timmgate.core.schemas import PASSED, REASON, SHOWN_STATUS
 from timmgate.core.verdict import status_by_rule
 from timmgate.supervisor import journal
-from timmgate.tables import parquet
+from timmgate.tables import parquet, reasons
 
 KEY = ("device", "build", "mode", "model")
 
@@ -95,7 +96,8 @@ def merge(
             write(record.details, chain(kept(record.details), _details(check, renewed, measured[check], problems)))
         write("attempts", chain(kept("attempts"), [_attempts(renewed, under_way)]))
     rows = pa.concat_tables([*kept("cells"), join(list(renewed), measured, problems)])
-    parquet.write(_in_order(rows, files, requested, checks, identities, rule), folder / "cells.parquet")
+    rows = _with_reasons(_in_order(rows, files, requested, checks, identities, rule), folder)
+    parquet.write(rows, folder / "cells.parquet")
     write_index(folder, {cell: stamps for cell, stamps in files.items() if cell not in under_way})
     return problems
 
@@ -226,6 +228,55 @@ def _in_order(
     for name, values in state.items():
         rows = rows.set_column(rows.schema.get_field_index(name), rows.schema.field(name), values)
     return rows
+
+
+def _with_reasons(rows: pa.Table, folder: Path) -> pa.Table:
+    """The cells with why their checks did not pass, by their rows and their evidence in `folder`."""
+    passed = (pc.is_in(rows[status], pa.array(reasons.WITHOUT_REASON)) for status in SHOWN_STATUS.values())
+    numbers = pc.indices_nonzero(pc.invert(reduce(pc.and_, passed))).to_pylist()
+    some = rows.take(pa.array(numbers, pa.int64()))
+    leaves = of_cells(folder / "evidence.parquet", keys(some), reasons.LEAF)
+    found: dict[str, list[str | None]] = {f"{check}_{name}": [None] * len(rows) for check in CHECKS for name in REASON}
+    for number, cell, row in zip(numbers, keys(some), some.to_pylist(), strict=True):
+        of_cell = leaves[cell].to_pylist() if cell in leaves else []
+        for check in CHECKS:
+            for name, value in zip(REASON, reasons.reason(row, check, of_cell), strict=True):
+                found[f"{check}_{name}"][number] = value
+    for name, values in found.items():
+        place = rows.schema.get_field_index(name)
+        rows = rows.set_column(place, rows.schema.field(name), pa.array(values, pa.string()))
+    return rows
+
+
+def row_of(cell: Key, folder: Path, checks: Iterable[str], rule: str) -> dict[str, Any]:
+    """The row of a cell in the table, out of its own files alone; `requested`, `stale` and `counted` are null."""
+    problems: Problems = {}
+    measured: dict[str, list[pa.Table]] = {}
+    leaves: list[dict[str, Any]] = []
+    for check in checks:
+        file = _read_all(check, {cell: folder}, problems)
+        measured[check] = [file.drop_columns([parquet.DETAILS])]
+        leaves += file[parquet.DETAILS][0].as_py() if check == "accuracy" and len(file) else []
+    row: dict[str, Any] = join([cell], measured, problems).to_pylist()[0]
+    row["accuracy_by_rule"], row["passed_by"] = status_by_rule(row["accuracy"], row["strict"], rule)
+    for check in measured:
+        row |= {f"{check}_{name}": value for name, value in zip(REASON, reasons.reason(row, check, leaves), strict=True)}
+    return row
+
+
+def of_cells(path: Path, wanted: Collection[Key], columns: Collection[str] | None = None) -> dict[Key, pa.Table]:
+    """By cell, the rows of a table of details that belong to these cells; all columns, or those and the key."""
+    owners = pa.array(["/".join(key) for key in wanted], pa.string())
+    with pq.ParquetFile(path) as file:
+        names = None if columns is None else [*KEY, *columns]
+        parts = [file.schema_arrow.empty_table() if names is None else file.schema_arrow.empty_table().select(names)]
+        for group in range(file.num_row_groups if wanted else 0):
+            part = file.read_row_group(group, names)
+            parts.append(part.filter(pc.is_in(pc.binary_join_element_wise(*(part[name] for name in KEY), "/"), owners)))
+    rows, places = pa.concat_tables(parts).combine_chunks(), dict[Key, list[int]]()
+    for place, key in enumerate(keys(rows)):
+        places.setdefault(key, []).append(place)
+    return {key: rows.take(of_cell) for key, of_cell in places.items()}
 
 
 def _aligned(rows: pa.Table, cells: Sequence[Key]) -> pa.Table:

@@ -228,7 +228,8 @@ def with_strict(leaves: list[LeafEvidence], strict: dict[str, LeafVerdict]) -> I
     known = {leaf.leaf for leaf in leaves}
     for name, found in strict.items():
         if name not in known:
-            yield LeafEvidence(name, found.kind, margin=None, accuracy=None, **_strict_columns(found))
+            errors = {"compiled_relative_error": found.rms, "eager_relative_error": found.eager_rms}
+            yield LeafEvidence(name, found.kind, margin=None, accuracy=None, **errors, **_strict_columns(found))
 
 
 def _strict_columns(found: LeafVerdict | None) -> dict[str, Any]:

@@ -27,8 +27,7 @@ def cotangent_leaves(
 ) -> list[Leaf]:
     """Gradients of parameters and images, which require them, of <random cotangent, logits>, after one more iteration.
 
-    The cotangent is standard normal over the square root of the number of logits, drawn on the CPU. Gradients that were
-    there are replaced.
+    Gradients that were there are replaced.
     """
     model.zero_grad(set_to_none=True)
     images.grad = None
@@ -36,11 +35,15 @@ def cotangent_leaves(
         output = forward(images)
     while not isinstance(output, Tensor):
         output = next(iter(output.values() if isinstance(output, dict) else output))
-    generator = torch.Generator().manual_seed(seed)
-    cotangent = torch.randn(output.shape, generator=generator, dtype=torch.float64) / math.sqrt(output.numel())
-    output.backward(cotangent.to(output))
+    output.backward(cotangent_of(output.shape, seed).to(output))
     named = [("input_gradient", images), *((f"gradient.{name}", weight) for name, weight in model.named_parameters())]
     return [
         Leaf(f"cotangent.{name}", KIND, torch.zeros_like(tensor) if tensor.grad is None else tensor.grad)
         for name, tensor in named
     ]
+
+
+def cotangent_of(shape: torch.Size, seed: int) -> Tensor:
+    """The cotangent of logits of this shape: standard normal over the square root of their number, drawn on the CPU."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64) / math.sqrt(shape.numel())

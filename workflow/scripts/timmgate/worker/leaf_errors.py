@@ -28,12 +28,28 @@ def measure(run: Iterable[Leaf], reference: Iterable[Leaf], dtype: torch.dtype) 
     `dtype` is what the run computes in. A leaf that is a tree of tensors counts as many, and a tensor that both runs have
     an equal number of NaN or Inf in, at the same places, is judged by the rest.
     """
-    run, reference = dict(_tensors(run)), dict(_tensors(reference))
-    resolutions = {kind: torch.finfo(dtype).eps * _typical_size(reference, kind) for kind in GRADIENTS}
+    run, reference = dict(tensors(run)), dict(tensors(reference))
+    resolutions = _resolutions(reference, dtype)
     return {name: _leaf_errors(name, run.get(name), reference.get(name), resolutions) for name in (reference | run)}
 
 
-def _tensors(run: Iterable[Leaf]) -> Iterator[tuple[str, tuple[str, Any]]]:
+def scales(reference: Iterable[Leaf], dtype: torch.dtype) -> dict[str, float]:
+    """What errors of each leaf are relative to: its rms, if that is not too small; 1 for integers. Only finite ones."""
+    reference = dict(tensors(reference))
+    resolutions = _resolutions(reference, dtype)
+    return {
+        name: (max(_rms(value), resolutions.get(kind, 0.0)) if value.is_floating_point() else 0.0) or 1.0
+        for name, (kind, value) in reference.items()
+        if isinstance(value, Tensor) and value.numel() and torch.isfinite(value).all()
+    }
+
+
+def _resolutions(reference: dict[str, tuple[str, Any]], dtype: torch.dtype) -> dict[str, float]:
+    """By kind of gradient, the size below which nothing can be told from zero."""
+    return {kind: torch.finfo(dtype).eps * _typical_size(reference, kind) for kind in GRADIENTS}
+
+
+def tensors(run: Iterable[Leaf]) -> Iterator[tuple[str, tuple[str, Any]]]:
     """Name, and kind and value, of every tensor or plain value."""
     for leaf in run:
         for name, value in _flat(leaf.name, leaf.value):

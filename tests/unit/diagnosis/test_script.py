@@ -1,0 +1,140 @@
+"""Scripts that repeat a cell: what becomes of a row, what they say, and that they end as the cell does."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+import specs
+from timmgate.core.build import BuildOptions
+from timmgate.core.run_options import RunOptions
+from timmgate.core.schemas import CELLS
+from timmgate.core.verdict import status_by_rule
+from timmgate.diagnosis import script
+from timmgate.diagnosis.script import Case
+
+NOTHING = {column.name: None for column in CELLS}
+FACTS = {
+    **{"refuses_drop": False, "dtype": "float32", "amp_dtype": None, "arguments": ['inputs["input.0"]'], "keywords": {}},
+    **{"is_tree": False, "has_reference": True, "inductor_config": {"fallback_random": True}},
+}
+BOTH = ("accuracy", "performance")
+WRONG = {"accuracy": "fail_accuracy", "strict": "fail", "accuracy_stage": "null_runs", "comparison": "error"}
+
+
+def case(options=None, checks=BOTH, **columns):
+    row = {**NOTHING, **columns}
+    row["accuracy_by_rule"], row["passed_by"] = status_by_rule(row["accuracy"], row["strict"], "strict")
+    return script.case(specs.cell(options=options), row, checks)
+
+
+@pytest.mark.parametrize(
+    ("columns", "check", "rule", "compiles"),
+    [
+        (WRONG, "accuracy", "strict", True),
+        ({"accuracy": "pass", "strict": "pass", "performance": "pass"}, "accuracy", "strict", True),
+        ({"accuracy": "fail_accuracy", "strict": "undecided", "comparison": "error"}, "accuracy", "dynamo", True),
+        ({"accuracy": "fail_accuracy", "comparison": "cosine"}, "accuracy", "cosine", True),
+        ({"accuracy": "fail_to_run", "accuracy_stage": "run"}, "accuracy", None, True),
+        ({"accuracy": "timeout", "accuracy_stage": "eager"}, "accuracy", None, False),
+        ({"accuracy": "eager_1st_run_fail", "accuracy_stage": "eager"}, "accuracy", None, False),
+        ({"accuracy": "pass", "performance": "OOM", "performance_stage": "warmup"}, "performance", None, True),
+    ],
+)
+def test_the_check_that_failed_is_repeated_and_judged_by_the_rule_that_decided(columns, check, rule, compiles):
+    found = case(**columns)
+    assert (found.spec.check, found.rule, found.compiles) == (check, rule, compiles)
+
+
+def test_a_wrong_timed_output_is_judged_by_the_error_that_it_was_allowed_at_the_batch_size_that_ran():
+    timed = {"timed_output_error": 0.5, "timed_output_margin": 10.0, "performance_batch_size": 3}
+    found = case(accuracy="pass", performance="fail_accuracy", **timed)
+    assert (found.rule, found.limit, found.batch_size) == ("timed", 0.05, 3)
+
+
+OPTIONS = [
+    {},
+    {"training": True},
+    {"training": True, "precision": "amp"},
+    {"precision": "bfloat16", "channels_last": True},
+    {"freezing": True, "inductor_config": {"max_autotune": True}},
+    {"dynamic": True, "compile_mode": "reduce-overhead"},
+    {"backend": "aot_inductor", "dynamic": True},
+    {"backend": "fault:drop-skip@first", "training": True},
+    {"training": True, "optimizer": "sgd"},
+]
+
+
+@pytest.mark.parametrize("rule", [*script.WRONG_IF, None])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("check", BOTH)
+def test_a_script_is_python_of_at_most_sixty_lines_that_needs_nothing_of_ours_but_the_fault(options, rule, check):
+    facts = {**FACTS, "amp_dtype": "bfloat16" if options.get("precision") == "amp" else None}
+    one = Case(specs.spec(check, options=options), 8, rule, 'wrong: "x" \\ y', limit=0.1)
+    text = script.text(one, RunOptions(), facts)
+    compile(text, "repro.py", "exec")
+    assert len([line for line in text.splitlines() if line.strip()]) <= 60
+    own = [line for line in text.splitlines() if "timmgate" in line]
+    assert bool(own) == options.get("backend", "").startswith("fault:")
+    imported = set(re.findall(r"^(?:import|from) ([\w., ]+?)(?: import .*)?$", text, flags=re.MULTILINE))
+    assert imported <= {"copy, math, os, sys", "timm, torch", "safetensors.torch", "timmgate.worker.faults"}
+
+
+def test_a_builds_variables_come_before_torch_and_its_modules_are_imported():
+    run = RunOptions(threads=3, build=BuildOptions(env={"TORCH_LOGS": "+dynamo"}, import_=["acme_torch"]))
+    lines = script.text(Case(specs.spec(), 8, "strict"), run, FACTS).splitlines()
+    variables = next(number for number, line in enumerate(lines) if line.startswith("os.environ"))
+    assert "'TORCH_LOGS': '+dynamo'" in lines[variables] and "'OMP_NUM_THREADS': '3'" in lines[variables]
+    assert variables < lines.index("import acme_torch") < lines.index("import timm, torch")
+
+
+def test_it_says_why_the_cell_failed_and_what_is_wrong():
+    text = script.text(Case(specs.spec(), 8, "strict", "output is off by 0.5"), RunOptions(), FACTS)
+    assert "output is off by 0.5" in text and "inference/test_vit" in text and "null runs" in text
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Writes the script of a case, and runs it in a fresh process: exit code and what it prints."""
+
+    def write(case, module=None):
+        run = RunOptions(cache=tmp_path / "cache")
+        path = script.write(case, run, None, tmp_path / "repro", tmp_path / "log", module)
+        environment = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
+        done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, env=environment, cwd=tmp_path)
+        return done.returncode, done.stdout, done.stderr
+
+    return write
+
+
+def real(options, rule="strict", check="accuracy", **known):
+    spec = specs.spec(check, options=options, model="test_resnet", mode="mine", weights="random")
+    return Case(spec, 2, rule, **known)
+
+
+@pytest.mark.compiles
+@pytest.mark.parametrize(
+    ("case", "module", "code", "worst"),
+    [
+        (real({"backend": "fault:drop-bias"}), None, 1, "output"),
+        (real({"backend": "aot_eager", "precision": "amp", "training": True, "channels_last": True}), None, 0, ""),
+        (real({"backend": "fault:wrong-later-1.1", "training": True}), None, 1, "buffer"),
+        (real({"backend": "aot_eager", "training": True}, rule="dynamo"), None, 0, ""),
+        (real({"backend": "aot_eager", "training": True}), "layer2", 0, ""),
+        (real({"backend": "aot_eager", "precision": "bfloat16"}, "timed", "performance", limit=1e-9), None, 1, "output"),
+    ],
+    ids=["wrong", "amp", "training", "dynamo", "module", "timed"],
+)
+def test_a_script_ends_as_its_cell_does_and_names_the_worst_tensor(written, case, module, code, worst):
+    returncode, printed, errors = written(case, module)
+    assert returncode == code, printed + errors
+    assert re.search(rf"^{worst}\S* is off from float64 by \S+ of its size", printed), printed + errors
+
+
+@pytest.mark.compiles
+def test_a_crash_crashes(written):
+    assert written(real({"backend": "fault:segfault"}, rule=None))[0] == -11
+    code, printed, _ = written(real({"backend": "aot_eager"}, rule=None))
+    assert (code, printed) == (0, "it runs\n")

@@ -1,0 +1,213 @@
+"""The script that repeats a cell, or a module of it, with torch and timm alone: its text, and the files beside it."""
+
+import shlex
+import shutil
+import sys
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from timmgate import PACKAGE_ROOT
+from timmgate.core import faults
+from timmgate.core.build import THREAD_VARIABLES, BuildOptions
+from timmgate.core.checks import CHECKS
+from timmgate.core.files import write_atomically
+from timmgate.core.run_options import RunOptions
+from timmgate.core.schemas import FAILED, SHOWN_STATUS
+from timmgate.core.spec import Cell, Spec
+from timmgate.supervisor import study
+
+NAME = "repro.py"
+"""Of the script."""
+
+TEMPLATE = Path(__file__).with_name("repro.py.j2")
+
+LEARNING_RATE = 0.01
+LOSS_SCALE = 1000
+"""As in `worker.training_step`."""
+
+DYNAMIC_SHARES = (1.0, 0.75, 0.5)
+"""As in `worker.performance`: the batch sizes of a dynamic mode."""
+
+WRONG_IF = {
+    "strict": "a tensor's error against float64 is beyond what null runs allow (limits.* in inputs.safetensors)",
+    "dynamo": "a tensor's error against float64 is beyond the dynamo rule's (limits.* in inputs.safetensors)",
+    "timed": "the error is beyond what eager's own error allows",
+    "cosine": "the cosine of a tensor and of eager's is below 0.99",
+}
+"""By rule, when a result is wrong."""
+
+ALLOWS = {"strict": "null runs allow", "dynamo": "the dynamo rule allows"}
+"""By rule, what a margin is relative to; others just allow."""
+
+RUNS = "Exit code 0 if it runs."
+
+WIDTH = 125
+"""Of the docstring."""
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is to be repeated: a check of a cell.
+
+    * `rule`: how the result is judged, a word of `WRONG_IF`; None where it never came to one.
+    * `sentence`: why it failed, in the words of the tables; None if it passed.
+    * `compiles`: whether a compiler has to do with it; else eager alone is run.
+    * `limit`: of the relative error, by the rule `timed`.
+    """
+
+    spec: Spec
+    batch_size: int
+    rule: str | None
+    sentence: str | None = None
+    compiles: bool = True
+    limit: float | None = None
+
+
+def case(cell: Cell, row: Row, checks: Sequence[str]) -> Case:
+    """The case that a row of `cells` is: the first of the checks that failed, else the first of all."""
+    check = next((check for check in checks if row[SHOWN_STATUS[check]] in FAILED), checks[0])
+    spec, status, stage = cell.spec(check), row[SHOWN_STATUS[check]], row[f"{check}_stage"]
+    about = {
+        "spec": spec,
+        "batch_size": row[f"{check}_batch_size"] or spec.requested_batch_size,
+        "sentence": row[f"{check}_reason"],
+    }
+    if status in FAILED and status != "fail_accuracy":
+        stages = {each.name for each in CHECKS[check].stages if each.failure == ("fail_to_run",)}
+        return Case(rule=None, compiles=stage in stages or stage == "null_runs", **about)
+    if check == "performance":
+        error, margin = row["timed_output_error"], row["timed_output_margin"]
+        return Case(rule="timed", limit=error / margin if error and margin else None, **about)
+    if row["comparison"] == "cosine":
+        return Case(rule="cosine", **about)
+    return Case(rule="strict" if row["strict"] in ("pass", "fail") else "dynamo", **about)
+
+
+def write(case: Case, run: RunOptions, weights: Path | None, folder: Path, log: Path, module: str | None = None) -> Path:
+    """Make the folder with the script and what it needs, and return the script's path.
+
+    With the name of a `module`, the script is of that module alone, fed with what it gets when eager runs; it is judged by
+    null runs of its own. `weights` is the file that says where the weights lie. Exits with a sentence where the model cannot
+    be made. Nothing is compiled here.
+    """
+    rule = "strict" if module and case.rule else case.rule
+    shutil.rmtree(folder, ignore_errors=True)
+    options = {"folder": str(folder.absolute()), "module": module, "rule": rule, "batch_size": case.batch_size}
+    (facts,) = study.rows("timmgate.worker.repro", case.spec, run, weights, log, **options)
+    path = folder / NAME
+    content = text(replace(case, rule=rule), run, facts, module)
+    write_atomically(path, lambda scratch: scratch.write_text(content, encoding="utf-8"))
+    return path
+
+
+def command(build: BuildOptions, path: Path) -> str:
+    """How the script is run."""
+    return shlex.join([build.python or sys.executable, str(path)])
+
+
+def text(case: Case, run: RunOptions, facts: Row, module: str | None = None) -> str:
+    """The script; `facts` are those of `worker.repro`."""
+    spec, options = case.spec, case.spec.options
+    about = f"{spec.check} of {spec.mode}/{spec.model}{f', module {module}' if module else ''} on {spec.device}"
+    rule, is_exact = case.rule, case.rule != "cosine" and facts["has_reference"]
+    others = [*facts["arguments"][1:], *(f"{name}={value}" for name, value in facts["keywords"].items())]
+    with_guard = f"with torch.autocast({spec.device!r}, torch.{facts['amp_dtype']}, enabled=images.dtype != torch.float64):"
+    sizes, is_last = _sizes(case), options.channels_last
+    template = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    return template.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        about=_wrapped(f"{about}, build {spec.build}, torch {spec.torch}: {case.sentence or 'it passed'}"),
+        ends=_wrapped(f"Exit code 1 if {WRONG_IF[rule]}, else 0." if rule else RUNS),
+        rule=rule,
+        allows=ALLOWS.get(rule or "", "is allowed"),
+        reference="float64" if is_exact else "eager",
+        is_exact=is_exact,
+        environment=_environment(case, run),
+        fault=faults.is_fault(options.backend),
+        library=repr(str(PACKAGE_ROOT)),
+        imports=run.build.import_,
+        options=options,
+        device=spec.device,
+        torch_device=repr(spec.device),
+        config={} if faults.is_fault(options.backend) else facts["inductor_config"],
+        compiles=case.compiles,
+        compiled=_compiled(spec),
+        loop=f"size in {sizes}" if sizes else "_ in range(2)",
+        sizes=sizes,
+        model=repr(spec.model),
+        submodule=f".get_submodule({module!r})" if module else "",
+        drop="" if facts["refuses_drop"] else ", drop_rate=0.0, drop_path_rate=None, drop_block_rate=None",
+        dtype=facts["dtype"],
+        amp_dtype=facts["amp_dtype"],
+        layout=", memory_format=torch.channels_last" if is_last else "",
+        input_layout=".contiguous(memory_format=torch.channels_last)" if is_last and not module else "",
+        is_train=options.training and not options.use_eval_mode,
+        is_tree=facts["is_tree"],
+        rounds_weights=facts["amp_dtype"] is not None and rule == "strict" and facts["has_reference"],
+        seed=spec.seed,
+        guard=with_guard if facts["amp_dtype"] else None,
+        deeper="    " if facts["amp_dtype"] else "",
+        call=", ".join(["images", *map(_in_dtype_of_images, others)]),
+        losses='("", "cotangent.")' if rule == "strict" else '("", "")' if rule == "dynamo" else '("",)',
+        loss_scale=f" / {LOSS_SCALE}" if spec.traits.scaled_loss else "",
+        optimizer=_optimizer(spec) if rule == "dynamo" else None,
+        learning_rate=LEARNING_RATE,
+        timed_leaves=("gradient", "input_gradient") if options.training else ("output",),
+        limit=case.limit,
+    )
+
+
+def _wrapped(text: str) -> str:
+    """A text as lines of a docstring."""
+    return textwrap.fill(text.replace("\\", "/").replace('"', "'"), WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def _environment(case: Case, run: RunOptions) -> dict[str, str]:
+    """Variables that a worker has and that change what is computed; the compiler's caches are not used."""
+    own = {THREAD_VARIABLES[0]: str(run.threads), "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
+    return {**own, **({} if case.spec.device == "cpu" else {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}), **run.build.env}
+
+
+def _in_dtype_of_images(argument: str) -> str:
+    """An argument as text, converted if it is an input of floats."""
+    name, found, rest = argument.partition("inputs[")
+    return f"{name}{found}{rest}.to(images.dtype)" if found else argument
+
+
+def _sizes(case: Case) -> tuple[int, ...]:
+    """The batch sizes of an iteration, the first one last, if a mode with dynamic shapes sees several."""
+    if case.spec.check != "performance" or not case.spec.options.dynamic:
+        return ()
+    sizes = tuple(dict.fromkeys(max(1, round(case.batch_size * share)) for share in DYNAMIC_SHARES))
+    return (*sizes, sizes[0])
+
+
+def _compiled(spec: Spec) -> str:
+    """The expression that compiles `broken`."""
+    options, dynamic = spec.options, spec.options.dynamic or None
+    if faults.is_fault(options.backend):
+        return f"compile_model({options.backend!r}, broken, {dynamic})"
+    shapes = ", dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)" if options.dynamic else ""
+    exported = f"torch.export.export(broken, (images,){shapes})"
+    ahead = {
+        "nothing": "broken",
+        "export": f"{exported}.module()",
+        "aot_inductor": f"torch._inductor.aoti_load_package(torch._inductor.aoti_compile_and_package({exported}))",
+    }
+    mode = "" if options.compile_mode == "default" else f", mode={options.compile_mode!r}"
+    how = f"backend={options.backend!r}{', dynamic=True' if dynamic else ''}{mode}"
+    return ahead.get(options.backend, f"torch.compile(broken, {how})")
+
+
+def _optimizer(spec: Spec) -> str | None:
+    """The class of the optimizer of a training iteration, if it has one."""
+    choice = spec.options.optimizer
+    if choice == "auto":
+        choice = (spec.traits.accuracy_optimizer or spec.traits.training_optimizer) if spec.device == "cuda" else "none"
+    return {"sgd": "SGD", "adam": "Adam"}.get(choice)

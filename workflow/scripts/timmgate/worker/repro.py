@@ -1,0 +1,240 @@
+"""What a script needs that repeats a cell without us: weights and inputs, and the limits that its result is held to.
+
+    python -m timmgate.worker.repro '{"spec": {"check": "accuracy", ...}, "run": {...}, "folder": ..., ...}' facts.json
+
+Nothing is compiled here, so that a cell whose compiler crashes or hangs has its script too. The folder gets
+`weights.safetensors`, the state dict, and `inputs.safetensors`: `input.0` and so on, in training `cotangent`, and for each
+tensor that is judged `limits.<name>`, its scale and then its limits in the order of `STATISTICS`, those of slices for up to
+two dimensions. The file is a list of one object, of `Facts`.
+"""
+
+import copy
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from timmgate.core import verdict
+from timmgate.core.files import write_atomically
+from timmgate.core.run_options import RunOptions
+from timmgate.core.spec import Spec
+from timmgate.core.verdict import NullRun
+from timmgate.worker import accuracy, backends, leaf_errors, models, null_runs, strict_verdict, torch_device
+from timmgate.worker.__main__ import import_first, set_environment
+from timmgate.worker.compare import Leaf, compare_leaves
+from timmgate.worker.compile_cache import Cache
+from timmgate.worker.cotangent import cotangent_of
+from timmgate.worker.training_step import Setup, logits, make
+
+STATISTICS = ("rms", "max", "projection", "mean", "slice_mean_0", "slice_rms_0", "slice_mean_1", "slice_rms_1")
+"""Order of the limits of a tensor."""
+
+OF_A_WHOLE = ("halves", "folded")
+"""Families of null runs that are about images and models as a whole: none of them applies to a module."""
+
+Limits = dict[str, list[float]]
+"""By name of a tensor, its scale and the limits of its statistics."""
+
+
+@dataclass
+class Facts:
+    """What the script's text depends on and only torch knows.
+
+    * `refuses_drop`: timm's constructor of the model does not take the arguments for dropout.
+    * `dtype`: of weights and inputs; `amp_dtype`: of autocast, or None.
+    * `arguments`, `keywords`: of the module's forward, as text: names of inputs, and what is no tensor as it is.
+    * `is_tree`: it returns more than one tensor.
+    * `has_reference`: float64 runs.
+    * `inductor_config`: what is set in torch._inductor.config.
+    """
+
+    refuses_drop: bool
+    dtype: str
+    amp_dtype: str | None
+    arguments: list[str]
+    keywords: dict[str, str]
+    is_tree: bool
+    has_reference: bool
+    inductor_config: dict[str, Any]
+
+
+class Called(nn.Module):
+    """A module with the other arguments that it was called with, in the dtype of the first."""
+
+    def __init__(self, module: nn.Module, others: tuple[Any, ...], keywords: Mapping[str, Any]):
+        super().__init__()
+        self.module, self._others, self._keywords = module, others, dict(keywords)
+
+    def forward(self, first: Tensor) -> Any:
+        """The module's own output."""
+        like = {True: first.dtype, False: None}
+        others = [_as(value, like) for value in self._others]
+        return self.module(first, *others, **{name: _as(value, like) for name, value in self._keywords.items()})
+
+
+def _as(value: Any, like: Mapping[bool, torch.dtype | None]) -> Any:
+    return value.to(like[value.is_floating_point()]) if isinstance(value, Tensor) else value
+
+
+def recorded(spec: Spec, model: nn.Module, images: Tensor, name: str) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
+    """The module of this name, and the arguments and keywords of its first call when eager runs.
+
+    Raises AttributeError for a module that there is not, ValueError for one that is not called with a tensor of floats.
+    """
+    module, calls = model.get_submodule(name), list[tuple[tuple[Any, ...], dict[str, Any]]]()
+    before = copy.deepcopy(model.state_dict())
+    hook = module.register_forward_pre_hook(lambda _, *call: calls.append(copy.deepcopy(_detached(call))), with_kwargs=True)
+    torch_device.seed_everything(spec.seed)
+    with torch.no_grad(), models.autocast(spec, images):
+        model(images)
+    hook.remove()
+    model.load_state_dict(before)
+    first = calls[0][0][0] if calls and calls[0][0] else None
+    if not isinstance(first, Tensor) or not first.is_floating_point():
+        raise ValueError(f"the module {name!r} is not called with a tensor of floats first")
+    return module, *calls[0]
+
+
+def _detached(call: Any) -> Any:
+    return torch.utils._pytree.tree_map_only(Tensor, torch.detach, call)
+
+
+def strict_limits(spec: Spec, model: nn.Module, inputs: Tensor, families: list[str] | None) -> tuple[Limits, bool]:
+    """What null runs allow, and whether there is a float64 reference."""
+
+    def run(model: nn.Module, images: Tensor) -> list[Leaf]:
+        return strict_verdict.run(spec, model, images)
+
+    dtype = strict_verdict.computing_dtype(spec)
+    try:
+        reference, is_exact = null_runs.reference(run, model, inputs, dtype), True
+    except Exception:
+        reference, is_exact = run(model, inputs), False
+    expected = reference if is_exact else None
+    runs = null_runs.null_runs(run, model, inputs, dtype, spec.seed, families, expected)
+    nulls = [NullRun(family, leaf_errors.measure(leaves, reference, dtype)) for family, leaves in runs]
+    scales, allowed = leaf_errors.scales(reference, dtype), verdict.limits(nulls)
+    judged = [name for name in scales if name in allowed]
+    return {
+        name: [scales[name], *(allowed[name][each] for each in STATISTICS if each in allowed[name])] for name in judged
+    }, is_exact
+
+
+def dynamo_limits(spec: Spec, model: nn.Module, images: Tensor) -> Limits:
+    """What the dynamo rule allows, of the rms alone."""
+    reference = accuracy.run(spec, copy.deepcopy(model).double(), images.double())
+    eager = accuracy.run(spec, copy.deepcopy(model), images)
+    found = {leaf.leaf: leaf for leaf in compare_leaves(eager, eager, reference, accuracy.rule(spec, True))}
+    scales = leaf_errors.scales(reference, strict_verdict.computing_dtype(spec))
+    return {
+        name: [scale, found[name].allowed_error / scale]
+        for name, scale in scales.items()
+        if name in found and found[name].allowed_error is not None
+    }
+
+
+def prepare(spec: Spec, setup: Setup, folder: Path, module: str | None, rule: str | None) -> Facts:
+    """Write the files, and say what the script's text depends on. `rule` is strict or dynamo; None: nothing is judged."""
+    torch.set_num_threads(setup.threads)
+    torch_device.set_deterministic(True)
+    model, images = make(spec, setup)
+    arguments, keywords = (images,), dict[str, Any]()
+    if module:
+        model, arguments, keywords = recorded(spec, model, images, module)
+    inputs = {f"input.{number}": value for number, value in enumerate(arguments) if isinstance(value, Tensor)}
+    inputs |= {f"input.{name}": value for name, value in keywords.items() if isinstance(value, Tensor)}
+    state = model.state_dict()
+    subject = Called(model, arguments[1:], keywords) if module else model
+    with torch.set_grad_enabled(spec.options.training), backends.configured(spec):
+        output = returned(spec, subject, arguments[0]) if rule else None
+        if rule == "strict" and spec.options.training:
+            inputs["cotangent"] = cotangent_of(logits(output).shape, spec.seed)
+        limits, has_reference = Limits(), True
+        if rule == "strict":
+            families = families_of(spec, arguments[0]) if module else None
+            limits, has_reference = strict_limits(spec, subject, arguments[0], families)
+        elif rule == "dynamo":
+            limits = dynamo_limits(spec, model, images)
+    inputs |= {f"limits.{_own(name)}": torch.tensor(each, dtype=torch.float64) for name, each in limits.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    save(state, folder / "weights.safetensors")
+    save(inputs, folder / "inputs.safetensors")
+    return Facts(
+        refuses_drop=refuses_drop(spec.model),
+        dtype=_name(models.cast_dtype(spec)),
+        amp_dtype=_name(models.amp_dtype(spec)),
+        arguments=[_text(str(number), value) for number, value in enumerate(arguments)],
+        keywords={name: _text(name, value) for name, value in keywords.items()},
+        is_tree=not isinstance(output, Tensor) and output is not None,
+        has_reference=has_reference,
+        inductor_config=changes(spec),
+    )
+
+
+def families_of(spec: Spec, inputs: Tensor) -> list[str]:
+    """Families of null runs that apply to a module by itself."""
+    found = null_runs.default_families(strict_verdict.computing_dtype(spec))
+    without = {*OF_A_WHOLE, *(["memory_format"] if inputs.ndim != 4 else [])}
+    return [family for family in found if family not in without]
+
+
+@torch.no_grad()
+def returned(spec: Spec, model: nn.Module, images: Tensor) -> Any:
+    """What the model returns."""
+    with models.autocast(spec, images):
+        return copy.deepcopy(model)(images)
+
+
+def changes(spec: Spec) -> dict[str, Any]:
+    """What the cell sets in torch._inductor.config and is not so by itself."""
+    wanted = backends.inductor_changes(spec)
+    return {name: value for name, value in wanted.items() if value != getattr(torch._inductor.config, name)}
+
+
+def refuses_drop(model: str) -> bool:
+    """Whether an architecture refuses timm's arguments for dropout."""
+    try:
+        timm.create_model(model, in_chans=3, drop_rate=0.0, drop_path_rate=None, drop_block_rate=None)
+    except TypeError:
+        return True
+    return False
+
+
+def save(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a safetensors file; tensors that share memory are written apart."""
+    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path)
+
+
+def _own(name: str) -> str:
+    """The name of a leaf without what `Called` put before a parameter's."""
+    return name.replace(".module.", ".", 1)
+
+
+def _text(name: str, value: Any) -> str:
+    return f'inputs["input.{name}"]' if isinstance(value, Tensor) else repr(value)
+
+
+def _name(dtype: torch.dtype | None) -> str | None:
+    return str(dtype).removeprefix("torch.") if dtype else None
+
+
+def main(request: str, file: str) -> None:
+    """Prepare what the JSON object asks for."""
+    values = json.loads(request)
+    spec, run = Spec.from_dict(values["spec"]), RunOptions.from_dict(values["run"])
+    set_environment(run.threads, run.cache)
+    import_first(run.build.import_)
+    setup = Setup(run.threads, Cache(run.cache), values["batch_size"], run.weights, strict=True)
+    facts = prepare(spec, setup, Path(values["folder"]), values["module"], values["rule"])
+    write_atomically(Path(file), lambda scratch: scratch.write_text(json.dumps([asdict(facts)])))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
