@@ -12,7 +12,7 @@ To the question whether a request is possible it says yes; FAKE_PREFLIGHT is a s
 FAKE_UNKNOWN has the models that there are not, with commas, and FAKE_DEVICES is how many devices there are.
 FAKE_COMPILED_S are the seconds of a compiled iteration.
 FAKE_DIAGNOSIS says in JSON how trials of a diagnosis end, by the name of the variant: a status, `signal:SIGSEGV` or `hang`;
-all others end like that of `*`, by default with fail_accuracy.
+all others end like that of `*`, by default with fail_accuracy. Its `module` is the one that a search of modules finds.
 """
 
 import contextlib
@@ -316,7 +316,7 @@ def answer(question: Question) -> int:
 
 
 def diagnose(request: TrialRequest, reporter: Reporter) -> None:
-    """One trial, or the search of modules, which finds the second one."""
+    """One trial, or the search of modules, which comes to the second one."""
     endings, name = json.loads(os.environ.get("FAKE_DIAGNOSIS", "{}")), request.variant.name
     journal(trial=name, variables=request.variant.variables, known=request.known)
     reporter.check(TRIAL)
@@ -330,8 +330,8 @@ def diagnose(request: TrialRequest, reporter: Reporter) -> None:
         os.kill(os.getpid(), signal.Signals[ending.removeprefix("signal:")])
     if ending == "hang":
         time.sleep(FOREVER_S)
-    if request.known is not None:
-        reporter.columns(module="blocks.0", module_class="Block", direction="forward")
+    if request.known is not None and "module" in endings:
+        reporter.columns(module=endings["module"], module_class="Block", direction="forward")
     if request.variant.layer:
         reporter.columns(applications=4, application=f"application {request.variant.applications - 1}")
     reporter.result(ending if ending in STATUSES else "fail_accuracy", None, None)

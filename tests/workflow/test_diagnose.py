@@ -22,7 +22,7 @@ def trials(project):
 
 def test_a_failed_cell_is_measured_then_diagnosed_and_the_others_are_not(project):
     project.worker.behaviours = {"test_vit": "fail_accuracy"}
-    printed = diagnosed(project, INDUCTOR | {"1 of lowerings (bisector)": "pass"})
+    printed = diagnosed(project, INDUCTOR | {"1 of lowerings (bisector)": "pass", "module": "blocks.0"})
     assert "lowerings inference/test_vit operators become loops" in printed
     assert "it takes application 1; passes with: without lowerings (bisector)" in printed
     assert "1 failed cells diagnosed: lowerings 1." in printed
@@ -34,6 +34,9 @@ def test_a_failed_cell_is_measured_then_diagnosed_and_the_others_are_not(project
     tried = project.table("trials")
     assert [each["variant"] for each in tried] == trials(project)
     assert all((project.folder / each["log"]).is_file() for each in tried)
+    assert (project.folder / row["script"]).is_file()
+    assert (project.folder / row["module_script"]).is_file()
+    assert row["reason"] == next(each for each in project.table() if each["model"] == "test_vit")["accuracy_reason"]
     assert len(project.table()) == 2
     assert project.planned("diagnose", models="test_vit,test_resnet", modes="inference") == set()
 
@@ -54,7 +57,10 @@ def test_a_crash_and_a_hang_are_diagnosed_in_the_same_way(project):
     printed = diagnosed(project, {"eager": "pass", "*": "signal:SIGSEGV"}, models="test_vit")
     assert "aot_autograd inference/test_vit" in printed
     (row,) = project.table("diagnosis")
-    assert (row["status"], row["module"]) == ("fail_to_run", "blocks.0")
+    assert (row["status"], row["layer"]) == ("fail_to_run", "aot_autograd")
+    assert [each["known"] for each in project.worker.entries() if each.get("trial") == "places"] == [
+        {}, {"stem": "pass", "blocks.0": "raised"}
+    ]  # fmt: skip
     crashed = project.table("trials")[0]
     assert (crashed["status"], crashed["cause"], crashed["stage"]) == ("fail_to_run", "SIGSEGV", "compile")
     diagnosed(project, {"eager": "pass", "*": "hang"}, models="test_resnet", timeout=2)

@@ -264,7 +264,7 @@ DIAGNOSIS = (
         [
             ("check_name", "string", "", "the check that failed: accuracy or performance"),
             ("status", "string", "", "its status"),
-            ("class", "string", "", "class of the reason, as in `cells`"),
+            ("reason_class", "string", "", "class of the reason, as in `cells`"),
             ("reason", "string", "", "the reason, as in `cells`"),
             ("layer", "string", "", "where in the stack it goes wrong"),
             ("switch", "string", "", "what it passes with: the variant that told the layer; null if there is none"),

@@ -208,7 +208,7 @@ class Trials:
         for _ in range(LOST_WORKERS):
             attempt, verdict, log = self._start(variant, known)
             wall_s += attempt.wall_s
-            known |= {each["module"]: each.get("ended") or "raised" for each in attempt.details}
+            known = known | {each["module"]: each.get("ended") or "raised" for each in attempt.details}
             if attempt.result or attempt.failure:
                 break
         return {"variant": variant.name, **self._about(attempt, verdict, log), **attempt.columns, "wall_s": wall_s}

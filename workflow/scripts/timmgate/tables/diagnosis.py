@@ -44,7 +44,7 @@ def summary(cell: Cell, check: str, row: Mapping[str, Any], examination: Examina
     found = {
         "check_name": check,
         "status": row[SHOWN_STATUS[check]],
-        "class": row[f"{check}_reason_class"],
+        "reason_class": row[f"{check}_reason_class"],
         "reason": row[f"{check}_reason"],
         "layer": finding.layer,
         "switch": finding.switch,
