@@ -4,9 +4,9 @@ A search is a generator: it yields a variant, is sent its outcome, and returns w
 from outcomes that are known, and tested with outcomes that are made up.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from timmgate.core.diagnosis import BISECTED, Variant
 from timmgate.core.spec import Mode
@@ -29,7 +29,7 @@ CAPTURED_ANEW = Variant("captured anew in each call", options={"backend": "eager
 UNGUARDED = Variant("without guards", options={"backend": "eager"}, trick="unguarded")
 INTERPRETED = Variant("loops interpreted", trick="interpreted")
 
-CONDITIONS = {
+CONDITIONS: dict[str, Mapping[str, Any]] = {
     "freezing": {"freezing": False},
     "cudagraphs": {"cudagraphs": False},
     "compile_mode": {"compile_mode": "default"},

@@ -12,9 +12,13 @@ WHOLE_STAGES: dict[str, Mapping[str, Any]] = {
 }
 """By layer, what leaves out all of its passes."""
 
-CODE_GENERATION = tuple(
-    Variant(name, settings=settings)
-    for name, settings in {
+
+def _variants(settings: Mapping[str, Mapping[str, Any]]) -> tuple[Variant, ...]:
+    return tuple(Variant(name, settings=each) for name, each in settings.items())
+
+
+CODE_GENERATION = _variants(
+    {
         "without vectors": {"cpp.simdlen": 1},
         "without fusion": {"max_fusion_size": 1, "epilogue_fusion": False},
         "without reuse of buffers": {"allow_buffer_reuse": False, "inplace_buffers": False},
@@ -23,13 +27,12 @@ CODE_GENERATION = tuple(
         "without contraction of a*b + c": {"cpp.enable_floating_point_contract_flag": "off"},
         "without unsafe math": {"cpp.enable_unsafe_math_opt_flag": False},
         "without atomic_add": {"cpp.fallback_scatter_reduce_sum": True},
-    }.items()
+    }
 )
 """Where loops are right and their code is not."""
 
-PASSES = tuple(
-    Variant(name, settings=settings)
-    for name, settings in {
+PASSES = _variants(
+    {
         "without patterns": {"pattern_matcher": False},
         "without another memory layout": {"layout_optimization": False, "comprehensive_padding": False},
         "rounding where eager rounds": {"emulate_precision_casts": True},
@@ -37,6 +40,6 @@ PASSES = tuple(
         "without reordering": {"reorder_for_locality": False, "reorder_for_peak_memory": False},
         "without folding of constants": {"joint_graph_constant_folding": False},
         "without reuse of buffers": {"allow_buffer_reuse": False, "inplace_buffers": False},
-    }.items()
+    }
 )
 """Where neither lowerings nor a stage of passes explains it."""
