@@ -151,6 +151,16 @@ def diagnosed(fault: Any, folder: Path, timeout: int, places: bool) -> dict[str,
     return {**about, **place, **seconds, "trials": tried}
 
 
+def in_turn(faults: dict[str, Any]) -> list[Any]:
+    """One fault of each layer after the other, those that show without a backward pass first."""
+    seen: Counter[str] = Counter()
+    turns = {}
+    for fault in sorted(faults.values(), key=lambda fault: bool(fault.options.get("training"))):
+        turns[fault.name] = seen[fault.layer]
+        seen[fault.layer] += 1
+    return sorted(faults.values(), key=lambda fault: (bool(fault.options.get("training")), turns[fault.name]))
+
+
 def summary(rows: list[dict[str, Any]]) -> None:
     """The confusion matrix, modules and cost."""
     from timmgate.worker.faults.stack import FAULTS
@@ -178,7 +188,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("faults", nargs="*", default=["*"], help="names or globs")
     parser.add_argument("--show", action="store_true", help="one trial each: does the check see it?")
-    parser.add_argument("--layers-only", action="store_true", help="do not search modules")
+    parser.add_argument("--layers-only", action="store_true", help="do not search modules and settings")
     parser.add_argument("--summary", action="store_true")
     parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir(), "timmgate_diagnosis.jsonl"))
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir(), "timmgate_diagnosis"))
@@ -191,7 +201,9 @@ def main() -> None:
     examination.trial.run = trial
     done = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.is_file() else []
     known = {row["fault"] for row in done}
-    for fault in FAULTS.values():
+    if options.layers_only:
+        ladder.CODE_GENERATION = ladder.CODE_GENERATION[:1]
+    for fault in in_turn(FAULTS):
         if options.summary or fault.name in known or not any(fnmatch.fnmatch(fault.name, each) for each in options.faults):
             continue
         about = fault, options.folder, options.timeout

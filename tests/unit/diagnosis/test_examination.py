@@ -43,7 +43,9 @@ def run_trials(monkeypatch):
 
 
 def ended(status, cause=None, **columns):
-    return AttemptResult(stage="compile", columns=columns, result={} if status == "pass" else None), Verdict(status, cause)
+    return AttemptResult(stage="compile", columns=columns, result={"status": status} if status == "pass" else None), Verdict(
+        status, cause
+    )
 
 
 def test_a_finding_comes_with_its_trials_and_place(patient, run_trials):

@@ -98,7 +98,8 @@ class Reporter:
 
     def detail(self, row: dict[str, Any]) -> None:
         """One row of the check's table of details."""
-        _check_columns(row, REPORTABLE_DETAILS[self._check], f"the table of details of {self._check}")
+        table = CHECKS[self._check].details if self._check in CHECKS else self._check
+        _check_columns(row, REPORTABLE_DETAILS[self._check], table)
         self._send("detail", row)
 
     def result(self, status: str, cause: str | None = None, message: str | None = None) -> None:

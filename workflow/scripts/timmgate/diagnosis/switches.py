@@ -22,11 +22,10 @@ CODE_GENERATION = _variants(
         "without vectors": {"cpp.simdlen": 1},
         "without fusion": {"max_fusion_size": 1, "epilogue_fusion": False},
         "without reuse of buffers": {"allow_buffer_reuse": False, "inplace_buffers": False},
-        "without vectors in loop tails": {"cpp.enable_loop_tail_vec": False},
-        "without split reductions": {"split_reductions": False},
-        "without contraction of a*b + c": {"cpp.enable_floating_point_contract_flag": "off"},
-        "without unsafe math": {"cpp.enable_unsafe_math_opt_flag": False},
-        "without atomic_add": {"cpp.fallback_scatter_reduce_sum": True},
+        "without fast arithmetic": {
+            "cpp.enable_floating_point_contract_flag": "off",
+            "cpp.enable_unsafe_math_opt_flag": False,
+        },
     }
 )
 """Where loops are right and their code is not."""
