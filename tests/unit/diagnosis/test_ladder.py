@@ -3,6 +3,7 @@
 import pytest
 
 from timmgate.core.diagnosis import BISECTED, LAYERS, Variant
+from timmgate.core.diagnosis import CODE as CODE_LAYER
 from timmgate.core.spec import Mode
 from timmgate.diagnosis import ladder
 from timmgate.diagnosis.ladder import Outcome
@@ -60,11 +61,13 @@ def test_the_layer_follows_from_what_passes(passing, layer, switch):
 
 
 @pytest.mark.parametrize("culprit", [0, 1, 17, 39])
-@pytest.mark.parametrize("layer", BISECTED)
+@pytest.mark.parametrize("layer", [*BISECTED, CODE_LAYER])
 def test_the_application_that_it_takes_is_found_in_few_trials(layer, culprit):
     passing = {"eager", "aot_eager", layer, f"without {layer}"}
     if layer != "decompositions":
         passing.add("aot_eager_decomp_partition")
+    if layer == CODE_LAYER:
+        passing.add("without lowerings (bisector)")
     found, tried = follow(Mode(), passing, culprit=culprit)
     assert (found.layer, found.application) == (layer, f"application {culprit}")
     assert sum(variant.layer == layer for variant in tried) <= 8

@@ -46,12 +46,17 @@ BISECTED = {
 """Layers that torch._inductor.compiler_bisector can leave out, application by application: its backend and subsystem."""
 
 
+CODE = "code_generation"
+"""A layer that a trick of ours leaves out, loop by loop: they are interpreted instead."""
+
+
 @dataclass(frozen=True)
 class Variant:
     """A change of a cell that takes a part of the compiler out of it.
 
     * `options`: of the mode; `settings`: keys of torch._inductor.config.
-    * `layer`, `applications`: of a layer in `BISECTED` only so many applications are left, in the order in which they come.
+    * `layer`, `applications`: of a layer in `BISECTED`, or of `CODE`, only so many applications are left, in the order in
+      which they come.
     * `trick`: a change that torch has no setting for, a name in `worker.diagnose.tricks`.
     """
 
@@ -70,7 +75,7 @@ class Variant:
     @property
     def variables(self) -> dict[str, str]:
         """Environment variables that leave out what `layer` says."""
-        if self.layer is None:
+        if self.layer not in BISECTED:
             return {}
         backend, subsystem = BISECTED[self.layer]
         left = str(self.applications - 1)  # the number of the last one, from 0

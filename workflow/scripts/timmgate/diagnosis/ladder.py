@@ -8,7 +8,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from timmgate.core.diagnosis import BISECTED, Variant
+from timmgate.core.diagnosis import BISECTED, CODE, Variant
 from timmgate.core.spec import Mode
 from timmgate.diagnosis.switches import CODE_GENERATION, PASSES, WHOLE_STAGES
 
@@ -27,7 +27,7 @@ INDUCTOR = ("inductor", "aot_inductor")
 
 CAPTURED_ANEW = Variant("captured anew in each call", options={"backend": "eager"}, trick="captured_anew")
 UNGUARDED = Variant("without guards", options={"backend": "eager"}, trick="unguarded")
-INTERPRETED = Variant("loops interpreted", trick="interpreted")
+INTERPRETED = Variant("loops interpreted", layer=CODE)
 
 CONDITIONS: dict[str, Mapping[str, Any]] = {
     "freezing": {"freezing": False},
@@ -158,11 +158,13 @@ def _inductor(frozen: bool) -> Search:
 
 def _loops(applications: int) -> Search:
     """What is wrong with the loops that operators become: what they compute, or the code that is made of them."""
-    if (yield INTERPRETED).ended == "pass":
+    interpreted = yield INTERPRETED
+    if interpreted.ended == "pass":
+        found = yield from bisect(CODE, interpreted.applications, REPEAT)
         for variant in CODE_GENERATION:
             if (yield variant).ended == "pass":
-                return Finding("code_generation", variant.name)
-        return Finding("code_generation", INTERPRETED.name)
+                return replace(found, switch=variant.name)
+        return found
     return (yield from bisect("lowerings", applications, REPEAT))
 
 
@@ -176,6 +178,9 @@ def _passes(layer: str, switch: Variant) -> Search:
 
 def left(layer: str, applications: int, base: Variant = REPEAT) -> Variant:
     """The cell with only so many applications of a layer left."""
+    if layer == CODE:
+        name = f"{applications} groups of loops compiled" if applications else INTERPRETED.name
+        return replace(INTERPRETED, name=name, applications=applications)
     options = {"backend": BISECTED[layer][0]} if layer == "decompositions" else base.options
     name = f"without {layer}" if applications == 0 else f"{applications} of {layer}"
     return Variant(f"{name} (bisector)", options=options, layer=layer, applications=applications)

@@ -70,7 +70,7 @@ def judge(spec: Spec, setup: Setup, request: TrialRequest, reporter: Reporter) -
     known = expected(spec, setup, model, images, request.kept)
     reporter.stage("compile")
     torch_device.set_deterministic(False)
-    with tricks.applied(request.variant.trick), applications.counted(request.variant, reporter) as begin:
+    with tricks.TRICKS[request.variant.trick](), applications.counted(request.variant, reporter) as begin:
         compiled, strict_leaves = run_compiled(spec, setup, model, images, reporter, begin)
         reporter.stage("compare")
         leaves = compare_leaves(known.eager, compiled, known.reference, accuracy.rule(spec, known.reference is not None))

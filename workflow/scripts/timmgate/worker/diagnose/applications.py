@@ -1,22 +1,45 @@
-"""How often a layer is applied that torch's bisector can leave out, and what the last application is that is left."""
+"""Layers of which only some applications are left: how many come, and what the last one is that was left."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
-from timmgate.core.diagnosis import BISECTED, Variant
+from timmgate.core.diagnosis import BISECTED, CODE, Variant
 from timmgate.core.protocol import Reporter
 
 
 @contextmanager
 def counted(variant: Variant, reporter: Reporter) -> Iterator[Callable[[], None]]:
-    """Report the applications of the variant's layer once the context is left; what it yields begins to count.
-
-    What is left out is for torch to decide, by the environment variables of the variant.
-    """
+    """Leave what the variant says, and report the applications of its layer at the end; what it yields begins to count."""
     if variant.layer is None:
         yield lambda: None
-        return
+    elif variant.layer == CODE:
+        with _interpreted(variant, reporter) as begin:
+            yield begin
+    else:
+        with _bisected(variant, reporter) as begin:
+            yield begin
+
+
+@contextmanager
+def _interpreted(variant: Variant, reporter: Reporter) -> Iterator[Callable[[], None]]:
+    from timmgate.worker.diagnose import interpreted
+
+    with interpreted.interpreted(variant.applications) as count:
+
+        def begin() -> None:
+            count.met, count.last = 0, None
+
+        try:
+            yield begin
+        finally:
+            reporter.columns(applications=count.met, application=count.last)
+
+
+@contextmanager
+def _bisected(variant: Variant, reporter: Reporter) -> Iterator[Callable[[], None]]:
+    """What is left out is for torch to decide, by the environment variables of the variant."""
     from torch._inductor import compiler_bisector
     from torch._inductor.compiler_bisector import CompilerBisector
 
@@ -29,10 +52,9 @@ def counted(variant: Variant, reporter: Reporter) -> Iterator[Callable[[], None]
             last[0] = str(debug_info())
         return is_off
 
-    CompilerBisector.disable_subsystem = disable_subsystem
-    try:
-        yield compiler_bisector.subsystem_call_counter.clear
-    finally:
-        CompilerBisector.disable_subsystem = original
-        count = compiler_bisector.subsystem_call_counter[subsystem]
-        reporter.columns(applications=count, application=last[0] or None)
+    with mock.patch.object(CompilerBisector, "disable_subsystem", disable_subsystem):
+        try:
+            yield compiler_bisector.subsystem_call_counter.clear
+        finally:
+            count = compiler_bisector.subsystem_call_counter[subsystem]
+            reporter.columns(applications=count, application=last[0] or None)

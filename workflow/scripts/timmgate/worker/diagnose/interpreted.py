@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
@@ -50,23 +51,51 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 """Operations that torch has under another name."""
 
 
+@dataclass
+class Count:
+    """Groups of loops that were met, and operators of the last one that was compiled as ever."""
+
+    met: int = 0
+    last: str | None = None
+
+
 @contextmanager
-def interpreted() -> Iterator[None]:
-    """Compile with loops that are not compiled."""
+def interpreted(compiled: int = 0) -> Iterator[Count]:
+    """Compile so many groups of fused loops as ever, in the order in which they come, and no others."""
+    count, generate, generate_outer = Count(), CppScheduling.codegen_node, CppScheduling.codegen_outer_loop_node
+
+    def codegen_node(scheduling: CppScheduling, node: Any) -> None:
+        count.met += 1
+        if count.met > compiled:
+            interpret(scheduling, node)
+            return
+        count.last = ", ".join(dict.fromkeys(str(origin.target) for origin in _origins(node))) or str(node)
+        generate(scheduling, node)
+
+    def codegen_outer_loop_node(scheduling: CppScheduling, node: Any) -> None:
+        inner = node.get_outer_nodes()
+        if count.met + len(inner) <= compiled:
+            count.met += len(inner)
+            generate_outer(scheduling, node)
+            return
+        for each in inner:
+            codegen_node(scheduling, each)
+
     with (
         mock.patch.object(CppScheduling, "codegen_node", codegen_node),
-        mock.patch.object(CppScheduling, "codegen_outer_loop_node", _codegen_outer_loop_node),
+        mock.patch.object(CppScheduling, "codegen_outer_loop_node", codegen_outer_loop_node),
     ):
-        yield
+        yield count
 
 
-def _codegen_outer_loop_node(scheduling: CppScheduling, node: Any) -> None:
-    for inner in node.get_outer_nodes():
-        codegen_node(scheduling, inner)
+def _origins(node: Any) -> list[Any]:
+    """The nodes of the graph that a group of loops computes."""
+    return [origin for each in node.get_nodes() for origin in each.node.origins if origin.op == "call_function"]
 
 
-def codegen_node(scheduling: CppScheduling, node: Any) -> None:
+def interpret(scheduling: CppScheduling, node: Any) -> None:
     """In place of `CppScheduling.codegen_node`: the loops of a node become a kernel in Python, which is called at once."""
+    scheduling.flush()  # what was compiled before is called before
     nodes, real = node.get_nodes(), V.graph.scheduler.mutation_real_name
     for each in nodes:
         each.mark_run()

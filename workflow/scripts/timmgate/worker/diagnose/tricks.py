@@ -37,20 +37,9 @@ def unguarded() -> Iterator[None]:
         yield
 
 
-def interpreted() -> AbstractContextManager[None]:
-    """Loops run as they are described, and no code is made of them."""
-    from timmgate.worker.diagnose import interpreted as loops
-
-    return loops.interpreted()
-
-
-TRICKS: dict[str, Callable[[], AbstractContextManager[None]]] = {
+TRICKS: dict[str | None, Callable[[], AbstractContextManager[None]]] = {
+    None: nullcontext,
     "captured_anew": captured_anew,
     "unguarded": unguarded,
-    "interpreted": interpreted,
 }
-
-
-def applied(name: str | None) -> AbstractContextManager[None]:
-    """The trick with this name, in force; none without a name."""
-    return TRICKS[name]() if name else nullcontext()
+"""By name. Loops are interpreted by `applications`, which counts them."""
