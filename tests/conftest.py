@@ -70,11 +70,11 @@ class FakeWorker:
 
     def wait_for_start(self, processes: int) -> None:
         """Return when so many processes that measure have started, counting their children."""
-        _wait_until(lambda: len(self.entries()) - len(self.preflights()) >= processes)
+        wait_until(lambda: len(self.entries()) - len(self.preflights()) >= processes)
 
     def wait_for_end(self) -> None:
         """Return when none of its processes lives any more."""
-        _wait_until(lambda: not self.alive())
+        wait_until(lambda: not self.alive())
 
 
 def _is_alive(pid: int) -> bool:
@@ -85,7 +85,7 @@ def _is_alive(pid: int) -> bool:
         return False
 
 
-def _wait_until(condition: Callable[[], bool]) -> None:
+def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline, f"it did not happen within {PATIENCE_S} s"

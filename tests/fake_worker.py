@@ -11,6 +11,8 @@ FAKE_WORKER_JOURNAL is a file to which every start and every further process app
 To the question whether a request is possible it says yes; FAKE_PREFLIGHT is a sentence that says why not, or `hang`.
 FAKE_UNKNOWN has the models that there are not, with commas, and FAKE_DEVICES is how many devices there are.
 FAKE_COMPILED_S are the seconds of a compiled iteration.
+FAKE_DIAGNOSIS says in JSON how trials of a diagnosis end, by the name of the variant: a status, `signal:SIGSEGV` or `hang`;
+all others end like that of `*`, by default with fail_accuracy. Its `module` is the one that a search of modules finds.
 """
 
 import contextlib
@@ -27,8 +29,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from timmgate.core.diagnosis import TRIAL, TrialRequest
 from timmgate.core.preflight import Answer, Question
 from timmgate.core.protocol import Reporter, Request
+from timmgate.core.schemas import STATUSES
 from timmgate.core.spec import Spec
 from timmgate.system import gpus, timing_lock
 from timmgate.system.process_tree import die_with_parent
@@ -319,17 +323,43 @@ def answer(question: Question) -> int:
     return 0
 
 
+def diagnose(request: TrialRequest, reporter: Reporter) -> None:
+    """One trial, or the search of modules, which comes to the second one."""
+    endings, name = json.loads(os.environ.get("FAKE_DIAGNOSIS", "{}")), request.variant.name
+    journal(trial=name, variables=request.variant.variables, known=request.known)
+    reporter.check(TRIAL)
+    reporter.stage("compile")
+    if request.known is not None:
+        reporter.detail({"module": "stem"})
+        reporter.detail({"module": "stem", "ended": "pass"})
+        reporter.detail({"module": "blocks.0"})
+    ending = endings.get(name, endings.get("*", "fail_accuracy"))
+    if ending.startswith("signal:") and "blocks.0" not in (request.known or ()):
+        os.kill(os.getpid(), signal.Signals[ending.removeprefix("signal:")])
+    if ending == "hang":
+        time.sleep(FOREVER_S)
+    if request.known is not None and "module" in endings:
+        reporter.columns(module=endings["module"], module_class="Block", direction="forward")
+    if request.variant.layer:
+        reporter.columns(applications=4, application=f"application {request.variant.applications - 1}")
+    reporter.result(ending if ending in STATUSES else "fail_accuracy", None, None)
+
+
 def main() -> int:
     if sys.argv[1] == "--preflight":
         die_with_parent(signal.SIGKILL)
         return answer(Question.from_json(sys.argv[2]))
-    request = Request.from_json(sys.argv[1])
+    is_trial = sys.argv[1] == "--diagnose"
+    request = TrialRequest.from_json(sys.argv[2]) if is_trial else Request.from_json(sys.argv[1])
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     if request.messages != sys.stdout.fileno():
         die_with_parent(signal.SIGKILL)
     with os.fdopen(request.messages, "w", closefd=False) as stream:
         reporter = Reporter(stream)
         try:
+            if is_trial:
+                diagnose(request, reporter)
+                return 0
             run = Run(request, reporter)
             for spec in request.specs:
                 run.measure(spec)

@@ -236,6 +236,22 @@ def rows_of_cell(wildcards):
     return [cell_file(wildcards.build, wildcards.mode, wildcards.model, check) for check in SETTINGS.checks]
 
 
+def diagnosed(wildcards, table):
+    """A table of the diagnosis of each cell that failed."""
+    return [f"results/{SETTINGS.device}/diagnosis/{cell}/{table}.parquet" for cell in suspects()]
+
+
+def suspects():
+    """The cells that failed, as build/mode/model, once it is known which these are."""
+    failed = json.loads(Path(checkpoints.suspect.get().output[0]).read_text())
+    return ["/".join(each[name] for name in ("build", "mode", "model")) for each in failed]
+
+
+def scripts_of_suspects(wildcards):
+    """The script of each cell that failed."""
+    return [f"results/{SETTINGS.device}/{cell}/repro/repro.py" for cell in suspects()]
+
+
 def scripts(wildcards):
     """The script of each requested cell."""
     return [f"results/{SETTINGS.device}/{'/'.join(each)}/repro/repro.py" for each in CELLS]

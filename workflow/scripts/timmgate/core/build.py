@@ -8,7 +8,7 @@ from timmgate.core.described import described
 DEFAULT = "default"
 """The label of the environment that Snakemake itself runs in, unless the catalogue says otherwise."""
 
-RESERVED = ("export", "pairs", "confirm", "power", "calibration", "report")
+RESERVED = ("export", "pairs", "confirm", "power", "calibration", "report", "diagnosis")
 """Folders in results/{device} beside those of the builds."""
 
 TABLE_SUFFIXES = (".parquet", ".tsv", ".json", ".csv", ".log", ".html", ".xml")

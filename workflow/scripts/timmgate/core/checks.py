@@ -6,7 +6,7 @@ A check runs in the worker module of its name. To add one, write that module and
 from dataclasses import dataclass
 from functools import cached_property
 
-from timmgate.core.described import Column, columns
+from timmgate.core.described import Column, columns, types
 
 ANY_FAILURE = ("infra_error", "OOM")
 """Statuses of a failure that is not the model's, and of running out of memory, where nothing better is known."""
@@ -74,7 +74,7 @@ class Check:
     @cached_property
     def detail_types(self) -> dict[str, str]:
         """By name, the type of each column of its details."""
-        return {column.name: column.type for column in self.detail_columns}
+        return types(self.detail_columns)
 
     def statuses(self, stage: str | None, visit: int = 1) -> tuple[str, str]:
         """Status words of a failure in this stage, and of one for lack of memory."""

@@ -1,10 +1,10 @@
 """Dataclasses whose fields say what they mean and what they may be: the one description that schema and docs are made of."""
 
 import math
-import types
 import typing
 from collections.abc import Iterable
 from dataclasses import MISSING, Field, dataclass, field, fields
+from types import UnionType
 from typing import Any
 
 JSON_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", dict: "object", list: "array"}
@@ -41,9 +41,7 @@ def _json_schema(each: Field, hint: Any) -> dict[str, Any]:
 
 
 def _type(hint: Any) -> dict[str, Any]:
-    parts = (
-        typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
-    )
+    parts = typing.get_args(hint) if isinstance(hint, UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
     words = [word for part in parts if typing.get_origin(part) is typing.Literal for word in typing.get_args(part)]
     if words:
         return {"enum": [*words, None] if type(None) in parts else words}
@@ -84,3 +82,8 @@ def fits(value: Any, type: str) -> bool:
 def columns(group: str, rows: Iterable[tuple[str, str, str, str]]) -> tuple[Column, ...]:
     """Columns of one group, from their name, type, unit and description."""
     return tuple(Column(*row, group) for row in rows)
+
+
+def types(of: Iterable[Column]) -> dict[str, str]:
+    """By name, the type of each column."""
+    return {column.name: column.type for column in of}

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 from timmgate.core.checks import CHECKS
 from timmgate.core.described import fits
 from timmgate.core.run_options import RunOptions
-from timmgate.core.schemas import REPORTABLE, STATUSES
+from timmgate.core.schemas import REPORTABLE, REPORTABLE_DETAILS, STATUSES
 from timmgate.core.spec import Spec
 
 CONTENTS = {"check": str, "stage": str, "columns": dict, "detail": dict, "result": dict, "failure": dict}
@@ -53,6 +53,11 @@ class Request:
         values = json.loads(text)
         specs, run = [Spec.from_dict(spec) for spec in values["specs"]], RunOptions.from_dict(values["run"])
         return cls(**{**values, "specs": specs, "run": run})
+
+    @property
+    def allocator(self) -> str | None:
+        """The cell's, on a CPU."""
+        return self.specs[0].allocator
 
     def batch_size(self, spec: Spec) -> int:
         """Images per batch of a check."""
@@ -93,8 +98,8 @@ class Reporter:
 
     def detail(self, row: dict[str, Any]) -> None:
         """One row of the check's table of details."""
-        check = CHECKS[self._check]
-        _check_columns(row, check.detail_types, check.details)
+        table = CHECKS[self._check].details if self._check in CHECKS else self._check
+        _check_columns(row, REPORTABLE_DETAILS[self._check], table)
         self._send("detail", row)
 
     def result(self, status: str, cause: str | None = None, message: str | None = None) -> None:

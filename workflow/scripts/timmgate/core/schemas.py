@@ -1,7 +1,8 @@
 """The tables: their columns with units and meanings, and the status words. Needs no Arrow: a worker reads it too."""
 
 from timmgate.core.checks import CHECKS, Check
-from timmgate.core.described import Column, columns
+from timmgate.core.described import Column, columns, types
+from timmgate.core.diagnosis import PLACES, REPORTED, TRIAL
 
 STATUSES = {
     "pass": "the compiled model computes what eager computes, by the tolerance rule of benchmarks/dynamo",
@@ -264,6 +265,63 @@ HISTORY = (
 )
 """Columns of an entry of the history. The folder that it lies in says by which protocol it was measured."""
 
+TRIALS = (
+    *KEY,
+    *columns(
+        "trials",
+        [
+            ("number", "int64", "", "number of the trial, from 0, in the order in which they were asked for"),
+            ("variant", "string", "", "what was different from the cell"),
+            ("ended", "string", "", "pass; fail, as the cell does; other, in another way; null for the search of modules"),
+            ("status", "string", "", "status of the trial, as of an accuracy check"),
+            ("cause", "string", "", "exception class, signal, exit code or limit; null after a pass"),
+            ("message", "string", "", "what went wrong, in words"),
+            ("stage", "string", "", "stage that it ended in"),
+        ],
+    ),
+    *REPORTED,
+    *columns(
+        "trials",
+        [
+            ("last_lines", "string", "", "the end of the log of a trial that crashed or hung, with its stacks"),
+            ("started_at", "timestamp", "", "when it began"),
+            ("wall_s", "float64", "s", "duration, from outside"),
+            ("cpu_s", "float64", "s", "processor time of its processes"),
+            ("log", "string", "", "path of its log, relative to the working directory"),
+        ],
+    ),
+)
+"""Columns of the trials of diagnosed cells."""
+
+DIAGNOSIS = (
+    *KEY,
+    *columns(
+        "diagnosis",
+        [
+            ("check_name", "string", "", "the check that failed: accuracy or performance"),
+            ("status", "string", "", "its status"),
+            ("reason_class", "string", "", "class of the reason, as in `cells`"),
+            ("reason", "string", "", "the reason, as in `cells`"),
+            ("layer", "string", "", "where in the stack it goes wrong"),
+            ("switch", "string", "", "what it passes with: the variant that told the layer; null if there is none"),
+            ("application", "string", "", "the operator or pass of the layer that it takes to fail"),
+            ("conditions", "list<string>", "", "options of the mode without which it passes"),
+            ("module", "string", "", "smallest module that fails when it is compiled alone; null for the whole model"),
+            ("module_class", "string", "", "its class"),
+            ("direction", "string", "", "forward, backward, or raised, where compiling or running it fails"),
+            ("raised_in", "string", "", "file, line and function of torch that raised the exception"),
+            ("trials", "int64", "", "number of trials, without those of modules"),
+            ("layer_s", "float64", "s", "duration of these trials"),
+            ("place_s", "float64", "s", "duration of the search of modules"),
+            ("cost", "float64", "", "duration of both over that of the check that failed"),
+            ("log", "string", "", "path of the log of the cell as it is, relative to the working directory"),
+            ("script", "string", "", "path of the script that repeats the cell with torch and timm alone"),
+            ("module_script", "string", "", "path of one that repeats that module alone; null if there is none"),
+        ],
+    ),
+)
+"""Columns of the diagnoses, a row for each failed cell."""
+
 TABLES = {
     "cells": CELLS,
     **{check.details: (*KEY, *check.detail_columns) for check in CHECKS.values()},
@@ -275,8 +333,10 @@ tensor or pair of timed iterations, `attempts` one for each attempt at a check, 
 check was measured again to see whether it fails again.
 """
 
-REPORTABLE = {
-    check.name: {column.name: column.type for column in (*IDENTITY, *check.columns, *PROVENANCE)}
-    for check in CHECKS.values()
+REPORTABLE = {check.name: types((*IDENTITY, *check.columns, *PROVENANCE)) for check in CHECKS.values()} | {
+    TRIAL: types(REPORTED)
 }
-"""By check, the columns that its worker may report, and the type of each."""
+"""By check, and for a `trial` of a diagnosis, the columns that its worker may report, and the type of each."""
+
+REPORTABLE_DETAILS = {check.name: check.detail_types for check in CHECKS.values()} | {TRIAL: types(PLACES)}
+"""The same of their details."""

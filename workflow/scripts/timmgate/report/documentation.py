@@ -6,6 +6,7 @@ Each table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`; what is
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from timmgate.config import settings
 from timmgate.core import schemas
 from timmgate.core.build import BuildOptions
 from timmgate.core.described import defaults
+from timmgate.core.diagnosis import LAYERS
 from timmgate.core.faults import FAULTS, Fault
 from timmgate.core.spec import Mode, Traits
-from timmgate.tables import comparison, failures, pairs, parquet
+from timmgate.diagnosis.switches import CODE_GENERATION, PASSES
+from timmgate.tables import comparison, diagnosis, failures, pairs, parquet
 
 ROOT = Path(__file__).parents[4]
 PAGES = (
@@ -58,6 +61,10 @@ def tables() -> dict[str, str]:
         "failures": _columns(failures.SCHEMA),
         "pairs": _columns(pairs.SCHEMA),
         "comparison": _columns(comparison.SCHEMA),
+        "diagnosis": _columns(diagnosis.SCHEMA),
+        "trials": _columns(diagnosis.TRIALS_SCHEMA),
+        "layers": _table(("layer", "what goes wrong"), [(f"`{word}`", said) for word, said in LAYERS.items()]),
+        "switches": _switches(),
         "kinds": _kinds(),
         "faults": _table(("fault", "family", "what is wrong", "as in pytorch/pytorch"), list(map(_fault, FAULTS.values()))),
         "reasons": _table(("class", "what it says"), [(f"`{word}`", said) for word, said in schemas.REASON_CLASSES.items()]),
@@ -125,6 +132,15 @@ def _kinds() -> str:
             for kind in failures.KINDS.values()
         ],
     )
+
+
+def _switches() -> str:
+    settings = {switch.name: switch.settings for switch in (*CODE_GENERATION, *PASSES)}
+    return _table(("switch", "settings of inductor"), [(name, _assigned(each)) for name, each in settings.items()])
+
+
+def _assigned(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"`{key}={value}`" for key, value in settings.items())
 
 
 def _table(header: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:

@@ -2,9 +2,11 @@
 
     python -m timmgate.worker '{"specs": [{"check": "accuracy", ...}], "run": {"threads": 2, ...}}'
     python -m timmgate.worker --preflight '{"device": "cpu", "modes": {...}, ...}'
+    python -m timmgate.worker --diagnose '{"spec": {...}, "variant": {...}, ...}'
 
-The argument is a `protocol.Request` or, about the environment, a `preflight.Question` as JSON; every row has the whole
-command in its column `command`. Messages go to the standard output, or to the file descriptor that the supervisor names.
+The argument is a `protocol.Request` or, about the environment, a `preflight.Question`, or a `diagnosis.TrialRequest`, as
+JSON; every row has the whole command in its column `command`. Messages go to the standard output, or to the file descriptor
+that the supervisor names.
 """
 
 import contextlib
@@ -21,6 +23,7 @@ from pathlib import Path
 
 from timmgate.core.build import THREAD_VARIABLES
 from timmgate.core.checks import CHECKS
+from timmgate.core.diagnosis import TRIAL, TrialRequest
 from timmgate.core.faults import FaultNotApplicable
 from timmgate.core.files import write_atomically
 from timmgate.core.preflight import Answer, Question
@@ -33,6 +36,7 @@ GLIBC_SETTINGS = {-1: 2**31 - 1, -2: 64 << 20, -4: 0}
 """M_TRIM_THRESHOLD: never; M_TOP_PAD: grow the heap by 64 MiB; M_MMAP_MAX: everything on the heap (malloc.h)."""
 
 PREFLIGHT = "--preflight"
+DIAGNOSE = "--diagnose"
 
 OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "_status_alloc_failed")
 """How torch's allocators, CUDA, cuBLAS and cuDNN say in a plain RuntimeError that memory is short."""
@@ -43,7 +47,7 @@ def main(arguments: list[str]) -> int:
     if arguments[:1] == [PREFLIGHT]:
         return preflight(Question.from_json(*arguments[1:]))
     try:
-        request = Request.from_json(*arguments)
+        request = TrialRequest.from_json(*arguments[1:]) if arguments[:1] == [DIAGNOSE] else Request.from_json(*arguments)
     except (TypeError, ValueError, KeyError) as error:
         print(f"usage: python -m timmgate.worker REQUEST, which is a JSON object: {error}", file=sys.stderr)
         return 2
@@ -52,14 +56,17 @@ def main(arguments: list[str]) -> int:
     if request.messages != sys.stdout.fileno():
         die_with_parent(signal.SIGKILL)
     set_environment(request.run.threads, request.run.toolchain or request.run.cache)
-    if request.specs[0].allocator != "system":
+    if request.allocator != "system":
         keep_freed_memory()
     clock = time.perf_counter if request.paused is None else PausedTime(request.paused).clock
     with os.fdopen(request.messages, "w", closefd=False) as stream:
         reporter = Reporter(stream, clock)
         try:
-            for spec in request.specs:
-                measure(spec, request, reporter)
+            if isinstance(request, TrialRequest):
+                diagnose(request, reporter)
+            else:
+                for spec in request.specs:
+                    measure(spec, request, reporter)
         except BaseException as error:
             traceback.print_exc()
             is_ours = isinstance(error, ReportError)
@@ -115,6 +122,17 @@ def measure(spec: Spec, request: Request, reporter: Reporter) -> None:
         check.measure(spec, training_step.Setup(run.threads, cache, request.batch_size(spec), *options), reporter)
     except FaultNotApplicable as reason:
         reporter.result("not_applicable", spec.options.backend, str(reason))
+
+
+def diagnose(request: TrialRequest, reporter: Reporter) -> None:
+    """One trial of a diagnosis."""
+    reporter.check(TRIAL)
+    reporter.stage("import")
+    import_first(request.run.build.import_)
+    from timmgate.worker import diagnose, torch_device  # and with them torch
+
+    torch_device.use(request.spec.device, request.device_number)
+    diagnose.run(request, reporter)
 
 
 def keep_freed_memory() -> None:

@@ -1,0 +1,64 @@
+"""Why cells failed: variants of each of them, until it is known which layer, which switch and which module it is."""
+
+
+rule diagnose:
+    input:
+        unpack(cell_rows),
+        tables(),
+        diagnoses=lambda wildcards: diagnosed(wildcards, "diagnosis"),
+        trials=lambda wildcards: diagnosed(wildcards, "trials"),
+        scripts=scripts_of_suspects,
+    output:
+        table=f"results/{SETTINGS.device}/diagnosis.parquet",
+        tsv=f"results/{SETTINGS.device}/diagnosis.tsv",
+        trials=f"results/{SETTINGS.device}/trials.parquet",
+    log:
+        f"logs/{SETTINGS.device}/diagnose.log",
+    localrule: True
+    conda:
+        "../envs/timmgate.yaml"
+    script:
+        "../scripts/diagnose.py"
+
+
+checkpoint suspect:
+    input:
+        cells=f"results/{SETTINGS.device}/cells.parquet",
+    output:
+        f"results/{SETTINGS.device}/diagnosis/suspects.json",
+    log:
+        f"logs/{SETTINGS.device}/diagnosis/suspect.log",
+    localrule: True
+    conda:
+        "../envs/timmgate.yaml"
+    params:
+        checks=list(SETTINGS.checks),
+    script:
+        "../scripts/suspect.py"
+
+
+rule examine:
+    input:
+        rows_of_cell,  # what is measured again is diagnosed again
+        weights=WEIGHTS,
+    output:
+        diagnosis="results/{device}/diagnosis/{build}/{mode}/{model}/diagnosis.parquet",
+        trials="results/{device}/diagnosis/{build}/{mode}/{model}/trials.parquet",
+    log:
+        "logs/{device}/diagnosis/{build}/{mode}/{model}.log",
+    retries: LOSSES
+    conda:
+        "../envs/timmgate.yaml"
+    threads: SETTINGS.run.threads
+    resources:
+        run_options=SETTINGS.run.to_json(),
+        mem_mb=memory_mb,
+        runtime=runtime_min(20),
+        compile_cache=".cache/inductor",
+        facts=FACTS,
+        gpu=int(SETTINGS.device == "cuda"),
+    params:
+        cell=identity,
+        checks=list(SETTINGS.checks),
+    script:
+        "../scripts/examine.py"

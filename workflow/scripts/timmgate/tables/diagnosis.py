@@ -1,0 +1,67 @@
+"""What diagnoses came to: a row for each failed cell, and one for each trial."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from timmgate.core.schemas import DIAGNOSIS, SHOWN_STATUS, TRIALS
+from timmgate.core.spec import Cell
+from timmgate.diagnosis.examination import PLACES, Examination
+from timmgate.diagnosis.script import NAME
+from timmgate.diagnosis.suspects import failed_check
+from timmgate.tables import parquet
+
+SCHEMA = parquet.schema(DIAGNOSIS)
+TRIALS_SCHEMA = parquet.schema(TRIALS)
+
+KEY = ("device", "build", "mode", "model")
+
+Row = dict[str, Any]
+
+
+def suspects(cells: pa.Table, checks: Iterable[str]) -> list[Row]:
+    """Of a table of cells, the requested ones that are worth a diagnosis, each with the check that failed."""
+    found = []
+    for row in cells.to_pylist():
+        check = failed_check(row, list(checks)) if row["requested"] else None
+        if check:
+            found.append({name: row[name] for name in KEY} | {"check_name": check})
+    return found
+
+
+def trials(cell: Cell, examination: Examination) -> pa.Table:
+    """A row for each trial, in the schema `TRIALS_SCHEMA`."""
+    return parquet.table([_about(cell) | row for row in examination.trials], TRIALS_SCHEMA)
+
+
+def summary(cell: Cell, check: str, row: Mapping[str, Any], examination: Examination) -> pa.Table:
+    """The one row of a cell, in the schema `SCHEMA`; `row` is the cell's own of the check that failed."""
+    finding, tried = examination.finding, examination.trials
+    search_s = sum(trial["wall_s"] for trial in tried if trial["variant"] != PLACES.name)
+    place_s = sum(trial["wall_s"] for trial in tried if trial["variant"] == PLACES.name)
+    reference_s = row[f"{check}_wall_s"]
+    found = {
+        "check_name": check,
+        "status": row[SHOWN_STATUS[check]],
+        "reason_class": row[f"{check}_reason_class"],
+        "reason": row[f"{check}_reason"],
+        "layer": finding.layer,
+        "switch": finding.switch,
+        "application": finding.application,
+        "conditions": list(finding.conditions),
+        **examination.place,
+        "raised_in": next((trial["raised_in"] for trial in tried if trial.get("raised_in")), None),
+        "trials": sum(trial["variant"] != PLACES.name for trial in tried),
+        "layer_s": search_s,
+        "place_s": place_s,
+        "cost": (search_s + place_s) / reference_s if reference_s else None,
+        "log": tried[0]["log"],
+        "script": f"results/{cell.device}/{cell.build}/{cell.mode}/{cell.model}/repro/{NAME}",
+        "module_script": examination.script and str(examination.script),
+    }
+    return parquet.table([_about(cell) | found], SCHEMA)
+
+
+def _about(cell: Cell) -> Row:
+    return {name: getattr(cell, name) for name in KEY}

@@ -1,0 +1,133 @@
+"""The smallest module that still goes wrong when it is compiled by itself and fed what it is fed in eager.
+
+From the model down: of the modules in one that goes wrong, in the order in which they run, the first that goes wrong too. It
+is judged as a whole model is, against its own float64 run and its own null runs, forward and in training backward.
+"""
+
+import copy
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from timmgate.core.diagnosis import TrialRequest
+from timmgate.core.protocol import Reporter
+from timmgate.core.spec import Spec
+from timmgate.core.verdict import OUTPUTS
+from timmgate.worker import backends, models, strict_verdict, torch_device
+from timmgate.worker.training_step import Setup, fresh, make
+
+
+def search(spec: Spec, setup: Setup, request: TrialRequest, reporter: Reporter) -> None:
+    """Report each module that is tried, then the place as columns."""
+    reporter.stage("load")
+    model, images = make(spec, setup)
+    module, direction = "", None
+    while True:
+        for name, fed in candidates(spec, model, images, module):
+            ended = request.known.get(name)
+            if ended is None:
+                reporter.detail({"module": name})
+                ended = goes_wrong(spec, setup, fed, reporter)
+                reporter.detail({"module": name, "ended": ended})
+            if ended != "pass":
+                module, direction = name, ended
+                break
+        else:
+            break
+    reporter.columns(module=module or None, module_class=_class_of(model, module), direction=direction)
+    reporter.result("pass")
+
+
+def goes_wrong(spec: Spec, setup: Setup, fed: "Fed", reporter: Reporter) -> str:
+    """`pass`, or where it goes wrong: `forward`, `backward`, or `raised` where the compiler or what it compiled fails."""
+    torch_device.set_deterministic(True)
+    judge = strict_verdict.prepare(spec, fed, fed.images)
+    torch_device.set_deterministic(False)
+    with backends.compiling(spec, setup.cache, reporter):
+        compiled = copy.deepcopy(fed)
+        try:
+            forward = backends.compile_model(spec, compiled, fed.images)
+            strict_verdict.run(spec, compiled, fed.images, forward)  # some things are wrong from the second run on
+            leaves = strict_verdict.run_compiled(spec, fed, compiled, fed.images, forward)
+        except Exception:
+            traceback.print_exc()
+            return "raised"
+    wrong = [leaf.kind for leaf in judge.judge(leaves).leaves if leaf.strict is False]
+    if not wrong:
+        return "pass"
+    return "forward" if {*OUTPUTS} & {*wrong} else "backward"
+
+
+class Fed(nn.Module):
+    """A module with all that it is called with but for one tensor, `images`, which it is called with itself."""
+
+    def __init__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]):
+        super().__init__()
+        self.module, self._others = module, []
+        given = [*enumerate(args), *kwargs.items()]
+        self._key = next(key for key, value in given if _is_fed(value))
+        self.images = next(value for key, value in given if key == self._key)
+        for key, value in given:
+            if key != self._key and isinstance(value, Tensor):
+                self.register_buffer(f"given_{key}", value, persistent=False)
+                value = None
+            self._others.append((key, value))
+
+    def forward(self, images: Tensor) -> Any:
+        """The module's own."""
+        given = {key: images if key == self._key else getattr(self, f"given_{key}", value) for key, value in self._others}
+        args = [value for key, value in given.items() if isinstance(key, int)]
+        return self.module(*args, **{key: value for key, value in given.items() if isinstance(key, str)})
+
+
+def _is_fed(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def candidates(spec: Spec, model: nn.Module, images: Tensor, module: str) -> Iterator[tuple[str, Fed]]:
+    """The modules in `module` with what they are fed, in order; those that are built as one before come last."""
+    parent = model.get_submodule(module)
+    names = {child: f"{module}.{name}".removeprefix(".") for name, child in parent.named_children()}
+    calls = calls_of(spec, model, images, set(names.values()))
+    seen, alike = set(), []
+    for name, fed in calls.items():
+        key = repr(fed.module), fed.images.shape
+        if key in seen:
+            alike.append((name, fed))
+            continue
+        seen.add(key)
+        yield name, fed
+    yield from alike
+
+
+def calls_of(spec: Spec, model: nn.Module, images: Tensor, names: set[str]) -> dict[str, Fed]:
+    """By name, modules with what they are fed at their first call in an eager run, in the order of these calls."""
+    running, calls, handles = copy.deepcopy(model), {}, []
+
+    def record(name: str):
+        def hook(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            if name not in calls and any(map(_is_fed, (*args, *kwargs.values()))):
+                calls[name] = Fed(model.get_submodule(name), _detached(args), _detached(kwargs))
+
+        return hook
+
+    for name, each in running.named_modules():
+        if name in names:
+            handles.append(each.register_forward_pre_hook(record(name), with_kwargs=True))
+    torch_device.seed_everything(spec.seed)
+    with models.autocast(spec, images):
+        running(fresh(spec, images))
+    for handle in handles:
+        handle.remove()
+    return calls
+
+
+def _detached(tree: Any) -> Any:
+    return torch.utils._pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), tree)
+
+
+def _class_of(model: nn.Module, module: str) -> str:
+    return type(model.get_submodule(module)).__name__
