@@ -244,7 +244,7 @@ def diagnosed(wildcards, table):
 def suspects():
     """The cells that failed, as build/mode/model, once it is known which these are."""
     failed = json.loads(Path(checkpoints.suspect.get().output[0]).read_text())
-    return ["/".join(each[name] for name in ("build", "mode", "model")) for each in failed]
+    return ["{build}/{mode}/{model}".format_map(each) for each in failed]
 
 
 def scripts_of_suspects(wildcards):

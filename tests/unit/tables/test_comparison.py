@@ -52,7 +52,7 @@ def of(rows, cell, figure="compiled_ms"):
 def test_nothing_is_found_where_nothing_changed():
     rows = list(itertools.chain.from_iterable(compared(40, seed=seed) for seed in range(10)))
     alarms = [row for row in rows if row["verdict"]]
-    assert len(alarms) <= 5, "of 1200 tests at 0.001"
+    assert len(alarms) <= 5, "of 1200 tests at 0.0005"
 
 
 def test_a_change_is_found_with_its_size_and_its_interval():

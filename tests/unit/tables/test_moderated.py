@@ -86,3 +86,11 @@ def test_differences_without_any_scatter_are_certain():
     zero, more = moderated.tests([[0.0, 0.0], [0.1, 0.1]])
     assert (zero.p, more.p) == (1.0, 0.0)
     assert zero.has_power(0.01, 0.001, 0.9)
+
+
+def test_a_few_cells_of_one_variance_know_it_no_better_than_their_differences_say():
+    rng, level = np.random.default_rng(6), 0.01
+    tests = [test for _ in range(500) for test in moderated.tests(rng.normal(0, 0.01, (6, PROCESSES)))]
+    assert max(test.freedom for test in tests) <= 6 * (PROCESSES - 1)
+    alarms = sum(test.p <= level for test in tests)
+    assert stats.binomtest(alarms, len(tests), 1.5 * level, alternative="greater").pvalue > 1e-3

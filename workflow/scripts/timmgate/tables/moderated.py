@@ -23,15 +23,19 @@ CERTAIN = 1e6
 
 @dataclass(frozen=True)
 class Prior:
-    """What the variances of all cells have in common: as if `freedom` more differences had shown `variance`."""
+    """What the variances of all cells have in common: as if `freedom` more differences had shown `variance`.
+
+    It comes from differences with `pooled` degrees of freedom, and can be known no better than these say.
+    """
 
     variance: float = 0.0
     freedom: float = 0.0
+    pooled: float = 0.0
 
     def moderate(self, variance: float, freedom: int) -> tuple[float, float]:
         """A cell's variance drawn towards the prior, and its degrees of freedom."""
         total = self.freedom + freedom
-        return (self.freedom * self.variance + freedom * variance) / total, total
+        return (self.freedom * self.variance + freedom * variance) / total, min(total, max(self.pooled, freedom))
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ def prior(variances: Sequence[float], freedoms: Sequence[int]) -> Prior:
     logs = np.log(values) - digamma(halves) + np.log(halves)
     excess = float(np.var(logs, ddof=1) - np.mean(polygamma(1, halves)))
     half = _inverse_trigamma(excess) if excess > 0 else CERTAIN
-    return Prior(float(np.exp(np.mean(logs) + digamma(half) - math.log(half))), 2 * half)
+    return Prior(float(np.exp(np.mean(logs) + digamma(half) - math.log(half))), 2 * half, float(sum(2 * halves)))
 
 
 def _inverse_trigamma(value: float) -> float:
