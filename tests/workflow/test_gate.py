@@ -192,3 +192,20 @@ def test_make_gate_ends_with_0_1_or_2_and_the_next_run_is_not_locked_after_any_o
     assert make(baseline="expected") == 0
     assert ended(project)[0] == Outcome.AS_EXPECTED
     assert not list((project.folder / ".snakemake").glob("locks/*"))
+
+
+def test_what_is_slower_than_a_baseline_is_timed_again_and_fails_only_where_it_still_is(new_project, tmp_path):
+    config = {**CONFIG, "modes": "inference", "checks": "performance"}
+    earlier, later = (new_project(tmp_path / name, config=config) for name in ("earlier", "later"))
+    earlier.run()
+    later.environment["FAKE_COMPILED_S"] = "0.11"
+    later.config["baseline"] = str(earlier.folder / "results")
+    assert "The gate failed: 2 slower" in later.run("gate", code=1)
+    starts = len(later.worker.starts())
+    assert "+10.0% in 2 fresh processes" in later.run("gate", code=1, confirm=2)
+    assert len(later.worker.starts()) == starts + 4
+    for cell in ("inference/test_vit", "inference/test_resnet"):
+        for number in (1, 2):
+            (later.folder / f"results/cpu/confirm/timed/default/{cell}/{number}.parquet").unlink()
+    later.environment["FAKE_COMPILED_S"] = "0.1"
+    assert "The gate passed: 2 not_confirmed." in later.run("gate", confirm=2)

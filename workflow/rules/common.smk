@@ -231,6 +231,15 @@ def repeats(wildcards):
     return [f"results/{SETTINGS.device}/confirm/{cell}/{number}.parquet" for cell in failed for number in numbers]
 
 
+def timed_again(wildcards):
+    """Fresh timings of each cell whose figures fail the gate, once it is known which; none unless they are asked for."""
+    if not SETTINGS.run.confirm or not measured_baseline() or "performance" not in SETTINGS.checks:
+        return []
+    moved = json.loads(Path(checkpoints.screen.get(device=SETTINGS.device).output[0]).read_text())
+    numbers = range(1, SETTINGS.run.confirm + 1)
+    return [f"results/{SETTINGS.device}/confirm/timed/{cell}/{number}.parquet" for cell in moved for number in numbers]
+
+
 def rows_of_cell(wildcards):
     """The rows of one cell."""
     return [cell_file(wildcards.build, wildcards.mode, wildcards.model, check) for check in SETTINGS.checks]

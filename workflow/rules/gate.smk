@@ -3,6 +3,7 @@ rule gate:
         unpack(cell_rows),  # one that was deleted is measured again first
         tables(),  # all of them speak of the same request then
         RECORDED,
+        timed_again=timed_again,
         cells=f"results/{SETTINGS.device}/cells.parquet",
     # The table is not an output: Snakemake removes those of a job that fails, and this one fails when it has most to say.
     log:
@@ -22,6 +23,53 @@ rule gate:
         table=f"results/{SETTINGS.device}/gate.tsv",
     script:
         "../scripts/gate.py"
+
+
+checkpoint screen:
+    input:
+        unpack(cell_rows),
+        tables(),
+        cells="results/{device}/cells.parquet",
+    output:
+        "results/{device}/confirm/moved.json",
+    log:
+        "logs/{device}/confirm/moved.log",
+    localrule: True
+    conda:
+        "../envs/timmgate.yaml"
+    params:
+        checks=list(SETTINGS.checks),
+        measured=lambda wildcards: measured_baseline(),
+        thresholds=asdict(SETTINGS.thresholds),
+        models={mode: list(MODELS) for mode in SETTINGS.modes},
+    script:
+        "../scripts/screen.py"
+
+
+rule time_again:
+    input:
+        rows_of_cell,  # what is measured anew is timed anew
+        weights=WEIGHTS,
+    output:
+        "results/{device}/confirm/timed/{build}/{mode}/{model}/{number}.parquet",
+    log:
+        "logs/{device}/confirm/timed/{build}/{mode}/{model}/{number}.log",
+    wildcard_constraints:
+        number=r"\d+",
+    retries: 2  # of a job that was killed
+    conda:
+        "../envs/timmgate.yaml"
+    threads: SETTINGS.run.threads
+    resources:
+        run_options=SETTINGS.run.to_json(),
+        mem_mb=memory_mb,
+        runtime=runtime_min(SETTINGS.run.attempts + 1),
+        facts=FACTS,
+        gpu=int(SETTINGS.device == "cuda"),
+    params:
+        cell=identity,
+    script:
+        "../scripts/time_again.py"
 
 
 rule update_expected:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     params, cells = snakemake.params, pq.read_table(snakemake.input.cells)
-    found = gate.against(cells, params.checks, params.expectations, params.measured, params.thresholds, params.models)
+    again = [row for path in snakemake.input.timed_again for row in pq.read_table(path).to_pylist()]
+    found = gate.against(cells, params.checks, params.expectations, params.measured, params.thresholds, params.models, again)
     table = gate.table(gate.quarantined(found, params.quarantine, date.today()))
     parquet.write_tsv(table, Path(params.table))
     judged = table.to_pylist()

@@ -39,10 +39,10 @@ def cell(model, **columns):
 def judged(tmp_path):
     """Judges cells against others, all of them as `cell` makes them; the classes that are not a pass, by model."""
 
-    def judge(now, before):
+    def judge(now, before, fresh=()):
         pq.write_table(merged.cells(before), tmp_path / "cells.parquet")
         measured, models = Measured("folder", str(tmp_path / "cells.parquet")), {"inference": [row["model"] for row in now]}
-        found = gate.against(merged.cells(now), BOTH, {}, measured, vars(Thresholds()), models)
+        found = gate.against(merged.cells(now), BOTH, {}, measured, vars(Thresholds()), models, fresh)
         judge.rows = gate.table(found).to_pylist()
         return {(row["model"], row["class"]) for row in judge.rows if row["class"] != "pass"}
 
@@ -108,6 +108,59 @@ def test_the_scatter_of_all_cells_is_the_noise(judged):
     quiet, loud = many(rng), many(rng, 0.05)
     assert judged([{**quiet[0], "compiled_ms": 10.6}, *many(rng)[1:]], many(rng)) == {("m0", "slower")}
     assert len(judged(loud, many(rng, 0.05))) <= 1
+
+
+def again(model, *changes):
+    """Fresh processes of a cell, as `pairs` has them."""
+    about = {"build": "default", "mode": "inference", "model": model, "status": "pass"}
+    return [{**about, **FIGURES, **change} for change in changes]
+
+
+@pytest.mark.parametrize(
+    ("figure", "worse", "usual", "name"),
+    [
+        ("compiled_ms", 11.0, 10.1, "slower"),
+        ("compile_cold_cpu_s", 40.0, 31.0, "slower_compile"),
+        ("compiled_peak_bytes", 2 * 10**9, 10**9, "more_memory"),
+        ("graph_breaks", 2, 0, "more_graph_breaks"),
+    ],
+)
+def test_what_fails_the_gate_must_do_so_in_fresh_processes_too(judged, figure, worse, usual, name):
+    now, before = [cell("a", **{figure: worse}), cell("b")], [cell("a"), cell("b")]
+    mostly_worse = again("a", {figure: worse}, {figure: usual}, {figure: worse})
+    assert judged(now, before, mostly_worse) == {("a", name)}
+    assert gate.moved(judged.rows) == ["default/inference/a"]
+    assert "in 3 fresh processes" in judged.rows[-1]["reason"]
+    assert judged(now, before, again("a", {figure: worse}, {figure: usual}, {figure: usual})) == {("a", "not_confirmed")}
+    assert not gate.failed(judged.rows) and gate.moved(judged.rows) == []
+
+
+def test_fresh_processes_that_failed_or_of_another_build_confirm_nothing(judged):
+    now, before = [cell("a", compiled_ms=11.0)], [cell("a")]
+    fresh = again("a", {"status": "OOM", "compiled_ms": None}, {"build": "nightly"})
+    assert judged(now, before, fresh) == {("a", "slower")}
+
+
+def test_most_nights_of_healthy_cells_pass_once_what_moved_is_timed_again(judged):
+    rng, failed, suspected = np.random.default_rng(1), 0, 0
+    before = [cell(f"m{each}") for each in range(60)]
+    for _ in range(20):
+        now = many(rng, 0.012) + [cell(f"m{each}", compiled_ms=10 * rng.normal(1, 0.012)) for each in range(40, 60)]
+        judged(now, before)
+        moved = [name.rpartition("/")[2] for name in gate.moved(judged.rows)]
+        fresh = [
+            row for model in moved for row in again(model, *({"compiled_ms": 10 * rng.normal(1, 0.012)} for _ in range(3)))
+        ]
+        judged(now, before, fresh)
+        suspected, failed = suspected + bool(moved), failed + gate.failed(judged.rows)
+    assert suspected >= 3 and failed == 0
+
+
+@pytest.mark.parametrize(("recurrence", "name"), [("one_off", "one_off"), ("flaky", "new_failure"), (None, "new_failure")])
+def test_a_failure_that_no_fresh_process_has_does_not_fail_the_gate(judged, recurrence, name):
+    now = [cell("a", accuracy="fail_accuracy", accuracy_recurrence=recurrence), cell("b")]
+    assert judged(now, [cell("a"), cell("b")]) == {("a", name)}
+    assert gate.failed(judged.rows) == (name == "new_failure")
 
 
 def test_a_machine_that_is_slower_in_eager_too_makes_no_cell_slower_and_is_said(judged):

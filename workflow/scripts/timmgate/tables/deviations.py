@@ -201,8 +201,13 @@ def _differences(row: Row, before: Row, ignored: tuple[str, ...]) -> list[str]:
     return [name for name in comparable("performance") if name not in ignored and row[name] != before[name]]
 
 
-def deviations(cells: Sequence[Row], baseline: Baseline, thresholds: Thresholds) -> Iterator[Row]:
-    """A row, as the gate has them, for each figure that moved and each cell that could not be compared."""
+def deviations(
+    cells: Sequence[Row], baseline: Baseline, thresholds: Thresholds, fresh: Mapping[Key, Sequence[Row]] | None = None
+) -> Iterator[Row]:
+    """A row, as the gate has them, for each figure that moved and each cell that could not be compared.
+
+    `fresh` are rows of cells that moved, from processes after that: what got worse must have got so in their median too.
+    """
     found = compare(cells, baseline)
     limit = math.log1p(thresholds.max_slowdown)
     if abs(found.eager) > limit:
@@ -220,16 +225,33 @@ def deviations(cells: Sequence[Row], baseline: Baseline, thresholds: Thresholds)
             if move is None:
                 continue
             if moved := _class_of(figure, move, found, thresholds):
-                size = f"{move:+.0f}" if figure.threshold is None else f"{math.expm1(move):+.1%}"
-                words = f"{figure.column} {row[figure.column]:.4g}, {size} against the baseline"
+                words = f"{figure.column} {row[figure.column]:.4g}, {_size(figure, move)} against the baseline"
+                again = [each[figure.column] for each in (fresh or {}).get(key, ()) if each[figure.column] is not None]
+                if again and moved == figure.worse:
+                    anew = _moved_again(figure, row[figure.column], move, again)
+                    words += f"; {_size(figure, anew)} in {len(again)} fresh processes"
+                    if _class_of(figure, anew, found, thresholds, len(again)) != figure.worse:
+                        moved = "not_confirmed"
                 yield {**about, "class": moved, "cause": figure.column, "reason": words}
 
 
-def _class_of(figure: Figure, move: float, found: Comparison, thresholds: Thresholds) -> str | None:
+def _size(figure: Figure, move: float) -> str:
+    return f"{move:+.0f}" if figure.threshold is None else f"{math.expm1(move):+.1%}"
+
+
+def _moved_again(figure: Figure, value: float, move: float, again: Sequence[float]) -> float:
+    """How far the median of fresh measurements is from the baseline, from which `value` is by `move`."""
+    return median(again) - value + move if figure.threshold is None else math.log(median(again) / value) + move
+
+
+def _class_of(figure: Figure, move: float, found: Comparison, thresholds: Thresholds, measurements: int = 1) -> str | None:
     """The class of a figure that moved by more than the threshold and than noise; None for one that did not."""
     limit = 0.0
     if figure.threshold is not None:
-        limit = max(math.log1p(getattr(thresholds, figure.threshold)), SCREENING * found.scatter(figure.column))
+        limit = max(
+            math.log1p(getattr(thresholds, figure.threshold)),
+            SCREENING * found.scatter(figure.column) / math.sqrt(measurements),
+        )
     if abs(move) <= limit:
         return None
     return figure.worse if move > 0 else figure.better

@@ -27,6 +27,7 @@ CLASSES = {
     "expected_failure": "fails with the expected status",
     "new_pass": "passes, and was expected to fail",
     "flaky": "is not as expected, and the expectations say that it may vary",
+    "one_off": "is not as expected, but was in every fresh process that `confirm` asks for",
     "new_failure": "fails, and was expected to pass",
     "changed_failure": "fails with another status than expected",
     "missing": "there is no result, and one was expected or requested",
@@ -44,6 +45,7 @@ MOVES = {
     "fewer_graph_breaks": "fewer graph breaks",
     "eager_slower": "eager became slower, in the median of all cells: another machine, or the ground below the compiler",
     "eager_faster": "eager became faster, in the median of all cells",
+    "not_confirmed": "a figure was beyond the baseline, but not in the fresh processes that `confirm` asks for",
     "not_comparable": "the figures were measured in another way, or not at all in the baseline",
 }
 """Against measured tables, a row more for each of these in a cell that passes; eager's is one for all cells."""
@@ -85,12 +87,17 @@ def classify(expectation: Expectation | None, check: str, status: str | None) ->
     return "new_failure" if expected in PASSING else "changed_failure"
 
 
+def confirmed(name: str, recurrence: str | None) -> str:
+    """The class of a check that was measured again in fresh processes, where they may all have passed."""
+    return "one_off" if name in ("new_failure", "changed_failure") and recurrence == "one_off" else name
+
+
 def judge(cells: pa.Table, expectations: Expectations, checks: Sequence[str]) -> pa.Table:
     """One row per requested check of a cell that is in the results or expected, with its class and what is known of both.
 
     The same is expected of every build. The results come first, and the checks of a cell stand together.
     """
-    course = [f"{check}_{name}" for check in checks for name in ("cause", *REASON)]
+    course = [f"{check}_{name}" for check in checks for name in ("cause", "recurrence", *REASON)]
     statuses = [SHOWN_STATUS[check] for check in checks]
     rows = requested(cells).select(["build", "mode", "model", *statuses, *course, "log"]).to_pylist()
     results = {(row["build"], row["mode"], row["model"]): row for row in rows}
@@ -106,7 +113,9 @@ def judge(cells: pa.Table, expectations: Expectations, checks: Sequence[str]) ->
                     "mode": mode,
                     "model": model,
                     "check_name": check,
-                    "class": classify(expectation, check, result.get(SHOWN_STATUS[check])),
+                    "class": confirmed(
+                        classify(expectation, check, result.get(SHOWN_STATUS[check])), result.get(f"{check}_recurrence")
+                    ),
                     "expected": expectation and expectation.of(check),
                     "status": result.get(SHOWN_STATUS[check]),
                     "flaky": expectation and expectation.flaky,
@@ -124,10 +133,12 @@ def against(
     measured: Measured | None,
     thresholds: Mapping[str, Any],
     models: Mapping[str, Collection[str]],
+    timed_again: Sequence[Row] = (),
 ) -> list[Row]:
     """`judge`, and where the baseline is `measured` tables, their statuses instead of expectations, and their figures too.
 
-    Each build is compared by itself. `models` are by mode those that this run was asked for.
+    Each build is compared by itself. `models` are by mode those that this run was asked for. `timed_again` are rows of
+    `pairs` of cells whose figures had moved, from fresh processes.
     """
     if measured is None:
         expected: list[Row] = judge(cells, expectations, checks).to_pylist()
@@ -139,8 +150,19 @@ def against(
         before = deviations.load(measured, of_build)
         judged += judge(of_build, before.expectations(models), checks).to_pylist()
         if "performance" in checks:
-            moved += deviations.deviations(requested(of_build).to_pylist(), before, Thresholds(**thresholds))
+            fresh: dict[tuple[str, str], list[Row]] = {}
+            for row in timed_again:
+                if row["build"] == build.as_py() and row["status"] == "pass":
+                    fresh.setdefault((row["mode"], row["model"]), []).append(row)
+            moved += deviations.deviations(requested(of_build).to_pylist(), before, Thresholds(**thresholds), fresh)
     return [*judged, *moved]
+
+
+def moved(judged: Iterable[Row]) -> list[str]:
+    """The cells with a figure that fails the gate, as build/mode/model."""
+    return list(
+        dict.fromkeys("{build}/{mode}/{model}".format_map(row) for row in judged if row["class"] in {*FAILING} & {*MOVES})
+    )
 
 
 def outcome(judged: Sequence[Row]) -> Outcome:

@@ -13,6 +13,7 @@ from timmgate.tables import parquet
 FIGURES = (
     ("eager_ms", "float64", "ms", "median duration of an eager iteration"),
     ("compiled_ms", "float64", "ms", "median duration of a compiled iteration"),
+    ("compile_cold_cpu_s", "float64", "s", "processor time of a compilation, where its cache was empty"),
     ("compile_warm_cpu_s", "float64", "s", "processor time of a compilation with the cache filled"),
     ("eager_peak_bytes", "int64", "bytes", "peak memory of an eager iteration"),
     ("compiled_peak_bytes", "int64", "bytes", "peak memory of a compiled iteration"),
