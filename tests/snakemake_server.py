@@ -15,7 +15,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
-
 IMPORTED_LATER = ("jsonschema", "pandas", "rich.table")
 """What Snakemake and the workflow import while they parse, compare parameters and show tables."""
 
