@@ -14,6 +14,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+import snakemake_server
 from conftest import PATIENCE_S, ROOT
 
 SNAKEMAKE = Path(sys.executable).with_name("snakemake")
@@ -39,7 +40,7 @@ mode_catalogue:
 class Project:
     """A working directory, the workflow that runs in it, and the fake worker that the workflow starts.
 
-    Only accuracy is checked unless the configuration says otherwise.
+    Only accuracy is checked unless the configuration says otherwise. `last` is how the last `run` has ended.
     """
 
     folder: Path
@@ -50,6 +51,7 @@ class Project:
     environment: dict[str, str] = field(default_factory=dict)
     executor: tuple[str | Path, ...] = ("--cores", "2")
     patience_s: float = 2 * PATIENCE_S
+    last: snakemake_server.Ended | None = None
 
     def command(self, *options: str | Path, **config: object) -> list[str | Path]:
         """The command line; keywords become --config, on top of the project's own."""
@@ -58,12 +60,17 @@ class Project:
         where = ["--snakefile", self.snakefile, "--directory", self.folder, *self.executor]
         return [SNAKEMAKE, *where, *options, *files, *(["--config", *values] if values else [])]
 
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment that snakemake gets."""
+        return {**os.environ, **self.worker.environment, **self.environment, "COLUMNS": "200"}
+
     def start(self, *options: str | Path, **config: object) -> subprocess.Popen:
         """Start snakemake in a session of its own, with everything it prints in one pipe."""
         return subprocess.Popen(
             self.command(*options, **config),
             cwd=self.folder,
-            env={**os.environ, **self.worker.environment, **self.environment, "COLUMNS": "200"},
+            env=self.variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -72,10 +79,10 @@ class Project:
 
     def run(self, *options: str | Path, code: int = 0, **config: object) -> str:
         """Run snakemake, which must end with the exit code `code`; what it printed."""
-        process = self.start(*options, **config)
-        printed, _ = process.communicate(timeout=self.patience_s)
-        assert process.returncode == code, printed
-        return printed
+        arguments = self.command(*options, **config)[1:]
+        self.last = snakemake_server.started().run(arguments, self.folder, self.variables, self.patience_s)
+        assert self.last.code == code, self.last.printed
+        return self.last.printed
 
     def planned(self, *options: str | Path, **config: object) -> set[str]:
         """What a dry run would do: "mode/model" for measurements, the rule's name for all else."""

@@ -85,10 +85,10 @@ assert len(suites.read("timm", Path(), builds.load(Path("builds"))).models) > 10
 print({"torch", "timm"} & set(sys.modules))
 """
     command, environment = [sys.executable, "-c", program], module_environment()
-    before = [(path, path.stat()) for path in (folder / ".cache").iterdir()]
+    before = {path: path.stat().st_mtime_ns for path in (folder / ".cache").iterdir()}
     printed = subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, text=True).stdout
     assert printed == "set()\n"
-    assert [(path, path.stat()) for path in (folder / ".cache").iterdir()] == before
+    assert {path: path.stat().st_mtime_ns for path in (folder / ".cache").iterdir()} == before
 
 
 @pytest.fixture

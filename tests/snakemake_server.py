@@ -1,0 +1,92 @@
+"""Snakemake without its start: a process that has imported it once, and for each command a fork of that process.
+
+More than half of what Snakemake takes for a dry run of a few cells is the import of itself and of its plugins.
+"""
+
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple
+
+IMPORTED_LATER = ("jsonschema", "pandas", "rich.table")
+"""What Snakemake and the workflow import while they parse, compare parameters and show tables."""
+
+
+class Ended(NamedTuple):
+    """A command that has ended; `cpu_s` is what it and its children took of the processors, without the start."""
+
+    code: int
+    printed: str
+    cpu_s: float
+
+
+class Server:
+    """The process, which lives as long as this one."""
+
+    def __init__(self) -> None:
+        # -P, so that this folder is not on the search path of Snakemake.
+        command = [sys.executable, "-P", __file__]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def run(self, arguments: Sequence[str | Path], folder: Path, environment: Mapping[str, str], patience_s: float) -> Ended:
+        """Run `snakemake` with these arguments in a folder, in a session of its own."""
+        assert self._process.stdin and self._process.stdout
+        with tempfile.NamedTemporaryFile() as printed:
+            command = {"arguments": list(map(str, arguments)), "folder": str(folder), "environment": dict(environment)}
+            self._process.stdin.write(json.dumps({**command, "printed": printed.name}) + "\n")
+            self._process.stdin.flush()
+            ended, *_ = select.select([self._process.stdout], [], [], patience_s)
+            text = Path(printed.name).read_text()
+            if not ended:
+                self._process.kill()
+                started.cache_clear()
+                raise TimeoutError(f"it did not end within {patience_s:g} s; until then it printed:\n{text}")
+            code, cpu_s = json.loads(self._process.stdout.readline())
+            return Ended(code, text, cpu_s)
+
+
+@cache
+def started() -> Server:
+    """The server of this process."""
+    return Server()
+
+
+def serve() -> None:
+    """Run the commands that come through the standard input, one after the other; exit codes and CPU seconds go back."""
+    from snakemake import cli
+
+    for module in IMPORTED_LATER:
+        import_module(module)
+    cli.get_argument_parser()  # has the plugins imported
+    for line in sys.stdin:
+        command = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            become(command)
+            cli.main()
+        _, status, used = os.wait4(child, 0)
+        print(json.dumps([os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime]), flush=True)
+
+
+def become(command: Mapping) -> None:
+    """Make this process what a shell would have started."""
+    os.setsid()
+    with Path(os.devnull).open() as nothing, Path(command["printed"]).open("w") as printed:
+        os.dup2(nothing.fileno(), 0)
+        os.dup2(printed.fileno(), 1)
+        os.dup2(printed.fileno(), 2)
+    os.chdir(command["folder"])
+    os.environ.clear()
+    os.environ.update(command["environment"])
+    sys.argv = ["snakemake", *command["arguments"]]
+
+
+if __name__ == "__main__":
+    serve()
