@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     params, cells = snakemake.params, pq.read_table(snakemake.input.cells)
     again = [row for path in snakemake.input.timed_again for row in pq.read_table(path).to_pylist()]
-    found = gate.against(cells, params.checks, params.expectations, params.measured, params.thresholds, params.models, again)
+    evidence = Path(snakemake.input.cells).with_name("evidence.parquet")
+    asked = params.checks, params.expectations, params.measured, params.thresholds, params.models
+    found = gate.against(cells, *asked, again, evidence)
     table = gate.table(gate.quarantined(found, params.quarantine, date.today()))
     parquet.write_tsv(table, Path(params.table))
     judged = table.to_pylist()

@@ -78,6 +78,19 @@ def _measured_once(row: Row, check: str, leaves: Sequence[Row]) -> Reason:
     return Reason(words, kind) if words else Reason(None, None)
 
 
+def by_eager(judged: Row, leaf: Row, before: Row) -> dict[str, str]:
+    """Columns of a failure that is due to eager alone: nothing unless the baseline's limit allows the error of today.
+
+    `leaf` and `before` are the rows of the worst tensor in the evidence of today and of the baseline.
+    """
+    error, eager, usual = leaf["compiled_rmse"], leaf["eager_rmse"], before["eager_rmse"]
+    allowed = before["allowed_error"]
+    if None in (error, eager, usual, allowed) or not eager < usual or error > allowed:
+        return {}
+    words = f"eager was {times(usual / eager) if eager else 'infinitely many times'} as far from float64 in the baseline"
+    return {"reason": f"{judged['reason']}; {words}, which would have allowed it", "reason_class": "tolerance_artifact"}
+
+
 def by_null_runs(row: Row) -> bool:
     """Whether null runs decided that a cell is wrong; else it was the dynamo rule."""
     return row["passed_by"] in ("strict", "both") and row["strict"] == "fail"
