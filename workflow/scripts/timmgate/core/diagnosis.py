@@ -147,7 +147,7 @@ PLACES = columns(
     "place",
     [
         ("module", "string", "", "name of a module of the model, empty for the whole; it is being tried"),
-        ("ended", "string", "", "pass or fail, once it is known"),
+        ("ended", "string", "", "pass, forward, backward or raised, once it is known"),
     ],
 )
 """Columns of a detail that a worker reports while it searches places."""

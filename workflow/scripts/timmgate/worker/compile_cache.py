@@ -45,6 +45,15 @@ class Cache:
         clear_caches()
 
 
+class SeededCache(Cache):
+    """One cache for many programs that starts with the contents of the folder `toolchain`."""
+
+    def __init__(self, folder: Path, toolchain: Path | None):
+        super().__init__(folder)
+        if toolchain and toolchain.is_dir() and not folder.exists():
+            shutil.copytree(toolchain, folder)
+
+
 class OwnCache(Cache):
     """The cache of one program; `toolchain` is a folder whose contents it starts with."""
 

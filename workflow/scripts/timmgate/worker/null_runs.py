@@ -204,7 +204,9 @@ def jittered(tensor: Tensor, generator: torch.Generator, precision: float) -> Te
 
 
 def memory_format(subject: Subject) -> bool:
-    """channels_last, or contiguous where the images are channels_last already."""
+    """channels_last, or contiguous where the images are channels_last already; of what has height and width only."""
+    if subject.images.ndim != 4:
+        return False
     is_last = subject.images.is_contiguous(memory_format=torch.channels_last) and not subject.images.is_contiguous()
     layout = torch.contiguous_format if is_last else torch.channels_last
     subject.model.to(memory_format=layout)

@@ -24,7 +24,7 @@ from timmgate.core.spec import Mode, Spec
 from timmgate.core.verdict import status_by_rule
 from timmgate.worker import accuracy, backends, strict_verdict, torch_device
 from timmgate.worker.compare import compare_leaves
-from timmgate.worker.compile_cache import Cache
+from timmgate.worker.compile_cache import SeededCache
 from timmgate.worker.diagnose import applications, places, tricks
 from timmgate.worker.strict_verdict import Judge
 from timmgate.worker.training_step import Setup, fresh, iterate, make
@@ -44,7 +44,8 @@ def run(request: TrialRequest, reporter: Reporter) -> None:
     spec, policy = request.variant.of(request.spec), request.run
     torch.set_num_threads(policy.threads)
     strict = policy.accuracy_rule != "dynamo"
-    setup = Setup(policy.threads, Cache(policy.cache), request.batch_size, policy.weights, strict=strict)
+    cache = SeededCache(policy.cache, policy.toolchain)
+    setup = Setup(policy.threads, cache, request.batch_size, policy.weights, strict=strict)
     try:
         backends.check_inductor_config(request.variant.settings)
     except backends.InductorOptionError as error:

@@ -37,7 +37,8 @@ def search(spec: Spec, setup: Setup, request: TrialRequest, reporter: Reporter) 
                 break
         else:
             break
-    reporter.columns(module=module or None, module_class=_class_of(model, module), direction=direction)
+    if module:
+        reporter.columns(module=module, module_class=type(model.get_submodule(module)).__name__, direction=direction)
     reporter.result("pass")
 
 
@@ -66,7 +67,7 @@ class Fed(nn.Module):
 
     def __init__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]):
         super().__init__()
-        self.module, self._others = module, []
+        self.module, self._others, self.training = module, [], module.training
         given = [*enumerate(args), *kwargs.items()]
         self._key = next(key for key, value in given if _is_fed(value))
         self.images = next(value for key, value in given if key == self._key)
@@ -127,7 +128,3 @@ def calls_of(spec: Spec, model: nn.Module, images: Tensor, names: set[str]) -> d
 
 def _detached(tree: Any) -> Any:
     return torch.utils._pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), tree)
-
-
-def _class_of(model: nn.Module, module: str) -> str:
-    return type(model.get_submodule(module)).__name__

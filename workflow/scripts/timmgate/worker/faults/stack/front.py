@@ -32,11 +32,6 @@ def guard_functions() -> None:
     _drop("FUNCTION_MATCH", "CLOSURE_MATCH", "ID_MATCH", "BUILTIN_MATCH")
 
 
-@fault("guards", "shapes of tensors are not guarded", **BLOCKS)
-def guard_shapes() -> None:
-    _drop("TENSOR_MATCH")
-
-
 @fault("guards", "nothing is guarded", **BLOCKS)
 def guard_nothing() -> None:
     original = guards.CheckFunctionManager.__init__
@@ -69,7 +64,7 @@ def guard_raises() -> None:
     guards.GuardBuilder.TENSOR_MATCH = match
 
 
-@fault("guards", "guards stop to hold after some calls", **BLOCKS, check="performance")
+@fault("guards", "guards stop to hold after some calls", check="performance")
 def guard_expires() -> None:
     original = guards.CheckFunctionManager.__init__
 

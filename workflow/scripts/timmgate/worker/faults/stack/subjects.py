@@ -89,7 +89,7 @@ class SmallBlocks(nn.Module):
     def __init__(self, width: int = 16, classes: int = 11):
         super().__init__()
         self.stem = nn.Conv2d(3, width, 4, 4)
-        kinds = (2.0, "relu", True), (20.0, "relu", True), (20.0, "gelu", True), (20.0, "gelu", False), (20.0, "gelu", False)
+        kinds = (2.0, "relu", True), (20.0, "relu", True), (20.0, "gelu", True), (20.0, "gelu", False)
         self.blocks = nn.ModuleList(Block(width, *kind) for kind in kinds)
         self.head = nn.Linear(width, classes)
 

@@ -1,0 +1,108 @@
+"""Trials and the search of modules, on small models with faults in dynamo, which need no C++ compiler."""
+
+import io
+
+import pytest
+import torch
+from torch._dynamo import guards, output_graph
+
+from specs import spec
+from timmgate.core.diagnosis import TrialRequest
+from timmgate.core.protocol import Reporter, parse
+from timmgate.core.run_options import RunOptions
+from timmgate.diagnosis import ladder
+from timmgate.worker.__main__ import diagnose
+from timmgate.worker.faults import stack
+
+EAGER = {"backend": "eager"}
+
+
+@pytest.fixture
+def try_(tmp_path):
+    """Runs a trial here; its result and columns, with details under their own name."""
+
+    def run(variant, model="small_stack", check="accuracy", known=None, **options):
+        cell = spec(check, model=model, options={**EAGER, **options}, batch_size=4)
+        policy = RunOptions(cache=tmp_path / "cache")
+        request = TrialRequest(cell, policy, variant, 4, tmp_path / "kept", known)
+        said = io.StringIO()
+        torch._dynamo.reset()
+        try:
+            diagnose(request, Reporter(said))
+        finally:
+            torch.use_deterministic_algorithms(False)
+        found = {"details": []}
+        for line in said.getvalue().splitlines():
+            kind, content, _ = parse(line.encode())
+            if kind == "detail":
+                found["details"].append(content)
+            elif kind in ("columns", "result"):
+                found |= content
+        return found
+
+    return run
+
+
+@pytest.fixture
+def plant(monkeypatch):
+    """Puts a fault into torch for the time of a test."""
+    for cls in (guards.GuardBuilder, guards.CheckFunctionManager, output_graph.OutputGraph):
+        for name, value in vars(cls).items():
+            if (callable(value) and not name.startswith("__")) or name == "__init__":
+                monkeypatch.setattr(cls, name, value)
+    return lambda name: stack.FAULTS[name].apply()
+
+
+def test_a_healthy_variant_passes_and_what_it_was_held_against_is_kept(try_, tmp_path):
+    assert try_(ladder.REPEAT)["status"] == "pass"
+    (kept,) = (tmp_path / "kept").iterdir()
+    made = kept.stat().st_mtime_ns
+    assert try_(ladder.REPEAT)["strict"] == "pass"
+    assert kept.stat().st_mtime_ns == made
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_wrong_program_fails_and_its_module_is_found(training, try_, plant):
+    plant("capture_relu")
+    found = try_(ladder.REPEAT, training=training)
+    assert (found["status"], found["strict"]) == ("fail_accuracy", "fail")
+    place = try_(ladder.REPEAT, known={}, training=training)
+    assert (place["module"], place["module_class"], place["direction"]) == ("stem.act", "ReLU", "forward")
+    told = {each["module"]: each.get("ended") for each in place["details"]}
+    assert told == {"stem": "forward", "stem.conv": "pass", "stem.norm": "pass", "stem.act": "forward"}
+
+
+def test_a_module_that_is_known_to_fail_is_not_tried_again(try_):
+    place = try_(ladder.REPEAT, known={"stem": "pass", "pool": "raised"})
+    assert (place["module"], place["direction"]) == ("pool", "raised")
+    assert "stem" not in {each["module"] for each in place["details"]}
+
+
+def test_what_raises_says_where_in_torch(try_, plant):
+    plant("guard_raises")
+    with pytest.raises(Exception, match="no guard for a tensor"):
+        try_(ladder.REPEAT, model="small_blocks")
+
+
+@pytest.mark.parametrize("name", ["guard_constants", "guard_functions", "guard_booleans", "guard_nothing"])
+def test_a_fault_of_guards_is_gone_when_each_call_is_captured_anew(name, try_, plant):
+    plant(name)
+    assert try_(ladder.REPEAT, model="small_blocks")["status"] == "fail_accuracy"
+    assert try_(ladder.CAPTURED_ANEW, model="small_blocks")["status"] == "pass"
+
+
+def test_without_guards_the_first_program_runs_everywhere(try_):
+    assert try_(ladder.UNGUARDED, model="small_stack")["status"] == "pass"
+    assert try_(ladder.UNGUARDED, model="small_blocks")["status"] == "fail_accuracy"
+
+
+def test_what_is_compiled_again_and_again_fails_as_it_does_in_the_performance_check(try_, plant):
+    plant("guard_expires")
+    assert try_(ladder.REPEAT)["status"] == "pass"
+    with pytest.raises(Exception, match="recompile"):
+        try_(ladder.REPEAT, check="performance")
+
+
+def test_a_setting_that_this_torch_does_not_have_is_not_applicable(try_):
+    found = try_(ladder.Variant("v", settings={"no_such_setting": True}))
+    assert found["status"] == "not_applicable"
