@@ -68,7 +68,7 @@ def test_a_pipe_has_a_line_for_each_cell_and_nothing_of_snakemakes_progress(two)
     assert not any(path.is_file() for path in (two.folder / stages.FOLDER).rglob("*")), "nothing is left of the stages"
     lines = [line for line in printed.splitlines() if re.match(r"\d of 2 ", line)]
     assert sorted(re.sub(r"^\d of 2 |  \d+ s", "", line) for line in lines) == [
-        "inference/test_resnet  accuracy fail_accuracy in null_runs: comparison: 1 of 2 tensors differ"
+        "inference/test_resnet  accuracy fail_accuracy output.1 is wrong: 1 of 2 tensors differ; there are no null runs"
         "  log: logs/cpu/default/inference/test_resnet.log",
         "inference/test_vit  accuracy pass",
     ]
