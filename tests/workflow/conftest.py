@@ -78,7 +78,10 @@ class Project:
         )
 
     def run(self, *options: str | Path, code: int = 0, **config: object) -> str:
-        """Run snakemake, which must end with the exit code `code`; what it printed."""
+        """Run snakemake, which must end with the exit code `code`; what it printed.
+
+        Its Python has started before: what a start alone reads, such as PYTHONPATH, concerns the jobs; else use `start`.
+        """
         arguments = self.command(*options, **config)[1:]
         self.last = snakemake_server.started().run(arguments, self.folder, self.variables, self.patience_s)
         assert self.last.code == code, self.last.printed

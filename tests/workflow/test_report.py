@@ -45,6 +45,8 @@ def test_snakemake_s_own_report_has_the_page_the_pictures_and_the_tables(reporte
 def test_a_report_that_cannot_be_drawn_is_refused_before_anything_is_measured(project):
     (project.folder / "sitecustomize.py").write_text("import sys\nsys.modules['itables'] = None\n")
     project.environment = {"PYTHONPATH": str(project.folder)}
-    printed = project.run("report", code=1, modes="inference", models="test_vit")
+    run = project.start("report", modes="inference", models="test_vit")  # a Python of its own, which reads that file
+    printed, _ = run.communicate(timeout=project.patience_s)
+    assert run.returncode == 1
     assert "The report needs itables" in printed
     assert not project.worker.starts()
