@@ -48,7 +48,7 @@ ALLOWS = {"strict": "null runs allow", "dynamo": "the dynamo rule allows"}
 
 RUNS = "Exit code 0 if it runs."
 
-WIDTH = 125
+WIDTH = 150
 """Of the docstring."""
 
 AS_LARGE_AS_ITSELF = 1.0
