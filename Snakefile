@@ -14,6 +14,7 @@ include: "workflow/rules/weights.smk"
 include: "workflow/rules/preflight.smk"
 include: "workflow/rules/doctor.smk"
 include: "workflow/rules/measure.smk"
+include: "workflow/rules/confirm.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/history.smk"
 include: "workflow/rules/gate.smk"
@@ -21,6 +22,7 @@ include: "workflow/rules/export.smk"
 include: "workflow/rules/compare.smk"
 include: "workflow/rules/diagnose.smk"
 include: "workflow/rules/repro.smk"
+include: "workflow/rules/trace.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/power.smk"
 include: "workflow/rules/calibrate.smk"
@@ -33,6 +35,7 @@ rule all:
         unpack(cell_rows),
         tables=tables(),
         recorded=RECORDED,
+        traces=traces,
     localrule: True
 
 

@@ -173,6 +173,12 @@ def flaky(run: Run, starts: str) -> None:
         send_signal(run, "SIGKILL")
 
 
+def raise_at_first(run: Run, starts: str) -> None:
+    """Raise an exception in the first so many starts of this cell."""
+    if journalled("cell").count(run.cell) <= int(starts):
+        raise RuntimeError("on request")
+
+
 def wait(run: Run, path: str) -> None:
     """Go on when a file is there."""
     while not Path(path).exists():
@@ -269,6 +275,7 @@ def print_garbage(run: Run) -> None:
 
 ACTIONS = {
     "raise": raise_error,
+    "raise_at_first": raise_at_first,
     "memory": raise_memory_error,
     "oddity": raise_odd_text,
     "exit": lambda run, code: sys.exit(int(code)),

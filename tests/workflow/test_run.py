@@ -16,6 +16,7 @@ TABLES = {
     "cells.parquet",
     "attempts.parquet",
     "evidence.parquet",
+    "repeats.parquet",
     "samples.parquet",
     "failures.parquet",
     "failures.tsv",

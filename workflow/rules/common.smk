@@ -206,6 +206,15 @@ def rows_of_both(wildcards):
     return [cell_file(*each, check) for each in cells for check in SETTINGS.checks]
 
 
+def repeats(wildcards):
+    """The repeats of each cell that failed, once it is known which these are; none unless they are asked for."""
+    if not SETTINGS.run.confirm:
+        return []
+    failed = json.loads(Path(checkpoints.failed.get(device=SETTINGS.device).output[0]).read_text())
+    numbers = range(1, SETTINGS.run.confirm + 1)
+    return [f"results/{SETTINGS.device}/confirm/{cell}/{number}.parquet" for cell in failed for number in numbers]
+
+
 def rows_of_cell(wildcards):
     """The rows of one cell."""
     return [cell_file(wildcards.build, wildcards.mode, wildcards.model, check) for check in SETTINGS.checks]
@@ -232,9 +241,18 @@ def scripts(wildcards):
     return [f"results/{SETTINGS.device}/{'/'.join(each)}/repro/repro.py" for each in CELLS]
 
 
+def traces(wildcards):
+    """What is asked for of each requested cell beside its rows."""
+    folders = [f"results/{SETTINGS.device}/{'/'.join(each)}/trace" for each in CELLS]
+    return [f"{folder}/{kind}" for folder in folders for kind in SETTINGS.trace]
+
+
 def tables():
     """The tables of the device."""
-    merged = [f"{name}.parquet" for name in ("cells", "attempts", *(check.details for check in CHECKS.values()), "failures")]
+    merged = [
+        f"{name}.parquet"
+        for name in ("cells", "attempts", "repeats", *(check.details for check in CHECKS.values()), "failures")
+    ]
     return [f"results/{SETTINGS.device}/{name}" for name in (*merged, "failures.tsv", "summary.tsv")]
 
 

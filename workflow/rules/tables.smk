@@ -1,11 +1,13 @@
 rule merge:
     input:
         unpack(cell_rows),
+        repeats=repeats,
     output:
         # Of all that was measured in this folder, also what was not requested this time: never removed, only renewed.
         **{check.details: update(f"results/{{device}}/{check.details}.parquet") for check in CHECKS.values()},
         cells=update("results/{device}/cells.parquet"),
         attempts=update("results/{device}/attempts.parquet"),
+        repeats=update("results/{device}/repeats.parquet"),
     log:
         "logs/{device}/merge.log",
     localrule: True

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     params, cells = snakemake.params, pq.read_table(snakemake.input.cells)
-    found = gate.against(cells, params.checks, params.expectations, params.measured, params.thresholds, params.models)
+    evidence = Path(snakemake.input.cells).with_name("evidence.parquet")
+    found = gate.against(
+        cells, params.checks, params.expectations, params.measured, params.thresholds, params.models, evidence
+    )
     table = gate.table(gate.quarantined(found, params.quarantine, date.today()))
     parquet.write_tsv(table, Path(params.table))
     judged = table.to_pylist()

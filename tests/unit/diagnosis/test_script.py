@@ -40,6 +40,7 @@ def case(options=None, checks=BOTH, **columns):
         ({"accuracy": "fail_to_run", "accuracy_stage": "run"}, "accuracy", None, True),
         ({"accuracy": "timeout", "accuracy_stage": "eager"}, "accuracy", None, False),
         ({"accuracy": "eager_1st_run_fail", "accuracy_stage": "eager"}, "accuracy", None, False),
+        ({"accuracy": "eager_two_runs_differ", "accuracy_stage": "eager"}, "accuracy", "eager", False),
         ({"accuracy": "pass", "performance": "OOM", "performance_stage": "warmup"}, "performance", None, True),
     ],
 )
@@ -121,11 +122,10 @@ def real(options, rule="strict", check="accuracy", **known):
         (real({"backend": "fault:drop-bias"}), None, 1, "output"),
         (real({"backend": "aot_eager", "precision": "amp", "training": True, "channels_last": True}), None, 0, ""),
         (real({"backend": "fault:wrong-later-1.1", "training": True}), None, 1, "buffer"),
-        (real({"backend": "aot_eager", "training": True}, rule="dynamo"), None, 0, ""),
-        (real({"backend": "aot_eager", "training": True}), "layer2", 0, ""),
+        (real({"backend": "fault:drop-skip", "training": True, "precision": "amp"}), "layer2", 1, ""),
         (real({"backend": "aot_eager", "precision": "bfloat16"}, "timed", "performance", limit=1e-9), None, 1, "output"),
     ],
-    ids=["wrong", "amp", "training", "dynamo", "module", "timed"],
+    ids=["wrong", "amp", "training", "module", "timed"],
 )
 def test_a_script_ends_as_its_cell_does_and_names_the_worst_tensor(written, case, module, code, worst):
     returncode, printed, errors = written(case, module)
@@ -136,5 +136,6 @@ def test_a_script_ends_as_its_cell_does_and_names_the_worst_tensor(written, case
 @pytest.mark.compiles
 def test_a_crash_crashes(written):
     assert written(real({"backend": "fault:segfault"}, rule=None))[0] == -11
+    assert written(real({}, rule="eager", compiles=False))[:2] == (0, "eager agrees with itself\n")
     code, printed, _ = written(real({"backend": "aot_eager"}, rule=None))
     assert (code, printed) == (0, "it runs\n")

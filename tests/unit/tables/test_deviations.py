@@ -14,7 +14,7 @@ from timmgate.config import settings
 from timmgate.core.errors import ConfigError
 from timmgate.core.thresholds import Thresholds
 from timmgate.report import ci
-from timmgate.tables import baseline, deviations, gate, history, quarantine
+from timmgate.tables import baseline, deviations, gate, history, parquet, quarantine
 from timmgate.tables.baseline import Measured
 from timmgate.tables.outcome import Outcome
 
@@ -304,3 +304,23 @@ def test_annotations_are_a_line_each_with_what_github_would_take_for_syntax_esca
     assert error.startswith("::error file=kept%2Cold,title=new_failure inference/a accuracy::")
     assert "50 %25 full" in error
     assert warning.startswith("::warning file=kept%2Cold,title=faster inference/b performance::")
+
+
+def test_a_new_failure_that_is_due_to_a_better_eager_says_so(tmp_path):
+    leaf = {**{name: cell("a")[name] for name in ("device", "build", "mode", "model")}, "leaf": "output", "kind": "output"}
+    folders, errors = {}, {"old": (4e-6, 1e-5), "new": (1e-6, 2e-6)}
+    for name, (eager_rmse, allowed_error) in errors.items():
+        folders[name] = tmp_path / name
+        folders[name].mkdir()
+        row = {**leaf, "compiled_rmse": 5e-6, "eager_rmse": eager_rmse, "allowed_error": allowed_error}
+        parquet.write(parquet.table([row], parquet.SCHEMAS["evidence"]), folders[name] / "evidence.parquet")
+    parquet.write(merged.cells([cell("a")]), folders["old"] / "cells.parquet")
+    wrong = {"worst_leaf": "output", "margin": 2.5, "comparison": "error", "reference": "fp64"}
+    measured = Measured("folder", str(folders["old"] / "cells.parquet"))
+    options = BOTH, {}, measured, vars(Thresholds()), {"inference": ["a"]}, folders["new"] / "evidence.parquet"
+    first, *_ = gate.against(merged.cells([cell("a", accuracy="fail_accuracy", **wrong)]), *options)
+    assert (first["class"], first["reason_class"]) == ("new_failure", "tolerance_artifact")
+    assert "4 times" in first["reason"]
+    by_nulls = {"strict": "fail", "strict_worst_leaf": "output", **wrong}
+    first, *_ = gate.against(merged.cells([cell("a", accuracy="fail_accuracy", **by_nulls)]), *options)
+    assert first["reason_class"] == "compiler", "null runs know nothing of the baseline's eager"

@@ -4,7 +4,7 @@ import pytest
 
 import merged
 from timmgate.core.checks import CHECKS
-from timmgate.core.schemas import FAILED, PASSED
+from timmgate.core.schemas import FAILED, PASSED, REPEATED
 from timmgate.core.thresholds import Thresholds
 from timmgate.tables import failures, parquet
 
@@ -66,6 +66,7 @@ def test_a_failure_says_where_why_and_how_to_look_into_it():
     assert row == {
         **{"severity": "failure", "kind": "wrong", "check_name": "accuracy", "status": "fail_accuracy", **cell},
         **{name.removeprefix("accuracy_"): value for name, value in course.items()},
+        **{name: None for name, *_ in REPEATED},
         **about,
     }
 

@@ -72,7 +72,7 @@ def test_every_stage_has_a_column_for_its_seconds(check):
 
 
 def test_there_is_a_table_of_details_for_each_check_and_the_cells_have_the_columns_of_all_files():
-    assert {*(check.details for check in CHECKS.values()), "cells", "attempts"} == set(parquet.SCHEMAS)
+    assert {*(check.details for check in CHECKS.values()), "cells", "attempts", "repeats"} == set(parquet.SCHEMAS)
     of_files = {name for schema in parquet.FILE_SCHEMAS.values() for name in schema.names} - {parquet.DETAILS}
     assert set(CELLS.names) == of_files | {column.name for column in schemas.STATE}
 

@@ -54,9 +54,12 @@ def test_every_failure_has_one_sentence_of_one_line_and_a_class_whatever_else_is
 def test_a_wrong_tensor_is_named_with_its_kind_its_distance_eagers_and_what_null_runs_do():
     sentence, kind = found(leaves=[RIGHT, LEAF], **BY_NULL_RUNS)
     assert kind == "compiler"
-    for figure in ("gradient.fc.weight", "(gradient)", "float64", "0.03", "150,000 times", "2e-07", "31,000 times", "5e-07"):
+    for figure in ("gradient.fc.weight", "float64", "0.03", "150,000 times", "2e-07", "31,000 times", "5e-07"):
         assert figure in sentence
     assert "9 null runs" in sentence
+    assert "(gradient)" not in sentence, "its name says so"
+    other = {**LEAF, "leaf": "head.weight"}
+    assert "head.weight (gradient)" in found(leaves=[other], **{**BY_NULL_RUNS, "strict_worst_leaf": "head.weight"}).sentence
 
 
 def test_how_much_is_wrong_is_counted_by_kind_and_a_right_prediction_is_said():
@@ -176,3 +179,15 @@ def test_a_factor_is_readable(factor, words):
 def test_every_statistic_has_words(name):
     words = reasons.statistic_words(name)
     assert "_" not in words and words != name
+
+
+@pytest.mark.parametrize(
+    ("eager", "allowed", "is_due"),
+    [(4e-6, 1e-5, True), (4e-6, 1e-6, False), (1e-9, 1e-5, False), (None, None, False)],
+    ids=["eager got better", "worse anyway", "eager did not get better", "not known"],
+)
+def test_a_failure_that_the_baselines_eager_would_have_allowed_is_an_artifact(eager, allowed, is_due):
+    leaf, before = {"compiled_rmse": 5e-6, "eager_rmse": 1e-6}, {"eager_rmse": eager, "allowed_error": allowed}
+    found = reasons.by_eager({"reason": "it is off", "reason_class": "compiler"}, leaf, before)
+    assert (found.get("reason_class") == "tolerance_artifact") == is_due
+    assert not is_due or (found["reason"].startswith("it is off; ") and "4 times" in found["reason"])

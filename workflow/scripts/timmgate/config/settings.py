@@ -25,6 +25,7 @@ from timmgate.core.run_options import RunOptions
 from timmgate.core.schemas import FAILED
 from timmgate.core.spec import Mode, Traits
 from timmgate.core.thresholds import Thresholds
+from timmgate.core.traces import TRACES
 
 INFERENCE_ONLY_BACKENDS = ("export", "aot_inductor")
 
@@ -72,6 +73,7 @@ class Settings:
     thresholds: Thresholds
     retry: tuple[str, ...]
     fault_places: tuple[str, ...]
+    trace: tuple[str, ...]
     baseline: str | None
     quarantine: str | None
     history_path: str | None
@@ -114,6 +116,7 @@ def load(config: dict[str, Any], cores: int | None = None, devices: Callable[[st
         thresholds=Thresholds(**{name: values[name] for name in json_schemas(Thresholds)}),
         retry=tuple(values["retry"]),
         fault_places=tuple(values["fault_places"]),
+        trace=tuple(kind for kind in TRACES if kind in values["trace"]),
         baseline=values["baseline"],
         quarantine=values["quarantine"],
         history_path=values["history_path"],
@@ -142,6 +145,7 @@ def schema(name: str) -> dict[str, Any]:
     rules["properties"] |= json_schemas(RunOptions) | json_schemas(Thresholds)
     rules["properties"]["retry"]["items"] = {"enum": ["failed", *FAILED]}
     rules["properties"]["fault_places"]["items"] = {"enum": list(PLACES)}
+    rules["properties"]["trace"]["items"] = {"enum": list(TRACES)}
     rules["properties"]["checks"]["items"] = {"enum": list(CHECKS)}
     rules["required"] = list(rules["properties"])
     definitions = {

@@ -69,6 +69,13 @@ class RunOptions:
         minimum=2,
     )
 
+    confirm: int = described(
+        "How often each failed cell is measured again, each time in a fresh process with an empty compile cache, to "
+        "tell what is deterministic from what is flaky. 0 is not at all.",
+        default=0,
+        minimum=0,
+    )
+
     threads: int = 1
     cache: Path = Path(".cache/inductor")
     weights: Path | None = None

@@ -38,6 +38,22 @@ REASON_CLASSES = {
 REASON = ("reason", "reason_class")
 """Of a check, the columns of `cells` that have its reason."""
 
+RECURRENCES = {
+    "deterministic": "it failed in every fresh process",
+    "flaky": "it failed in some of them",
+    "one_off": "it failed in none of them",
+}
+"""Words for how often a failed check fails again, and what each means."""
+
+REPEATED = (
+    ("repeats", "int64", "in how many fresh processes it was measured again; null if in none"),
+    ("repeats_failed", "int64", "in how many of them it failed"),
+    ("fail_rate_low", "float64", "lower end of the 95 % interval of the share that fails (Wilson)"),
+    ("fail_rate_high", "float64", "upper end of the same"),
+    ("recurrence", "string", f"{', '.join(RECURRENCES)}: whether it failed in all, some or none of them"),
+)
+"""Names of the columns of a failed check with what became of it in fresh processes, with types and meanings."""
+
 PASSED = ("pass", "pass_due_to_skip")
 
 SHOWN_STATUS = {check: f"{check}_by_rule" if check == "accuracy" else check for check in CHECKS}
@@ -95,6 +111,7 @@ def reason_columns(check: str) -> list[tuple[str, str, str, str]]:
     return [
         (f"{check}_reason", "string", "", f"why {check} did not pass, in one sentence; null if it did"),
         (f"{check}_reason_class", "string", "", f"what kind of reason that is: {', '.join(REASON_CLASSES)}"),
+        *((f"{check}_{name}", kind, "", f"of a failed {check} check, {text}") for name, kind, text in REPEATED),
     ]
 
 
@@ -168,6 +185,25 @@ ATTEMPTS = (
             ("host", "string", "", "host name"),
             ("began_at", "timestamp", "", "when it began; null if it never started"),
             ("ended_at", "timestamp", "", "when it ended; null if it left no trace"),
+        ],
+    ),
+)
+
+
+REPEATS = (
+    *KEY,
+    *columns(
+        "repeats",
+        [
+            ("check_name", "string", "", "accuracy or performance"),
+            ("number", "int64", "", "number of the fresh process, from 1"),
+            ("status", "string", "", "status of the check there, by the rule that was asked for"),
+            ("stage", "string", "", "stage that it ended in"),
+            ("cause", "string", "", "exception class, signal, exit code or limit; null after a pass"),
+            ("message", "string", "", "what went wrong, as the worker or its supervisor put it"),
+            ("repeated_at", "timestamp", "", "start of the measurement that was repeated"),
+            ("began_at", "timestamp", "", "when it began"),
+            ("wall_s", "float64", "s", "duration from outside"),
         ],
     ),
 )
@@ -290,9 +326,11 @@ TABLES = {
     "cells": CELLS,
     **{check.details: (*KEY, *check.detail_columns) for check in CHECKS.values()},
     "attempts": ATTEMPTS,
+    "repeats": REPEATS,
 }
 """By name, the columns of each merged table. `cells` has one row a cell, each table of details one row for each compared
-tensor or pair of timed iterations, `attempts` one for each attempt at a check.
+tensor or pair of timed iterations, `attempts` one for each attempt at a check, `repeats` one for each time that a failed
+check was measured again to see whether it fails again.
 """
 
 REPORTABLE = {check.name: types((*IDENTITY, *check.columns, *PROVENANCE)) for check in CHECKS.values()} | {

@@ -37,6 +37,7 @@ WRONG_IF = {
     "strict": "a tensor's error against float64 is beyond what null runs allow (limits.* in inputs.safetensors)",
     "dynamo": "a tensor's error against float64 is beyond the dynamo rule's (limits.* in inputs.safetensors)",
     "timed": "the error is beyond what eager's own error allows",
+    "eager": "two eager runs are not equal in every bit, or are not finite",
     "cosine": "the cosine of a tensor and of eager's is below 0.99",
 }
 """By rule, when a result is wrong."""
@@ -48,6 +49,9 @@ RUNS = "Exit code 0 if it runs."
 
 WIDTH = 125
 """Of the docstring."""
+
+JUDGED = ("strict", "dynamo", "timed", "cosine")
+"""Rules by which compiled is held against float64 or eager."""
 
 Row = Mapping[str, Any]
 
@@ -79,6 +83,8 @@ def case(cell: Cell, row: Row, checks: Sequence[str]) -> Case:
         "batch_size": row[f"{check}_batch_size"] or spec.requested_batch_size,
         "sentence": row[f"{check}_reason"],
     }
+    if status in ("eager_two_runs_differ", "eager_not_finite"):
+        return Case(rule="eager", compiles=False, **about)
     if status in FAILED and status != "fail_accuracy":
         stages = {each.name for each in CHECKS[check].stages if each.failure == ("fail_to_run",)}
         return Case(rule=None, compiles=stage in stages or stage == "null_runs", **about)
@@ -97,7 +103,7 @@ def write(case: Case, run: RunOptions, weights: Path | None, folder: Path, log: 
     null runs of its own. `weights` is the file that says where the weights lie. Exits with a sentence where the model cannot
     be made. Nothing is compiled here.
     """
-    rule = "strict" if module and case.rule else case.rule
+    rule = "strict" if module and case.rule in JUDGED else case.rule
     shutil.rmtree(folder, ignore_errors=True)
     options = {"folder": str(folder.absolute()), "module": module, "rule": rule, "batch_size": case.batch_size}
     (facts,) = study.rows("timmgate.worker.repro", case.spec, run, weights, log, **options)
@@ -153,7 +159,7 @@ def text(case: Case, run: RunOptions, facts: Row, module: str | None = None) -> 
         seed=spec.seed,
         guard=with_guard if facts["amp_dtype"] else None,
         deeper="    " if facts["amp_dtype"] else "",
-        call=", ".join(["images", *map(_in_dtype_of_images, others)]),
+        call=", ".join(["images", *others]),
         losses='("", "cotangent.")' if rule == "strict" else '("", "")' if rule == "dynamo" else '("",)',
         loss_scale=f" / {LOSS_SCALE}" if spec.traits.scaled_loss else "",
         optimizer=_optimizer(spec) if rule == "dynamo" else None,
@@ -172,12 +178,6 @@ def _environment(case: Case, run: RunOptions) -> dict[str, str]:
     """Variables that a worker has and that change what is computed; the compiler's caches are not used."""
     own = {THREAD_VARIABLES[0]: str(run.threads), "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
     return {**own, **({} if case.spec.device == "cpu" else {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}), **run.build.env}
-
-
-def _in_dtype_of_images(argument: str) -> str:
-    """An argument as text, converted if it is an input of floats."""
-    name, found, rest = argument.partition("inputs[")
-    return f"{name}{found}{rest}.to(images.dtype)" if found else argument
 
 
 def _sizes(case: Case) -> tuple[int, ...]:

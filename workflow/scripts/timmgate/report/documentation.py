@@ -58,6 +58,7 @@ def tables() -> dict[str, str]:
         "evidence": _columns(parquet.SCHEMAS["evidence"]),
         "samples": _columns(parquet.SCHEMAS["samples"]),
         "attempts": _columns(parquet.SCHEMAS["attempts"]),
+        "repeats": _columns(parquet.SCHEMAS["repeats"]),
         "failures": _columns(failures.SCHEMA),
         "pairs": _columns(pairs.SCHEMA),
         "comparison": _columns(comparison.SCHEMA),

@@ -40,14 +40,22 @@ def measure(
         if failed:
             return
         with interruptible():
-            outcome = _process(specs[side], runs[side], weights, log.with_suffix(f".{specs[side].build}.{turns[side]}.log"))
+            outcome = once(specs[side], runs[side], weights, log.with_suffix(f".{specs[side].build}.{turns[side]}.log"))
         if outcome.verdict.status != "pass":
             failed.add(side)
         yield turns[side], side, outcome
         turns[side] += 1
 
 
-def _process(spec: Spec, run: RunOptions, weights: Weights | None, log: Path) -> Outcome:
+def again(specs: Sequence[Spec], run: RunOptions, weights: Weights | None, log: Path) -> list[tuple[Spec, Outcome]]:
+    """What becomes of each of these checks in a fresh process of its own; each has a log beside `log`."""
+    die_with_run(signal.SIGTERM)
+    with interruptible():
+        return [(spec, once(spec, run, weights, log.with_suffix(f".{spec.check}.log"))) for spec in specs]
+
+
+def once(spec: Spec, run: RunOptions, weights: Weights | None, log: Path) -> Outcome:
+    """What becomes of a check in a fresh process, with no trace beside its log."""
     failure = weights.failure() if weights else None
     memory_bytes = int(min(memory_limit_bytes(), machine_memory_bytes())) - SUPERVISION_BYTES
     run = replace(run, weights=weights.path if weights else None, memory_bytes=memory_bytes)

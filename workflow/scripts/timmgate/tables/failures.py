@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from timmgate.core.described import columns
 from timmgate.core.names import cell_name
-from timmgate.core.schemas import SHOWN_STATUS
+from timmgate.core.schemas import REASON, REPEATED, SHOWN_STATUS
 from timmgate.core.spec import SEEDED_WEIGHTS
 from timmgate.core.thresholds import Thresholds
 from timmgate.tables import parquet, reasons
@@ -86,6 +86,7 @@ COLUMNS = columns(
         ("cause", "string", "", "of a failure as in `cells`; else the threshold, or the column that it is about"),
         ("reason", "string", "", "in one sentence, with the figures"),
         ("reason_class", "string", "", "of a failure, what kind of reason that is, as in `cells`"),
+        *((name, kind, "", f"of a failure, {text}") for name, kind, text in REPEATED),
         ("worst_leaf", "string", "", "compared tensor with the largest margin, of a wrong model"),
         ("margin", "float64", "", "its error over the allowed error, 1 is the limit"),
         ("log", "string", "", "path of the log, relative to the working directory"),
@@ -94,6 +95,9 @@ COLUMNS = columns(
 )
 
 SCHEMA = parquet.schema(COLUMNS)
+
+COURSE = ("stage", "cause", *REASON, *(name for name, *_ in REPEATED))
+"""Columns of a failed check that it has here as in `cells`."""
 
 NAMED = 3
 """Cells that a note on many names."""
@@ -179,7 +183,7 @@ def _of_check(cell: Row, check: str, thresholds: Thresholds) -> Iterator[tuple[f
 
 
 def _failure(cell: Row, check: str, kind: Kind) -> tuple[float, Row]:
-    course = {name: cell[f"{check}_{name}"] for name in ("stage", "cause", "reason", "reason_class")}
+    course = {name: cell[f"{check}_{name}"] for name in COURSE}
     if kind.name != "wrong":
         return 0.0, _row(kind.name, cell, check, **course)
     if check == "accuracy":

@@ -6,10 +6,12 @@ Of what the last command requested, both checks of every cell.
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from timmgate.core.names import cell_name
 from timmgate.core.schemas import REASON, SHOWN_STATUS
@@ -19,6 +21,7 @@ from timmgate.tables.baseline import ANY, PASSING, Expectation, Expectations, Me
 from timmgate.tables.merge import requested
 from timmgate.tables.outcome import Outcome
 from timmgate.tables.quarantine import Entry
+from timmgate.tables.reasons import by_eager
 
 Row = dict[str, Any]
 
@@ -124,10 +127,12 @@ def against(
     measured: Measured | None,
     thresholds: Mapping[str, Any],
     models: Mapping[str, Collection[str]],
+    evidence: Path | None = None,
 ) -> list[Row]:
     """`judge`, and where the baseline is `measured` tables, their statuses instead of expectations, and their figures too.
 
-    Each build is compared by itself. `models` are by mode those that this run was asked for.
+    Each build is compared by itself. `models` are by mode those that this run was asked for. `evidence` is the table of the
+    compared tensors, out of which, with that of the baseline, follows what is due to eager alone.
     """
     if measured is None:
         expected: list[Row] = judge(cells, expectations, checks).to_pylist()
@@ -137,10 +142,44 @@ def against(
     for build in requested(cells)["build"].unique():
         of_build = cells.filter(pc.equal(cells["build"], build))
         before = deviations.load(measured, of_build)
-        judged += judge(of_build, before.expectations(models), checks).to_pylist()
+        rows: list[Row] = judge(of_build, before.expectations(models), checks).to_pylist()
+        judged += list(with_eager_of(measured, rows, of_build, evidence)) if evidence else rows
         if "performance" in checks:
             moved += deviations.deviations(requested(of_build).to_pylist(), before, Thresholds(**thresholds))
     return [*judged, *moved]
+
+
+def with_eager_of(measured: Measured, judged: Iterable[Row], cells: pa.Table, evidence: Path) -> Iterator[Row]:
+    """The rows of one build, where failures that are due to a better eager than the baseline's say so in their reason.
+
+    That is a failure by the dynamo rule whose error the baseline's eager, farther from float64, would have allowed. A
+    history has no evidence.
+    """
+    before = Path(measured.path).with_name(evidence.name)
+    failed = {
+        (row["build"], row["mode"], row["model"]): row["worst_leaf"]
+        for row in requested(cells).to_pylist()
+        if row["accuracy_by_rule"] == "fail_accuracy" and row["passed_by"] == "dynamo"
+    }
+    has_both = measured.kind != "history" and evidence.is_file() and before.is_file()
+    today, then = (
+        ({}, {})
+        if not has_both
+        else (_leaves(evidence, failed, None), _leaves(before, failed, measured.name if measured.kind == "build" else None))
+    )
+    for row in judged:
+        cell = _cell(row)
+        is_new = row["class"] == "new_failure" and row["check_name"] == "accuracy" and cell in today and cell in then
+        yield row | (by_eager(row, today[cell], then[cell]) if is_new else {})
+
+
+def _leaves(path: Path, wanted: Mapping[tuple[str | None, str, str], str], build: str | None) -> dict[Any, Row]:
+    """By cell, the row of its wanted tensor in a table of evidence; of another build, if one is named."""
+    names = list({*wanted.values()})
+    rows = pq.read_table(path, filters=pc.field("leaf").isin(names)).to_pylist() if names else []
+    by_cell = {(row["build"], row["mode"], row["model"], row["leaf"]): row for row in rows}
+    found = {cell: by_cell.get((build or cell[0], *cell[1:], leaf)) for cell, leaf in wanted.items()}
+    return {cell: row for cell, row in found.items() if row}
 
 
 def outcome(judged: Sequence[Row]) -> Outcome:

@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 
 from timmgate.core.build import RESERVED
 from timmgate.core.checks import CHECKS
-from timmgate.core.schemas import PASSED, REASON, SHOWN_STATUS
+from timmgate.core.schemas import PASSED, REASON, REPEATED, SHOWN_STATUS
 from timmgate.core.verdict import status_by_rule
 from timmgate.supervisor import journal
-from timmgate.tables import parquet, reasons
+from timmgate.tables import parquet, reasons, repeats
 
 KEY = ("device", "build", "mode", "model")
 
@@ -95,6 +95,7 @@ def merge(
         for check, record in CHECKS.items():
             write(record.details, chain(kept(record.details), _details(check, renewed, measured[check], problems)))
         write("attempts", chain(kept("attempts"), [_attempts(renewed, under_way)]))
+        write("repeats", chain(kept("repeats"), _repeats(folder, renewed, files)))
     rows = pa.concat_tables([*kept("cells"), join(list(renewed), measured, problems)])
     rows = _with_reasons(_in_order(rows, files, requested, checks, identities, rule), folder)
     parquet.write(rows, folder / "cells.parquet")
@@ -127,8 +128,16 @@ def find(folder: Path) -> dict[Key, dict[str, Stamp]]:
         with os.scandir(folder.joinpath(*cell[1:])) as entries:
             files = {entry.name: entry.stat() for entry in entries if entry.name in FILES}
         if files:
-            found[cell] = {name: (each.st_ino, each.st_mtime_ns, each.st_size) for name, each in sorted(files.items())}
+            found[cell] = {name: _stamp(each) for name, each in sorted(files.items())}
+    for path in sorted(folder.glob(f"{repeats.FOLDER}/*/*/*/*.parquet")):
+        *cell, name = path.relative_to(folder / repeats.FOLDER).parts
+        if (key := (folder.name, *cell)) in found:
+            found[key][f"{repeats.FOLDER}/{name}"] = _stamp(path.stat())
     return found
+
+
+def _stamp(file: os.stat_result) -> Stamp:
+    return file.st_ino, file.st_mtime_ns, file.st_size
 
 
 def read_index(folder: Path) -> dict[Key, dict[str, Stamp]]:
@@ -236,16 +245,27 @@ def _with_reasons(rows: pa.Table, folder: Path) -> pa.Table:
     numbers = pc.indices_nonzero(pc.invert(reduce(pc.and_, passed))).to_pylist()
     some = rows.take(pa.array(numbers, pa.int64()))
     leaves = of_cells(folder / "evidence.parquet", keys(some), reasons.LEAF)
-    found: dict[str, list[str | None]] = {f"{check}_{name}": [None] * len(rows) for check in CHECKS for name in REASON}
+    repeated = of_cells(folder / "repeats.parquet", keys(some))
+    found: list[dict[str, Any]] = [{} for _ in range(len(rows))]
     for number, cell, row in zip(numbers, keys(some), some.to_pylist(), strict=True):
-        of_cell = leaves[cell].to_pylist() if cell in leaves else []
-        for check in CHECKS:
-            for name, value in zip(REASON, reasons.reason(row, check, of_cell), strict=True):
-                found[f"{check}_{name}"][number] = value
-    for name, values in found.items():
-        place = rows.schema.get_field_index(name)
-        rows = rows.set_column(place, rows.schema.field(name), pa.array(values, pa.string()))
+        details, again = ([*table[cell].to_pylist()] if cell in table else [] for table in (leaves, repeated))
+        found[number] = derived(row, CHECKS, details, again)
+    for name in (f"{check}_{name}" for check in CHECKS for name in (*REASON, *(name for name, *_ in REPEATED))):
+        field = rows.schema.field(name)
+        values = pa.array([each.get(name) for each in found], field.type)
+        rows = rows.set_column(rows.schema.get_field_index(name), field, values)
     return rows
+
+
+def derived(
+    row: Mapping[str, Any], checks: Iterable[str], leaves: Sequence[Mapping[str, Any]], again: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Why the checks of a cell did not pass, and how often they fail again: columns of its row, out of its other tables."""
+    found: dict[str, Any] = {}
+    for check in checks:
+        found |= repeats.columns(row, check, again)
+        found |= zip((f"{check}_{name}" for name in REASON), reasons.reason({**row, **found}, check, leaves), strict=True)
+    return found
 
 
 def row_of(cell: Key, folder: Path, checks: Iterable[str], rule: str) -> dict[str, Any]:
@@ -259,9 +279,7 @@ def row_of(cell: Key, folder: Path, checks: Iterable[str], rule: str) -> dict[st
         leaves += file[parquet.DETAILS][0].as_py() if check == "accuracy" and len(file) else []
     row: dict[str, Any] = join([cell], measured, problems).to_pylist()[0]
     row["accuracy_by_rule"], row["passed_by"] = status_by_rule(row["accuracy"], row["strict"], rule)
-    for check in measured:
-        row |= {f"{check}_{name}": value for name, value in zip(REASON, reasons.reason(row, check, leaves), strict=True)}
-    return row
+    return row | derived(row, measured, leaves, [])
 
 
 def of_cells(path: Path, wanted: Collection[Key], columns: Collection[str] | None = None) -> dict[Key, pa.Table]:
@@ -342,6 +360,16 @@ def _attempts(folders: Mapping[Key, Path], under_way: Collection[Key]) -> pa.Tab
         for row in journal.rows_of(folder / journal.NAME, dict(zip(KEY, cell, strict=True)), cell in under_way)
     ]
     return parquet.table(rows, parquet.SCHEMAS["attempts"])
+
+
+def _repeats(folder: Path, cells: Iterable[Key], files: Mapping[Key, Iterable[str]]) -> Iterator[pa.Table]:
+    """What became of these cells in fresh processes; a file that cannot be read counts as one that is not there."""
+    schema = parquet.SCHEMAS["repeats"]
+    for cell in cells:
+        for name in (Path(name) for name in files[cell]):
+            if name.parent.name == repeats.FOLDER:
+                with suppress(pa.ArrowException, OSError):
+                    yield pq.read_table(folder.joinpath(repeats.FOLDER, *cell[1:], name.name), schema=schema)
 
 
 def _without(path: Path, cells: Collection[Key]) -> Iterator[pa.Table]:

@@ -6,10 +6,10 @@ from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
-from scipy.stats import binomtest
 
 from timmgate.core.described import columns
 from timmgate.tables import parquet
+from timmgate.tables.repeats import wilson
 
 RULES = ("strict", "dynamo", "cosine")
 
@@ -111,5 +111,5 @@ def _below(effect: float, high: float) -> bool:
 def _share(caught: int, applicable: int) -> dict[str, float]:
     if not applicable:
         return {}
-    interval = binomtest(caught, applicable).proportion_ci(method="wilson")
-    return {"share": caught / applicable, "share_ci_low": interval.low, "share_ci_high": interval.high}
+    low, high = wilson(caught, applicable)
+    return {"share": caught / applicable, "share_ci_low": low, "share_ci_high": high}

@@ -53,6 +53,16 @@ class Reason(NamedTuple):
 
 def reason(row: Row, check: str, leaves: Sequence[Row] = ()) -> Reason:
     """The reason of a check; nothing for one that passed, does not apply or was not asked for."""
+    found = _measured_once(row, check, leaves)
+    if not found.sentence or not row[f"{check}_repeats"]:
+        return found
+    low, high = (row[f"{check}_fail_rate_{end}"] for end in ("low", "high"))
+    again = f"{row[f'{check}_repeats_failed']} of {row[f'{check}_repeats']} fresh processes ({low:.0%} to {high:.0%})"
+    kind = found.kind if row[f"{check}_recurrence"] == "deterministic" else "flaky"
+    return Reason(f"{found.sentence}; it failed again in {again}", kind)
+
+
+def _measured_once(row: Row, check: str, leaves: Sequence[Row]) -> Reason:
     status = row[SHOWN_STATUS[check]]
     if status in WITHOUT_REASON or (status == "not_run" and not row[f"{check}_cause"]):
         return Reason(None, None)
@@ -66,6 +76,19 @@ def reason(row: Row, check: str, leaves: Sequence[Row] = ()) -> Reason:
     kind = "eager_unstable" if status in EAGER_FAILED else _class_of_ended(row, check, status)
     words = _ended(row, check)
     return Reason(words, kind) if words else Reason(None, None)
+
+
+def by_eager(judged: Row, leaf: Row, before: Row) -> dict[str, str]:
+    """Columns of a failure that is due to eager alone: nothing unless the baseline's limit allows the error of today.
+
+    `leaf` and `before` are the rows of the worst tensor in the evidence of today and of the baseline.
+    """
+    error, eager, usual = leaf["compiled_rmse"], leaf["eager_rmse"], before["eager_rmse"]
+    allowed = before["allowed_error"]
+    if None in (error, eager, usual, allowed) or not eager < usual or error > allowed:
+        return {}
+    words = f"eager was {times(usual / eager) if eager else 'infinitely many times'} as far from float64 in the baseline"
+    return {"reason": f"{judged['reason']}; {words}, which would have allowed it", "reason_class": "tolerance_artifact"}
 
 
 def by_null_runs(row: Row) -> bool:

@@ -6,8 +6,9 @@ what was requested and is not done yet is done by the next run.
 """
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from timmgate.core.errors import ConfigError
 from timmgate.core.files import write_atomically
@@ -51,6 +52,20 @@ def request_failed(
 ) -> dict[str, bool]:
     """Request the cells that have a wanted status in a check; the cells, and whether it was for lack of weights.
 
+    The arguments are as of `failed`.
+    """
+    found: dict[str, bool] = {}
+    for cell, check, row in failed(cells, wanted, rule):
+        retries.request(cell, row.get("retry"))
+        found[cell] = found.get(cell, False) or row.get(f"{check}_stage") == "weights"
+    return found
+
+
+def failed(
+    cells: Mapping[str, Mapping[str, str]], wanted: Collection[str], rule: str = "strict"
+) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Cell, check, and some columns of the row, of each check that has a wanted status.
+
     `cells` maps a cell to the file of each check's row. `failed` among the wanted stands for all but a pass. A cell without
     a file is measured anyway; one with a file that cannot be read has failed. `rule` is the key `accuracy_rule`.
     """
@@ -60,7 +75,6 @@ def request_failed(
     from timmgate.core.schemas import FAILED
     from timmgate.core.verdict import status_by_rule
 
-    found: dict[str, bool] = {}
     for cell, files in cells.items():
         for check, file in files.items():
             try:
@@ -74,6 +88,4 @@ def request_failed(
             if check == "accuracy":
                 status, _ = status_by_rule(status, row.get("strict"), rule)
             if status is None or status in wanted or ("failed" in wanted and status in FAILED):
-                retries.request(cell, row.get("retry"))
-                found[cell] = found.get(cell, False) or row.get(f"{check}_stage") == "weights"
-    return found
+                yield cell, check, row

@@ -25,10 +25,9 @@ from timmgate.core import verdict
 from timmgate.core.files import write_atomically
 from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Spec
-from timmgate.core.verdict import NullRun
 from timmgate.worker import accuracy, backends, leaf_errors, models, null_runs, strict_verdict, torch_device
 from timmgate.worker.__main__ import import_first, set_environment
-from timmgate.worker.compare import Leaf, compare_leaves
+from timmgate.worker.compare import compare_leaves
 from timmgate.worker.compile_cache import Cache
 from timmgate.worker.cotangent import cotangent_of
 from timmgate.worker.training_step import Setup, logits, make
@@ -74,13 +73,12 @@ class Called(nn.Module):
 
     def forward(self, first: Tensor) -> Any:
         """The module's own output."""
-        like = {True: first.dtype, False: None}
-        others = [_as(value, like) for value in self._others]
-        return self.module(first, *others, **{name: _as(value, like) for name, value in self._keywords.items()})
+        others = [_as(value, first.dtype) for value in self._others]
+        return self.module(first, *others, **{name: _as(value, first.dtype) for name, value in self._keywords.items()})
 
 
-def _as(value: Any, like: Mapping[bool, torch.dtype | None]) -> Any:
-    return value.to(like[value.is_floating_point()]) if isinstance(value, Tensor) else value
+def _as(value: Any, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def recorded(spec: Spec, model: nn.Module, images: Tensor, name: str) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
@@ -106,25 +104,11 @@ def _detached(call: Any) -> Any:
     return torch.utils._pytree.tree_map_only(Tensor, torch.detach, call)
 
 
-def strict_limits(spec: Spec, model: nn.Module, inputs: Tensor, families: list[str] | None) -> tuple[Limits, bool]:
-    """What null runs allow, and whether there is a float64 reference."""
-
-    def run(model: nn.Module, images: Tensor) -> list[Leaf]:
-        return strict_verdict.run(spec, model, images)
-
-    dtype = strict_verdict.computing_dtype(spec)
-    try:
-        reference, is_exact = null_runs.reference(run, model, inputs, dtype), True
-    except Exception:
-        reference, is_exact = run(model, inputs), False
-    expected = reference if is_exact else None
-    runs = null_runs.null_runs(run, model, inputs, dtype, spec.seed, families, expected)
-    nulls = [NullRun(family, leaf_errors.measure(leaves, reference, dtype)) for family, leaves in runs]
-    scales, allowed = leaf_errors.scales(reference, dtype), verdict.limits(nulls)
+def strict_limits(judge: strict_verdict.Judge) -> Limits:
+    """What null runs allow."""
+    scales, allowed = leaf_errors.scales(judge.reference, judge.dtype), verdict.limits(judge.nulls)
     judged = [name for name in scales if name in allowed]
-    return {
-        name: [scales[name], *(allowed[name][each] for each in STATISTICS if each in allowed[name])] for name in judged
-    }, is_exact
+    return {name: [scales[name], *(allowed[name][each] for each in STATISTICS if each in allowed[name])] for name in judged}
 
 
 def dynamo_limits(spec: Spec, model: nn.Module, images: Tensor) -> Limits:
@@ -159,7 +143,8 @@ def prepare(spec: Spec, setup: Setup, folder: Path, module: str | None, rule: st
         limits, has_reference = Limits(), True
         if rule == "strict":
             families = families_of(spec, arguments[0]) if module else None
-            limits, has_reference = strict_limits(spec, subject, arguments[0], families)
+            judge = strict_verdict.prepare(spec, subject, arguments[0], families)
+            limits, has_reference = strict_limits(judge), judge.is_exact
         elif rule == "dynamo":
             limits = dynamo_limits(spec, model, images)
     inputs |= {f"limits.{_own(name)}": torch.tensor(each, dtype=torch.float64) for name, each in limits.items()}
@@ -218,7 +203,10 @@ def _own(name: str) -> str:
 
 
 def _text(name: str, value: Any) -> str:
-    return f'inputs["input.{name}"]' if isinstance(value, Tensor) else repr(value)
+    """An argument as the script has it, in the dtype of the first one."""
+    if not isinstance(value, Tensor):
+        return repr(value)
+    return f'inputs["input.{name}"]{".to(images.dtype)" if value.is_floating_point() else ""}'
 
 
 def _name(dtype: torch.dtype | None) -> str | None:

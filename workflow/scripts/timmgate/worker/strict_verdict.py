@@ -55,19 +55,23 @@ def run_compiled(
 
 @dataclass(frozen=True)
 class Judge:
-    """Knows the reference of a model and what its null runs are off by."""
+    """Knows the reference of a model, whether that is in float64, and what its null runs are off by."""
 
     dtype: torch.dtype
     reference: list[Leaf]
     nulls: list[NullRun]
+    is_exact: bool
 
     def judge(self, leaves: Iterable[Leaf]) -> CellVerdict:
         """The verdict on a run."""
         return verdict.judge(leaf_errors.measure(leaves, self.reference, self.dtype), self.nulls)
 
 
-def prepare(spec: Spec, model: torch.nn.Module, images: torch.Tensor) -> Judge:
-    """Run the reference and the null runs; where float64 does not run, the first eager run is the reference."""
+def prepare(spec: Spec, model: torch.nn.Module, images: torch.Tensor, families: list[str] | None = None) -> Judge:
+    """Run the reference and the null runs; where float64 does not run, the first eager run is the reference.
+
+    `families` are those of the null runs, by default the ones for a whole model of its size.
+    """
 
     def one(model: torch.nn.Module, images: torch.Tensor) -> list[Leaf]:
         return run(spec, model, images)
@@ -79,9 +83,10 @@ def prepare(spec: Spec, model: torch.nn.Module, images: torch.Tensor) -> Judge:
         traceback.print_exc()
         reference, is_exact = one(model, images), False
     expected = reference if is_exact else None
-    runs = null_runs.null_runs(one, model, images, dtype, spec.seed, expected=expected, gmacs=gmacs(spec, model, images))
+    families = families or null_runs.default_families(dtype, gmacs(spec, model, images))
+    runs = null_runs.null_runs(one, model, images, dtype, spec.seed, families, expected)
     nulls = [NullRun(family, leaf_errors.measure(leaves, reference, dtype)) for family, leaves in runs]
-    return Judge(dtype, reference, nulls)
+    return Judge(dtype, reference, nulls, is_exact)
 
 
 def gmacs(spec: Spec, model: torch.nn.Module, images: torch.Tensor) -> float:
