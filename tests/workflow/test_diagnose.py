@@ -25,7 +25,7 @@ def test_a_failed_cell_is_measured_then_diagnosed_and_the_others_are_not(project
     printed = diagnosed(project, INDUCTOR | {"1 of lowerings (bisector)": "pass", "module": "blocks.0"})
     assert "lowerings inference/test_vit operators become loops" in printed
     assert "it takes application 1; passes with: without lowerings (bisector)" in printed
-    assert "1 failed cells diagnosed: lowerings 1." in printed
+    assert "1 failed cell diagnosed: lowerings 1." in printed
     (row,) = project.table("diagnosis")
     assert (row["model"], row["layer"], row["application"]) == ("test_vit", "lowerings", "application 1")
     assert (row["module"], row["module_class"], row["direction"]) == ("blocks.0", "Block", "forward")

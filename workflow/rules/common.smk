@@ -252,13 +252,13 @@ def diagnosed(wildcards, table):
 
 def suspects():
     """The cells that failed, as build/mode/model, once it is known which these are."""
-    failed = json.loads(Path(checkpoints.suspect.get().output[0]).read_text())
-    return ["{build}/{mode}/{model}".format_map(each) for each in failed]
+    return json.loads(Path(checkpoints.suspect.get().output[0]).read_text())
 
 
-def scripts_of_suspects(wildcards):
-    """The script of each cell that failed."""
-    return [f"results/{SETTINGS.device}/{cell}/repro/repro.py" for cell in suspects()]
+def links_of_suspects(wildcards):
+    """The script of each cell that failed, and what the key `trace` asks for."""
+    kept = ["repro/repro.py", *(f"trace/{kind}" for kind in SETTINGS.trace)]
+    return [f"results/{SETTINGS.device}/{cell}/{each}" for cell in suspects() for each in kept]
 
 
 def scripts(wildcards):

@@ -7,7 +7,7 @@ rule diagnose:
         tables(),
         diagnoses=lambda wildcards: diagnosed(wildcards, "diagnosis"),
         trials=lambda wildcards: diagnosed(wildcards, "trials"),
-        scripts=scripts_of_suspects,
+        links=links_of_suspects,
     output:
         table=f"results/{SETTINGS.device}/diagnosis.parquet",
         tsv=f"results/{SETTINGS.device}/diagnosis.tsv",

@@ -21,7 +21,7 @@ def show(found: list[Row], console: Console) -> None:
         console.print(line(row), soft_wrap=True)
     counts = Counter(row["layer"] for row in found)
     told = ", ".join(f"{layer} {counts[layer]}" for layer in LAYERS if counts[layer])
-    console.print(f"{len(found)} failed cells diagnosed: {told}.", highlight=False)
+    console.print(f"{len(found)} failed cell{'s' * (len(found) > 1)} diagnosed: {told}.", highlight=False)
 
 
 def line(row: Row) -> Text:

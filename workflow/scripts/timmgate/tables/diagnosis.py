@@ -1,6 +1,6 @@
 """What diagnoses came to: a row for each failed cell, and one for each trial."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -20,14 +20,10 @@ KEY = ("device", "build", "mode", "model")
 Row = dict[str, Any]
 
 
-def suspects(cells: pa.Table, checks: Iterable[str]) -> list[Row]:
-    """Of a table of cells, the requested ones that are worth a diagnosis, each with the check that failed."""
-    found = []
-    for row in cells.to_pylist():
-        check = failed_check(row, list(checks)) if row["requested"] else None
-        if check:
-            found.append({name: row[name] for name in KEY} | {"check_name": check})
-    return found
+def suspects(cells: pa.Table, checks: Sequence[str]) -> list[str]:
+    """Of a table of cells, the requested ones that are worth a diagnosis, as build/mode/model."""
+    rows = [row for row in cells.to_pylist() if row["requested"] and failed_check(row, checks)]
+    return ["/".join(row[name] for name in KEY[1:]) for row in rows]
 
 
 def trials(cell: Cell, examination: Examination) -> pa.Table:
