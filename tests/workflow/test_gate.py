@@ -75,7 +75,7 @@ def test_a_gate_runs_what_is_missing(judged):
 
 def test_a_surprise_of_either_check_is_in_the_terminal_and_in_the_table_that_a_failed_gate_leaves(judged):
     project, printed = judged
-    assert f"new_failure {WRONG} expected pass, got fail_accuracy; comparison" in printed
+    assert f"new_failure {WRONG} expected pass, got fail_accuracy; output.1 is wrong: 1 of 2 tensors differ" in printed
     assert f"new_failure {CRASHED} expected pass, got fail_to_run; RuntimeError" in printed
     assert "The gate failed: 2 new_failure. See results/cpu/gate.tsv" in printed
     assert "Traceback" not in printed

@@ -53,6 +53,8 @@ def test_a_wrong_timed_output_is_judged_by_the_error_that_it_was_allowed_at_the_
     timed = {"timed_output_error": 0.5, "timed_output_margin": 10.0, "performance_batch_size": 3}
     found = case(accuracy="pass", performance="fail_accuracy", **timed)
     assert (found.rule, found.limit, found.batch_size) == ("timed", 0.05, 3)
+    infinite = {**timed, "timed_output_error": float("inf"), "timed_output_margin": float("inf")}
+    assert case(accuracy="pass", performance="fail_accuracy", **infinite).limit == 1.0
 
 
 OPTIONS = [
