@@ -17,7 +17,7 @@ PROGRAMS = {
     "gelu": (functional.gelu, TOKENS),
     "gather": (lambda x: x[:, torch.tensor([3, 0, -1])] * 2, TOKENS),
     "pad": (lambda x: functional.pad(x, (1, 2), value=3.0).flip(1), IMAGES),
-    "bfloat16": (lambda x: (x.bfloat16() * 2).sum(-1), TOKENS.round()),  # exact, wherever it is rounded
+    "bfloat16": (lambda x: x.bfloat16().float() * 1.5, TOKENS),
     "in_place": (lambda x: (x.sin() @ torch.ones(20, 20)).relu() + 1, TOKENS),
 }
 
