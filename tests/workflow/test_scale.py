@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 ROOT = Path(__file__).parents[2]
-STEPS = {"real jobs", "dry run", "scheduling", "tables", "nothing to do", "one cell", "gate", "export"}
+STEPS = {"many ready", "real jobs", "dry run", "records", "tables", "nothing to do", "one cell", "gate", "export"}
 
 
 def test_the_benchmark_of_scale_measures_every_step_and_draws_them(tmp_path):
@@ -18,5 +18,5 @@ def test_the_benchmark_of_scale_measures_every_step_and_draws_them(tmp_path):
     assert {"snakemake", "merge", "flag", "gate", "export"} == set(table["process"])
     assert (table["cpu_s"] > 0).all()
     assert (table["peak_rss_mb"] > 10).all()
-    assert table.set_index("step").loc["scheduling", "cells"] == 8
+    assert table.set_index("step").loc["records", "cells"] == 8
     assert (tmp_path / "scale.svg").read_text().count("<svg") == 1
