@@ -252,7 +252,7 @@ def test_every_cell_that_was_found_or_expected_is_in_one_class(wanted, flaky, fo
 
 
 def test_the_table_above_has_every_class():
-    assert {name for *_, name in TABLE} == set(gate.CLASSES)
+    assert {name for *_, name in TABLE} == {*gate.CLASSES} - {"one_off"}, "which is one that fresh processes do not confirm"
 
 
 def test_every_status_that_counts_as_passed_elsewhere_passes_here():

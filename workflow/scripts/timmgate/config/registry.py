@@ -83,19 +83,19 @@ def _list_into(path: Path, build: "Build") -> None:
 
 
 def installed() -> Registry:
-    """The registry of the timm that this process imports."""
+    """The registry of the timm that this process imports, without models that have no configuration, as of others."""
     import timm
 
     families = {name: family for family in timm.list_modules() for name in timm.list_models(module=family)}
-    configs = {name: timm.get_pretrained_cfg(name) for name in timm.list_models()}
-    tagged = [name for name in timm.list_models(include_tags=True) if name not in configs]
+    configs = {name: config for name in timm.list_models() if (config := timm.get_pretrained_cfg(name))}
+    others = [name for name in timm.list_models(include_tags=True) if name not in configs]
     return Registry(
         timm=timm.__version__,
         architectures={
             name: Architecture(families[name], config.input_size, config.num_classes, timm.is_model_pretrained(name))
             for name, config in configs.items()
         },
-        tagged={name: timm.get_pretrained_cfg(name).input_size for name in tagged},
+        tagged={name: config.input_size for name in others if (config := timm.get_pretrained_cfg(name))},
         renamed=timm.models.get_deprecated_models(),
     )
 
