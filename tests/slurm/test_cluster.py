@@ -22,7 +22,7 @@ CELLS = [f"{mode}/{model}" for mode in MODES for model in MODELS]
 DRAINED = NODES[0]
 
 DEVICE = "cuda"
-ON_CUDA = {"device": DEVICE, "suite": "tiny", "weights": "random"}
+ON_CUDA = {"device": DEVICE, "suite": "tiny", "weights": "random", "threads": 1}
 
 START_S = 90
 """Longest time until some cells have started: two processors may do all the work of the cluster."""

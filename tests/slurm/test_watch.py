@@ -25,5 +25,5 @@ def test_what_a_job_does_is_seen_and_its_end_is_a_line(new_cluster_project):
     (project.folder / "go").touch()
     printed, _ = run.communicate(timeout=PATIENCE_S)
     assert run.returncode == 0, printed
-    assert "1 of 1 inference/test_vit  accuracy fail_accuracy in null_runs: comparison: 1 of 2 tensors differ" in printed
+    assert "1 of 1 inference/test_vit  accuracy fail_accuracy output.1 is wrong: 1 of 2 tensors differ" in printed
     assert not file.exists()
