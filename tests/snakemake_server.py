@@ -9,6 +9,7 @@ import select
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
@@ -46,15 +47,19 @@ class Server:
             text = Path(printed.name).read_text()
             if not ended:
                 self._process.kill()
-                started.cache_clear()
+                _of_thread.cache_clear()
                 raise TimeoutError(f"it did not end within {patience_s:g} s; until then it printed:\n{text}")
             code, cpu_s = json.loads(self._process.stdout.readline())
             return Ended(code, text, cpu_s)
 
 
-@cache
 def started() -> Server:
-    """The server of this process."""
+    """The server of this thread: it runs one command at a time."""
+    return _of_thread(threading.get_ident())
+
+
+@cache
+def _of_thread(thread: int) -> Server:
     return Server()
 
 

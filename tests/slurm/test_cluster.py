@@ -273,4 +273,4 @@ def test_what_no_node_can_do_ends_the_run_before_any_cell(new_cluster_project, m
 def test_a_job_goes_by_what_the_main_process_found_and_not_by_its_own_environment(campaign):
     found = json.loads((campaign.project.folder / ".cache" / "builds" / DEVICE / "default.json").read_text())
     environments = {tuple(row["environment"]) for row in campaign.rows.values()}
-    assert environments == {tuple(f"{name}={value}" for name, value in found["environment"].items())}
+    assert environments == {tuple(f"{name}={value}" for name, value in found["facts"]["environment"].items())}
