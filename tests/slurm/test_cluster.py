@@ -102,7 +102,8 @@ class Campaign:
         wait_until(lambda: jobs[out_of_time]["id"] not in [job["id"] for job in cluster.jobs()], "the time limit", START_S)
         self.note("out of time", out_of_time)
         # They may be started again on the node that is the next to go.
-        wait_until(lambda: self.is_done(out_of_time) and self.is_done(cancelled), "the end of what was lost before", START_S)
+        lost_before = out_of_time, cancelled, *powerless
+        wait_until(lambda: all(map(self.is_done, lost_before)), "the end of what was lost before", START_S)
         cluster.set_node(node_down, "down")
         self.note("node down", *downed)
         cluster.resume(node_down)
