@@ -10,7 +10,7 @@ its name in front, as in `performance.timing`. A cell without words passes.
 FAKE_WORKER_JOURNAL is a file to which every start and every further process appends a line of JSON with its process id.
 To the question whether a request is possible it says yes; FAKE_PREFLIGHT is a sentence that says why not, or `hang`.
 FAKE_UNKNOWN has the models that there are not, with commas, and FAKE_DEVICES is how many devices there are.
-FAKE_COMPILED_S are the seconds of a compiled iteration.
+FAKE_COMPILED_S are the seconds of a compiled iteration, and FAKE_SCATTER is how much processes differ, relative.
 FAKE_DIAGNOSIS says in JSON how trials of a diagnosis end, by the name of the variant: a status, `signal:SIGSEGV` or `hang`;
 all others end like that of `*`, by default with fail_accuracy. Its `module` is the one that a search of modules finds.
 """
@@ -42,6 +42,7 @@ STAGES = {
     "accuracy": ("import", "load", "reference", "eager", "eager", *COMPILING, "null_runs"),
     "performance": ("import", "load", "eager", *COMPILING, "warmup", "queue", "timing"),
 }
+FIGURES = {"FAKE_COMPILED_S": "0.1", "FAKE_SCATTER": "0.0003"}
 FOREVER_S = 600
 PATIENCE_S = 300
 
@@ -88,7 +89,8 @@ class Run:
             self.reporter.result("pass")
 
     def performance(self) -> None:
-        noise, compiled_s = random.Random(os.getpid()).gauss(1, 0.0003), float(os.environ.get("FAKE_COMPILED_S", "0.1"))
+        compiled_s, scatter = (float(os.environ.get(name, usual)) for name, usual in FIGURES.items())
+        noise = random.Random(os.getpid()).gauss(1, scatter)
         for block in range(5):
             for eager_first in (True, False):
                 self.reporter.detail({"block": block, "eager_first": eager_first, "eager_s": 0.2, "compiled_s": compiled_s})
