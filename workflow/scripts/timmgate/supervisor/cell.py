@@ -45,15 +45,11 @@ def slot_request(device: str, run: RunOptions) -> SlotRequest:
     """What a measurement on a torch device type takes: one slot of a GPU, or as many cores as it has threads."""
     if device != "cpu":
         return SlotRequest(tuple(gpus.names(device, run.devices)), tuple(range(run.jobs_per_gpu)))
-    lanes = cpu_topology.lanes(run.timing_lanes)
-    slots = lanes[0] if len(lanes) == 1 else tuple(range(len(lanes[0])))
-    return SlotRequest(tuple(gpus.names(device, len(lanes))), slots, min(run.threads, len(slots)))
-
-
-def lane(device: str, run: RunOptions) -> tuple[int, ...] | None:
-    """The cores of one of several lanes of a CPU; None for any other device."""
-    kind, number = device.partition(":")[0], gpus.number_of(device)
-    return cpu_topology.lanes(run.timing_lanes)[number] if kind == "cpu" and number is not None else None
+    first, *others = lanes = cpu_topology.lanes(run.timing_lanes)
+    if not others:
+        return SlotRequest((device,), first, min(run.threads, len(first)))
+    slots = tuple(range(len(first)))
+    return SlotRequest(tuple(gpus.names(device, len(lanes))), slots, min(run.threads, len(slots)), tuple(lanes))
 
 
 def worker_program(build: BuildOptions) -> list[str]:
@@ -144,8 +140,7 @@ class Cell:
                 self._journal.began(self._under_way[0].check)
                 limits = Limits(self._run.timeout, self._run.memory_bytes)
                 ended, variables = partial(self.ended, lease), self._run.build.env
-                cores = lane(lease.device, self._run)
-                run_worker(start, lease, limits, self._log, ended, self.looked_at, variables, cores)
+                run_worker(start, lease, limits, self._log, ended, self.looked_at, variables)
         except StuckError as error:
             self.ended(None, AttemptResult(stage=None, supervisor_error=("stuck", str(error))), goes_on=False)
         time.sleep(self._pause_s)

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from timmgate import module_environment
@@ -60,12 +60,11 @@ def run_worker(
     on_end: Callable[[AttemptResult, bool], None],
     on_look: Callable[[str | None, bool], None] = lambda *_: None,
     variables: Mapping[str, str] | None = None,
-    cores: Collection[int] | None = None,
 ) -> None:
     """Start a worker and follow it until it ends or a limit is reached. No process of it is left behind.
 
     `start` makes its command from two file descriptors: for its messages, and for the time that it was paused. `variables`
-    are added to its environment. It may use these `cores`, or with None those that we may.
+    are added to its environment.
 
     `on_end` is told how each check that it began ended, at least one, and whether the worker goes on to another one.
     `on_look` is told several times a second which stage it is in, and whether it is paused.
@@ -82,7 +81,7 @@ def run_worker(
         while not activity.may_run():
             time.sleep(POLL_S)
         try:
-            with process_tree.bound_to(cores):
+            with process_tree.bound_to(lease.cores):
                 worker = subprocess.Popen(
                     start(said.writing, paused.fileno()),
                     stdin=subprocess.DEVNULL,

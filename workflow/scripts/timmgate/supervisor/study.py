@@ -14,7 +14,7 @@ from timmgate import module_environment
 from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Spec
 from timmgate.supervisor import cell
-from timmgate.system import device_locks, gpus
+from timmgate.system import device_locks, gpus, process_tree
 from timmgate.system.process_tree import die_with_run
 from timmgate.weights import record
 
@@ -49,4 +49,5 @@ def process(
     command = [run.build.python or sys.executable, "-m", module, request, str(answer)]
     with contextlib.closing(device_locks.lease(cell.slot_request(spec.device, run))) as lease, log.open("wb") as stream:
         environment = {**module_environment(run.build.env), **gpus.only(lease.device)}
-        return subprocess.run(command, env=environment, stdout=stream, stderr=subprocess.STDOUT, pass_fds=lease.filenos)
+        with process_tree.bound_to(lease.cores):
+            return subprocess.run(command, env=environment, stdout=stream, stderr=subprocess.STDOUT, pass_fds=lease.filenos)

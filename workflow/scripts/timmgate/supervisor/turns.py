@@ -31,19 +31,16 @@ def measure(
 ) -> Iterator[tuple[int, int, Outcome]]:
     """Number of the turn, side and outcome of each process, for two specs with the options that each runs with.
 
-    A side that does not pass is not tried again: there is nothing to compare. Each process has a log beside `log`.
+    Once one does not pass there is nothing to compare, and it ends. Each process has a log beside `log`.
     """
     die_with_run(signal.SIGTERM)
-    failed: set[int] = set()
     turns = [0, 0]
     for side in order(runs[0].processes):
-        if failed:
-            return
         with interruptible():
             outcome = once(specs[side], runs[side], weights, log.with_suffix(f".{specs[side].build}.{turns[side]}.log"))
-        if outcome.verdict.status != "pass":
-            failed.add(side)
         yield turns[side], side, outcome
+        if outcome.verdict.status != "pass":
+            return
         turns[side] += 1
 
 

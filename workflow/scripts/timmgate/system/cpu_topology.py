@@ -30,6 +30,8 @@ def lanes(wanted: int | str) -> list[tuple[int, ...]]:
     One group has all cores in the order of `available`; of several, the larger ones leave cores out.
     """
     cores = available()
+    if wanted == 1:
+        return [tuple(cores)]
     domains: list[tuple[set[object], list[int]]] = []
     for core in cores:
         shared: set[object] = {("node", _node(core)), ("cache", _last_level_cache(core))}

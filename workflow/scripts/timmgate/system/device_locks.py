@@ -37,11 +37,13 @@ class SlotRequest:
     """What a supervisor asks for: `count` of the slots with these numbers, of one of the `devices`.
 
     Those who share a device must agree on its slots. Of two that are free the one that comes first in `slots` is taken.
+    `cores` are those that belong to each device, in the same order, where the devices are parts of a CPU.
     """
 
     devices: tuple[str, ...]
     slots: tuple[int, ...]
     count: int = 1
+    cores: tuple[tuple[int, ...], ...] = ()
 
 
 class SlotLease:
@@ -59,6 +61,11 @@ class SlotLease:
     def slots(self) -> list[int]:
         """The numbers of the slots."""
         return sorted(self._files)
+
+    @property
+    def cores(self) -> tuple[int, ...] | None:
+        """The cores that belong to the device; None if all do."""
+        return dict(zip(self._request.devices, self._request.cores, strict=False)).get(self.device)
 
     @property
     def filenos(self) -> list[int]:
