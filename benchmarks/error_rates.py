@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from scipy.stats import binomtest
 
 from timmgate.tables import comparison, pairs, parquet
+from timmgate.tables.repeats import wilson
 
 PLANTED = (0.0, 0.01, 0.02, 0.03)
 FIGURES = ("eager_ms", "compiled_ms")
@@ -64,8 +64,8 @@ def judge(rows: Sequence[Row]) -> list[Row]:
 
 def rate(hits: int, total: int) -> str:
     """A share with its interval."""
-    interval = binomtest(hits, total).proportion_ci(method="wilson")
-    return f"{hits} of {total}, {hits / total:.2%} [{interval.low:.2%}, {interval.high:.2%}]"
+    low, high = wilson(hits, total)
+    return f"{hits} of {total}, {hits / total:.2%} [{low:.2%}, {high:.2%}]"
 
 
 def main() -> None:

@@ -109,10 +109,10 @@ def all_expectations():
         raise WorkflowError(str(error)) from None
 
 
-def measured_baseline():
-    """The measured tables that the gate compares with; None without."""
+def measured_baseline(any_device=False):
+    """The measured tables that the gate or a comparison holds results against, which may be of `any_device`; None without."""
     try:
-        return baseline.measured(SETTINGS)
+        return baseline.measured(SETTINGS, any_device=any_device)
     except ConfigError as error:
         raise WorkflowError(str(error)) from None
 
@@ -189,17 +189,9 @@ def cell_rows(wildcards):
     return {check: [cell_file(*cell, check) for cell in CELLS] for check in SETTINGS.checks}
 
 
-def compared_baseline():
-    """The tables measured at another time or on another device that the builds are compared with; None without."""
-    try:
-        return baseline.measured(SETTINGS, any_device=True)
-    except ConfigError as error:
-        raise WorkflowError(str(error)) from None
-
-
 def compared_builds():
     """The builds that are compared with a baseline, else the two that are compared. Raises WorkflowError if there are not two."""
-    if len(SETTINGS.builds) != 2 and not compared_baseline():
+    if len(SETTINGS.builds) != 2 and not measured_baseline(any_device=True):
         raise WorkflowError(
             "compare needs two builds, as in builds=release,nightly, or one and what was measured before, as in "
             f"baseline=../monday/results; builds is {', '.join(SETTINGS.builds)}"
@@ -209,7 +201,7 @@ def compared_builds():
 
 def pair_files(wildcards):
     """What two builds measured in turns, a file for each cell; none where they are compared with a baseline."""
-    if compared_baseline():
+    if measured_baseline(any_device=True):
         return []
     before, after = compared_builds()
     folder = f"results/{SETTINGS.device}/pairs/{before}..{after}"
@@ -218,26 +210,32 @@ def pair_files(wildcards):
 
 def rows_of_both(wildcards):
     """The rows of a cell that both builds have."""
-    cells = [(build, wildcards.mode, wildcards.model) for build in (wildcards.before, wildcards.after)]
-    return [cell_file(*each, check) for each in cells for check in SETTINGS.checks]
+    labels = wildcards.before, wildcards.after
+    return [cell_file(label, wildcards.mode, wildcards.model, check) for label in labels for check in SETTINGS.checks]
 
 
 def repeats(wildcards):
     """The repeats of each cell that failed, once it is known which these are; none unless they are asked for."""
-    if not SETTINGS.run.confirm:
-        return []
-    failed = json.loads(Path(checkpoints.failed.get(device=SETTINGS.device).output[0]).read_text())
-    numbers = range(1, SETTINGS.run.confirm + 1)
-    return [f"results/{SETTINGS.device}/confirm/{cell}/{number}.parquet" for cell in failed for number in numbers]
+    return again(checkpoints.failed, "confirm") if SETTINGS.run.confirm else []
 
 
 def timed_again(wildcards):
     """Fresh timings of each cell whose figures fail the gate, once it is known which; none unless they are asked for."""
-    if not SETTINGS.run.confirm or not measured_baseline() or "performance" not in SETTINGS.checks:
-        return []
-    moved = json.loads(Path(checkpoints.screen.get(device=SETTINGS.device).output[0]).read_text())
+    is_wanted = SETTINGS.run.confirm and measured_baseline() and "performance" in SETTINGS.checks
+    return again(checkpoints.screen, "confirm/timed") if is_wanted else []
+
+
+def again(checkpoint, folder):
+    """A file in the folder for each cell that the checkpoint names, and for each time that it is measured again."""
     numbers = range(1, SETTINGS.run.confirm + 1)
-    return [f"results/{SETTINGS.device}/confirm/timed/{cell}/{number}.parquet" for cell in moved for number in numbers]
+    return [
+        f"results/{SETTINGS.device}/{folder}/{cell}/{number}.parquet" for cell in named(checkpoint) for number in numbers
+    ]
+
+
+def named(checkpoint):
+    """The cells that a checkpoint names, as build/mode/model, once it is done."""
+    return json.loads(Path(checkpoint.get(device=SETTINGS.device).output[0]).read_text())
 
 
 def rows_of_cell(wildcards):
@@ -247,18 +245,13 @@ def rows_of_cell(wildcards):
 
 def diagnosed(wildcards, table):
     """A table of the diagnosis of each cell that failed."""
-    return [f"results/{SETTINGS.device}/diagnosis/{cell}/{table}.parquet" for cell in suspects()]
-
-
-def suspects():
-    """The cells that failed, as build/mode/model, once it is known which these are."""
-    return json.loads(Path(checkpoints.suspect.get().output[0]).read_text())
+    return [f"results/{SETTINGS.device}/diagnosis/{cell}/{table}.parquet" for cell in named(checkpoints.suspect)]
 
 
 def links_of_suspects(wildcards):
     """The script of each cell that failed, and what the key `trace` asks for."""
     kept = ["repro/repro.py", *(f"trace/{kind}" for kind in SETTINGS.trace)]
-    return [f"results/{SETTINGS.device}/{cell}/{each}" for cell in suspects() for each in kept]
+    return [f"results/{SETTINGS.device}/{cell}/{each}" for cell in named(checkpoints.suspect) for each in kept]
 
 
 def scripts(wildcards):

@@ -20,7 +20,7 @@ rule compare:
         "../envs/timmgate.yaml"
     params:
         builds=lambda wildcards: compared_builds(),
-        baseline=lambda wildcards: compared_baseline(),
+        baseline=lambda wildcards: measured_baseline(any_device=True),
         called=SETTINGS.baseline,
     script:
         "../scripts/compare.py"

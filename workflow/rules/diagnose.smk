@@ -23,11 +23,11 @@ rule diagnose:
 
 checkpoint suspect:
     input:
-        cells=f"results/{SETTINGS.device}/cells.parquet",
+        cells="results/{device}/cells.parquet",
     output:
-        f"results/{SETTINGS.device}/diagnosis/suspects.json",
+        "results/{device}/diagnosis/suspects.json",
     log:
-        f"logs/{SETTINGS.device}/diagnosis/suspect.log",
+        "logs/{device}/diagnosis/suspect.log",
     localrule: True
     conda:
         "../envs/timmgate.yaml"

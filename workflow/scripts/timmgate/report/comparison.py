@@ -14,7 +14,7 @@ from rich.text import Text
 from timmgate.core.checks import CHECKS
 from timmgate.tables import comparison
 
-WORSE = {"new_failure", *(figure.more for figure in comparison.TESTED), comparison.COUNTED.more}
+WORSE = {"new_failure", *(figure.worse for figure in comparison.TESTED), comparison.COUNTED.worse}
 """Verdicts that are a change to the worse."""
 
 
@@ -48,7 +48,7 @@ def table(compared: list[dict[str, Any]]) -> Table:
         able = sum(bool(row["could_show"]) for row in rows)
         is_count = figure is comparison.COUNTED
         mean = "" if is_count else f"{np.exp(np.mean([np.log1p(row['change']) for row in rows])) - 1:+.1%}"
-        counts = [str(verdicts[word] or "") for word in (figure.less, figure.more)]
+        counts = [str(verdicts[word] or "") for word in (figure.better, figure.worse)]
         shown.add_row(figure.column, str(len(rows)), mean, *counts, "" if is_count else str(able))
     return shown
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from scipy.stats import binomtest
 
 from timmgate.core.described import columns
 from timmgate.tables import parquet
+from timmgate.tables.repeats import wilson
 
 QUANTILES = (0.5, 0.95, 0.99)
 
@@ -77,7 +77,7 @@ def _figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "runs": len(rows),
         "clusters": len(clusters),
         "false_alarms": sum(row["strict"] == "fail" for row in rows),
-        "false_alarms_ci_high": binomtest(len(alarmed), len(clusters)).proportion_ci(method="wilson").high,
+        "false_alarms_ci_high": wilson(len(alarmed), len(clusters))[1],
         "undecided": sum(row["strict"] == "undecided" for row in rows),
         **{f"ratio_p{round(100 * share)}": float(np.quantile(ratios, share)) for share in QUANTILES},
         "ratio_max": float(ratios.max()),

@@ -9,7 +9,7 @@ batch size; the others are counted, with the reason.
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from timmgate.core.statistics import CONFIDENCE
 from timmgate.tables import deviations, moderated, parquet
 from timmgate.tables.baseline import Measured
 from timmgate.tables.deviations import Baseline
+from timmgate.tables.figures import EAGER, FIGURES, Figure
 from timmgate.tables.merge import requested
 from timmgate.tables.moderated import Test
 
@@ -40,27 +41,14 @@ Row = dict[str, Any]
 Cell = tuple[str, str]
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A column of `pairs` of which less is better, and the words for a change to more and to less."""
+COMPILED, COLD, MEMORY, COUNTED = FIGURES
+"""The last is a count, which has no chance in it: one more is a change."""
 
-    column: str
-    more: str
-    less: str
+TESTED = (COMPILED, EAGER, replace(COLD, column="compile_warm_cpu_s"), MEMORY)
+"""Of `pairs`, whose processes find the compile caches filled."""
 
-
-TESTED = (
-    Figure("compiled_ms", "slower", "faster"),
-    Figure("eager_ms", "eager_slower", "eager_faster"),
-    Figure("compile_warm_cpu_s", "slower_compile", "faster_compile"),
-    Figure("compiled_peak_bytes", "more_memory", "less_memory"),
-)
-
-ALONE = (*TESTED[:2], Figure("compile_cold_cpu_s", "slower_compile", "faster_compile"), TESTED[3])
+ALONE = (COMPILED, EAGER, COLD, MEMORY)
 """The same of `cells`, for what was measured apart."""
-
-COUNTED = Figure("graph_breaks", "more_graph_breaks", "fewer_graph_breaks")
-"""A count has no chance in it: one more is a change."""
 
 SHOWN = ("compile_cold_cpu_s", "margin", "strict_margin")
 """Columns of `cells` that are measured once, and so shown without a verdict."""
@@ -170,7 +158,7 @@ def _apart(cell: Cell, figure: Figure, value: float, move: float, test: Test | N
 def _judged(figure: Figure, test: Test) -> Row:
     low, high = test.interval(CONFIDENCE)
     return {
-        "verdict": None if test.p > LEVEL else figure.more if test.mean > 0 else figure.less,
+        "verdict": None if test.p > LEVEL else figure.worse if test.mean > 0 else figure.better,
         "change": math.expm1(test.mean),
         "change_ci_low": math.expm1(low),
         "change_ci_high": math.expm1(high),
@@ -225,7 +213,7 @@ def _counted(cell: Cell, one: Sequence[Row], two: Sequence[Row]) -> list[Row]:
     before, after = (side[-1][COUNTED.column] for side in (one, two))
     if before is None or after is None:
         return []
-    verdict = None if before == after else COUNTED.more if after > before else COUNTED.less
+    verdict = None if before == after else COUNTED.worse if after > before else COUNTED.better
     values = {"value_before": float(before), "value_after": float(after), "change": float(after - before)}
     return [_row(cell, COUNTED.column, verdict=verdict, **values)]
 
