@@ -1,15 +1,12 @@
 """Why one cell failed: a row that says so, and a row for each trial."""
 
-import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from timmgate.config import builds
-from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Cell
 from timmgate.diagnosis import examination, script
-from timmgate.supervisor.job import with_build
+from timmgate.supervisor import job
 from timmgate.tables import diagnosis, merge, parquet
 
 if TYPE_CHECKING:
@@ -17,12 +14,12 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     limits, cell = snakemake.resources, Cell.from_dict(snakemake.params.cell)
-    policy = replace(RunOptions.from_dict(json.loads(limits.run_options)), threads=snakemake.threads, compile_cache="cell")
+    policy = job.policy(snakemake, compile_cache="cell")
     build = builds.load(Path(limits.facts), cell.build)
-    run = with_build(policy, cell, build.options, Path(limits.compile_cache))
+    run = job.with_build(policy, cell, build.options, Path(limits.compile_cache))
     key, checks = (cell.device, cell.build, cell.mode, cell.model), snakemake.params.checks
     row = merge.row_of(key, Path("results").joinpath(*key), checks, run.accuracy_rule)
-    weights = Path(snakemake.input.weights) if snakemake.input.get("weights") else None
+    weights = job.weights_file(snakemake)
     folder = Path(snakemake.output.diagnosis).parent
     patient = examination.patient(cell, row, checks, run, weights, folder, Path(snakemake.log[0]))
     found = examination.examine(patient)

@@ -1,16 +1,12 @@
 """The failed checks of one cell once more, in a fresh process with an empty compile cache."""
 
-import json
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from timmgate.config import builds
-from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Cell
-from timmgate.supervisor import turns
-from timmgate.supervisor.job import with_build
+from timmgate.supervisor import job, turns
 from timmgate.tables import merge, parquet, repeats
 from timmgate.weights import record
 
@@ -19,15 +15,15 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     limits, cell, path = snakemake.resources, Cell.from_dict(snakemake.params.cell), Path(snakemake.output[0])
-    policy = replace(RunOptions.from_dict(json.loads(limits.run_options)), threads=snakemake.threads, compile_cache="cell")
+    policy = job.policy(snakemake, compile_cache="cell")
     build = builds.load(Path(limits.facts), cell.build)
-    weights = record.read_optional(Path(snakemake.input.weights) if snakemake.input.get("weights") else None)
+    weights = record.read_optional(job.weights_file(snakemake))
     key = cell.device, cell.build, cell.mode, cell.model
     rows = Path(snakemake.input[0]).parent
     row = merge.row_of(key, rows, snakemake.params.checks, policy.accuracy_rule)
     checks = repeats.failed_checks(row, snakemake.params.checks)
     with tempfile.TemporaryDirectory() as cache:
-        run = with_build(policy, cell, build.options, Path(cache))
+        run = job.with_build(policy, cell, build.options, Path(cache))
         repeated = turns.again([cell.spec(check) for check in checks], run, weights, Path(snakemake.log[0]))
     table = repeats.table(row, int(snakemake.wildcards.number), repeated, policy.accuracy_rule)
     parquet.write(table, path)

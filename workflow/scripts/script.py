@@ -1,14 +1,12 @@
 """The script of one cell, with its weights and inputs."""
 
-import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from timmgate.config import builds
-from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Cell
 from timmgate.diagnosis import script
+from timmgate.supervisor import job
 from timmgate.tables import merge
 
 if TYPE_CHECKING:
@@ -17,9 +15,8 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     cell, path = Cell.from_dict(snakemake.params.cell), Path(snakemake.output.script)
     build = builds.load(Path(snakemake.resources.facts), cell.build)
-    options = RunOptions.from_dict(json.loads(snakemake.resources.run_options))
-    run = replace(options, threads=snakemake.threads, build=build.options)
-    weights = Path(snakemake.input.weights) if snakemake.input.get("weights") else None
+    run = job.policy(snakemake, build=build.options)
+    weights = job.weights_file(snakemake)
     key = (cell.device, cell.build, cell.mode, cell.model)
     row = merge.row_of(key, path.parents[1], snakemake.params.checks, run.accuracy_rule)
     case = script.case(cell, row, snakemake.params.checks)

@@ -1,16 +1,12 @@
 """One cell timed once more, in a fresh process with an empty compile cache."""
 
-import json
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from timmgate.config import builds
-from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Cell
-from timmgate.supervisor import turns
-from timmgate.supervisor.job import with_build
+from timmgate.supervisor import job, turns
 from timmgate.tables import pairs, parquet
 from timmgate.weights import record
 
@@ -19,10 +15,10 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     limits, cell, number = snakemake.resources, Cell.from_dict(snakemake.params.cell), int(snakemake.wildcards.number)
-    policy = replace(RunOptions.from_dict(json.loads(limits.run_options)), threads=snakemake.threads, compile_cache="cell")
+    policy = job.policy(snakemake, compile_cache="cell")
     build = builds.load(Path(limits.facts), cell.build)
-    weights = record.read_optional(Path(snakemake.input.weights) if snakemake.input.get("weights") else None)
+    weights = record.read_optional(job.weights_file(snakemake))
     with tempfile.TemporaryDirectory() as cache:
-        run = with_build(policy, cell, build.options, Path(cache))
+        run = job.with_build(policy, cell, build.options, Path(cache))
         ((_, outcome),) = turns.again([cell.spec("performance")], run, weights, Path(snakemake.log[0]))
     parquet.write(pairs.table([cell], [(number, 0, outcome)]), Path(snakemake.output[0]))

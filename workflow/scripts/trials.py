@@ -1,14 +1,11 @@
 """Every fault that applies to one model in one mode, and which rules catch it."""
 
-import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from timmgate.config import builds
-from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Cell
-from timmgate.supervisor import study
+from timmgate.supervisor import job, study
 from timmgate.tables import parquet, power
 
 if TYPE_CHECKING:
@@ -17,9 +14,8 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     cell, log = Cell.from_dict(snakemake.params.cell), Path(snakemake.log[0])
     build = builds.load(Path(snakemake.resources.facts), cell.build)
-    options = RunOptions.from_dict(json.loads(snakemake.resources.run_options))
-    run = replace(options, threads=snakemake.threads, build=build.options)
-    weights = Path(snakemake.input.weights) if snakemake.input.get("weights") else None
+    run = job.policy(snakemake, build=build.options)
+    weights = job.weights_file(snakemake)
     trials = study.rows("timmgate.worker.power", cell.spec("accuracy"), run, weights, log, places=snakemake.params.places)
     about = {name: getattr(cell, name) for name in ("device", "mode", "model", "weights")}
     kind = {"precision": cell.options.precision, "training": cell.options.training}

@@ -50,13 +50,12 @@ class Job:
         """The job of the rule `measure`, for a build with these options."""
         files = {check: Path(path) for check, path in snakemake.output.items()}
         limits, cell = snakemake.resources, Cell.from_dict(snakemake.params.cell)
-        run = replace(RunOptions.from_dict(json.loads(limits.run_options)), threads=snakemake.threads)
         return cls(
             cell=cell,
             files=files,
-            run=with_build(run, cell, build, Path(limits.compile_cache)),
+            run=with_build(policy(snakemake), cell, build, Path(limits.compile_cache)),
             log=Path(snakemake.log[0]),
-            weights=Path(snakemake.input.weights) if snakemake.input.get("weights") else None,
+            weights=weights_file(snakemake),
             attempts=limits.attempts,
             memory_mb=limits.mem_mb if limits.mem_is_limit else math.inf,
             retry=snakemake.params.retry,
@@ -64,6 +63,16 @@ class Job:
 
     def __str__(self) -> str:
         return f"{self.cell.mode}/{self.cell.model}"
+
+
+def policy(snakemake: Any, **own: Any) -> RunOptions:
+    """The policy that a job of Snakemake is told, with the threads that it got, and what is its `own`."""
+    return replace(RunOptions.from_dict(json.loads(snakemake.resources.run_options)), threads=snakemake.threads, **own)
+
+
+def weights_file(snakemake: Any) -> Path | None:
+    """The file that says where the weights lie; None if a job needs none, as they are drawn from the seed."""
+    return Path(snakemake.input.weights) if snakemake.input.get("weights") else None
 
 
 def with_build(run: RunOptions, cell: Cell, build: BuildOptions, compile_caches: Path) -> RunOptions:
