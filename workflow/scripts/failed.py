@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from timmgate.core.files import write_atomically
+from timmgate.core.files import write_text
 from timmgate.tables import repeats
 
 if TYPE_CHECKING:
@@ -13,4 +13,4 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     files = {check: snakemake.input[check] for check in snakemake.params.checks}
     text = json.dumps(repeats.failed_cells(files, snakemake.params.accuracy_rule))
-    write_atomically(Path(snakemake.output[0]), lambda scratch: scratch.write_text(text, encoding="utf-8"))
+    write_text(Path(snakemake.output[0]), text)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 
-from timmgate.core.files import write_atomically
+from timmgate.core.files import write_text
 from timmgate.tables import history
 
 if TYPE_CHECKING:
@@ -17,4 +17,4 @@ if __name__ == "__main__":
     root = Path(snakemake.params.history)
     added = history.record(pq.read_table(snakemake.input.cells), root, datetime.now(timezone.utc))
     text = json.dumps({"history": str(root.absolute()), "added": added}) + "\n"
-    write_atomically(Path(snakemake.output[0]), lambda scratch: scratch.write_text(text, encoding="utf-8"))
+    write_text(Path(snakemake.output[0]), text)

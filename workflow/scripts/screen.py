@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 
-from timmgate.core.files import write_atomically
+from timmgate.core.files import write_text
 from timmgate.tables import gate
 
 if TYPE_CHECKING:
@@ -16,4 +16,4 @@ if __name__ == "__main__":
     params, cells = snakemake.params, pq.read_table(snakemake.input.cells)
     found = gate.against(cells, params.checks, {}, params.measured, params.thresholds, params.models)
     text = json.dumps(gate.moved(found))
-    write_atomically(Path(snakemake.output[0]), lambda scratch: scratch.write_text(text, encoding="utf-8"))
+    write_text(Path(snakemake.output[0]), text)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 
-from timmgate.core.files import write_atomically
+from timmgate.core.files import write_text
 from timmgate.tables import diagnosis
 
 if TYPE_CHECKING:
@@ -14,4 +14,4 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     found = diagnosis.suspects(pq.read_table(snakemake.input.cells), snakemake.params.checks)
-    write_atomically(Path(snakemake.output[0]), lambda scratch: scratch.write_text(json.dumps(found)))
+    write_text(Path(snakemake.output[0]), json.dumps(found))

@@ -20,7 +20,7 @@ from timmgate import module_environment
 from timmgate.config.settings import WHOLE_REGISTRY, Settings
 from timmgate.core.build import DEFAULT, BuildOptions
 from timmgate.core.errors import ConfigError
-from timmgate.core.files import write_atomically
+from timmgate.core.files import write_text
 from timmgate.system.build_facts import MISSING, NEEDED
 
 ANSWER_TIMEOUT_S = 900.0
@@ -127,7 +127,7 @@ def save(builds: Iterable[Build], folder: Path) -> None:
         text = json.dumps(values, indent=1, sort_keys=True) + "\n"
         path = folder / f"{build.label}.json"
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            write_atomically(path, partial(Path.write_text, data=text, encoding="utf-8"))
+            write_text(path, text)
 
 
 def load(folder: Path, label: str = DEFAULT) -> Build:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from timmgate import module_environment
 from timmgate.core.errors import ConfigError
-from timmgate.core.files import write_atomically
+from timmgate.core.files import write_text
 
 if TYPE_CHECKING:
     from timmgate.config.builds import Build
@@ -113,7 +113,7 @@ def cost(known: Registry, model: str) -> float:
 def main() -> None:
     """List the installed timm into the file that the command line names."""
     text = json.dumps(asdict(installed()))
-    write_atomically(Path(sys.argv[1]), lambda scratch: scratch.write_text(text, encoding="utf-8"))
+    write_text(Path(sys.argv[1]), text)
 
 
 if __name__ == "__main__":

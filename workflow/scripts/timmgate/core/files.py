@@ -21,6 +21,11 @@ def write_atomically(path: Path, fill: Callable[[Path], object]) -> None:
         scratch.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8, as `write_atomically` does."""
+    write_atomically(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
+
+
 def remove_scratch(folder: Path) -> None:
     """Remove what writers that were killed left in a folder in which nobody else writes now."""
     for path in folder.glob(".*.*.*"):

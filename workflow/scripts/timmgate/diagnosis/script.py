@@ -16,7 +16,7 @@ from timmgate import PACKAGE_ROOT
 from timmgate.core import faults
 from timmgate.core.build import THREAD_VARIABLES, BuildOptions
 from timmgate.core.checks import CHECKS
-from timmgate.core.files import write_atomically
+from timmgate.core.files import write_text
 from timmgate.core.run_options import RunOptions
 from timmgate.core.schemas import FAILED, SHOWN_STATUS
 from timmgate.core.spec import Cell, Spec
@@ -114,7 +114,7 @@ def write(case: Case, run: RunOptions, weights: Path | None, folder: Path, log: 
     (facts,) = study.rows("timmgate.worker.repro", case.spec, run, weights, log, **options)
     path = folder / NAME
     content = text(replace(case, rule=rule), run, facts, module)
-    write_atomically(path, lambda scratch: scratch.write_text(content, encoding="utf-8"))
+    write_text(path, content)
     return path
 
 

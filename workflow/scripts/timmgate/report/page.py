@@ -25,7 +25,7 @@ import vl_convert
 from markupsafe import Markup
 
 from timmgate import PACKAGE_ROOT
-from timmgate.core.files import write_atomically
+from timmgate.core.files import write_text
 from timmgate.report import comparison, figures
 from timmgate.report import gate as gate_lines
 from timmgate.report import history as history_lines
@@ -66,7 +66,7 @@ Row = dict[str, Any]
 def write(folder: Path, path: Path) -> None:
     """Write the page of the tables in `folder`, which is results/{device}."""
     page = render(folder)
-    write_atomically(path, lambda scratch: scratch.write_text(page, encoding="utf-8"))
+    write_text(path, page)
 
 
 def render(folder: Path) -> str:

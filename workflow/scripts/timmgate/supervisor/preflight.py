@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from timmgate import module_environment
-from timmgate.core.files import write_atomically
+from timmgate.core.files import write_text
 from timmgate.core.outcome import AttemptResult
 from timmgate.core.preflight import Answer, Question
 from timmgate.core.run_options import RunOptions
@@ -60,7 +60,7 @@ def request(settings: "Settings", build: "Build", models: Sequence[str], threads
     )
     run = replace(settings.run, threads=threads, build=build.options)
     text = json.dumps({"question": question.to_json(), "run": run.to_json()})
-    write_atomically(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
+    write_text(path, text)
 
 
 def ask_here(path: Path, log: Path) -> None:
@@ -74,7 +74,7 @@ def answer(path: Path, log: Path) -> None:
     values = json.loads(path.read_text(encoding="utf-8"))
     question, run = Question.from_json(values["question"]), RunOptions.from_dict(json.loads(values["run"]))
     text = ask(question, run, log).to_json()
-    write_atomically(question.answer, lambda scratch: scratch.write_text(text, encoding="utf-8"))
+    write_text(question.answer, text)
 
 
 def problems(device: str, asked: Mapping[str, Path], builds: Collection[str]) -> list[str]:

@@ -21,7 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from timmgate.core.files import write_atomically
+from timmgate.core.files import write_text
 from timmgate.core.packages import places
 
 NEEDED = ("torch", "timm", "numpy")
@@ -203,7 +203,7 @@ class Digests:
             others = {file: entry for file, entry in self._read().items() if Path(file).exists()}
             text = json.dumps({**others, **self._used})
             with suppress(OSError):  # a folder that cannot be written to is refused later, in one sentence
-                write_atomically(self._path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
+                write_text(self._path, text)
 
 
 def _digest(file: str) -> str:

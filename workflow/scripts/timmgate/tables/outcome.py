@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from enum import IntEnum
 from pathlib import Path
 
-from timmgate.core.files import write_atomically
+from timmgate.core.files import write_text
 
 NAME = "outcome.json"
 """File in results/{device}."""
@@ -30,7 +30,7 @@ class Outcome(IntEnum):
 def write(outcome: Outcome, reasons: Sequence[str], path: Path) -> None:
     """Write the outcome and the sentences that say why."""
     text = json.dumps({"outcome": int(outcome), "meaning": outcome.name.lower(), "reasons": list(reasons)}, indent=1) + "\n"
-    write_atomically(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
+    write_text(path, text)
 
 
 def read(path: Path) -> tuple[Outcome, list[str]] | None:

@@ -10,7 +10,7 @@ from timmgate.config import builds, cells, settings, suites
 from timmgate.core.build import DEFAULT
 from timmgate.core.checks import CHECKS
 from timmgate.core.errors import ConfigError
-from timmgate.core.files import write_atomically
+from timmgate.core.files import write_text
 from timmgate.core.thresholds import Thresholds
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Request:
     def save(self, folder: Path) -> None:
         """Leave it in results/{device}."""
         text = json.dumps(asdict(self), default=str)
-        write_atomically(folder / NAME, lambda scratch: scratch.write_text(text, encoding="utf-8"))
+        write_text(folder / NAME, text)
 
     def identities(self) -> "Identities":
         """The identities that cells would have today; of none where what defines them is not there any more."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from timmgate.core.errors import ConfigError
-from timmgate.core.files import write_atomically
+from timmgate.core.files import write_text
 
 
 class Retries:
@@ -35,7 +35,7 @@ class Retries:
         """Remember what was requested."""
         if self._numbers != self._saved:
             text = json.dumps(self._numbers, indent=1, sort_keys=True) + "\n"
-            write_atomically(self._path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
+            write_text(self._path, text)
             self._saved = dict(self._numbers)
 
 

@@ -101,7 +101,7 @@ def read(path: Path) -> Weights:
 def write(weights: Weights, path: Path) -> None:
     """Write the JSON file, all or nothing."""
     text = json.dumps(asdict(weights), indent=2) + "\n"
-    files.write_atomically(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
+    files.write_text(path, text)
 
 
 def read_optional(path: Path | None) -> Weights | None:

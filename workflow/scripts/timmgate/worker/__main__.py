@@ -25,7 +25,7 @@ from timmgate.core.build import THREAD_VARIABLES
 from timmgate.core.checks import CHECKS
 from timmgate.core.diagnosis import TRIAL, TrialRequest
 from timmgate.core.faults import FaultNotApplicable
-from timmgate.core.files import write_atomically
+from timmgate.core.files import write_text
 from timmgate.core.preflight import Answer, Question
 from timmgate.core.protocol import Reporter, ReportError, Request
 from timmgate.core.spec import Spec
@@ -89,7 +89,7 @@ def preflight(question: Question) -> int:
         found = Answer([f"{sys.executable} cannot measure{_with_versions()} ({reason})"])
     else:
         found = answer(question)
-    write_atomically(question.answer, lambda scratch: scratch.write_text(found.to_json()))
+    write_text(question.answer, found.to_json())
     return 0
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from timmgate.core import verdict
-from timmgate.core.files import write_atomically
+from timmgate.core.files import write_text
 from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Spec
 from timmgate.core.verdict import Errors, NullRun
@@ -112,7 +112,7 @@ def main(request: str, path: str) -> None:
     import_first(run.build.import_)
     setup = Setup(run.threads, Cache(run.cache), spec.requested_batch_size, run.weights, strict=True)
     text = json.dumps([asdict(each) for each in runs(spec, setup)])
-    write_atomically(Path(path), lambda scratch: scratch.write_text(text))
+    write_text(Path(path), text)
 
 
 if __name__ == "__main__":

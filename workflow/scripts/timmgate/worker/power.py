@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from timmgate.core.faults import PLACES, Choice, choices
-from timmgate.core.files import write_atomically
+from timmgate.core.files import write_text
 from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Spec
 from timmgate.core.verdict import majority
@@ -191,7 +191,7 @@ def main(request: str, path: str) -> None:
     import_first(run.build.import_)
     setup = Setup(run.threads, Cache(run.cache), spec.requested_batch_size, run.weights, strict=True)
     text = json.dumps([asdict(trial) for trial in trials(spec, setup, values["places"])])
-    write_atomically(Path(path), lambda scratch: scratch.write_text(text))
+    write_text(Path(path), text)
 
 
 if __name__ == "__main__":

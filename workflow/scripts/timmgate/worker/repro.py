@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from timmgate.core import verdict
-from timmgate.core.files import write_atomically
+from timmgate.core.files import write_text
 from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Spec
 from timmgate.worker import accuracy, backends, leaf_errors, models, null_runs, strict_verdict, torch_device
@@ -221,7 +221,7 @@ def main(request: str, file: str) -> None:
     import_first(run.build.import_)
     setup = Setup(run.threads, Cache(run.cache), values["batch_size"], run.weights, strict=True)
     facts = prepare(spec, setup, Path(values["folder"]), values["module"], values["rule"])
-    write_atomically(Path(file), lambda scratch: scratch.write_text(json.dumps([asdict(facts)])))
+    write_text(Path(file), json.dumps([asdict(facts)]))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from timmgate.core.files import write_atomically
+from timmgate.core.files import write_text
 from timmgate.core.protocol import Request
 from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Spec
@@ -75,7 +75,7 @@ def main(request: str, file: str) -> None:
     batch_size = Request((spec,), run).batch_size(spec)
     profiler = Path(values["profiler"]) if values["profiler"] else None
     trace(spec, Setup(run.threads, Cache(run.cache), batch_size, run.weights), profiler)
-    write_atomically(Path(file), lambda scratch: scratch.write_text("[]"))
+    write_text(Path(file), "[]")
 
 
 if __name__ == "__main__":
