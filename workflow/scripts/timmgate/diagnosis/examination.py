@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from subprocess import CalledProcessError
 from typing import Any
 
 from timmgate.core.diagnosis import TrialRequest, Variant
@@ -21,6 +20,7 @@ from timmgate.diagnosis.script import Case
 from timmgate.diagnosis.suspects import failed_check
 from timmgate.supervisor import trial
 from timmgate.supervisor.capped_log import CappedLog
+from timmgate.supervisor.study import StudyError
 from timmgate.supervisor.job import SUPERVISION_BYTES
 from timmgate.system.cgroups import memory_limit_bytes
 from timmgate.system.process_tree import die_with_run, interruptible, machine_memory_bytes
@@ -96,7 +96,7 @@ def write_script(case: Case, patient: Patient, found: Examination, weights: Path
     try:
         log = patient.logs / "module_script.log"
         return script.write(case, patient.run, weights, patient.folder / "module", log, module)
-    except (SystemExit, CalledProcessError) as error:
+    except StudyError as error:
         print(f"no script of {module}: {error}", file=sys.stderr)
         return None
 

@@ -105,13 +105,13 @@ def write(case: Case, run: RunOptions, weights: Path | None, folder: Path, log: 
     """Make the folder with the script and what it needs, and return the script's path.
 
     With the name of a `module`, the script is of that module alone, fed with what it gets when eager runs; it is judged by
-    null runs of its own. `weights` is the file that says where the weights lie. Exits with a sentence where the model cannot
-    be made. Nothing is compiled here.
+    null runs of its own. `weights` is the file that says where the weights lie. Raises StudyError where the model cannot be
+    made. Nothing is compiled here.
     """
     rule = "strict" if module and case.rule in JUDGED else case.rule
     shutil.rmtree(folder, ignore_errors=True)
     options = {"folder": str(folder.absolute()), "module": module, "rule": rule, "batch_size": case.batch_size}
-    (facts,) = study.rows("timmgate.worker.repro", case.spec, run, weights, log, **options)
+    (facts,) = study.rows("timmgate.worker.repro", case.spec, run, weights, log, timeout_s=run.timeout, **options)
     path = folder / NAME
     content = text(replace(case, rule=rule), run, facts, module)
     write_text(path, content)

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import signal
-import subprocess
 import sys
 import tempfile
 from dataclasses import replace
@@ -19,35 +18,63 @@ from timmgate.system.process_tree import die_with_run
 from timmgate.weights import record
 
 
+class StudyError(SystemExit):
+    """It ends the job with a sentence that says which study failed, and how."""
+
+
 def rows(
-    module: str, spec: Spec, run: RunOptions, weights: Path | None, log: Path, /, **options: Any
+    module: str,
+    spec: Spec,
+    run: RunOptions,
+    weights: Path | None,
+    log: Path,
+    /,
+    timeout_s: float | None = None,
+    **options: Any,
 ) -> list[dict[str, Any]]:
-    """What `python -m module REQUEST FILE` writes into the file: a list of objects. It ends the job if that fails.
+    """What `python -m module REQUEST FILE` writes into the file: a list of objects. Raises StudyError if that fails.
 
     `weights` is the file that says where the weights lie, unless they are drawn from the seed. `options` are the module's.
     """
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder, "rows.json")
-        process(module, spec, run, weights, log, answer, **options).check_returncode()
+        if how := process(module, spec, run, weights, log, answer, timeout_s, **options):
+            raise StudyError(f"{spec.mode}/{spec.model}: {module} {how}; see {log}")
         written: list[dict[str, Any]] = json.loads(answer.read_text(encoding="utf-8"))
         return written
 
 
 def process(
-    module: str, spec: Spec, run: RunOptions, weights: Path | None, log: Path, answer: Path, /, **options: Any
-) -> subprocess.CompletedProcess:
-    """A process of the module, on a device of its own, that has ended; what it printed is in the log.
+    module: str,
+    spec: Spec,
+    run: RunOptions,
+    weights: Path | None,
+    log: Path,
+    answer: Path,
+    timeout_s: float | None,
+    /,
+    **options: Any,
+) -> str | None:
+    """Run a process of the module on a device of its own until it ends; how it failed, in words, or None if it did not.
 
-    It ends the job if there are no weights.
+    What it printed is in the log, and of what it started nothing is left. Raises StudyError if there are no weights.
     """
     die_with_run(signal.SIGTERM)
     found = record.read_optional(weights)
     if found and (failure := found.failure()):
-        sys.exit(f"{spec.mode}/{spec.model}: {failure.message}")
+        raise StudyError(f"{spec.mode}/{spec.model}: {failure.message}")
     run = replace(run, weights=found.path if found else None)
     request = json.dumps({"spec": spec.to_dict(), "run": run.to_dict(), **options})
     command = [run.build.python or sys.executable, "-m", module, request, str(answer)]
-    with contextlib.closing(device_locks.lease(cell.slot_request(spec.device, run))) as lease, log.open("wb") as stream:
+    with (
+        process_tree.interruptible(),
+        contextlib.closing(device_locks.lease(cell.slot_request(spec.device, run))) as lease,
+        log.open("wb") as stream,
+    ):
         environment = {**module_environment(run.build.env), **gpus.only(lease.device)}
-        with process_tree.bound_to(lease.cores):
-            return subprocess.run(command, env=environment, stdout=stream, stderr=subprocess.STDOUT, pass_fds=lease.filenos)
+        returncode = process_tree.run(command, environment, stream, lease.filenos, lease.cores, timeout_s)
+    if returncode is None:
+        return f"did not end in {timeout_s:.0f} s"
+    if returncode < 0:
+        return f"was killed by {signal.Signals(-returncode).name}"
+    return f"ended with exit code {returncode}" if returncode else None

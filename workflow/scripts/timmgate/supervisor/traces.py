@@ -30,9 +30,9 @@ def take(spec: Spec, run: RunOptions, weights: Path | None, folders: Mapping[str
         build = replace(run.build, env={**run.build.env, **variables})
         run = replace(run, cache=cache, compile_cache="cell", build=build)
         profiler = str(folders["profiler"].absolute()) if "profiler" in folders else None
-        ended = study.process(MODULE, spec, run, weights, log, Path(scratch, "done.json"), profiler=profiler)
-        if ended.returncode:
-            print(f"{spec.mode}/{spec.model}: its trace ends with exit code {ended.returncode}; see {log}", file=sys.stderr)
+        done = Path(scratch, "done.json")
+        if how := study.process(MODULE, spec, run, weights, log, done, run.timeout, profiler=profiler):
+            print(f"{spec.mode}/{spec.model}: its trace {how}; see {log}", file=sys.stderr)
         if "code" in folders:
             keep_code(cache, folders["code"])
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from timmgate.system import cpu_topology, machine, process_tree
+from timmgate.system.gpus import DRIVER_TIMEOUT_S
 
 LOOK_S = 1.0
 """Time between two looks at what other processes use."""
@@ -17,9 +18,6 @@ BUSY_CORES = 0.1
 
 NAMED = 3
 """Busy processes that are named."""
-
-NVIDIA_SMI_S = 60.0
-"""Longest wait for the driver, as in `gpus.DRIVER_TIMEOUT_S`."""
 
 SLOW_FOR = {
     "hw_slowdown": ("the hardware slows it down", "cool it, and look at its power supply"),
@@ -150,7 +148,7 @@ def ask_gpus(uuids: Sequence[str]) -> list[Gpu]:
 def _nvidia_smi(query: str) -> list[list[str]]:
     command = ["nvidia-smi", query, "--format=csv,noheader"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=NVIDIA_SMI_S)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=DRIVER_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired):
         return []
     return [[word.strip() for word in line.split(",")] for line in done.stdout.splitlines()] if done.returncode == 0 else []

@@ -12,9 +12,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 POLL_S = 0.05
 """Pause between two attempts to kill what is left of a worker, or two looks at it."""
@@ -127,6 +127,38 @@ def kill_all(worker: subprocess.Popen, others: set[Process]) -> tuple[int, ...]:
             return ()
         if time.monotonic() > deadline:
             return (*left, *([worker.pid] if worker.returncode is None else []))
+
+
+def run(
+    command: list[str],
+    environment: Mapping[str, str],
+    printed: BinaryIO,
+    kept_open: Sequence[int],
+    cores: Collection[int] | None,
+    timeout_s: float | None,
+) -> int | None:
+    """Exit code of a process on these cores, negative after a signal; None if it was killed at the limit.
+
+    It inherits the file descriptors `kept_open`. Nothing that it has started is left, also when we are asked to end.
+    """
+    become_subreaper()
+    others = descendants()
+    with bound_to(cores):
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=printed,
+            stderr=subprocess.STDOUT,
+            pass_fds=kept_open,
+            start_new_session=True,
+            env={**environment, SUPERVISOR: mark()},
+        )
+    try:
+        return process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        kill_all(process, others)
 
 
 def mark() -> str:
