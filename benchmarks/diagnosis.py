@@ -1,21 +1,25 @@
-"""Does `snakemake diagnose` name the right layer and the right module? Faults are planted inside the stack, one at a time.
+"""Does `snakemake diagnose` name the right layer and module, and do scripts fail as cells do? Faults are planted
+inside the stack, one at a time.
 
-    python benchmarks/diagnosis.py                       # all faults, a line each, then the confusion matrix
+    python benchmarks/diagnosis.py                       # all steps of all faults, a line each, then the confusion matrix
     python benchmarks/diagnosis.py guard_* code_relu     # some of them
-    python benchmarks/diagnosis.py --show                # which of them the accuracy check sees at all
+    python benchmarks/diagnosis.py --steps layer,place   # without the scripts
     python benchmarks/diagnosis.py --summary             # of what is in the file
 
 Trials are forks of a process that has imported torch, not processes of their own as in the workflow: that saves the import.
-Results are appended to `--out` as JSON lines; what is in there is not done again.
+Scripts run in fresh processes, once with the fault and once without. Results are appended to `--out` as JSON lines; what is
+in there is not done again.
 """
 
 import argparse
 import fnmatch
 import json
 import os
+import re
 import selectors
 import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -35,7 +39,7 @@ from timmgate.core.outcome import AttemptResult, Verdict  # noqa: E402
 from timmgate.core.protocol import Reporter, parse  # noqa: E402
 from timmgate.core.run_options import RunOptions  # noqa: E402
 from timmgate.core.spec import Spec  # noqa: E402
-from timmgate.diagnosis import examination, ladder  # noqa: E402
+from timmgate.diagnosis import examination, ladder, script  # noqa: E402
 from timmgate.supervisor.capped_log import CappedLog  # noqa: E402
 from timmgate.supervisor.classification import classify  # noqa: E402
 from timmgate.worker import __main__ as worker  # noqa: E402
@@ -132,23 +136,79 @@ def patient(fault: Any, folder: Path, timeout: int) -> examination.Patient:
     return examination.Patient(spec, BATCH_SIZE, run, folder / fault.name, folder / fault.name / "logs")
 
 
-def shows(fault: Any, folder: Path, timeout: int) -> dict[str, Any]:
-    """Whether a cell with the fault fails at all."""
-    trials = examination.Trials(patient(fault, folder, timeout))
-    row = trials._run(ladder.REPEAT)
-    return {name: row.get(name) for name in ("status", "cause", "message", "strict", "strict_margin", "raised_in", "wall_s")}
+Row = dict[str, Any]
 
 
-def diagnosed(fault: Any, folder: Path, timeout: int, places: bool) -> dict[str, Any]:
-    """What is found, and what it took."""
+def shown(fault: Any, folder: Path, timeout: int, _: Row) -> Row:
+    """How a cell with the fault fails."""
+    row = examination.Trials(patient(fault, folder, timeout))._run(ladder.REPEAT)
+    return {name: row.get(name) for name in ("status", "cause", "message", "strict", "strict_margin", "raised_in")}
+
+
+def layer(fault: Any, folder: Path, timeout: int, _: Row) -> Row:
+    """Which layer is found, and what it took."""
     trials = examination.Trials(patient(fault, folder, timeout))
     found = trials.follow(ladder.search(trials._patient.spec.options))
     tried = [(row["variant"], row["ended"], round(row["wall_s"], 1)) for row in trials.rows]
-    place = {} if not places or found.layer in examination.NOWHERE else trials.place(found.variant)
     trials.forget()
     seconds = {"first_s": trials.rows[0]["wall_s"], "all_s": sum(row["wall_s"] for row in trials.rows)}
     about = {"layer": found.layer, "switch": found.switch, "application": found.application, "conditions": found.conditions}
-    return {**about, **place, **seconds, "trials": tried}
+    return {**about, **seconds, "trials": tried}
+
+
+def place(fault: Any, folder: Path, timeout: int, known: Row) -> Row:
+    """Which module is found, with the least that fails."""
+    if not fault.module:
+        return {"module": None, "place_s": 0.0}
+    trials = examination.Trials(patient(fault, folder, timeout))
+    found = trials.place(LEAST.get(known["layer"], ladder.REPEAT))
+    trials.forget()
+    return {**found, "place_s": trials.rows[0]["wall_s"]}
+
+
+def scripts(fault: Any, folder: Path, timeout: int, known: Row) -> Row:
+    """How the scripts of the cell and of its module end: with the fault, and without it."""
+    cell_of = patient(fault, folder, timeout)
+    is_wrong = known["status"] == "fail_accuracy"
+    rule = ("strict" if fault.check == "accuracy" else "timed") if is_wrong else None
+    case = script.Case(cell_of.spec, BATCH_SIZE, rule, known["message"], limit=script.AS_LARGE_AS_ITSELF)
+    modules = {"script": None, **({"module_script": known["module"]} if known.get("module") else {})}
+    ends = {}
+    for name, module in modules.items():
+        path = script.write(case, cell_of.run, None, cell_of.folder / name, folder / f"{fault.name}.{name}.log", module)
+        ends[name] = ending(path, known if is_wrong or not module else {**known, "status": None}, timeout)
+        healthy = path.with_name("healthy.py")
+        healthy.write_text(path.read_text().replace(repr(fault.name), repr("")))
+        ends[f"healthy_{name}"] = ending(healthy, known, timeout)
+    return ends
+
+
+def ending(path: Path, known: Row, timeout: int) -> str:
+    """`fail` if a script ends as a cell that is known did, `pass`, or how else."""
+    try:
+        done = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        return "fail" if known["status"] == "timeout" else "hang"
+    if done.returncode == 0:
+        return "pass"
+    if known["status"] == "fail_accuracy":
+        is_same = " is off from " in done.stdout
+    elif done.returncode < 0:
+        is_same = known["cause"] == signal.Signals(-done.returncode).name
+    else:
+        is_same = re.search(rf"^([\w.]+\.)?{known['cause']}\b", done.stderr, re.MULTILINE) is not None
+    return "fail" if is_same else f"{done.returncode} {done.stderr.strip()[-300:]}"
+
+
+LEAST = {
+    **dict.fromkeys(("guards", "capture"), ladder.DYNAMO),
+    "aot_autograd": ladder.AOT,
+    **dict.fromkeys(("decompositions", "partitioner"), ladder.DECOMPOSED),
+}
+"""By layer, the least that fails: as a search finds it."""
+
+STEPS = {"layer": (layer, "layer"), "place": (place, "place_s"), "show": (shown, "status"), "script": (scripts, "script")}
+"""What is done for each fault, in this order, and a result that says that it was done."""
 
 
 def in_turn(faults: dict[str, Any]) -> list[Any]:
@@ -175,20 +235,24 @@ def summary(rows: list[dict[str, Any]]) -> None:
         print(f"{layer:20}" + "".join(f"{found[other] or '.':>12}" for other in layers) + f"   {right}")
     right = sum(row["layer"] == truth[row["fault"]] for row in rows)
     placed = [row for row in rows if FAULTS[row["fault"]].module and "module" in row]
-    at_home = sum(row.get("module") == FAULTS[row["fault"]].module for row in placed)
+    at_home = sum(row["module"] == FAULTS[row["fault"]].module for row in placed)
     print(f"\nlayer right: {right} of {len(rows)}; module right: {at_home} of {len(placed)} faults with a known place")
+    for name in ("script", "module_script"):
+        run = [row for row in rows if name in row]
+        fails, passes = sum(row[name] == "fail" for row in run), sum(row[f"healthy_{name}"] == "pass" for row in run)
+        print(f"{name}: ends as the cell in {fails} of {len(run)}, and without the fault well in {passes}")
     counts = [len(row["trials"]) for row in rows]
-    costs = [row["all_s"] / row["first_s"] for row in rows]
+    costs = [(row["all_s"] + row["place_s"]) / row["first_s"] for row in rows if "place_s" in row]
     print(f"trials: median {statistics.median(counts)}, most {max(counts)}")
-    print(f"cost over that of the first trial, with the search of modules: median {statistics.median(costs):.1f}")
+    if costs:
+        print(f"cost over that of the first trial, with the search of modules: median {statistics.median(costs):.1f}")
 
 
 def main() -> None:
     """Diagnose, and print what came of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("faults", nargs="*", default=["*"], help="names or globs")
-    parser.add_argument("--show", action="store_true", help="one trial each: does the check see it?")
-    parser.add_argument("--layers-only", action="store_true", help="do not search modules and settings")
+    parser.add_argument("--steps", default=",".join(STEPS), help="which of these")
     parser.add_argument("--summary", action="store_true")
     parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir(), "timmgate_diagnosis.jsonl"))
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir(), "timmgate_diagnosis"))
@@ -199,22 +263,24 @@ def main() -> None:
     from timmgate.worker.faults.stack import FAULTS
 
     examination.trial.run = trial
-    done = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.is_file() else []
-    known = {row["fault"] for row in done}
-    if options.layers_only:
-        ladder.CODE_GENERATION = ladder.CODE_GENERATION[:1]
-    for fault in in_turn(FAULTS):
-        if options.summary or fault.name in known or not any(fnmatch.fnmatch(fault.name, each) for each in options.faults):
-            continue
-        about = fault, options.folder, options.timeout
-        found = shows(*about) if options.show else diagnosed(*about, not options.layers_only)
-        print(json.dumps({"fault": fault.name, "is": fault.layer, **found}), flush=True)
-        if not options.show:
-            done.append({"fault": fault.name, **found})
+    known: dict[str, Row] = {}
+    for line in options.out.read_text().splitlines() if options.out.is_file() else []:
+        row = json.loads(line)
+        known[row["fault"]] = known.get(row["fault"], {}) | row
+    wanted = [fault for fault in in_turn(FAULTS) if any(fnmatch.fnmatch(fault.name, each) for each in options.faults)]
+    for fault in wanted if not options.summary else []:
+        for step in options.steps.split(","):
+            do, result = STEPS[step]
+            row = known.setdefault(fault.name, {"fault": fault.name})
+            if result in row:
+                continue
+            found = {"fault": fault.name, **do(fault, options.folder, options.timeout, row)}
+            row |= found
+            print(json.dumps({"is": fault.layer, **found}), flush=True)
             with options.out.open("a") as file:
-                file.write(json.dumps(done[-1]) + "\n")
-    if not options.show and done:
-        summary(done)
+                file.write(json.dumps(found) + "\n")
+    if rows := [row for row in known.values() if "layer" in row]:
+        summary(rows)
 
 
 if __name__ == "__main__":

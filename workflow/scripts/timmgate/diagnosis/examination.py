@@ -20,8 +20,8 @@ from timmgate.diagnosis.script import Case
 from timmgate.diagnosis.suspects import failed_check
 from timmgate.supervisor import trial
 from timmgate.supervisor.capped_log import CappedLog
-from timmgate.supervisor.study import StudyError
 from timmgate.supervisor.job import SUPERVISION_BYTES
+from timmgate.supervisor.study import StudyError
 from timmgate.system.cgroups import memory_limit_bytes
 from timmgate.system.process_tree import die_with_run, interruptible, machine_memory_bytes
 from timmgate.weights import record

@@ -32,7 +32,7 @@ def count(model: torch.nn.Module, image: torch.Tensor) -> dict[str, float]:
 
     Attention is taken apart into its matrix products, so that they are in both.
     """
-    training = model.training
+    training = {module: module.training for module in model.modules()}
     model.eval()
     flops, activations = FlopCounterMode(display=False), ActivationCounter()
     try:
@@ -42,5 +42,6 @@ def count(model: torch.nn.Module, image: torch.Tensor) -> dict[str, float]:
         traceback.print_exc()
         return {}
     finally:
-        model.train(training)
+        for module, is_training in training.items():
+            module.training = is_training
     return {"gmacs": flops.get_total_flops() / 2e9, "mactivations": activations.total / 1e6}
