@@ -85,6 +85,13 @@ def test_seeds_that_disagree_are_counted():
     assert "seeds" not in found(leaves=[LEAF], **BY_NULL_RUNS, strict_of_seeds=["fail", "fail"]).sentence
 
 
+def test_a_tensor_that_is_zero_but_for_rounding_has_no_size_to_be_off_by():
+    zero = {**LEAF, "compiled_relative_error": 4e10, "eager_relative_error": 2e8, "null_rms": 7.1}
+    sentence, _ = found(leaves=[zero], **BY_NULL_RUNS)
+    assert "is zero but for rounding, and 200 times as far from that as eager" in sentence
+    assert "of its size" not in sentence and "7.1" not in sentence
+
+
 def test_without_float64_the_distance_is_from_eager():
     sentence, _ = found(leaves=[{**LEAF, "eager_relative_error": 0.0}], **{**BY_NULL_RUNS, "reference": "none"})
     assert "off from eager by 0.03" in sentence and "float64" not in sentence

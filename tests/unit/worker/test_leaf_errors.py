@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from timmgate.core.verdict import NullRun, judge
 from timmgate.worker.compare import Leaf
 from timmgate.worker.leaf_errors import measure
 
@@ -90,3 +91,17 @@ def test_a_gradient_far_below_the_others_vanishes_and_is_measured_by_what_they_r
     reference = [Leaf(name, "gradient", size * torch.ones(4, dtype=torch.float64)) for name, size in sizes.items()]
     found = measure([Leaf("c", "gradient", torch.full((4,), 3 * EPS))], reference, torch.float32)["c"]
     assert found.vanishes and found.statistics["rms"].value == pytest.approx(3, rel=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gradient_that_vanishes_may_be_off_by_half_of_the_digits_of_the_others_and_no_more(dtype):
+    eps = torch.finfo(dtype).eps
+    sizes = {"a": 1.0, "b": 2.0, "c": 1e-20}
+    reference = [Leaf(name, "gradient", size * torch.ones(4, dtype=torch.float64)) for name, size in sizes.items()]
+
+    def run(error):
+        return measure([*reference[:2], Leaf("c", "gradient", torch.full((4,), error))], reference, dtype)
+
+    nulls = [NullRun("eager", run(eps)), NullRun("outputs", run(2 * eps))]
+    assert judge(run(0.9 * eps**0.5), nulls).strict == "pass"
+    assert judge(run(100 * eps**0.5), nulls).strict == "fail"

@@ -145,11 +145,19 @@ def _distance(row: Row, leaf: Row) -> str:
     if error is None or not math.isfinite(error):
         message = leaf.get("message") or leaf.get("strict_message") or row["strict_message"] or row["accuracy_message"]
         return f"is wrong: {_first_line(message)}" if message else "is wrong"
+    if _vanishes(leaf):
+        return f"is zero but for rounding, and {times(error / eager)} as far from that as eager"
     reference = "float64" if row["reference"] == "fp64" else "eager"
     words = f"is off from {reference} by {error:.2g} of its size"
     if not eager or not math.isfinite(eager):
         return words
     return f"{words}, {times(error / eager)} as far as eager ({eager:.2g})"
+
+
+def _vanishes(leaf: Row) -> bool:
+    """Whether eager has no digit of a tensor right, as of the gradient of a bias before a norm: its size says nothing."""
+    eager = leaf.get("eager_relative_error")
+    return eager is not None and math.isfinite(eager) and eager > 1
 
 
 def _beyond_null_runs(row: Row, leaf: Row) -> Iterator[str]:
@@ -158,7 +166,8 @@ def _beyond_null_runs(row: Row, leaf: Row) -> Iterator[str]:
         return
     nulls = f"{row['null_runs']} null runs" if row["null_runs"] else "null runs"
     words = f"{statistic_words(statistic)} is {times(row['strict_margin'])} what {nulls} allow"
-    yield words + (f", which are off by {leaf['null_rms']:.2g} at most" if leaf.get("null_rms") is not None else "")
+    is_known = leaf.get("null_rms") is not None and not _vanishes(leaf)
+    yield words + (f", which are off by {leaf['null_rms']:.2g} at most" if is_known else "")
 
 
 def _beyond_dynamo(row: Row, leaf: Row) -> Iterator[str]:
