@@ -261,8 +261,9 @@ def lead(requested: pd.DataFrame, states: Counter[str], checks: Sequence[str]) -
         [requested[f"{check}_started_at"] for check in checks] or [pd.Series(dtype="datetime64[us]")]
     ).dropna()
     if len(started):
-        first, last = f"{started.min():%Y-%m-%d %H:%M}", f"{started.max():%Y-%m-%d %H:%M} UTC"
-        parts.append(f"measured {first} to {last}")
+        first, last = started.min(), started.max()
+        until = f"{last:%H:%M}" if first.date() == last.date() else f"{last:%Y-%m-%d %H:%M}"
+        parts.append(f"measured {first:%Y-%m-%d %H:%M} to {until} UTC")
     text = "; ".join(parts)
     return f"{text[:1].upper()}{text[1:]}."
 
