@@ -34,7 +34,7 @@ test: lint
 	$(PYTEST) $(TESTFLAGS)
 
 test-unit: $(BIN)/snakemake
-	$(PYTEST) tests/unit
+	$(PYTEST) tests/unit -m 'not compiles and not slow and not gpu and not slurm'
 
 test-slurm: $(BIN)/snakemake
 	$(INSTALL) '.[dev,slurm]'
