@@ -51,13 +51,18 @@ def ended(status, cause=None, **columns):
 def test_a_finding_comes_with_its_trials_and_place(patient, run_trials):
     def end(request):
         if request.known is not None:
-            return ended("pass", module="head", module_class="Linear", direction="forward")
+            (request.kept / "graph").mkdir(parents=True)
+            (request.kept / "graph" / "graph.py").write_text("the script")
+            graph = {"graph": "aten.addmm.default", "graph_operators": 1}
+            return ended("pass", module="head", module_class="Linear", direction="forward", **graph)
         return ended("pass" if request.variant.name in BELOW else "fail_accuracy", "comparison")
 
     run_trials(end)
     found = examine(patient)
     assert found.finding.layer == "inductor"
-    assert found.place == {"module": "head", "module_class": "Linear", "direction": "forward"}
+    module = {"module": "head", "module_class": "Linear", "direction": "forward"}
+    assert found.place == {**module, "graph": "aten.addmm.default", "graph_operators": 1}
+    assert found.graph_script.is_relative_to(patient.folder) and found.graph_script.read_text() == "the script"
     assert [row["number"] for row in found.trials] == list(range(len(found.trials)))
     assert found.trials[0]["ended"] == "fail"
     assert found.trials[1]["ended"] == "pass"

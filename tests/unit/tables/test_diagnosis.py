@@ -1,6 +1,7 @@
 """Rows of diagnoses, and how they read in the terminal."""
 
 import io
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -28,7 +29,8 @@ EXAMINATION = Examination(
         {**TRIAL, "number": 1, "variant": "eager", "ended": "pass", "status": "pass"},
         {**TRIAL, "number": 2, "variant": "places", "ended": None, "wall_s": 10.0},
     ],
-    {"module": "head", "module_class": "Linear", "direction": "backward"},
+    {"module": "head", "module_class": "Linear", "direction": "backward", "graph": "aten.erf.default", "graph_operators": 1},
+    graph_script=Path("results/graph.py"),
 )
 
 
@@ -56,7 +58,8 @@ def test_the_row_of_a_cell_has_finding_place_reason_and_cost():
     assert (row["reason"], row["reason_class"]) == ("it is wrong", "compiler")
     assert (row["trials"], row["layer_s"], row["place_s"], row["cost"]) == (2, 40.0, 10.0, 5.0)
     assert row["script"] == "results/cpu/default/inference/test_vit/repro/repro.py"
-    assert row["module_script"] is None
+    assert (row["module_script"], row["graph_script"]) == (None, "results/graph.py")
+    assert (row["graph"], row["graph_operators"]) == ("aten.erf.default", 1)
 
 
 def test_trials_are_rows_in_their_order():
@@ -74,7 +77,14 @@ def shown(rows):
 def test_a_line_says_what_was_found():
     (row,) = diagnosis.summary(CELL, "accuracy", ROW, EXAMINATION).to_pylist()
     told = shown([row])
-    for words in ("lowerings inference/test_vit", "erf", "head (Linear, backward)", "only with freezing", "2 trials, 50 s"):
+    for words in (
+        "lowerings inference/test_vit",
+        "erf",
+        "head (Linear, backward)",
+        "graph: aten.erf.default",
+        "only with freezing",
+        "2 trials, 50 s",
+    ):
         assert words in told
     assert "1 failed cell diagnosed: lowerings 1." in told
 

@@ -61,3 +61,8 @@ class BuildOptions:
     def of_config(cls, values: dict[str, Any]) -> "BuildOptions":
         """The options as they are written in a configuration, where `import` is no word of Python's."""
         return cls(**{"import_" if name == "import" else name: value for name, value in values.items()})
+
+    def script_environment(self, threads: int, device: str) -> dict[str, str]:
+        """Variables of a worker that change what is computed, for a script that repeats it without compile caches."""
+        own = {THREAD_VARIABLES[0]: str(threads), "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
+        return {**own, **({} if device == "cpu" else {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}), **self.env}

@@ -82,6 +82,10 @@ class Variant:
         return {"TORCH_BISECT_BACKEND": backend, "TORCH_BISECT_SUBSYSTEM": subsystem, "TORCH_BISECT_MAX": left}
 
 
+GRAPH, GRAPH_SCRIPT = "graph", "graph.py"
+"""Folder of the smallest graph, in that of what trials have in common, and the script in it."""
+
+
 @dataclass(frozen=True)
 class TrialRequest:
     """What a worker is told of one trial.
@@ -139,6 +143,13 @@ REPORTED = columns(
         ("module", "string", "", "smallest module that fails when it is compiled alone; null for the whole model"),
         ("module_class", "string", "", "its class"),
         ("direction", "string", "", "forward, backward, or raised, where compiling or running it fails"),
+        (
+            "graph",
+            "string",
+            "",
+            "operators of the smallest part of its graph that goes wrong, in their order; float32 alone",
+        ),
+        ("graph_operators", "int64", "", "their number"),
     ],
 )
 """Columns that a worker reports of a trial."""

@@ -309,6 +309,8 @@ DIAGNOSIS = (
             ("module", "string", "", "smallest module that fails when it is compiled alone; null for the whole model"),
             ("module_class", "string", "", "its class"),
             ("direction", "string", "", "forward, backward, or raised, where compiling or running it fails"),
+            ("graph", "string", "", "operators of the smallest part of its graph that fails; of float32 alone"),
+            ("graph_operators", "int64", "", "their number"),
             ("raised_in", "string", "", "file, line and function of torch that raised the exception"),
             ("trials", "int64", "", "number of trials, without those of modules"),
             ("layer_s", "float64", "s", "duration of these trials"),
@@ -317,6 +319,7 @@ DIAGNOSIS = (
             ("log", "string", "", "path of the log of the cell as it is, relative to the working directory"),
             ("script", "string", "", "path of the script that repeats the cell with torch and timm alone"),
             ("module_script", "string", "", "path of one that repeats that module alone; null if there is none"),
+            ("graph_script", "string", "", "path of one that repeats that graph with torch alone; null if there is none"),
         ],
     ),
 )

@@ -1,6 +1,7 @@
 """One failed cell, from its row to a finding: runs the trials that a search asks for, and keeps what they came to."""
 
 import json
+import shutil
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from timmgate.core.diagnosis import TrialRequest, Variant
+from timmgate.core.diagnosis import GRAPH, GRAPH_SCRIPT, TrialRequest, Variant
 from timmgate.core.outcome import RETRYABLE, AttemptResult, Verdict
 from timmgate.core.run_options import RunOptions
 from timmgate.core.schemas import PASSED
@@ -28,6 +29,9 @@ from timmgate.weights import record
 
 PLACES = Variant("places")
 """The name under which the search of modules is kept."""
+
+PLACE = ("module", "module_class", "direction", "graph", "graph_operators")
+"""Columns that the search of modules reports."""
 
 LOST_WORKERS = 3
 """So often the search of modules is started again after a module whose compilation killed its worker."""
@@ -56,6 +60,11 @@ class Patient:
     logs: Path
     measured_at: str = ""
 
+    @property
+    def kept(self) -> Path:
+        """Folder of what its trials have in common."""
+        return self.run.cache / "expected"
+
 
 def patient(
     cell: Cell, row: Row, checks: Sequence[str], run: RunOptions, weights: Path | None, folder: Path, log: Path
@@ -79,13 +88,14 @@ def patient(
 class Examination:
     """What came of it. `trials` are rows, in their order; `place` has the columns that the search of modules reported.
 
-    `script` is that of the module.
+    `script` is that of the module, `graph_script` that of the smallest graph.
     """
 
     finding: Finding
     trials: list[Row]
     place: Mapping[str, Any] = field(default_factory=dict)
     script: Path | None = None
+    graph_script: Path | None = None
 
 
 def write_script(case: Case, patient: Patient, found: Examination, weights: Path | None) -> Path | None:
@@ -109,7 +119,7 @@ def examine(patient: Patient) -> Examination:
         finding = trials.follow(ladder.search(patient.spec.options))
         place = {} if finding.layer in NOWHERE else trials.place(finding.variant)
         trials.forget()
-        return Examination(finding, trials.rows, place)
+        return Examination(finding, trials.rows, place, graph_script=trials.graph_script(place))
 
 
 class Trials:
@@ -171,7 +181,7 @@ class Trials:
     def _start(self, variant: Variant, known: Mapping[str, str] | None = None) -> tuple[AttemptResult, Verdict, Path]:
         patient = self._patient
         log = patient.logs / f"{len(self.rows):02}.{'_'.join(variant.name.split())}.log"
-        request = TrialRequest(patient.spec, patient.run, variant, patient.batch_size, patient.run.cache / "expected", known)
+        request = TrialRequest(patient.spec, patient.run, variant, patient.batch_size, patient.kept, known)
         with CappedLog(log) as stream:
             return *trial.run(request, stream), log
 
@@ -200,7 +210,15 @@ class Trials:
         row = self._known.get(PLACES.name) or self._keep(self._search_places(replace(variant, name=PLACES.name)))
         row |= {"number": len(self.rows), "ended": None}
         self.rows.append(row)
-        return {name: row.get(name) for name in ("module", "module_class", "direction")}
+        return {name: row.get(name) for name in PLACE}
+
+    def graph_script(self, place: Mapping[str, Any]) -> Path | None:
+        """The script of the smallest graph, beside the tables, if the search of modules came to one."""
+        if not place.get("graph"):
+            return None
+        folder = self._patient.folder / GRAPH
+        shutil.copytree(self._patient.kept / GRAPH, folder, dirs_exist_ok=True)
+        return folder / GRAPH_SCRIPT
 
     def _search_places(self, variant: Variant) -> Row:
         known: dict[str, str] = {}

@@ -14,7 +14,7 @@ import jinja2
 
 from timmgate import PACKAGE_ROOT
 from timmgate.core import faults
-from timmgate.core.build import THREAD_VARIABLES, BuildOptions
+from timmgate.core.build import BuildOptions
 from timmgate.core.checks import CHECKS
 from timmgate.core.files import write_text
 from timmgate.core.run_options import RunOptions
@@ -139,7 +139,7 @@ def text(case: Case, run: RunOptions, facts: Row, module: str | None = None) -> 
         allows=ALLOWS.get(rule or "", "is allowed"),
         reference="float64" if is_exact else "eager",
         is_exact=is_exact,
-        environment=_environment(case, run),
+        environment=run.build.script_environment(run.threads, spec.device),
         fault=faults.is_fault(options.backend),
         library=repr(str(PACKAGE_ROOT)),
         imports=run.build.import_,
@@ -177,12 +177,6 @@ def text(case: Case, run: RunOptions, facts: Row, module: str | None = None) -> 
 def _wrapped(text: str) -> str:
     """A text as lines of a docstring."""
     return textwrap.fill(text.replace("\\", "/").replace('"', "'"), WIDTH, break_long_words=False, break_on_hyphens=False)
-
-
-def _environment(case: Case, run: RunOptions) -> dict[str, str]:
-    """Variables that a worker has and that change what is computed; the compiler's caches are not used."""
-    own = {THREAD_VARIABLES[0]: str(run.threads), "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
-    return {**own, **({} if case.spec.device == "cpu" else {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}), **run.build.env}
 
 
 def _sizes(case: Case) -> tuple[int, ...]:

@@ -39,9 +39,11 @@ def sentence(row: Row) -> str:
         parts.append(f"passes with: {row['switch']}")
     if row["module"]:
         parts.append(f"smallest module: {row['module']} ({row['module_class']}, {row['direction']})")
+    if row["graph"]:
+        parts.append(f"smallest graph: {row['graph']}")
     if row["conditions"]:
         parts.append(f"only with {', '.join(row['conditions'])}")
     if row["raised_in"]:
         parts.append(f"raised in {row['raised_in']}")
-    where = f"Script: {row['module_script'] or row['script']}, log: {row['log']}"
+    where = f"Script: {row['graph_script'] or row['module_script'] or row['script']}, log: {row['log']}"
     return f"{'; '.join(parts)}. {row['trials']} trials, {row['layer_s'] + row['place_s']:.0f} s. {where}"

@@ -55,6 +55,7 @@ def summary(cell: Cell, check: str, row: Mapping[str, Any], examination: Examina
         "log": tried[0]["log"],
         "script": f"results/{cell.device}/{cell.build}/{cell.mode}/{cell.model}/repro/{NAME}",
         "module_script": examination.script and str(examination.script),
+        "graph_script": examination.graph_script and str(examination.graph_script),
     }
     return parquet.table([_about(cell) | found], SCHEMA)
 

@@ -7,6 +7,7 @@ is judged as a whole model is, against its own float64 run and its own null runs
 import copy
 import traceback
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,11 +21,20 @@ from timmgate.worker import backends, models, strict_verdict, torch_device
 from timmgate.worker.training_step import Setup, fresh, make
 
 
-def search(spec: Spec, setup: Setup, request: TrialRequest, reporter: Reporter) -> None:
-    """Report each module that is tried, then the place as columns."""
+@dataclass(frozen=True)
+class Place:
+    """A module, what it is fed, and where it goes wrong: `forward`, `backward` or `raised`."""
+
+    name: str
+    fed: "Fed"
+    direction: str
+
+
+def search(spec: Spec, setup: Setup, request: TrialRequest, reporter: Reporter) -> Place | None:
+    """Report each module that is tried, then the place as columns; None if no module fails by itself."""
     reporter.stage("load")
     model, images = make(spec, setup)
-    module, direction = "", None
+    module, place = "", None
     while True:
         for name, fed in candidates(spec, model, images, module):
             ended = request.known.get(name)
@@ -33,13 +43,14 @@ def search(spec: Spec, setup: Setup, request: TrialRequest, reporter: Reporter) 
                 ended = goes_wrong(spec, setup, fed, reporter)
                 reporter.detail({"module": name, "ended": ended})
             if ended != "pass":
-                module, direction = name, ended
+                module, place = name, Place(name, fed, ended)
                 break
         else:
             break
-    if module:
-        reporter.columns(module=module, module_class=type(model.get_submodule(module)).__name__, direction=direction)
-    reporter.result("pass")
+    if place:
+        found = type(model.get_submodule(module)).__name__
+        reporter.columns(module=module, module_class=found, direction=place.direction)
+    return place
 
 
 def goes_wrong(spec: Spec, setup: Setup, fed: "Fed", reporter: Reporter) -> str:
