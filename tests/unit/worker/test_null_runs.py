@@ -421,7 +421,7 @@ def test_an_element_that_rounding_takes_over_the_kink_of_a_relu_is_no_fault():
 
 
 class Vectors(nn.Module):
-    """Biases, factors of norms, and a LayerScale."""
+    """Biases, factors of norms, a LayerScale, and vectors outside of layers, on either side."""
 
     def __init__(self):
         super().__init__()
@@ -432,10 +432,12 @@ class Vectors(nn.Module):
             nn.Linear(36, 5),
         )
         self.gamma, self.scale = nn.Parameter(torch.ones(4)), nn.Parameter(torch.ones(5))
+        self.shift, self.left = nn.Parameter(torch.zeros(4)), nn.Parameter(torch.ones(5))
 
     def forward(self, images: Tensor) -> Tensor:
         x = F.gelu(self.batch(self.stem(images))).mul(self.gamma.reshape(1, -1, 1, 1))
-        return self.head(self.layer(x.flatten(2))) * self.scale
+        x = x + self.shift.reshape(1, -1, 1, 1)
+        return self.left + self.head(self.layer(x.flatten(2))) * self.scale
 
 
 def test_sums_in_order_change_the_gradients_of_vectors_by_rounding_alone():
@@ -452,4 +454,6 @@ def test_sums_in_order_change_the_gradients_of_vectors_by_rounding_alone():
     after = {leaf.name: leaf.value for leaf in after}
     torch.testing.assert_close(after, before, atol=1e-6, rtol=1e-4)
     vectors = {name for name, value in before.items() if value.ndim == 1}
-    assert len([name for name in vectors if not torch.equal(after[name], before[name])]) > len(vectors) / 2
+    changed = {name for name in vectors if not torch.equal(after[name], before[name])}
+    assert len(changed) > len(vectors) / 2
+    assert {"gamma", "shift", "left"} <= changed

@@ -297,8 +297,11 @@ class SequentialSums(TorchFunctionMode):
             given = inspect.signature(function).bind(*args, **kwargs).arguments
             vectors = given.pop("weight", None), given.pop("bias", None)
             return _affine(function(**given), *vectors, -1 if function is nn.functional.layer_norm else 1)
-        if getattr(function, "__name__", "") in ("mul", "__mul__") and (axis := _axis_of_vector(*args)) is not None:
-            return _affine(args[0], args[1].flatten(), None, axis)
+        name = getattr(function, "__name__", "").strip("_")
+        for tensor, vector in (args, args[::-1]) if name in ("mul", "rmul", "add", "radd") and not kwargs else ():
+            if (axis := _axis_of_vector(tensor, vector)) is not None:
+                vectors = (vector.flatten(), None) if name.endswith("mul") else (None, vector.flatten())
+                return _affine(tensor, *vectors, axis)
         return function(*args, **kwargs)
 
 
