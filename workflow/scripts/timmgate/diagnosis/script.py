@@ -25,6 +25,9 @@ from timmgate.supervisor import study
 NAME = "repro.py"
 """Of the script."""
 
+LEAST_TIMEOUT_S = 600
+"""For what only eager runs for: a time limit that is low because something compiled hangs is not about that."""
+
 TEMPLATE = Path(__file__).with_name("repro.py.j2")
 
 LEARNING_RATE = 0.01
@@ -111,7 +114,7 @@ def write(case: Case, run: RunOptions, weights: Path | None, folder: Path, log: 
     rule = "strict" if module and case.rule in JUDGED else case.rule
     shutil.rmtree(folder, ignore_errors=True)
     options = {"folder": str(folder.absolute()), "module": module, "rule": rule, "batch_size": case.batch_size}
-    (facts,) = study.rows("timmgate.worker.repro", case.spec, run, weights, log, timeout_s=run.timeout, **options)
+    (facts,) = study.rows("timmgate.worker.repro", case.spec, run, weights, log, timeout_s=max(run.timeout, LEAST_TIMEOUT_S), **options)
     path = folder / NAME
     content = text(replace(case, rule=rule), run, facts, module)
     write_text(path, content)
