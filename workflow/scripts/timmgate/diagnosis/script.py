@@ -114,7 +114,8 @@ def write(case: Case, run: RunOptions, weights: Path | None, folder: Path, log: 
     rule = "strict" if module and case.rule in JUDGED else case.rule
     shutil.rmtree(folder, ignore_errors=True)
     options = {"folder": str(folder.absolute()), "module": module, "rule": rule, "batch_size": case.batch_size}
-    (facts,) = study.rows("timmgate.worker.repro", case.spec, run, weights, log, timeout_s=max(run.timeout, LEAST_TIMEOUT_S), **options)
+    timeout_s = max(run.timeout, LEAST_TIMEOUT_S)
+    (facts,) = study.rows("timmgate.worker.repro", case.spec, run, weights, log, timeout_s=timeout_s, **options)
     path = folder / NAME
     content = text(replace(case, rule=rule), run, facts, module)
     write_text(path, content)
