@@ -61,7 +61,7 @@ def code_sum() -> None:
     cpp.CppVecKernel.reduction_init_vec = init
 
 
-@fault("code_generation", "loops stop one short", module="stem.act")
+@fault("code_generation", "loops of 20 stop one short", module="stem.conv")
 def code_loops() -> None:
     original = cpp.LoopLevel.lines
 
