@@ -147,6 +147,17 @@ def test_an_autocast_that_only_warns_is_refused(monkeypatch):
         backends.check_precision(spec(precision="amp", amp_dtype="float16").options, "cpu")
 
 
+def test_a_compiler_that_breaks_on_the_simplest_program_does_so_when_it_compiles_the_model(monkeypatch):
+    def break_(_):
+        raise RuntimeError("no such instruction")
+
+    monkeypatch.setattr(backends, "build_toolchain", break_)
+    said = Said()
+    with backends.compiling(spec(), NoCache(Path()), said.reporter):
+        torch.compile(torch.nn.Linear(3, 2), backend="eager")(IMAGES)
+    assert said.stages == ["compile", "run"]
+
+
 def test_stages_alternate_between_compile_and_run_also_for_the_backward_pass():
     said = Said()
     with backends.compiling(spec(backend="aot_eager"), NoCache(Path()), said.reporter):

@@ -1,11 +1,16 @@
 """What is wrong with a request is said in a sentence, by the environment and on the device that would measure."""
 
+import signal
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from timmgate.core.preflight import Question
+from timmgate import module_environment
+from timmgate.core.preflight import Answer, Question
 from timmgate.core.spec import Mode
 from timmgate.worker import compile_cache, preflight
 
@@ -94,7 +99,23 @@ def test_the_toolchain_is_built_where_inductor_is_used_and_its_failure_is_not_th
         raise RuntimeError("the compiler crashed")
 
     monkeypatch.setattr(compile_cache, "fill_toolchain", build)
-    assert preflight.answer(question(toolchain=tmp_path)).problems == []
+    preflight.build_toolchain(question(toolchain=tmp_path))
     assert asked == []
-    assert preflight.answer(question(toolchain=tmp_path, backend="inductor")).problems == []
+    preflight.build_toolchain(question(toolchain=tmp_path, backend="inductor"))
     assert asked == [(tmp_path, "cpu", "digest")]
+
+
+CRASHES = """
+import os, pathlib, signal, sys
+from timmgate.core.preflight import Question
+from timmgate.worker import __main__, compile_cache
+compile_cache.fill_toolchain = lambda *_: os.kill(os.getpid(), signal.SIGSEGV)
+__main__.preflight(Question.from_json(sys.argv[1]))
+"""
+
+
+def test_a_compiler_that_crashes_on_the_simplest_program_does_so_after_the_answer(tmp_path):
+    asked = replace(question(toolchain=tmp_path / "toolchain", backend="inductor"), answer=tmp_path / "answer.json")
+    done = subprocess.run([sys.executable, "-c", CRASHES, asked.to_json()], env=module_environment())
+    assert done.returncode == -signal.SIGSEGV
+    assert Answer.from_json((tmp_path / "answer.json").read_text()).problems == []

@@ -76,20 +76,22 @@ def main(arguments: list[str]) -> int:
 
 
 def preflight(question: Question) -> int:
-    """Answer a question about this environment, into the file that it names."""
+    """Answer a question about this environment, into the file that it names; then build the toolchain that it names."""
     die_with_parent(signal.SIGKILL)
     if question.toolchain:
         set_environment(os.cpu_count() or 1, question.toolchain)
     try:
         import_first(question.imports)
-        from timmgate.worker.preflight import answer  # and with it torch
+        from timmgate.worker.preflight import answer, build_toolchain  # and with it torch
     except Exception as error:
         traceback.print_exc()
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        found = Answer([f"{sys.executable} cannot measure{_with_versions()} ({reason})"])
-    else:
-        found = answer(question)
+        write_text(question.answer, Answer([f"{sys.executable} cannot measure{_with_versions()} ({reason})"]).to_json())
+        return 0
+    found = answer(question)
     write_text(question.answer, found.to_json())
+    if not found.problems:
+        build_toolchain(question)
     return 0
 
 

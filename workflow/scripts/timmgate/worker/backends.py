@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -227,7 +228,8 @@ class FirstIteration:
 def compiling(spec: Spec, cache: Cache, reporter: Reporter) -> Iterator[FirstIteration]:
     """Compile from nothing but what is in the cache, and report the stage `compile` while dynamo compiles, `run` in between.
 
-    What belongs to the toolchain is built before the clock starts. An exception leaves the stage that it was raised in.
+    What belongs to the toolchain is built before the clock starts; where that fails, compiling will say so. An exception
+    leaves the stage that it was raised in.
     """
 
     def begin(_: Any) -> None:
@@ -239,7 +241,10 @@ def compiling(spec: Spec, cache: Cache, reporter: Reporter) -> Iterator[FirstIte
 
     is_new = cache.open()
     if spec.options.backend in INDUCTOR_BACKENDS:
-        build_toolchain(spec.device)
+        try:
+            build_toolchain(spec.device)
+        except Exception:
+            traceback.print_exc()
     torch._dynamo.reset()  # also forgets callbacks
     counters.clear()
     callback_handler.register_start_callback(begin)

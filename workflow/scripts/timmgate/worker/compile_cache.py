@@ -91,7 +91,7 @@ def build_toolchain(device: str) -> None:
 
 
 def _trivial(values: torch.Tensor) -> torch.Tensor:
-    return values.exp() + 1
+    return values + 1
 
 
 def fill_toolchain(folder: Path, device: str, software: str) -> None:

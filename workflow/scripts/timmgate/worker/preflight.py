@@ -27,17 +27,23 @@ def answer(question: Question) -> Answer:
         problems += unknown_models.values()
     if problems:
         return Answer(problems)
-    if question.toolchain and uses_inductor(question):
-        try:
-            compile_cache.fill_toolchain(question.toolchain, question.device, question.software)
-        except Exception:  # a compiler that breaks on the simplest program is what the cells are about to say
-            traceback.print_exc()
     return Answer(
         device_name=torch_device.name(question.device),
         driver=torch_device.driver(question.device),
         unknown_models=unknown_models,
         devices=torch_device.count(question.device),
     )
+
+
+def build_toolchain(question: Question) -> None:
+    """Build what belongs to no model, after the answer: a compiler that breaks or crashes on the simplest program is what
+    the cells are about to say, and no reason not to measure them.
+    """
+    if question.toolchain and uses_inductor(question):
+        try:
+            compile_cache.fill_toolchain(question.toolchain, question.device, question.software)
+        except Exception:
+            traceback.print_exc()
 
 
 def device_problem(device: str) -> str | None:
