@@ -203,8 +203,8 @@ def search(spec: Spec, setup: Setup, place: Place, request: TrialRequest, report
     for direction, graph in captured(spec, place.fed, place.fed.images):
         if direction == place.direction and any(map(is_float, graph.inputs)) and (found := searching.smallest(graph)):
             write(found, searching, spec, request)
-            names = ", ".join(str(node.target) for node in found.operators)
-            reporter.columns(graph=names, graph_operators=found.size)
+            names = [str(node.target) for node in found.operators if node.target is not getitem]
+            reporter.columns(graph=", ".join(names), graph_operators=len(names))
             return
 
 
