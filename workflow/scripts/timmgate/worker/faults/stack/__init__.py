@@ -22,7 +22,7 @@ class StackFault:
 
     * `layer`: where it sits, a word of `core.diagnosis.LAYERS`; `does`: what it breaks there.
     * `model`, `options`, `check`: a model, options of a mode and a check that show it.
-    * `module`: the smallest module of that model that shows it, where there is one.
+    * `module`: the smallest module of that model that has what it breaks, the first of several; None if there is none.
     """
 
     name: str

@@ -25,17 +25,17 @@ def _both(name: str, change: Callable[..., str]) -> None:
         _wrap(cls, name, change)
 
 
-@fault("code_generation", "vectors are exponentiated a little steeper", module="attention.softmax")
+@fault("code_generation", "vectors are exponentiated a little steeper", module="gate")
 def code_exp() -> None:
     _wrap(cpp.CppVecOverrides, "exp", lambda original, x: original(f"({x} + {x} * {x} * decltype({x})(0.01))"))
 
 
-@fault("code_generation", "differences of vectors are off", module="attention.softmax")
+@fault("code_generation", "differences of vectors are off", module="stem.norm")
 def code_sub() -> None:
     _wrap(cpp.CppVecOverrides, "sub", lambda original, a, b: f"({original(a, b)} * decltype({a})(1.01))")
 
 
-@fault("code_generation", "reciprocal roots are off, in vectors and scalars", module="norm1")
+@fault("code_generation", "reciprocal roots are off, in vectors and scalars", module="stem.norm")
 def code_rsqrt() -> None:
     _both("rsqrt", lambda original, x: f"({original(x)} * decltype({original(x)})(1.01))")
 
@@ -73,11 +73,11 @@ def code_loops() -> None:
     cpp.LoopLevel.lines = lines
 
 
-@fault("code_generation", "the code does not compile", module="attention.softmax")
+@fault("code_generation", "the code does not compile", module="gate")
 def code_undeclared() -> None:
     _both("exp", lambda original, x: f"no_such_exp({original(x)})")
 
 
-@fault("code_generation", "the code writes to nowhere", module="attention.softmax")
+@fault("code_generation", "the code writes to nowhere", module="gate")
 def code_segfault() -> None:
     _both("exp", lambda original, x: f"(*(volatile int*)8 = 1, {original(x)})")

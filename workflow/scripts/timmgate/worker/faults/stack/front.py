@@ -128,7 +128,7 @@ def aot_relu() -> None:
     _traced(lambda gm: bypass(gm, torch.ops.aten.relu.default))
 
 
-@fault("aot_autograd", "a bias is traced twice as large", module="head")
+@fault("aot_autograd", "a bias is traced twice as large", module="attention.qkv")
 def aot_addmm() -> None:
     _traced(lambda gm: scale(gm, torch.ops.aten.addmm.default, 2.0, of=0))
 

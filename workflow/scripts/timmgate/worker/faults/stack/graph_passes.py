@@ -15,11 +15,12 @@ aten = torch.ops.aten
 
 
 def _after(module: Any, name: str, edit: Callable[[GraphModule], None]) -> None:
-    """Let a pass change the graph once more; it gets a graph or its module."""
+    """Let a pass change the graph once more; it gets a graph or its module, among others."""
     original = getattr(module, name)
 
-    def run(graph: Any, *args: Any, **kwargs: Any) -> Any:
-        found = original(graph, *args, **kwargs)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        found = original(*args, **kwargs)
+        graph = next(each for each in args if isinstance(each, (GraphModule, torch.fx.Graph)))
         gm = graph if isinstance(graph, GraphModule) else graph.owning_module
         edit(found if isinstance(found, GraphModule) else gm)
         return found
@@ -125,7 +126,7 @@ def post_asserts() -> None:
     _after(post_grad, "remove_assert_ops", lambda gm: bypass(gm, aten.erf.default))
 
 
-@fault("post_grad", "reinplacing scales what is exponentiated", module="attention.softmax")
+@fault("post_grad", "reinplacing scales what is exponentiated", module="gate")
 def post_reinplace() -> None:
     _after(post_grad, "reinplace_inplaceable_ops", lambda gm: scale(gm, aten.exp.default, 1.01, of=0))
 

@@ -24,7 +24,7 @@ def lowering_relu() -> None:
     _wrap(aten.relu.default, lambda original, x: lowering.add(original(lowering.add(x, 0.01)), 0.0))
 
 
-@fault("lowerings", "exp is steeper", module="attention.softmax")
+@fault("lowerings", "exp is steeper", module="gate")
 def lowering_exp() -> None:
     _wrap(aten.exp.default, lambda original, x: original(lowering.mul(x, 1.01)))
 
@@ -50,11 +50,6 @@ def lowering_pool() -> None:
         return original(x, kernel, stride, padding, False, False)
 
     _wrap(aten.avg_pool2d.default, pool)
-
-
-@fault("lowerings", "the sigmoid is taken of twice the value", module="gate")
-def lowering_sigmoid() -> None:
-    _wrap(aten.sigmoid.default, lambda original, x: original(lowering.mul(x, 1.02)))
 
 
 @fault("lowerings", "sums of the backward pass lose a part", **TRAINING, module="norm1")
