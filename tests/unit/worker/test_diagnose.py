@@ -66,6 +66,7 @@ def test_a_wrong_program_fails_and_its_module_is_found(training, try_, plant):
     plant("capture_relu")
     found = try_(ladder.REPEAT, training=training)
     assert (found["status"], found["strict"]) == ("fail_accuracy", "fail")
+    assert found["message"]
     place = try_(ladder.REPEAT, known={}, training=training)
     assert (place["module"], place["module_class"], place["direction"]) == ("stem.act", "ReLU", "forward")
     told = {each["module"]: each.get("ended") for each in place["details"]}

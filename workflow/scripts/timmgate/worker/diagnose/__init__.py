@@ -80,13 +80,14 @@ def judge(spec: Spec, setup: Setup, request: TrialRequest, reporter: Reporter) -
         leaves = compare_leaves(known.eager, compiled, known.reference, accuracy.rule(spec, known.reference is not None))
     worst = max(leaves, key=lambda leaf: leaf.margin)
     reporter.columns(margin=worst.margin, worst_leaf=worst.leaf)
-    status, strict = "pass" if all(leaf.accuracy for leaf in leaves) else "fail_accuracy", None
+    status, strict, message = "pass" if all(leaf.accuracy for leaf in leaves) else "fail_accuracy", None, worst.message
     if known.judge:
         found = known.judge.judge(strict_leaves)
         strict = found.strict
+        message = message or next((leaf.message for leaf in found.leaves if leaf.strict is False), "")
         reporter.columns(strict=strict, strict_margin=found.margin, strict_worst_leaf=found.worst_leaf)
     status, _ = status_by_rule(status, strict, request.run.accuracy_rule)
-    reporter.result(status, None if status == "pass" else "comparison", worst.message if status != "pass" else None)
+    reporter.result(status, None if status == "pass" else "comparison", message if status != "pass" else None)
 
 
 def run_compiled(
