@@ -52,7 +52,7 @@ def lowering_pool() -> None:
     _wrap(aten.avg_pool2d.default, pool)
 
 
-@fault("lowerings", "sums of the backward pass lose a part", **TRAINING, module="norm1")
+@fault("lowerings", "sums of the backward pass lose a part", **TRAINING, module="stem.norm")
 def lowering_sum() -> None:
     _wrap(aten.sum.dim_IntList, lambda original, *args, **kwargs: lowering.mul(original(*args, **kwargs), 0.97))
 
