@@ -16,6 +16,7 @@ import pytest
 from timm.utils.decay_batch import decay_batch_step
 
 from conftest import PATIENCE_S
+from leftovers import left_behind
 from specs import spec
 from timmgate import module_environment
 from timmgate.core import files
@@ -454,11 +455,7 @@ def test_a_clock_that_jumps_changes_neither_limits_nor_durations(measure, monkey
 
 
 def test_what_an_earlier_supervisor_left_behind_is_killed_first(measure):
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    leftover = subprocess.Popen(
-        ["sleep", "600"], env={**os.environ, process_tree.SUPERVISOR: f"{gone.pid} 1 {process_tree.mark().split()[2]}"}
-    )
+    leftover = left_behind(process_tree.mark().split()[2])
     measure()
     assert leftover.wait(PATIENCE_S) == -signal.SIGKILL
 
