@@ -81,6 +81,11 @@ def test_a_graph_that_is_right_has_no_part_that_is_wrong(graph, searching):
     assert searching(aten.cos.default)[0].smallest(graph) is None
 
 
+def test_a_part_that_is_given_nothing_is_a_constant_that_null_runs_do_not_judge(tmp_path):
+    part = Graph(make_fx(lambda: torch.full((3,), 0.5) + 1)(), [])
+    assert Search(spec(), Setup(1, Cache(tmp_path), 4), Reporter(io.StringIO())).margins(part) == {}
+
+
 class Block(nn.Module):
     def __init__(self):
         super().__init__()

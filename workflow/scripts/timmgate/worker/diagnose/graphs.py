@@ -8,7 +8,7 @@ In float32 alone: elsewhere casts are operators, and a graph with casts has no f
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from operator import getitem
 from typing import Any
@@ -106,7 +106,12 @@ class Search:
         self._setup, self._reporter = setup, reporter
 
     def margins(self, graph: Graph) -> dict[str, tuple[float, float]]:
-        """By output, how far compiled is off over what null runs allow, and that; nothing where it cannot be compiled."""
+        """By output, how far compiled is off over what null runs allow, and that.
+
+        Nothing where it cannot be compiled, and of constants, which null runs do not move.
+        """
+        if not any(map(is_float, graph.inputs)):
+            return {}
         called = Fed(graph.module, tuple(graph.inputs), {})
         with torch.no_grad():
             judge = strict_verdict.prepare(self._spec, called, called.images, FAMILIES)
@@ -130,30 +135,26 @@ class Search:
 
     def smallest(self, graph: Graph) -> Graph | None:
         """The smallest part that is wrong; None if the whole is not."""
-        found = None
-        while part := self.smaller(graph):
-            if found and part.size >= found.size:
+        values, margins = Values(graph), self.margins(graph)
+        wrong = [node for name, node in graph.outputs().items() if name in margins and margins[name][0] > 1]
+        parts = (values.part(graph.operators, node) for node in wrong if node in graph.operators)
+        part = next(filter(self.is_wrong, parts), None)
+        while part:
+            smaller = self.bisected(part)
+            if smaller.size >= part.size:
                 break
-            found = graph = part
-        return found
+            part = smaller
+        return part
 
-    def smaller(self, graph: Graph) -> Graph | None:
-        """A part that is wrong, up to the first value that is, and from as late as possible on."""
-        values = Values(graph.module)
-        with torch.no_grad():
-            values.run(*graph.inputs)
-        nodes = graph.operators
+    def bisected(self, graph: Graph) -> Graph:
+        """Of a graph whose one output is wrong, the part up to the first value that is, and from as late as possible on."""
+        values, nodes = Values(graph), graph.operators
         ends = [node for node in nodes if is_float(values.of[node])]
-        margins = self.margins(graph)
-        wrong = [node for name, node in graph.outputs().items() if node in ends and margins.get(name, (0.0, 0.0))[0] > 1]
-        last = next((node for node in wrong if self.is_wrong(values.part(nodes, node))), None)
-        if last is None:
-            return None
-        right, failing = -1, ends.index(last)
-        while failing - right > 1:
-            middle = (right + failing) // 2
-            right, failing = (right, middle) if self.is_wrong(values.part(nodes, ends[middle])) else (middle, failing)
-        last = ends[failing]
+        right, wrong = -1, ends.index(graph.outputs()["output"])
+        while wrong - right > 1:
+            middle = (right + wrong) // 2
+            right, wrong = (right, middle) if self.is_wrong(values.part(nodes, ends[middle])) else (middle, wrong)
+        last = ends[wrong]
         begin, too_late = 0, nodes.index(last.args[0] if last.target is getitem else last) + 1
         while too_late - begin > 1:
             middle = (begin + too_late) // 2
@@ -163,11 +164,13 @@ class Search:
 
 
 class Values(fx.Interpreter):
-    """Runs a graph in eager and keeps the value of each node."""
+    """What each node of a graph computes in eager."""
 
-    def __init__(self, module: fx.GraphModule):
-        super().__init__(module, garbage_collect_values=False)
+    def __init__(self, graph: Graph):
+        super().__init__(graph.module, garbage_collect_values=False)
         self.of: dict[fx.Node, Any] = {}
+        with torch.no_grad():
+            self.run(*graph.inputs)
 
     def run_node(self, node: fx.Node) -> Any:
         """As ever; a tensor that a later node changes in place is kept as it was."""
@@ -201,7 +204,7 @@ def search(spec: Spec, setup: Setup, place: Place, request: TrialRequest, report
     """Report the smallest graph of a place that goes wrong, and keep it with a script."""
     searching = Search(spec, setup, reporter)
     for direction, graph in captured(spec, place.fed, place.fed.images):
-        if direction == place.direction and any(map(is_float, graph.inputs)) and (found := searching.smallest(graph)):
+        if direction == place.direction and (found := searching.smallest(graph)):
             write(found, searching, spec, request)
             names = [str(node.target) for node in found.operators if node.target is not getitem]
             reporter.columns(graph=", ".join(names), graph_operators=len(names))
@@ -222,7 +225,7 @@ def write(found: Graph, searching: Search, spec: Spec, request: TrialRequest) ->
         TEXT.format(
             environment=request.run.build.script_environment(request.run.threads, spec.device),
             imports="".join(f"import {name}\n" for name in request.run.build.import_),
-            config=changed(backends.inductor_changes(spec)),
+            config=backends.inductor_changes(spec),
             code="\n".join(f"    {line}" if line.strip() else "" for line in found.module.code.strip().splitlines()),
             device=spec.device,
             given=", ".join(given),
@@ -230,11 +233,6 @@ def write(found: Graph, searching: Search, spec: Spec, request: TrialRequest) ->
             limit=f"{limit:.3g}",
         ),
     )
-
-
-def changed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that are not so by themselves in torch._inductor.config."""
-    return {name: value for name, value in settings.items() if value != torch._inductor.config._config[name].default}
 
 
 TEXT = '''"""The smallest graph that is wrong. Exit code 1 if it is off from float64 by more than null runs allow, else 0."""
