@@ -28,7 +28,7 @@ def classify(attempt: AttemptResult) -> Verdict:
         return _limit_reached(attempt, out_of_memory)
     if attempt.returncode >= 0:
         return Verdict("infra_error", f"exit code {attempt.returncode}", "the process ended without a result")
-    name = _signal_name(-attempt.returncode)
+    name = signal_name(-attempt.returncode)
     if attempt.oom_killed:
         return Verdict(out_of_memory, name, "the kernel killed the process, out of memory")
     if -attempt.returncode in OWN_SIGNALS:
@@ -59,7 +59,8 @@ def lacked_memory(attempt: AttemptResult, verdict: Verdict) -> bool:
     return verdict.status in OUT_OF_MEMORY or "out of memory" in str(attempt.columns.get("reference_error")).lower()
 
 
-def _signal_name(number: int) -> str:
+def signal_name(number: int) -> str:
+    """SIGSEGV and the like; a number where there is no name, as of real-time signals."""
     try:
         return signal.Signals(number).name
     except ValueError:

@@ -13,6 +13,7 @@ from timmgate import module_environment
 from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Spec
 from timmgate.supervisor import cell
+from timmgate.supervisor.classification import signal_name
 from timmgate.system import device_locks, gpus, process_tree
 from timmgate.system.process_tree import die_with_run
 from timmgate.weights import record
@@ -76,5 +77,5 @@ def process(
     if returncode is None:
         return f"did not end in {timeout_s:.0f} s"
     if returncode < 0:
-        return f"was killed by {signal.Signals(-returncode).name}"
+        return f"was killed by {signal_name(-returncode)}"
     return f"ended with exit code {returncode}" if returncode else None
