@@ -23,9 +23,8 @@ from timmgate.worker.training_step import Setup, fresh, make
 
 @dataclass(frozen=True)
 class Place:
-    """A module, what it is fed, and where it goes wrong: `forward`, `backward` or `raised`."""
+    """A module with what it is fed, and where it goes wrong: `forward`, `backward` or `raised`."""
 
-    name: str
     fed: "Fed"
     direction: str
 
@@ -43,13 +42,13 @@ def search(spec: Spec, setup: Setup, request: TrialRequest, reporter: Reporter) 
                 ended = goes_wrong(spec, setup, fed, reporter)
                 reporter.detail({"module": name, "ended": ended})
             if ended != "pass":
-                module, place = name, Place(name, fed, ended)
+                module, place = name, Place(fed, ended)
                 break
         else:
             break
     if place:
-        found = type(model.get_submodule(module)).__name__
-        reporter.columns(module=module, module_class=found, direction=place.direction)
+        kind = type(place.fed.module).__name__
+        reporter.columns(module=module, module_class=kind, direction=place.direction)
     return place
 
 
