@@ -1,7 +1,9 @@
 """Compilers by name, their settings, and what happens when a mode asks for what there is not."""
 
 import contextlib
+import io
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 
 import specs
 from said import Said
+from timmgate.core.protocol import Reporter
 from timmgate.core.spec import Spec
 from timmgate.worker import backends
 from timmgate.worker.compile_cache import Cache
@@ -166,3 +169,14 @@ def test_stages_alternate_between_compile_and_run_also_for_the_backward_pass():
         compiled(IMAGES)
     assert said.stages[:2] == ["compile", "run"]
     assert len(said.stages) % 2 == 0 and said.stages[-1] == "run"
+
+
+def test_dynamos_own_times_are_without_the_time_that_the_process_was_paused():
+    def clock() -> float:
+        """Stands still half of the time."""
+        return time.perf_counter() / 2
+
+    with backends.compiling(spec(backend="aot_eager"), NoCache(Path()), Reporter(io.StringIO(), clock)) as first:
+        torch.compile(torch.nn.Linear(3, 2), backend="aot_eager")(IMAGES)
+        first.stop()
+    assert 0 < first.costs["aot_autograd_s"] < first.costs["dynamo_s"] < first.costs["wall_s"]

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 import traceback
 import types
 import typing
@@ -207,21 +208,27 @@ def inductor_changes(spec: Spec) -> dict[str, Any]:
 
 
 class FirstIteration:
-    """What a compilation costs, from here to `stop`: seconds by the clock and of the processor, and dynamo's own times."""
+    """What a compilation costs, from here to `stop`: seconds by the clock and of the processor, and dynamo's own times.
+
+    The clock stands still while a neighbour that is timed has this process paused. Dynamo's does not, and does not tell
+    when: its times are shortened by the share of all the time that the pauses took.
+    """
 
     def __init__(self, device: str, clock: Callable[[], float], was_cold: bool):
         self._device, self._clock, self.was_cold = device, clock, was_cold
         clear_compilation_metrics()
-        self._start = clock(), tree_cpu_s(os.getpid())
+        self._start = clock(), time.perf_counter(), tree_cpu_s(os.getpid())
         self.costs: dict[str, float] = {}
 
     def stop(self) -> None:
         """The first iteration is done."""
         torch_device.synchronize(self._device)
-        wall_s, cpu_s = self._clock() - self._start[0], tree_cpu_s(os.getpid()) - self._start[1]
+        ended = self._clock(), time.perf_counter(), tree_cpu_s(os.getpid())
+        wall_s, with_pauses_s, cpu_s = (after - before for before, after in zip(self._start, ended, strict=True))
         self.costs = {"wall_s": wall_s, "cpu_s": cpu_s}
         for column, field in COMPILER_STAGES.items():
-            self.costs[column] = sum(getattr(metrics, field) or 0 for metrics in get_compilation_metrics()) / 1e6
+            by_dynamo_s = sum(getattr(metrics, field) or 0 for metrics in get_compilation_metrics()) / 1e6
+            self.costs[column] = by_dynamo_s * wall_s / with_pauses_s
 
 
 @contextmanager
