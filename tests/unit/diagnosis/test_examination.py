@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from specs import spec
+from specs import cell, spec
 from timmgate.core.diagnosis import Variant
 from timmgate.core.outcome import AttemptResult, Verdict
 from timmgate.core.run_options import RunOptions
@@ -48,6 +48,11 @@ def ended(status, cause=None, **columns):
     )
 
 
+def lost(*details, status="fail_to_run"):
+    """A worker that ended without a result, after these details."""
+    return AttemptResult(stage="compile", details=list(details)), Verdict(status, "SIGSEGV")
+
+
 def test_a_finding_comes_with_its_trials_and_place(patient, run_trials):
     def end(request):
         if request.known is not None:
@@ -60,7 +65,7 @@ def test_a_finding_comes_with_its_trials_and_place(patient, run_trials):
     run_trials(end)
     found = examine(patient)
     assert found.finding.layer == "inductor"
-    module = {"module": "head", "module_class": "Linear", "direction": "forward"}
+    module = {"module": "head", "module_class": "Linear", "direction": "forward", "fails_in_eager": None}
     assert found.place == {**module, "graph": "aten.addmm.default", "graph_operators": 1}
     assert found.graph_script.is_relative_to(patient.folder) and found.graph_script.read_text() == "the script"
     assert [row["number"] for row in found.trials] == list(range(len(found.trials)))
@@ -117,13 +122,72 @@ def test_a_module_that_kills_the_worker_is_where_it_goes_wrong(patient, run_tria
             return ended("pass" if request.variant.name == "eager" else "fail_to_run", None)
         asked.append(request.known)
         if len(asked) == 1:
-            attempt = AttemptResult(details=[{"module": "stem"}, {"module": "stem", "ended": "pass"}, {"module": "head"}])
-            return attempt, Verdict("fail_to_run", "SIGSEGV")
+            return lost(
+                {"module": "stem", "module_class": "Stem"},
+                {"module": "stem", "ended": "pass"},
+                {"module": "head", "module_class": "Head"},
+            )
         return ended("pass", module="head", direction="raised")
 
     run_trials(end)
     assert examine(patient).place["module"] == "head"
     assert asked == [{}, {"stem": "pass", "head": "raised"}]
+
+
+@pytest.mark.parametrize(("status", "starts"), [("fail_to_run", 4), ("timeout", 3)])
+def test_of_modules_that_lie_in_each_other_and_kill_their_workers_the_innermost_that_was_reached_is_told(
+    status, starts, patient, run_trials
+):
+    names = ["a", "a.b", "a.b.c", "in eager"]
+
+    def end(request):
+        if request.known is None:
+            return ended("pass" if request.variant.name == "eager" else "fail_to_run", None)
+        if len(request.known) == len(names):
+            return AttemptResult(result={"status": "pass"}, columns={"fails_in_eager": True}), Verdict("pass")
+        return lost({"module": names[len(request.known)], "module_class": "Conv2d"}, status=status)
+
+    started = run_trials(end)
+    place = examine(patient).place
+    assert started.count("places") == starts + (status == "fail_to_run")
+    assert (place["module"], place["module_class"], place["direction"]) == ("a.b.c", "Conv2d", "raised")
+    assert place["fails_in_eager"] == (True if status == "fail_to_run" else None)
+
+
+def test_a_worker_that_dies_before_it_comes_to_a_module_is_not_started_again(patient, run_trials):
+    started = run_trials(
+        lambda request: lost() if request.known is not None else ended("pass" if request.variant.name in BELOW else "OOM")
+    )
+    assert examine(patient).place["module"] is None
+    assert started.count("places") == 1
+
+
+def test_a_trial_whose_eager_runs_die_says_nothing_of_its_variant_and_is_tried_again(patient, run_trials):
+    ends = iter(["fail_to_run", "eager_1st_run_fail", "pass", "eager_2nd_run_fail"])
+    started = run_trials(lambda request: ended(next(ends, "pass")))
+    examine(patient)
+    assert started[:3] == ["as it is", *BELOW, *BELOW]
+
+
+def test_a_cell_that_dies_in_eager_is_eagers(patient, run_trials):
+    asked = []
+
+    def end(request):
+        asked.append((request.variant.name, request.null_runs))
+        return lost() if request.known is not None else ended("eager_1st_run_fail", "SIGSEGV")
+
+    run_trials(end)
+    found = examine(examination.replace(patient, is_wrong=False))
+    assert (found.finding.layer, found.trials[0]["ended"]) == ("eager", "eager")
+    assert asked == [("as it is", False), ("as it is", False), ("places", True)]
+
+
+@pytest.mark.parametrize(("status", "is_wrong"), [("fail_accuracy", True), ("fail_to_run", False), ("timeout", False)])
+def test_a_wrong_result_takes_null_runs_and_a_crash_does_not(status, is_wrong, tmp_path):
+    row = {"accuracy_by_rule": status, "accuracy_stage": "run", "accuracy_batch_size": 8, "accuracy_started_at": "noon"}
+    run = RunOptions(cache=tmp_path)
+    found = examination.patient(cell(), row, ["accuracy"], run, None, tmp_path / "results", tmp_path / "a.log")
+    assert found.is_wrong == is_wrong
 
 
 def test_a_variant_changes_what_it_says_and_nothing_else():

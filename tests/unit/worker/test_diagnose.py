@@ -21,10 +21,10 @@ EAGER = {"backend": "eager"}
 def try_(tmp_path):
     """Runs a trial here; its result and columns, with details under their own name."""
 
-    def run(variant, model="small_stack", check="accuracy", known=None, **options):
+    def run(variant, model="small_stack", check="accuracy", known=None, null_runs=True, **options):
         cell = spec(check, model=model, options={**EAGER, **options}, batch_size=4)
         policy = RunOptions(cache=tmp_path / "cache")
-        request = TrialRequest(cell, policy, variant, 4, tmp_path / "kept", known)
+        request = TrialRequest(cell, policy, variant, 4, tmp_path / "kept", known, null_runs)
         said = io.StringIO()
         torch._dynamo.reset()
         try:
@@ -77,6 +77,22 @@ def test_a_module_that_is_known_to_fail_is_not_tried_again(try_):
     place = try_(ladder.REPEAT, known={"stem": "pass", "pool": "raised"})
     assert (place["module"], place["direction"]) == ("pool", "raised")
     assert "stem" not in {each["module"] for each in place["details"]}
+
+
+@pytest.mark.parametrize("in_eager", [None, "pass", "raised"])
+def test_what_raised_is_tried_in_eager_too_unless_that_is_known(in_eager, try_):
+    known = {"stem": "pass", "pool": "raised"} | ({"in eager": in_eager} if in_eager else {})
+    place = try_(ladder.REPEAT, known=known)
+    assert place["fails_in_eager"] == (in_eager == "raised")
+    assert {"module": "in eager", "ended": "pass"} in place["details"] or in_eager
+
+
+def test_without_null_runs_a_program_that_runs_is_all_that_is_asked_for(try_, plant):
+    plant("capture_relu")
+    assert "strict" not in try_(ladder.REPEAT, null_runs=False)
+    place = try_(ladder.REPEAT, known={}, null_runs=False)
+    assert {each.get("ended") for each in place["details"]} == {None, "pass"}
+    assert "module" not in place
 
 
 def test_what_raises_says_where_in_torch(try_, plant):

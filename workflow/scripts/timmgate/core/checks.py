@@ -34,7 +34,9 @@ IMPORT = Stage("import")
 LOAD = Stage("load", ("model_fail_to_load",))
 EAGER_1ST = ("eager_1st_run_fail", "eager_1st_run_OOM")
 REFERENCE = Stage("reference", *((word,) for word in EAGER_1ST))
-EAGER_TWICE = Stage("eager", (EAGER_1ST[0], "eager_2nd_run_fail"), (EAGER_1ST[1], "eager_2nd_run_OOM"))
+EAGER_2ND = ("eager_2nd_run_fail", "eager_2nd_run_OOM")
+EAGER_TWICE = Stage("eager", *zip(EAGER_1ST, EAGER_2ND, strict=True))
+NULL_RUNS = Stage("null_runs", *((word,) for word in EAGER_2ND))
 
 
 def of_compiler(*names: str) -> tuple[Stage, ...]:
@@ -163,7 +165,7 @@ ACCURACY = Check(
             ("null_rms", "float64", "", "largest root mean square error of a null run, over the tensor's own"),
         ],
     ),
-    stages=(IMPORT, LOAD, REFERENCE, EAGER_TWICE, *of_compiler("compile", "run"), Stage("compare"), Stage("null_runs")),
+    stages=(IMPORT, LOAD, REFERENCE, EAGER_TWICE, *of_compiler("compile", "run"), Stage("compare"), NULL_RUNS),
     width=2,  # only this check has a float64 reference
 )
 

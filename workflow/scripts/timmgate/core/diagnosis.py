@@ -18,6 +18,7 @@ TRIAL = "trial"
 """What a worker calls a trial where it would name a check."""
 
 LAYERS = {
+    "eager": "eager itself fails, before anything is compiled: an operator of torch, or the model",
     "capture": "dynamo captures another program than eager runs, or cannot capture it",
     "guards": "dynamo's guards: a program runs where it does not hold, or is compiled anew where it does",
     "aot_autograd": "AOTAutograd: tracing of the backward pass, functionalization, the program around the graphs",
@@ -82,6 +83,9 @@ class Variant:
         return {"TORCH_BISECT_BACKEND": backend, "TORCH_BISECT_SUBSYSTEM": subsystem, "TORCH_BISECT_MAX": left}
 
 
+IN_EAGER = "in eager"
+"""What the search of modules calls the null runs of the one that it found."""
+
 GRAPH, GRAPH_SCRIPT = "graph", "graph.py"
 """Folder of the smallest graph, in that of what trials have in common, and the script in it."""
 
@@ -91,8 +95,9 @@ class TrialRequest:
     """What a worker is told of one trial.
 
     `batch_size` is that of the check that failed. `kept` is a folder for what trials have in common. With `known` the
-    places are searched instead: by the name of a module, whether it failed, for those that were tried before. The rest is
-    as in `protocol.Request`.
+    places are searched instead: by the name of a module, whether it failed, for those that were tried before. Without
+    `null_runs` what is looked for is a crash, an exception or a hang, and no result that is wrong. The rest is as in
+    `protocol.Request`.
     """
 
     spec: Spec
@@ -101,6 +106,7 @@ class TrialRequest:
     batch_size: int
     kept: Path
     known: Mapping[str, str] | None = None
+    null_runs: bool = True
     messages: int = 1
     paused: int | None = None
     device_number: int | None = None
@@ -143,6 +149,7 @@ REPORTED = columns(
         ("module", "string", "", "smallest module that fails when it is compiled alone; null for the whole model"),
         ("module_class", "string", "", "its class"),
         ("direction", "string", "", "forward, backward, or raised, where compiling or running it fails"),
+        ("fails_in_eager", "bool", "", "of what raised: whether its null runs, which are eager, fail too"),
         (
             "graph",
             "string",
@@ -157,7 +164,13 @@ REPORTED = columns(
 PLACES = columns(
     "place",
     [
-        ("module", "string", "", "name of a module of the model, empty for the whole; it is being tried"),
+        (
+            "module",
+            "string",
+            "",
+            "name of a module of the model, empty for the whole; it is being tried",
+        ),
+        ("module_class", "string", "", "its class"),
         ("ended", "string", "", "pass, forward, backward or raised, once it is known"),
     ],
 )

@@ -4,16 +4,18 @@ import json
 import shutil
 import signal
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from timmgate.core.diagnosis import GRAPH, GRAPH_SCRIPT, TrialRequest, Variant
+from timmgate.core.checks import EAGER_1ST, EAGER_2ND
+from timmgate.core.diagnosis import GRAPH, GRAPH_SCRIPT, IN_EAGER, TrialRequest, Variant
 from timmgate.core.outcome import RETRYABLE, AttemptResult, Verdict
 from timmgate.core.run_options import RunOptions
-from timmgate.core.schemas import PASSED
+from timmgate.core.schemas import PASSED, SHOWN_STATUS
 from timmgate.core.spec import Cell, Spec
 from timmgate.diagnosis import ladder, script
 from timmgate.diagnosis.ladder import Ending, Finding, Outcome
@@ -30,11 +32,17 @@ from timmgate.weights import record
 PLACES = Variant("places")
 """The name under which the search of modules is kept."""
 
-PLACE = ("module", "module_class", "direction", "graph", "graph_operators")
+PLACE = ("module", "module_class", "direction", "fails_in_eager", "graph", "graph_operators")
 """Columns that the search of modules reports."""
 
-LOST_WORKERS = 3
-"""So often the search of modules is started again after a module whose compilation killed its worker."""
+LOST_WORKERS = 12
+"""So many workers may die of modules in the search of modules: one for each module in which the next one lies."""
+
+HUNG_WORKERS = 3
+"""The same of those that hang, each of which takes the whole time limit."""
+
+OF_EAGER = (*EAGER_1ST, *EAGER_2ND)
+"""Statuses of a trial that ended before anything was compiled: it says nothing about its variant."""
 
 NOWHERE = ("flaky", "backend", "guards")
 """Layers in which no module by itself can be expected to fail."""
@@ -50,7 +58,7 @@ class Patient:
     """A failed cell: the check that failed, the batch size that it ran with, and how it is run.
 
     `folder` is where outcomes are kept until the examination is over, `logs` has a log for each trial. `measured_at` tells
-    one measurement of the cell from the next.
+    one measurement of the cell from the next. `is_wrong`: it computed something else; if not it crashed, raised or hung.
     """
 
     spec: Spec
@@ -59,6 +67,7 @@ class Patient:
     folder: Path
     logs: Path
     measured_at: str = ""
+    is_wrong: bool = True
 
     @property
     def kept(self) -> Path:
@@ -81,7 +90,8 @@ def patient(
     run = replace(run, cache=run.cache / "diagnosis", weights=found.path if found else None, memory_bytes=memory_bytes)
     batch_size = row[f"{check}_batch_size"] or cell.spec(check).requested_batch_size
     measured_at = row[f"{check}_started_at"]
-    return Patient(cell.spec(check), batch_size, run, folder, log.with_suffix(""), str(measured_at))
+    is_wrong = row[SHOWN_STATUS[check]] == "fail_accuracy"
+    return Patient(cell.spec(check), batch_size, run, folder, log.with_suffix(""), str(measured_at), is_wrong)
 
 
 @dataclass
@@ -117,7 +127,7 @@ def examine(patient: Patient) -> Examination:
     with interruptible():
         trials = Trials(patient)
         finding = trials.follow(ladder.search(patient.spec.options))
-        place = {} if finding.layer in NOWHERE else trials.place(finding.variant)
+        place = {} if finding.layer in NOWHERE else trials.place(finding)
         trials.forget()
         return Examination(finding, trials.rows, place, graph_script=trials.graph_script(place))
 
@@ -155,11 +165,17 @@ class Trials:
     def _outcome(self, row: Row) -> Outcome:
         """How a trial ended; what failing is, the first one that fails says."""
         failure = row["status"], row["cause"] if row["status"] != "fail_accuracy" else None
-        if self._failure is None and row["status"] not in PASSED:
+        if self._failure is None and row["status"] not in (*PASSED, *OF_EAGER):
             self._failure = failure
-        ended: Ending = "pass" if row["status"] in PASSED else "fail" if failure == self._failure else "other"
-        row["ended"] = ended
-        return Outcome(ended, row.get("applications") or 0, row.get("application"), row.get("raised_in"))
+        row["ended"] = self._ending(row["status"], failure)
+        return Outcome(row["ended"], row.get("applications") or 0, row.get("application"), row.get("raised_in"))
+
+    def _ending(self, status: str, failure: tuple[str, str | None]) -> Ending:
+        if status in PASSED:
+            return "pass"
+        if status in OF_EAGER:
+            return "eager"
+        return "fail" if failure == self._failure else "other"
 
     def _row(self, variant: Variant) -> Row:
         """The trial of a variant: as it is known, or run now."""
@@ -173,15 +189,17 @@ class Trials:
 
     def _run(self, variant: Variant) -> Row:
         for _ in range(self._patient.run.attempts):
-            attempt, verdict, log = self._start(variant)
-            if verdict.status not in RETRYABLE:
+            attempt, verdict, log = self._start(variant, self._patient.is_wrong)
+            if verdict.status not in (*RETRYABLE, *OF_EAGER):
                 break
         return {"variant": variant.name, **self._about(attempt, verdict, log), **attempt.columns}
 
-    def _start(self, variant: Variant, known: Mapping[str, str] | None = None) -> tuple[AttemptResult, Verdict, Path]:
+    def _start(
+        self, variant: Variant, null_runs: bool, known: Mapping[str, str] | None = None
+    ) -> tuple[AttemptResult, Verdict, Path]:
         patient = self._patient
         log = patient.logs / f"{len(self.rows):02}.{'_'.join(variant.name.split())}.log"
-        request = TrialRequest(patient.spec, patient.run, variant, patient.batch_size, patient.kept, known)
+        request = TrialRequest(patient.spec, patient.run, variant, patient.batch_size, patient.kept, known, null_runs)
         with CappedLog(log) as stream:
             return *trial.run(request, stream), log
 
@@ -205,9 +223,9 @@ class Trials:
             file.write(json.dumps({"cell": self._cell, **row}) + "\n")
         return row
 
-    def place(self, variant: Variant) -> Mapping[str, Any]:
-        """The columns of the smallest module that fails; nothing where the search did not come to an end."""
-        row = self._known.get(PLACES.name) or self._keep(self._search_places(replace(variant, name=PLACES.name)))
+    def place(self, finding: Finding) -> Mapping[str, Any]:
+        """The columns of the smallest module that fails; of those that killed their workers, as far as the search came."""
+        row = self._known.get(PLACES.name) or self._keep(self._search_places(finding))
         row |= {"number": len(self.rows), "ended": None}
         self.rows.append(row)
         return {name: row.get(name) for name in PLACE}
@@ -220,16 +238,21 @@ class Trials:
         shutil.copytree(self._patient.kept / GRAPH, folder, dirs_exist_ok=True)
         return folder / GRAPH_SCRIPT
 
-    def _search_places(self, variant: Variant) -> Row:
-        known: dict[str, str] = {}
-        wall_s = 0.0
-        for _ in range(LOST_WORKERS):
-            attempt, verdict, log = self._start(variant, known)
+    def _search_places(self, finding: Finding) -> Row:
+        variant = replace(finding.variant, name=PLACES.name)
+        null_runs = self._patient.is_wrong or finding.layer == "eager"
+        known, lost, so_far, wall_s = dict[str, str](), Counter[str](), Row(), 0.0
+        while lost["timeout"] < HUNG_WORKERS and lost.total() < LOST_WORKERS:
+            attempt, verdict, log = self._start(variant, null_runs, known)
             wall_s += attempt.wall_s
             known = known | {each["module"]: each.get("ended") or "raised" for each in attempt.details}
-            if attempt.result or attempt.failure:
+            if attempt.result or attempt.failure or not attempt.details:
                 break
-        return {"variant": variant.name, **self._about(attempt, verdict, log), **attempt.columns, "wall_s": wall_s}
+            lost[verdict.status] += 1
+            if (module := attempt.details[-1])["module"] != IN_EAGER:
+                so_far = {"module": module["module"], "module_class": module["module_class"], "direction": "raised"}
+        about = self._about(attempt, verdict, log)
+        return {"variant": variant.name, **about, **so_far, **attempt.columns, "wall_s": wall_s}
 
     def forget(self) -> None:
         """The examination is over: the next one starts anew."""

@@ -39,12 +39,15 @@ CONDITIONS: dict[str, Mapping[str, Any]] = {
 }
 """Options of a mode that are left out, one at a time, to see whether it takes them to fail."""
 
-Ending = Literal["pass", "fail", "other"]
+Ending = Literal["pass", "fail", "other", "eager"]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended: `fail` as the cell does, `other` in another way. `applications` and `application` are reported."""
+    """How a trial ended: `fail` as the cell does, `other` in another way, `eager` before anything was compiled.
+
+    `applications`, `application` and `raised_in` are reported.
+    """
 
     ended: Ending
     applications: int = 0
@@ -73,6 +76,8 @@ def search(mode: Mode) -> Search:
     first = yield REPEAT
     if first.ended == "pass" and (first := (yield AGAIN)).ended == "pass":
         return Finding("flaky")
+    if first.ended == "eager":
+        return Finding("eager")
     below = [rung for rung in RUNGS if mode.backend in (*INDUCTOR, *_after(rung))]
     if mode.backend not in (*INDUCTOR, *(rung.name for rung in RUNGS)):
         below = list(RUNGS)

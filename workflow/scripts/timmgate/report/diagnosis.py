@@ -39,6 +39,8 @@ def sentence(row: Row) -> str:
         parts.append(f"passes with: {row['switch']}")
     if row["module"]:
         parts.append(f"smallest module: {row['module']} ({row['module_class']}, {row['direction']})")
+    if row["fails_in_eager"]:
+        parts.append("its null runs fail too, which are eager: it is the operator, and no compiler")
     if row["graph"]:
         parts.append(f"smallest graph: {row['graph']}")
     if row["conditions"]:

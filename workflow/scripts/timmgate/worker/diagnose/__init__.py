@@ -71,7 +71,7 @@ def judge(spec: Spec, setup: Setup, request: TrialRequest, reporter: Reporter) -
     torch_device.set_deterministic(True)
     model, images = make(spec, setup)
     reporter.stage("reference")
-    known = expected(spec, setup, model, images, request.kept)
+    known = expected(spec, setup, model, images, request.kept, null_runs=request.null_runs and setup.strict)
     reporter.stage("compile")
     torch_device.set_deterministic(False)
     with tricks.TRICKS[request.variant.trick](), applications.counted(request.variant, reporter) as begin:
@@ -122,11 +122,13 @@ class Expected:
     judge: Judge | None
 
 
-def expected(spec: Spec, setup: Setup, model: torch.nn.Module, images: torch.Tensor, folder: Path) -> Expected:
+def expected(
+    spec: Spec, setup: Setup, model: torch.nn.Module, images: torch.Tensor, folder: Path, null_runs: bool
+) -> Expected:
     """What trials with the same model, images and eager mode have in common, out of the folder or made now."""
     defaults = {name: getattr(Mode(), name) for name in COMPILER_OPTIONS}
     plain = replace(spec, options=replace(spec.options, **defaults))
-    about = json.dumps([plain.to_dict(), setup.batch_size, setup.strict, torch.get_num_threads()], sort_keys=True)
+    about = json.dumps([plain.to_dict(), setup.batch_size, null_runs, torch.get_num_threads()], sort_keys=True)
     file = folder / f"{hashlib.sha256(about.encode()).hexdigest()[:16]}.pickle"
     if file.is_file():
         return pickle.loads(file.read_bytes())
@@ -136,7 +138,7 @@ def expected(spec: Spec, setup: Setup, model: torch.nn.Module, images: torch.Ten
         traceback.print_exc()
         reference = None
     eager = accuracy.run(spec, copy.deepcopy(model), images)
-    found = Expected(eager, reference, strict_verdict.prepare(spec, model, images) if setup.strict else None)
+    found = Expected(eager, reference, strict_verdict.prepare(spec, model, images) if null_runs else None)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(file, lambda scratch: scratch.write_bytes(pickle.dumps(found)))
     return found

@@ -13,12 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from timmgate.core.diagnosis import TrialRequest
+from timmgate.core.diagnosis import IN_EAGER, TrialRequest
 from timmgate.core.protocol import Reporter
 from timmgate.core.spec import Spec
 from timmgate.core.verdict import OUTPUTS
 from timmgate.worker import backends, models, strict_verdict, torch_device
 from timmgate.worker.training_step import Setup, fresh, make
+
+RAISED = "raised"
+"""Where a module goes wrong that cannot be compiled, or not be run."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +36,13 @@ def search(spec: Spec, setup: Setup, request: TrialRequest, reporter: Reporter) 
     """Report each module that is tried, then the place as columns; None if no module fails by itself."""
     reporter.stage("load")
     model, images = make(spec, setup)
-    module, place = "", None
+    module, place, known = "", None, request.known or {}
     while True:
         for name, fed in candidates(spec, model, images, module):
-            ended = request.known.get(name)
+            ended = known.get(name)
             if ended is None:
-                reporter.detail({"module": name})
-                ended = goes_wrong(spec, setup, fed, reporter)
+                reporter.detail({"module": name, "module_class": type(fed.module).__name__})
+                ended = goes_wrong(spec, setup, fed, request.null_runs, reporter)
                 reporter.detail({"module": name, "ended": ended})
             if ended != "pass":
                 module, place = name, Place(fed, ended)
@@ -49,13 +52,32 @@ def search(spec: Spec, setup: Setup, request: TrialRequest, reporter: Reporter) 
     if place:
         kind = type(place.fed.module).__name__
         reporter.columns(module=module, module_class=kind, direction=place.direction)
+        if place.direction == RAISED:
+            reporter.columns(fails_in_eager=fails_in_eager(spec, place.fed, known.get(IN_EAGER), reporter))
     return place
 
 
-def goes_wrong(spec: Spec, setup: Setup, fed: "Fed", reporter: Reporter) -> str:
-    """`pass`, or where it goes wrong: `forward`, `backward`, or `raised` where the compiler or what it compiled fails."""
+def fails_in_eager(spec: Spec, fed: "Fed", known: str | None, reporter: Reporter) -> bool:
+    """Whether a module fails in its null runs too; `known` is how that ended before, if it was tried."""
+    if known is None:
+        reporter.detail({"module": IN_EAGER})
+        try:
+            strict_verdict.prepare(spec, fed, fed.images)
+            known = "pass"
+        except Exception:
+            traceback.print_exc()
+            known = RAISED
+        reporter.detail({"module": IN_EAGER, "ended": known})
+    return known != "pass"
+
+
+def goes_wrong(spec: Spec, setup: Setup, fed: "Fed", null_runs: bool, reporter: Reporter) -> str:
+    """`pass`, or where it goes wrong: `forward`, `backward`, or `raised` where the compiler or what it compiled fails.
+
+    Without null runs what it computes is not judged.
+    """
     torch_device.set_deterministic(True)
-    judge = strict_verdict.prepare(spec, fed, fed.images)
+    judge = strict_verdict.prepare(spec, fed, fed.images) if null_runs else None
     torch_device.set_deterministic(False)
     with backends.compiling(spec, setup.cache, reporter):
         compiled = copy.deepcopy(fed)
@@ -65,8 +87,8 @@ def goes_wrong(spec: Spec, setup: Setup, fed: "Fed", reporter: Reporter) -> str:
             leaves = strict_verdict.run_compiled(spec, fed, compiled, fed.images, forward)
         except Exception:
             traceback.print_exc()
-            return "raised"
-    wrong = [leaf.kind for leaf in judge.judge(leaves).leaves if leaf.strict is False]
+            return RAISED
+    wrong = [leaf.kind for leaf in judge.judge(leaves).leaves if leaf.strict is False] if judge else []
     if not wrong:
         return "pass"
     return "forward" if {*OUTPUTS} & {*wrong} else "backward"
