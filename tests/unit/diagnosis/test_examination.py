@@ -76,7 +76,7 @@ def test_a_finding_comes_with_its_trials_and_place(patient, run_trials):
 
 
 def test_another_exception_than_the_cells_is_no_pass_and_no_repetition(patient, run_trials):
-    causes = {"as it is": "SIGSEGV", "eager": "ValueError", "aot_eager": "SIGSEGV", "aot_eager_decomp_partition": "SIGSEGV"}
+    causes = {"as it is": "SIGSEGV", "eager": "ValueError", "aot_eager": "SIGABRT", "aot_eager_decomp_partition": "SIGSEGV"}
     run_trials(lambda request: ended("fail_to_run", causes.get(request.variant.name, "KeyError")))
     found = examine(patient)
     assert [row["ended"] for row in found.trials[:3]] == ["fail", "fail", "other"]

@@ -132,6 +132,13 @@ def examine(patient: Patient) -> Examination:
         return Examination(finding, trials.rows, place, graph_script=trials.graph_script(place))
 
 
+def what_ended(row: Row) -> str | None:
+    """Of a trial that is not just wrong, its cause; broken memory ends a process by one signal or another."""
+    if row["status"] == "fail_accuracy":
+        return None
+    return "signal" if (row["cause"] or "").startswith("SIG") else row["cause"]
+
+
 class Trials:
     """The trials of a cell, in a file of their own, one line of JSON each."""
 
@@ -164,7 +171,7 @@ class Trials:
 
     def _outcome(self, row: Row) -> Outcome:
         """How a trial ended; what failing is, the first one that fails says."""
-        failure = row["status"], row["cause"] if row["status"] != "fail_accuracy" else None
+        failure = row["status"], what_ended(row)
         if self._failure is None and row["status"] not in (*PASSED, *OF_EAGER):
             self._failure = failure
         row["ended"] = self._ending(row["status"], failure)
