@@ -177,17 +177,21 @@ def test_a_cell_that_dies_in_eager_is_eagers(patient, run_trials):
         return lost() if request.known is not None else ended("eager_1st_run_fail", "SIGSEGV")
 
     run_trials(end)
-    found = examine(examination.replace(patient, is_wrong=False))
+    found = examine(examination.replace(patient, cause="signal"))
     assert (found.finding.layer, found.trials[0]["ended"]) == ("eager", "eager")
     assert asked == [("as it is", False), ("as it is", False), ("places", True)]
 
 
-@pytest.mark.parametrize(("status", "is_wrong"), [("fail_accuracy", True), ("fail_to_run", False), ("timeout", False)])
-def test_a_wrong_result_takes_null_runs_and_a_crash_does_not(status, is_wrong, tmp_path):
-    row = {"accuracy_by_rule": status, "accuracy_stage": "run", "accuracy_batch_size": 8, "accuracy_started_at": "noon"}
+@pytest.mark.parametrize(
+    ("status", "cause", "looked_for"),
+    [("fail_accuracy", "comparison", None), ("fail_to_run", "SIGBUS", "signal"), ("fail_to_run", "KeyError", "KeyError")],
+)
+def test_what_is_looked_for_is_why_the_cell_failed(status, cause, looked_for, tmp_path):
+    row = {"accuracy_by_rule": status, "accuracy_cause": cause, "accuracy_stage": "run"}
+    row |= {"accuracy_batch_size": 8, "accuracy_started_at": "noon"}
     run = RunOptions(cache=tmp_path)
     found = examination.patient(cell(), row, ["accuracy"], run, None, tmp_path / "results", tmp_path / "a.log")
-    assert found.is_wrong == is_wrong
+    assert found.cause == looked_for
 
 
 def test_a_variant_changes_what_it_says_and_nothing_else():

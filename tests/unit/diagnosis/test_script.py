@@ -18,7 +18,7 @@ from timmgate.diagnosis.script import Case
 NOTHING = {column.name: None for column in CELLS}
 FACTS = {
     **{"refuses_drop": False, "dtype": "float32", "amp_dtype": None, "arguments": ['inputs["input.0"]'], "keywords": {}},
-    **{"is_tree": False, "has_reference": True, "inductor_config": {"fallback_random": True}},
+    **{"in_place": False, "is_tree": False, "has_reference": True, "inductor_config": {"fallback_random": True}},
 }
 BOTH = ("accuracy", "performance")
 WRONG = {"accuracy": "fail_accuracy", "strict": "fail", "accuracy_stage": "null_runs", "comparison": "error"}
@@ -96,6 +96,13 @@ def test_a_builds_variables_come_before_torch_and_its_modules_are_imported():
 def test_it_says_why_the_cell_failed_and_what_is_wrong():
     text = script.text(Case(specs.spec(), 8, "strict", "output is off by 0.5"), RunOptions(), FACTS)
     assert "output is off by 0.5" in text and "inference/test_vit" in text and "null runs" in text
+
+
+def test_a_module_that_works_in_place_gets_a_copy():
+    texts = [
+        script.text(Case(specs.spec(), 8, "strict"), RunOptions(), {**FACTS, "in_place": each}) for each in (False, True)
+    ]
+    assert ["(images.clone())" in text for text in texts] == [False, True]
 
 
 @pytest.fixture

@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch._dynamo import guards, output_graph
 
+import specs
 from specs import spec
 from timmgate.core.diagnosis import TrialRequest
 from timmgate.core.protocol import Reporter, parse
 from timmgate.core.run_options import RunOptions
 from timmgate.diagnosis import ladder
 from timmgate.worker.__main__ import diagnose
+from timmgate.worker.diagnose import places
 from timmgate.worker.faults import stack
 
 EAGER = {"backend": "eager"}
@@ -21,10 +23,10 @@ EAGER = {"backend": "eager"}
 def try_(tmp_path):
     """Runs a trial here; its result and columns, with details under their own name."""
 
-    def run(variant, model="small_stack", check="accuracy", known=None, null_runs=True, **options):
+    def run(variant, model="small_stack", check="accuracy", known=None, cause=None, **options):
         cell = spec(check, model=model, options={**EAGER, **options}, batch_size=4)
         policy = RunOptions(cache=tmp_path / "cache")
-        request = TrialRequest(cell, policy, variant, 4, tmp_path / "kept", known, null_runs)
+        request = TrialRequest(cell, policy, variant, 4, tmp_path / "kept", known, cause, cause is None)
         said = io.StringIO()
         torch._dynamo.reset()
         try:
@@ -89,8 +91,8 @@ def test_what_raised_is_tried_in_eager_too_unless_that_is_known(in_eager, try_):
 
 def test_without_null_runs_a_program_that_runs_is_all_that_is_asked_for(try_, plant):
     plant("capture_relu")
-    assert "strict" not in try_(ladder.REPEAT, null_runs=False)
-    place = try_(ladder.REPEAT, known={}, null_runs=False)
+    assert "strict" not in try_(ladder.REPEAT, cause="signal")
+    place = try_(ladder.REPEAT, known={}, cause="signal")
     assert {each.get("ended") for each in place["details"]} == {None, "pass"}
     assert "module" not in place
 
@@ -123,3 +125,20 @@ def test_what_is_compiled_again_and_again_fails_as_it_does_in_the_performance_ch
 def test_a_setting_that_this_torch_does_not_have_is_not_applicable(try_):
     found = try_(ladder.Variant("v", settings={"no_such_setting": True}))
     assert found["status"] == "not_applicable"
+
+
+def test_a_module_that_works_in_place_can_be_run_with_a_gradient_for_what_it_is_fed():
+    cell, images = specs.spec(options={"training": True}), torch.randn(2, 3, 8, 8)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(inplace=True))
+    conv, relu = (places.calls_of(cell, model, images, {"0", "1"})[name] for name in "01")
+    assert (conv.in_place, relu.in_place) == (False, True)
+    fed = relu.images.clone().requires_grad_()
+    relu(fed).sum().backward()
+    assert torch.equal(fed.grad, (relu.images > 0).float())
+
+
+def test_an_exception_of_another_kind_than_the_cells_is_no_place(try_, plant):
+    plant("guard_raises")
+    assert try_(ladder.REPEAT, model="small_blocks", known={}, cause="signal").get("module") is None
+    found = try_(ladder.REPEAT, model="small_blocks", known={}, cause="AssertionError")
+    assert (found["direction"], found["fails_in_eager"]) == ("raised", False)

@@ -95,9 +95,9 @@ class TrialRequest:
     """What a worker is told of one trial.
 
     `batch_size` is that of the check that failed. `kept` is a folder for what trials have in common. With `known` the
-    places are searched instead: by the name of a module, whether it failed, for those that were tried before. Without
-    `null_runs` what is looked for is a crash, an exception or a hang, and no result that is wrong. The rest is as in
-    `protocol.Request`.
+    places are searched instead: by the name of a module, whether it failed, for those that were tried before. `cause` is
+    what is looked for where that is no wrong result: the class of an exception, `signal`, or a limit; then trials do
+    without `null_runs`. The rest is as in `protocol.Request`.
     """
 
     spec: Spec
@@ -106,6 +106,7 @@ class TrialRequest:
     batch_size: int
     kept: Path
     known: Mapping[str, str] | None = None
+    cause: str | None = None
     null_runs: bool = True
     messages: int = 1
     paused: int | None = None

@@ -58,7 +58,7 @@ class Patient:
     """A failed cell: the check that failed, the batch size that it ran with, and how it is run.
 
     `folder` is where outcomes are kept until the examination is over, `logs` has a log for each trial. `measured_at` tells
-    one measurement of the cell from the next. `is_wrong`: it computed something else; if not it crashed, raised or hung.
+    one measurement of the cell from the next. `cause` is why it failed, if it was not just wrong.
     """
 
     spec: Spec
@@ -67,7 +67,7 @@ class Patient:
     folder: Path
     logs: Path
     measured_at: str = ""
-    is_wrong: bool = True
+    cause: str | None = None
 
     @property
     def kept(self) -> Path:
@@ -90,8 +90,8 @@ def patient(
     run = replace(run, cache=run.cache / "diagnosis", weights=found.path if found else None, memory_bytes=memory_bytes)
     batch_size = row[f"{check}_batch_size"] or cell.spec(check).requested_batch_size
     measured_at = row[f"{check}_started_at"]
-    is_wrong = row[SHOWN_STATUS[check]] == "fail_accuracy"
-    return Patient(cell.spec(check), batch_size, run, folder, log.with_suffix(""), str(measured_at), is_wrong)
+    cause = what_ended(row[SHOWN_STATUS[check]], row[f"{check}_cause"])
+    return Patient(cell.spec(check), batch_size, run, folder, log.with_suffix(""), str(measured_at), cause)
 
 
 @dataclass
@@ -132,11 +132,11 @@ def examine(patient: Patient) -> Examination:
         return Examination(finding, trials.rows, place, graph_script=trials.graph_script(place))
 
 
-def what_ended(row: Row) -> str | None:
-    """Of a trial that is not just wrong, its cause; broken memory ends a process by one signal or another."""
-    if row["status"] == "fail_accuracy":
+def what_ended(status: str, cause: str | None) -> str | None:
+    """The cause of what is not just wrong; broken memory ends a process by one signal or another."""
+    if status == "fail_accuracy":
         return None
-    return "signal" if (row["cause"] or "").startswith("SIG") else row["cause"]
+    return "signal" if (cause or "").startswith("SIG") else cause
 
 
 class Trials:
@@ -171,7 +171,7 @@ class Trials:
 
     def _outcome(self, row: Row) -> Outcome:
         """How a trial ended; what failing is, the first one that fails says."""
-        failure = row["status"], what_ended(row)
+        failure = row["status"], what_ended(row["status"], row["cause"])
         if self._failure is None and row["status"] not in (*PASSED, *OF_EAGER):
             self._failure = failure
         row["ended"] = self._ending(row["status"], failure)
@@ -196,7 +196,7 @@ class Trials:
 
     def _run(self, variant: Variant) -> Row:
         for _ in range(self._patient.run.attempts):
-            attempt, verdict, log = self._start(variant, self._patient.is_wrong)
+            attempt, verdict, log = self._start(variant, null_runs=self._patient.cause is None)
             if verdict.status not in (*RETRYABLE, *OF_EAGER):
                 break
         return {"variant": variant.name, **self._about(attempt, verdict, log), **attempt.columns}
@@ -206,7 +206,9 @@ class Trials:
     ) -> tuple[AttemptResult, Verdict, Path]:
         patient = self._patient
         log = patient.logs / f"{len(self.rows):02}.{'_'.join(variant.name.split())}.log"
-        request = TrialRequest(patient.spec, patient.run, variant, patient.batch_size, patient.kept, known, null_runs)
+        request = TrialRequest(
+            patient.spec, patient.run, variant, patient.batch_size, patient.kept, known, patient.cause, null_runs
+        )
         with CappedLog(log) as stream:
             return *trial.run(request, stream), log
 
@@ -247,7 +249,7 @@ class Trials:
 
     def _search_places(self, finding: Finding) -> Row:
         variant = replace(finding.variant, name=PLACES.name)
-        null_runs = self._patient.is_wrong or finding.layer == "eager"
+        null_runs = self._patient.cause is None or finding.layer == "eager"
         known, lost, so_far, wall_s = dict[str, str](), Counter[str](), Row(), 0.0
         while lost["timeout"] < HUNG_WORKERS and lost.total() < LOST_WORKERS:
             attempt, verdict, log = self._start(variant, null_runs, known)

@@ -168,7 +168,7 @@ def text(case: Case, run: RunOptions, facts: Row, module: str | None = None) -> 
         seed=spec.seed,
         guard=with_guard if facts["amp_dtype"] else None,
         deeper="    " if facts["amp_dtype"] else "",
-        call=", ".join(["images", *others]),
+        call=", ".join(["images.clone()" if facts["in_place"] else "images", *others]),
         losses='("", "cotangent.")' if rule == "strict" else '("", "")' if rule == "dynamo" else '("",)',
         loss_scale=f" / {LOSS_SCALE}" if spec.traits.scaled_loss else "",
         optimizer=_optimizer(spec) if rule == "dynamo" else None,

@@ -49,6 +49,7 @@ class Facts:
     * `refuses_drop`: timm's constructor of the model does not take the arguments for dropout.
     * `dtype`: of weights and inputs; `amp_dtype`: of autocast, or None.
     * `arguments`, `keywords`: of the module's forward, as text: names of inputs, and what is no tensor as it is.
+    * `in_place`: it writes into its first argument, and must be given a copy.
     * `is_tree`: it returns more than one tensor.
     * `has_reference`: float64 runs.
     * `inductor_config`: what is set in torch._inductor.config.
@@ -59,20 +60,22 @@ class Facts:
     amp_dtype: str | None
     arguments: list[str]
     keywords: dict[str, str]
+    in_place: bool
     is_tree: bool
     has_reference: bool
     inductor_config: dict[str, Any]
 
 
 class Called(nn.Module):
-    """A module with the other arguments that it was called with, in the dtype of the first."""
+    """A module with the other arguments that it was called with, in the dtype of the first, which is copied `in_place`."""
 
-    def __init__(self, module: nn.Module, others: tuple[Any, ...], keywords: Mapping[str, Any]):
+    def __init__(self, module: nn.Module, others: tuple[Any, ...], keywords: Mapping[str, Any], in_place: bool):
         super().__init__()
-        self.module, self._others, self._keywords = module, others, dict(keywords)
+        self.module, self._others, self._keywords, self._in_place = module, others, dict(keywords), in_place
 
     def forward(self, first: Tensor) -> Any:
         """The module's own output."""
+        first = first.clone() if self._in_place else first
         others = [_as(value, first.dtype) for value in self._others]
         return self.module(first, *others, **{name: _as(value, first.dtype) for name, value in self._keywords.items()})
 
@@ -81,23 +84,41 @@ def _as(value: Any, dtype: torch.dtype) -> Any:
     return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
-def recorded(spec: Spec, model: nn.Module, images: Tensor, name: str) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
-    """The module of this name, and the arguments and keywords of its first call when eager runs.
+@dataclass(frozen=True)
+class Call:
+    """The first call of a module when eager runs. `in_place`: it writes into its first argument."""
+
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
+    in_place: bool = False
+
+
+def recorded(spec: Spec, model: nn.Module, images: Tensor, name: str) -> Call:
+    """The call of the module of this name.
 
     Raises AttributeError for a module that there is not, ValueError for one that is not called with a tensor of floats.
     """
-    module, calls = model.get_submodule(name), list[tuple[tuple[Any, ...], dict[str, Any]]]()
-    before = copy.deepcopy(model.state_dict())
-    hook = module.register_forward_pre_hook(lambda _, *call: calls.append(copy.deepcopy(_detached(call))), with_kwargs=True)
+    module, calls, versions = model.get_submodule(name), list[Any](), list[int]()
+
+    def version(_: nn.Module, arguments: tuple[Any, ...], *others: Any) -> None:
+        versions.append(getattr(next(iter(arguments), None), "_version", 0))
+
+    weights = copy.deepcopy(model.state_dict())
+    hooks = [
+        module.register_forward_pre_hook(lambda _, *call: calls.append(copy.deepcopy(_detached(call))), with_kwargs=True),
+        module.register_forward_pre_hook(version),
+        module.register_forward_hook(version),
+    ]
     torch_device.seed_everything(spec.seed)
     with torch.no_grad(), models.autocast(spec, images):
         model(images)
-    hook.remove()
-    model.load_state_dict(before)
+    for hook in hooks:
+        hook.remove()
+    model.load_state_dict(weights)
     first = calls[0][0][0] if calls and calls[0][0] else None
     if not isinstance(first, Tensor) or not first.is_floating_point():
         raise ValueError(f"the module {name!r} is not called with a tensor of floats first")
-    return module, *calls[0]
+    return Call(*calls[0], in_place=versions[1] > versions[0])
 
 
 def _detached(call: Any) -> Any:
@@ -129,13 +150,15 @@ def prepare(spec: Spec, setup: Setup, folder: Path, module: str | None, rule: st
     torch.set_num_threads(setup.threads)
     torch_device.set_deterministic(True)
     model, images = make(spec, setup)
-    arguments, keywords = (images,), dict[str, Any]()
+    call = Call((images,), {})
     if module:
-        model, arguments, keywords = recorded(spec, model, images, module)
+        call = recorded(spec, model, images, module)
+        model = model.get_submodule(module)
+    arguments, keywords = call.arguments, call.keywords
     inputs = {f"input.{number}": value for number, value in enumerate(arguments) if isinstance(value, Tensor)}
     inputs |= {f"input.{name}": value for name, value in keywords.items() if isinstance(value, Tensor)}
     state = model.state_dict()
-    subject = Called(model, arguments[1:], keywords) if module else model
+    subject = Called(model, arguments[1:], keywords, call.in_place) if module else model
     with torch.set_grad_enabled(spec.options.training), backends.configured(spec):
         output = returned(spec, subject, arguments[0]) if rule else None
         if rule == "strict" and spec.options.training:
@@ -157,6 +180,7 @@ def prepare(spec: Spec, setup: Setup, folder: Path, module: str | None, rule: st
         amp_dtype=_name(models.amp_dtype(spec)),
         arguments=[_text(str(number), value) for number, value in enumerate(arguments)],
         keywords={name: _text(name, value) for name, value in keywords.items()},
+        in_place=call.in_place,
         is_tree=not isinstance(output, Tensor) and output is not None,
         has_reference=has_reference,
         inductor_config=changes(spec),

@@ -42,7 +42,7 @@ def search(spec: Spec, setup: Setup, request: TrialRequest, reporter: Reporter) 
             ended = known.get(name)
             if ended is None:
                 reporter.detail({"module": name, "module_class": type(fed.module).__name__})
-                ended = goes_wrong(spec, setup, fed, request.null_runs, reporter)
+                ended = goes_wrong(spec, setup, fed, request, reporter)
                 reporter.detail({"module": name, "ended": ended})
             if ended != "pass":
                 module, place = name, Place(fed, ended)
@@ -71,23 +71,26 @@ def fails_in_eager(spec: Spec, fed: "Fed", known: str | None, reporter: Reporter
     return known != "pass"
 
 
-def goes_wrong(spec: Spec, setup: Setup, fed: "Fed", null_runs: bool, reporter: Reporter) -> str:
+def goes_wrong(spec: Spec, setup: Setup, fed: "Fed", request: TrialRequest, reporter: Reporter) -> str:
     """`pass`, or where it goes wrong: `forward`, `backward`, or `raised` where the compiler or what it compiled fails.
 
-    Without null runs what it computes is not judged.
+    Without null runs what it computes is not judged. An exception of another class than the cell's is none of the cell's:
+    some modules cannot be compiled alone.
     """
-    torch_device.set_deterministic(True)
-    judge = strict_verdict.prepare(spec, fed, fed.images) if null_runs else None
-    torch_device.set_deterministic(False)
+    judge = None
+    if request.null_runs:
+        torch_device.set_deterministic(True)
+        judge = strict_verdict.prepare(spec, fed, fed.images)
+        torch_device.set_deterministic(False)
     with backends.compiling(spec, setup.cache, reporter):
         compiled = copy.deepcopy(fed)
         try:
             forward = backends.compile_model(spec, compiled, fed.images)
             strict_verdict.run(spec, compiled, fed.images, forward)  # some things are wrong from the second run on
             leaves = strict_verdict.run_compiled(spec, fed, compiled, fed.images, forward)
-        except Exception:
+        except Exception as error:
             traceback.print_exc()
-            return RAISED
+            return RAISED if type(error).__name__ == request.cause else "pass"
     wrong = [leaf.kind for leaf in judge.judge(leaves).leaves if leaf.strict is False] if judge else []
     if not wrong:
         return "pass"
@@ -95,11 +98,14 @@ def goes_wrong(spec: Spec, setup: Setup, fed: "Fed", null_runs: bool, reporter: 
 
 
 class Fed(nn.Module):
-    """A module with all that it is called with but for one tensor, `images`, which it is called with itself."""
+    """A module with all that it is called with but for one tensor, `images`, which it is called with itself.
+
+    One that works in place gets a copy, `in_place`: the images are a leaf, which autograd does not let it write to.
+    """
 
     def __init__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]):
         super().__init__()
-        self.module, self._others, self.training = module, [], module.training
+        self.module, self._others, self.training, self.in_place = module, [], module.training, False
         given = [*enumerate(args), *kwargs.items()]
         self._key = next(key for key, value in given if _is_fed(value))
         self.images = next(value for key, value in given if key == self._key)
@@ -111,7 +117,8 @@ class Fed(nn.Module):
 
     def forward(self, images: Tensor) -> Any:
         """The module's own."""
-        given = {key: images if key == self._key else getattr(self, f"given_{key}", value) for key, value in self._others}
+        first = images.clone() if self.in_place else images
+        given = {key: first if key == self._key else getattr(self, f"given_{key}", value) for key, value in self._others}
         args = [value for key, value in given.items() if isinstance(key, int)]
         return self.module(*args, **{key: value for key, value in given.items() if isinstance(key, str)})
 
@@ -139,17 +146,26 @@ def candidates(spec: Spec, model: nn.Module, images: Tensor, module: str) -> Ite
 def calls_of(spec: Spec, model: nn.Module, images: Tensor, names: set[str]) -> dict[str, Fed]:
     """By name, modules with what they are fed at their first call in an eager run, in the order of these calls."""
     running, calls, handles = copy.deepcopy(model), {}, []
+    writes: dict[str, int] = {}
 
     def record(name: str):
-        def hook(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-            if name not in calls and any(map(_is_fed, (*args, *kwargs.values()))):
-                calls[name] = Fed(model.get_submodule(name), _detached(args), _detached(kwargs))
+        def before(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            fed = next(filter(_is_fed, (*args, *kwargs.values())), None)
+            if name not in calls and fed is not None:
+                calls[name], writes[name] = Fed(model.get_submodule(name), _detached(args), _detached(kwargs)), fed._version
 
-        return hook
+        def after(_: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+            if name in writes:
+                fed = next(filter(_is_fed, (*args, *kwargs.values())))
+                calls[name].in_place = fed._version > writes.pop(name)
+
+        return before, after
 
     for name, each in running.named_modules():
         if name in names:
-            handles.append(each.register_forward_pre_hook(record(name), with_kwargs=True))
+            before, after = record(name)
+            handles.append(each.register_forward_pre_hook(before, with_kwargs=True))
+            handles.append(each.register_forward_hook(after, with_kwargs=True))
     torch_device.seed_everything(spec.seed)
     with models.autocast(spec, images):
         running(fresh(spec, images))
