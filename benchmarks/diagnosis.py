@@ -3,7 +3,7 @@ inside the stack, one at a time.
 
     python benchmarks/diagnosis.py                       # all steps of all faults, a line each, then the confusion matrix
     python benchmarks/diagnosis.py guard_* code_relu     # some of them
-    python benchmarks/diagnosis.py --steps layer,place   # without the scripts
+    python benchmarks/diagnosis.py --steps show,layer,place   # without the scripts
     python benchmarks/diagnosis.py --summary             # of what is in the file
 
 Trials are forks of a process that has imported torch, not processes of their own as in the workflow: that saves the import.
@@ -40,12 +40,16 @@ from timmgate.core.protocol import Reporter, parse  # noqa: E402
 from timmgate.core.run_options import RunOptions  # noqa: E402
 from timmgate.core.spec import Spec  # noqa: E402
 from timmgate.diagnosis import examination, ladder, script  # noqa: E402
+from timmgate.diagnosis.ladder import Finding  # noqa: E402
 from timmgate.supervisor.capped_log import CappedLog  # noqa: E402
 from timmgate.supervisor.classification import classify  # noqa: E402
 from timmgate.worker import __main__ as worker  # noqa: E402
 
 BATCH_SIZE = 8
 HEALTHY = "none"
+
+
+Row = dict[str, Any]
 
 
 def trial(request: TrialRequest, log: CappedLog) -> tuple[AttemptResult, Verdict]:
@@ -128,15 +132,13 @@ def plant(request: TrialRequest) -> None:
         stack.FAULTS[name].apply()
 
 
-def patient(fault: Any, folder: Path, timeout: int) -> examination.Patient:
-    """A cell that has the fault."""
+def patient(fault: Any, folder: Path, timeout: int, known: Row | None = None) -> examination.Patient:
+    """A cell that has the fault; how it fails is known after the first step."""
     spec: Spec = cell(model=fault.model, options=fault.options, threads=2).spec(fault.check)
     build = BuildOptions(env={"TIMMGATE_STACK_FAULT": fault.name}, import_=["timmgate.worker.faults.stack"])
     run = RunOptions(threads=2, cache=folder / "cache", build=build, timeout=timeout)
-    return examination.Patient(spec, BATCH_SIZE, run, folder / fault.name, folder / fault.name / "logs")
-
-
-Row = dict[str, Any]
+    cause = examination.what_ended(known["status"], known["cause"]) if known else None
+    return examination.Patient(spec, BATCH_SIZE, run, folder / fault.name, folder / fault.name / "logs", cause=cause)
 
 
 def shown(fault: Any, folder: Path, timeout: int, _: Row) -> Row:
@@ -145,9 +147,9 @@ def shown(fault: Any, folder: Path, timeout: int, _: Row) -> Row:
     return {name: row.get(name) for name in ("status", "cause", "message", "strict", "strict_margin", "raised_in")}
 
 
-def layer(fault: Any, folder: Path, timeout: int, _: Row) -> Row:
+def layer(fault: Any, folder: Path, timeout: int, known: Row) -> Row:
     """Which layer is found, and what it took."""
-    trials = examination.Trials(patient(fault, folder, timeout))
+    trials = examination.Trials(patient(fault, folder, timeout, known))
     found = trials.follow(ladder.search(trials._patient.spec.options))
     tried = [(row["variant"], row["ended"], round(row["wall_s"], 1)) for row in trials.rows]
     trials.forget()
@@ -160,8 +162,8 @@ def place(fault: Any, folder: Path, timeout: int, known: Row) -> Row:
     """Which module is found, with the least that fails."""
     if not fault.module:
         return {"module": None, "place_s": 0.0}
-    trials = examination.Trials(patient(fault, folder, timeout))
-    found = trials.place(LEAST.get(known["layer"], ladder.REPEAT))
+    trials = examination.Trials(patient(fault, folder, timeout, known))
+    found = trials.place(Finding(known["layer"], variant=LEAST.get(known["layer"], ladder.REPEAT)))
     trials.forget()
     return {**found, "place_s": trials.rows[0]["wall_s"]}
 
@@ -207,8 +209,8 @@ LEAST = {
 }
 """By layer, the least that fails: as a search finds it."""
 
-STEPS = {"layer": (layer, "layer"), "place": (place, "place_s"), "show": (shown, "status"), "script": (scripts, "script")}
-"""What is done for each fault, in this order, and a result that says that it was done."""
+STEPS = {"show": (shown, "status"), "layer": (layer, "layer"), "place": (place, "place_s"), "script": (scripts, "script")}
+"""What is done for each fault, in this order, and a result that says that it was done. The others need the first."""
 
 
 def in_turn(faults: dict[str, Any]) -> list[Any]:
