@@ -31,7 +31,7 @@ LAYERS = {
     "lowerings": "operators become loops that compute something else",
     "code_generation": "loops become code that computes something else: fusion, vectors, buffers, the compiler behind it",
     "cudagraphs": "graphs are recorded and replayed",
-    "inductor": "somewhere in inductor: no switch of it makes a difference",
+    "inductor": "inductor, in no layer of it that can be left out",
     "backend": "the backend that the mode names",
     "flaky": "it does not fail again",
 }
