@@ -154,6 +154,23 @@ def test_of_modules_that_lie_in_each_other_and_kill_their_workers_the_innermost_
     assert place["fails_in_eager"] == (True if status == "fail_to_run" else None)
 
 
+def test_a_module_whose_worker_was_killed_from_outside_is_tried_again(patient, run_trials):
+    asked = []
+
+    def end(request):
+        if request.known is None:
+            return ended("pass" if request.variant.name in BELOW else "fail_to_run")
+        asked.append(request.known)
+        details = [{"module": "stem", "module_class": "Stem"}, {"module": "stem", "ended": "pass"}]
+        if len(asked) == 1:
+            return lost(*details, {"module": "head", "module_class": "Head"}, status="infra_error")
+        return lost(*details) if len(asked) == 2 else ended("pass")
+
+    run_trials(end)
+    assert examine(patient).place["module"] is None
+    assert asked == [{}, {"stem": "pass"}, {"stem": "pass"}]
+
+
 def test_a_worker_that_dies_before_it_comes_to_a_module_is_not_started_again(patient, run_trials):
     started = run_trials(
         lambda request: lost() if request.known is not None else ended("pass" if request.variant.name in BELOW else "OOM")

@@ -202,3 +202,15 @@ def test_an_error_while_it_is_shown_ends_the_picture_and_nothing_else(monkeypatc
     picture.stop()
     assert "ZeroDivisionError" in terminal.getvalue()
     assert terminal.getvalue().count("\x1b[?25l") == terminal.getvalue().count("\x1b[?25h")
+
+
+def test_jobs_that_are_no_cells_are_counted_while_some_of_them_run():
+    progress = Progress(plan(to_measure=()), 0.0)
+    for number in range(3):
+        progress.started(number, "pair", {"model": f"model_{number}"}, 0.0)
+    progress.finished(0, 1.0)
+    progress.lost(1)
+    for said in (board.summary(progress, 60.0), board.headline(progress, 60.0)):
+        assert said.endswith("; pair: 1 done, 1 failed, 1 running")
+    progress.finished(2, 2.0)
+    assert "pair" not in board.summary(progress, 60.0)

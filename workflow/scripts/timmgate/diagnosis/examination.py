@@ -254,12 +254,15 @@ class Trials:
         while lost["timeout"] < HUNG_WORKERS and lost.total() < LOST_WORKERS:
             attempt, verdict, log = self._start(variant, null_runs, known)
             wall_s += attempt.wall_s
-            known = known | {each["module"]: each.get("ended") or "raised" for each in attempt.details}
+            known = known | {each["module"]: each["ended"] for each in attempt.details if "ended" in each}
             if attempt.result or attempt.failure or not attempt.details:
                 break
             lost[verdict.status] += 1
-            if (module := attempt.details[-1])["module"] != IN_EAGER:
-                so_far = {"module": module["module"], "module_class": module["module_class"], "direction": "raised"}
+            if (last := attempt.details[-1])["module"] in known or verdict.status in RETRYABLE:
+                continue
+            known = known | {last["module"]: "raised"}
+            if last["module"] != IN_EAGER:
+                so_far = {"module": last["module"], "module_class": last["module_class"], "direction": "raised"}
         about = self._about(attempt, verdict, log)
         return {"variant": variant.name, **about, **so_far, **attempt.columns, "wall_s": wall_s}
 

@@ -174,7 +174,17 @@ def headline(progress: Progress, now_s: float) -> str:
     """Device, cells, the time that has passed, and the time that is left."""
     counts = progress.total()
     ended = counts["done"] + counts["failed"]
-    return f"{progress.plan.device}: {ended} of {sum(counts.values())} cells, {times(progress, now_s)}"
+    return f"{progress.plan.device}: {ended} of {sum(counts.values())} cells, {times(progress, now_s)}{others(progress)}"
+
+
+def others(progress: Progress) -> str:
+    """How many jobs that are no cells are done, of the rules of which some run."""
+    told = (
+        f"; {rule}: " + ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+        for rule, counts in progress.others.items()
+        if counts["running"]
+    )
+    return "".join(told)
 
 
 def times(progress: Progress, now_s: float) -> str:
@@ -255,4 +265,4 @@ def summary(progress: Progress, now_s: float) -> str:
     """Where the run stands, in one line."""
     counts = progress.total()
     states = ", ".join(f"{counts[state]} {state}" for state in STATES)
-    return f"{states} of {sum(counts.values())} cells, {times(progress, now_s)}"
+    return f"{states} of {sum(counts.values())} cells, {times(progress, now_s)}{others(progress)}"

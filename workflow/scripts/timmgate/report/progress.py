@@ -85,6 +85,7 @@ class Job:
     """Something that runs: a cell, or a job of another rule. `stage` is what its supervisor said last."""
 
     name: str
+    rule: str
     since_s: float
     cell: Key | None = None
     stage: Stage | None = None
@@ -107,7 +108,7 @@ class Finished:
 
 @dataclass
 class Progress:
-    """The state of a run at any time; times are seconds since the epoch."""
+    """The state of a run at any time; times are seconds since the epoch. `others` counts jobs that are no cells, by rule."""
 
     plan: Plan
     began_s: float
@@ -121,6 +122,7 @@ class Progress:
         self._first_s: float | None = None
         self._estimate: Estimate | None = None
         self._estimated_s = 0.0
+        self.others: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.counts: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
         for cell, state in self._state.items():
             self.counts[cell[1:3]][state] += 1
@@ -145,15 +147,17 @@ class Progress:
         """Snakemake has started a job, or handed it to a cluster."""
         cell = tuple(wildcards[name] for name in ("device", "build", "mode", "model")) if rule == "measure" else None
         name = self.plan.name(cell) if cell else " ".join([rule, *wildcards.values()])
-        self.jobs[number] = Job(name, now_s, cell)
-        if cell:
+        self.jobs[number] = Job(name, rule, now_s, cell)
+        if not cell:
+            self.others[rule]["running"] += 1
+        else:
             self._first_s = self._first_s or now_s
             self._left[self._kind(cell)] -= self._state.get(cell) == "queued"
             self._move(cell, "running")
 
     def finished(self, number: int, now_s: float) -> Finished | None:
         """A job has ended well; what became of its cell, if it was one."""
-        job = self.jobs.pop(number, None)
+        job = self._ended(number, "done")
         if job is None or job.cell is None:
             return None
         ends = self.plan.with_reasons(job.cell, self.plan.ends(job.cell))
@@ -164,10 +168,16 @@ class Progress:
 
     def lost(self, number: int) -> Job | None:
         """A job has ended without a result; it, if it was a cell. Snakemake may start it again."""
-        job = self.jobs.pop(number, None)
+        job = self._ended(number, "failed")
         if job is None or job.cell is None:
             return None
         self._move(job.cell, "failed")
+        return job
+
+    def _ended(self, number: int, state: str) -> Job | None:
+        job = self.jobs.pop(number, None)
+        if job and job.cell is None:
+            self.others[job.rule].update({"running": -1, state: 1})
         return job
 
     def look(self) -> None:

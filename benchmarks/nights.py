@@ -1,0 +1,124 @@
+"""How often a nightly gate is red without a reason, and what it finds: nights drawn from real processes.
+
+    snakemake --cores 2 compare --config builds=a,b build_catalogue='{a: {}, b: {}}' processes=20 models=...
+    python benchmarks/nights.py results/cpu/pairs/a..b [more folders, of other times of the day]
+
+The bank is that of error_rates.py: both builds are the same, so nothing changed in any night. A night has `--cells` cells,
+each of which is one of the bank's, with the figures of one of its processes; all of a night come from one folder, as the
+cells of a night share its hours. Their baseline are the nights before, as many as the gate takes of a history. A night goes
+through the gate's own functions: what moved is timed again, `--confirm` times, in processes of the same folder. What is
+counted:
+
+* nights that fail although nothing changed
+* planted in one cell of a night, 3 % of time, 10 % of compile time, 5 % of memory, a graph break: how often it is found
+
+with 95 % intervals (Wilson). Compile time is that of warm compilations, which a bank has of every process.
+"""
+
+import argparse
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from error_rates import rate, read
+
+from timmgate.core.thresholds import Thresholds
+from timmgate.tables import gate
+from timmgate.tables.deviations import LAST, Baseline, deviations
+from timmgate.tables.figures import FIGURES, comparable
+
+PLANTED = {
+    "compiled_ms": lambda value: value * 1.03,
+    "compile_cold_cpu_s": lambda value: value * 1.10,
+    "compiled_peak_bytes": lambda value: value * 1.05,
+    "graph_breaks": lambda value: value + 1,
+}
+"""By figure, what becomes of it in the one cell that changed."""
+
+ALIKE = dict.fromkeys(comparable("performance"))
+
+Row = dict[str, Any]
+Key = tuple[str, str]
+
+
+class Suite:
+    """Cells that are those of the bank again and again, numbered."""
+
+    def __init__(self, bank: Mapping[str, Sequence[Sequence[Row]]], cells: int, rng: np.random.Generator):
+        self._bank, self._rng, names = bank, rng, sorted(bank)
+        self.cells: dict[Key, str] = {
+            (str(number), names[number % len(names)]): names[number % len(names)] for number in range(cells)
+        }
+        self._folders = min(map(len, bank.values()))
+
+    def folder(self) -> int:
+        """That of a night."""
+        return int(self._rng.integers(self._folders))
+
+    def row(self, key: Key, folder: int) -> Row:
+        """What one process of a cell measured."""
+        rows = self._bank[self.cells[key]][folder]
+        found = rows[self._rng.integers(len(rows))]
+        about = {"build": "default", "mode": key[0], "model": key[1], "performance": "pass", "log": "", **ALIKE}
+        return {**found, **about, "compile_cold_cpu_s": found["compile_warm_cpu_s"]}
+
+    def night(self) -> tuple[dict[Key, Row], int]:
+        """A row for each cell, and the folder that they are from."""
+        folder = self.folder()
+        return {key: self.row(key, folder) for key in self.cells}, folder
+
+
+def judged(
+    suite: Suite, before: Sequence[dict[Key, Row]], thresholds: Thresholds, confirm: int, planted: str | None
+) -> tuple[list[Row], int]:
+    """What the gate says of a night, and how many cells it had timed again; `planted` is a figure of the first cell."""
+    baseline = Baseline({key: [night[key] for night in before] for key in suite.cells})
+    night, folder = suite.night()
+    changed = next(iter(suite.cells))
+
+    def with_fault(key: Key, row: Row) -> Row:
+        return row if planted is None or key != changed else {**row, planted: PLANTED[planted](row[planted])}
+
+    rows = [with_fault(key, row) for key, row in night.items()]
+    screened = list(deviations(rows, baseline, thresholds))
+    again = dict.fromkeys((row["mode"], row["model"]) for row in screened if row["class"] in gate.FAILING)
+    fresh = {key: [with_fault(key, suite.row(key, folder)) for _ in range(confirm)] for key in again}
+    return list(deviations(rows, baseline, thresholds, fresh)), len(again)
+
+
+def main() -> None:
+    """Draw nights, and print the rates."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--nights", type=int, default=2000)
+    parser.add_argument("--planted", type=int, default=300, help="nights of each planted change")
+    parser.add_argument("--cells", type=int, default=248)
+    parser.add_argument("--confirm", type=int, default=5)
+    parser.add_argument("--max-slowdown", type=float, default=Thresholds().max_slowdown)
+    asked, rng = parser.parse_args(), np.random.default_rng(0)
+    suite, thresholds = Suite(read(asked.folders), asked.cells, rng), Thresholds(max_slowdown=asked.max_slowdown)
+    before = [suite.night()[0] for _ in range(LAST)]
+    red, again, classes = 0, 0, Counter[str]()
+    for _ in range(asked.nights):
+        found, number = judged(suite, before, thresholds, asked.confirm, None)
+        failing = {row["class"] for row in found} & {*gate.FAILING}
+        red, again, classes = red + bool(failing), again + number, classes + Counter(failing)
+        before = [*before[1:], suite.night()[0]]
+    print(f"nothing changed: red nights {rate(red, asked.nights)} {dict(classes) or ''}")
+    print(f"    cells timed again in a night: {again / asked.nights:.2f} of {asked.cells}, {asked.confirm} times each")
+    changed = next(iter(suite.cells))
+    for figure in FIGURES:
+        caught = 0
+        for _ in range(asked.planted):
+            found, _ = judged(suite, before, thresholds, asked.confirm, figure.column)
+            caught += any(
+                (row["mode"], row["model"]) == changed and row["class"] == figure.worse for row in found if row.get("model")
+            )
+            before = [*before[1:], suite.night()[0]]
+        print(f"planted in {figure.column}: found in the same night {rate(caught, asked.planted)}")
+
+
+if __name__ == "__main__":
+    main()
