@@ -332,9 +332,11 @@ def diagnose(request: TrialRequest, reporter: Reporter) -> None:
     reporter.check(TRIAL)
     reporter.stage("compile")
     if request.known is not None:
-        reporter.detail({"module": "stem", "module_class": "Stem"})
-        reporter.detail({"module": "stem", "ended": "pass"})
-        reporter.detail({"module": "blocks.0", "module_class": "Block"})
+        if "stem" not in request.known:
+            reporter.detail({"module": "stem", "module_class": "Stem"})
+            reporter.detail({"module": "stem", "ended": "pass"})
+        if "blocks.0" not in request.known:
+            reporter.detail({"module": "blocks.0", "module_class": "Block"})
     ending = endings.get(name, endings.get("*", "fail_accuracy"))
     if ending.startswith("signal:") and "blocks.0" not in (request.known or ()):
         os.kill(os.getpid(), signal.Signals[ending.removeprefix("signal:")])

@@ -14,8 +14,12 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
-    found = pa.concat_tables([diagnosis.SCHEMA.empty_table(), *map(pq.read_table, snakemake.input.diagnoses)])
-    trials = pa.concat_tables([diagnosis.TRIALS_SCHEMA.empty_table(), *map(pq.read_table, snakemake.input.trials)])
+    found = pa.concat_tables(
+        [diagnosis.SCHEMA.empty_table(), *map(pq.read_table, snakemake.input.diagnoses)], promote_options="default"
+    )
+    trials = pa.concat_tables(
+        [diagnosis.TRIALS_SCHEMA.empty_table(), *map(pq.read_table, snakemake.input.trials)], promote_options="default"
+    )
     parquet.write(found, Path(snakemake.output.table))
     parquet.write_tsv(found, Path(snakemake.output.tsv))
     parquet.write(trials, Path(snakemake.output.trials))

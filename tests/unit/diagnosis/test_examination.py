@@ -48,9 +48,9 @@ def ended(status, cause=None, **columns):
     )
 
 
-def lost(*details, status="fail_to_run"):
+def lost(*details, status="fail_to_run", cause="SIGSEGV"):
     """A worker that ended without a result, after these details."""
-    return AttemptResult(stage="compile", details=list(details)), Verdict(status, "SIGSEGV")
+    return AttemptResult(stage="compile", details=list(details)), Verdict(status, cause)
 
 
 def test_a_finding_comes_with_its_trials_and_place(patient, run_trials):
@@ -114,61 +114,108 @@ def test_outcomes_are_kept_until_the_end_and_only_for_the_same_measurement(patie
     assert third == first
 
 
-def test_a_module_that_kills_the_worker_is_where_it_goes_wrong(patient, run_trials):
+def crash(patient):
+    """The patient, of which a process died."""
+    return examination.replace(patient, cause="signal")
+
+
+def searching(end):
+    """A cell that crashes in AOTAutograd: `end` is of the search of modules."""
+
+    def of_trial(request):
+        if request.known is not None:
+            return end(request)
+        return ended("pass") if request.variant.name == "eager" else ended("fail_to_run", "SIGSEGV")
+
+    return of_trial
+
+
+def trying(module):
+    return {"module": module, "module_class": "Conv2d"}
+
+
+def test_a_module_that_kills_a_fresh_worker_as_the_cell_does_is_where_it_goes_wrong(patient, run_trials):
     asked = []
 
     def end(request):
-        if request.known is None:
-            return ended("pass" if request.variant.name == "eager" else "fail_to_run", None)
-        asked.append(request.known)
-        if len(asked) == 1:
-            return lost(
-                {"module": "stem", "module_class": "Stem"},
-                {"module": "stem", "ended": "pass"},
-                {"module": "head", "module_class": "Head"},
-            )
-        return ended("pass", module="head", direction="raised")
+        asked.append((dict(request.known), request.cause))
+        if request.known.get("head"):
+            return ended("pass", module="head", direction="raised")
+        return lost(
+            *([] if "stem" in request.known else [trying("stem"), {"module": "stem", "ended": "pass"}]), trying("head")
+        )
 
-    run_trials(end)
-    assert examine(patient).place["module"] == "head"
-    assert asked == [{}, {"stem": "pass", "head": "raised"}]
+    run_trials(searching(end))
+    found = examine(crash(patient))
+    assert found.place["module"] == "head"
+    known = [{}, {"stem": "pass"}, {"stem": "pass", "head": "raised"}]
+    assert asked == [(each, "signal") for each in known], "it is tried again in a worker that has tried nothing else"
+    assert len({*patient.logs.glob("*places*")}) == 3 and "the last line" in found.trials[-1]["last_lines"]
 
 
-@pytest.mark.parametrize(("status", "starts"), [("fail_to_run", 4), ("timeout", 3)])
+@pytest.mark.parametrize(("status", "cause"), [("timeout", None), ("OOM", "SIGKILL")])
+def test_a_module_that_ends_otherwise_than_the_cell_is_no_place(status, cause, patient, run_trials):
+    def end(request):
+        return ended("pass") if request.known else lost(trying("stem"), status=status, cause=cause)
+
+    run_trials(searching(end))
+    assert examine(examination.replace(patient, cause="ValueError")).place["module"] is None
+
+
+@pytest.mark.parametrize("status", ["fail_to_run", "timeout"])
 def test_of_modules_that_lie_in_each_other_and_kill_their_workers_the_innermost_that_was_reached_is_told(
-    status, starts, patient, run_trials
+    status, patient, run_trials
 ):
-    names = ["a", "a.b", "a.b.c", "in eager"]
+    names = [*(".".join("abcdefgh"[: depth + 1]) for depth in range(8)), "in eager"]
 
     def end(request):
         if request.known is None:
-            return ended("pass" if request.variant.name == "eager" else "fail_to_run", None)
+            return ended("pass") if request.variant.name == "eager" else ended(status, "SIGSEGV")
         if len(request.known) == len(names):
             return AttemptResult(result={"status": "pass"}, columns={"fails_in_eager": True}), Verdict("pass")
-        return lost({"module": names[len(request.known)], "module_class": "Conv2d"}, status=status)
+        return lost(trying(names[len(request.known)]), status=status)
 
     started = run_trials(end)
-    place = examine(patient).place
-    assert started.count("places") == starts + (status == "fail_to_run")
-    assert (place["module"], place["module_class"], place["direction"]) == ("a.b.c", "Conv2d", "raised")
-    assert place["fails_in_eager"] == (True if status == "fail_to_run" else None)
+    place = examine(crash(patient)).place
+    is_hanging = status == "timeout"
+    assert started.count("places") == (examination.HUNG_WORKERS if is_hanging else len(names) + 1)
+    assert (place["module"], place["direction"]) == (names[3] if is_hanging else names[-2], "raised")
+    assert place["fails_in_eager"] == (None if is_hanging else True)
+
+
+def test_where_the_search_of_modules_is_survives_an_interruption(patient, run_trials):
+    class Interrupted(Exception):
+        pass
+
+    def stop(request):
+        if "a" in request.known:
+            raise Interrupted
+        return lost(trying("a"))
+
+    run_trials(searching(stop))
+    with pytest.raises(Interrupted):
+        examine(crash(patient))
+    asked = []
+
+    def end(request):
+        asked.append(request.known)
+        return ended("pass", module="a", direction="raised")
+
+    run_trials(searching(end))
+    examine(crash(patient))
+    assert asked == [{"a": "raised"}]
 
 
 def test_a_module_whose_worker_was_killed_from_outside_is_tried_again(patient, run_trials):
     asked = []
 
     def end(request):
-        if request.known is None:
-            return ended("pass" if request.variant.name in BELOW else "fail_to_run")
-        asked.append(request.known)
-        details = [{"module": "stem", "module_class": "Stem"}, {"module": "stem", "ended": "pass"}]
-        if len(asked) == 1:
-            return lost(*details, {"module": "head", "module_class": "Head"}, status="infra_error")
-        return lost(*details) if len(asked) == 2 else ended("pass")
+        asked.append(dict(request.known))
+        return lost(trying("head"), status="infra_error") if len(asked) == 1 else ended("pass")
 
-    run_trials(end)
-    assert examine(patient).place["module"] is None
-    assert asked == [{}, {"stem": "pass"}, {"stem": "pass"}]
+    run_trials(searching(end))
+    assert examine(crash(patient)).place["module"] is None
+    assert asked == [{}, {}]
 
 
 def test_a_worker_that_dies_before_it_comes_to_a_module_is_not_started_again(patient, run_trials):
@@ -186,17 +233,32 @@ def test_a_trial_whose_eager_runs_die_says_nothing_of_its_variant_and_is_tried_a
     assert started[:3] == ["as it is", *BELOW, *BELOW]
 
 
-def test_a_cell_that_dies_in_eager_is_eagers(patient, run_trials):
+def test_a_cell_whose_eager_runs_die_is_eagers(patient, run_trials):
     asked = []
 
     def end(request):
-        asked.append((request.variant.name, request.null_runs))
+        asked.append((request.variant.name, request.cause, request.null_runs))
         return lost() if request.known is not None else ended("eager_1st_run_fail", "SIGSEGV")
 
     run_trials(end)
-    found = examine(examination.replace(patient, cause="signal"))
+    found = examine(patient)
     assert (found.finding.layer, found.trials[0]["ended"]) == ("eager", "eager")
-    assert asked == [("as it is", False), ("as it is", False), ("places", True)]
+    assert asked == [("as it is", None, True), ("as it is", None, True), ("places", "signal", True)]
+
+
+def test_modules_are_searched_for_how_the_variant_fails_that_they_are_compiled_with(patient, run_trials):
+    asked = []
+
+    def end(request):
+        if request.known is not None:
+            asked.append((request.variant.options, request.cause, request.null_runs))
+            return ended("pass")
+        below = {"eager": ended("pass"), "aot_eager": ended("fail_to_run", "RuntimeError")}
+        return below.get(request.variant.name, ended("fail_to_run", "InductorError"))
+
+    run_trials(end)
+    examine(examination.replace(patient, cause="InductorError"))
+    assert asked == [({"backend": "aot_eager"}, "RuntimeError", False)]
 
 
 @pytest.mark.parametrize(

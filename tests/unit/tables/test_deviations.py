@@ -110,6 +110,30 @@ def test_the_scatter_of_all_cells_is_the_noise(judged):
     assert len(judged(loud, many(rng, 0.05))) <= 1
 
 
+def test_where_eager_alone_became_faster_compiled_is_not_slower(judged):
+    assert judged([cell("a", eager_ms=18.0), cell("b")], [cell("a"), cell("b")]) == {("a", "eager_faster")}
+    assert not gate.failed(judged.rows)
+    both = cell("a", eager_ms=18.0, compiled_ms=11.0)
+    assert judged([both, cell("b")], [cell("a"), cell("b")]) == {("a", "slower")}
+
+
+def test_a_process_that_is_slow_in_eager_and_compiled_alike_is_no_slower_cell(judged):
+    slow = [cell(f"m{each}", eager_ms=20 * factor, compiled_ms=10 * factor) for each, factor in enumerate((1.0, 1.05, 0.95))]
+    assert judged(slow, [cell(f"m{each}") for each in range(3)]) == set()
+
+
+def test_a_cell_that_scatters_more_than_the_others_is_held_against_its_own_scatter():
+    levels = [9, 11, 9, 11, 9, 11, 9, 11]
+    before = {("inference", name): [cell(name) for _ in levels] for name in ("a", *map(str, range(20)))}
+    before["inference", "a"] = [cell("a", compiled_peak_bytes=level * 10**8) for level in levels]
+    now = [cell("a", compiled_peak_bytes=11 * 10**8), *(cell(str(each)) for each in range(20))]
+    known = {column: None for rows in before.values() for row in rows for column in merged.cells([row]).column_names}
+    baseline = deviations.Baseline({key: [known | row for row in rows] for key, rows in before.items()})
+    assert list(deviations.deviations([known | row for row in now], baseline, Thresholds())) == []
+    moved = known | cell("a", compiled_peak_bytes=20 * 10**8)
+    assert [row["class"] for row in deviations.deviations([moved], baseline, Thresholds())] == ["more_memory"]
+
+
 def again(model, *changes):
     """Fresh processes of a cell, as `pairs` has them."""
     about = {"build": "default", "mode": "inference", "model": model, "status": "pass"}
@@ -210,7 +234,10 @@ def test_of_a_history_the_last_comparable_measurements_but_this_one_are_the_base
     before = deviations.load(Measured("history", str(tmp_path)), now)
     assert len(before.rows["inference", "a"]) == 11
     (row,) = deviations.deviations(now.to_pylist(), before, Thresholds())
-    assert (row["class"], row["reason"]) == ("slower", "compiled_ms 11, +10.0% against the baseline")
+    assert (row["class"], row["reason"]) == (
+        "slower",
+        "relative_time 0.55, +10.0% against the baseline: compiled_ms 11, eager_ms 20",
+    )
     run = sorted(path.stem for path in tmp_path.rglob("*.parquet"))[0]
     (row,) = deviations.deviations(
         now.to_pylist(), deviations.load(Measured("history", str(tmp_path), run), now), Thresholds()

@@ -89,9 +89,10 @@ def test_what_raised_is_tried_in_eager_too_unless_that_is_known(in_eager, try_):
     assert {"module": "in eager", "ended": "pass"} in place["details"] or in_eager
 
 
-def test_without_null_runs_a_program_that_runs_is_all_that_is_asked_for(try_, plant):
+def test_where_a_crash_is_looked_for_a_program_that_runs_is_all_that_is_asked_for(try_, plant, tmp_path):
     plant("capture_relu")
-    assert "strict" not in try_(ladder.REPEAT, cause="signal")
+    assert try_(ladder.REPEAT, cause="signal")["status"] == "pass"
+    assert not (tmp_path / "kept").exists(), "neither reference nor null runs"
     place = try_(ladder.REPEAT, known={}, cause="signal")
     assert {each.get("ended") for each in place["details"]} == {None, "pass"}
     assert "module" not in place
@@ -142,3 +143,12 @@ def test_an_exception_of_another_kind_than_the_cells_is_no_place(try_, plant):
     assert try_(ladder.REPEAT, model="small_blocks", known={}, cause="signal").get("module") is None
     found = try_(ladder.REPEAT, model="small_blocks", known={}, cause="AssertionError")
     assert (found["direction"], found["fails_in_eager"]) == ("raised", False)
+
+
+def test_a_module_that_cannot_be_run_as_null_runs_are_is_no_place_and_ends_nothing(try_, plant, monkeypatch):
+    def break_(*_):
+        raise RuntimeError("no such run")
+
+    monkeypatch.setattr(places.strict_verdict, "prepare", break_)
+    found = try_(ladder.REPEAT, known={"stem": "pass"})
+    assert {"module": "pool", "ended": "pass"} in found["details"]

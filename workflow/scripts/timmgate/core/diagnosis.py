@@ -96,8 +96,8 @@ class TrialRequest:
 
     `batch_size` is that of the check that failed. `kept` is a folder for what trials have in common. With `known` the
     places are searched instead: by the name of a module, whether it failed, for those that were tried before. `cause` is
-    what is looked for where that is no wrong result: the class of an exception, `signal`, or a limit; then trials do
-    without `null_runs`. The rest is as in `protocol.Request`.
+    what is looked for where that is no wrong result: the class of an exception, `signal`, `timeout` or `OOM`; then a program
+    that runs passes. `null_runs`: modules are judged by null runs. The rest is as in `protocol.Request`.
     """
 
     spec: Spec

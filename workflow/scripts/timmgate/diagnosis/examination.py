@@ -35,14 +35,22 @@ PLACES = Variant("places")
 PLACE = ("module", "module_class", "direction", "fails_in_eager", "graph", "graph_operators")
 """Columns that the search of modules reports."""
 
-LOST_WORKERS = 12
-"""So many workers may die of modules in the search of modules: one for each module in which the next one lies."""
+LOST_WORKERS = 24
+"""So many workers may die of modules in the search of modules: two for each module in which the next one lies, as one that
+kills a worker which has tried others before is tried again in a fresh one.
+"""
 
-HUNG_WORKERS = 3
+HUNG_WORKERS = 4
 """The same of those that hang, each of which takes the whole time limit."""
 
 OF_EAGER = (*EAGER_1ST, *EAGER_2ND)
 """Statuses of a trial that ended before anything was compiled: it says nothing about its variant."""
+
+LIMITS = ("timeout", "OOM")
+"""Statuses that say by themselves what ended a trial."""
+
+SO_FAR = "places, so far"
+"""The name under which it is kept where the search of modules is after a lost worker."""
 
 NOWHERE = ("flaky", "backend", "guards")
 """Layers in which no module by itself can be expected to fail."""
@@ -136,6 +144,8 @@ def what_ended(status: str, cause: str | None) -> str | None:
     """The cause of what is not just wrong; broken memory ends a process by one signal or another."""
     if status == "fail_accuracy":
         return None
+    if status in LIMITS:
+        return status
     return "signal" if (cause or "").startswith("SIG") else cause
 
 
@@ -195,20 +205,19 @@ class Trials:
         return row
 
     def _run(self, variant: Variant) -> Row:
-        for _ in range(self._patient.run.attempts):
-            attempt, verdict, log = self._start(variant, null_runs=self._patient.cause is None)
+        for number in range(self._patient.run.attempts):
+            attempt, verdict, log = self._start(variant, self._patient.cause, number)
             if verdict.status not in (*RETRYABLE, *OF_EAGER):
                 break
         return {"variant": variant.name, **self._about(attempt, verdict, log), **attempt.columns}
 
     def _start(
-        self, variant: Variant, null_runs: bool, known: Mapping[str, str] | None = None
+        self, variant: Variant, cause: str | None, again: int, known: Mapping[str, str] | None = None, null_runs: bool = True
     ) -> tuple[AttemptResult, Verdict, Path]:
         patient = self._patient
-        log = patient.logs / f"{len(self.rows):02}.{'_'.join(variant.name.split())}.log"
-        request = TrialRequest(
-            patient.spec, patient.run, variant, patient.batch_size, patient.kept, known, patient.cause, null_runs
-        )
+        name = "_".join([*variant.name.split(), *(["again", str(again)] if again else [])])
+        log = patient.logs / f"{len(self.rows):02}.{name}.log"
+        request = TrialRequest(patient.spec, patient.run, variant, patient.batch_size, patient.kept, known, cause, null_runs)
         with CappedLog(log) as stream:
             return *trial.run(request, stream), log
 
@@ -248,23 +257,36 @@ class Trials:
         return folder / GRAPH_SCRIPT
 
     def _search_places(self, finding: Finding) -> Row:
-        variant = replace(finding.variant, name=PLACES.name)
-        null_runs = self._patient.cause is None or finding.layer == "eager"
-        known, lost, so_far, wall_s = dict[str, str](), Counter[str](), Row(), 0.0
-        while lost["timeout"] < HUNG_WORKERS and lost.total() < LOST_WORKERS:
-            attempt, verdict, log = self._start(variant, null_runs, known)
+        variant, cause = replace(finding.variant, name=PLACES.name), self._cause_of(finding.variant)
+        null_runs = cause is None or finding.layer == "eager"
+        kept = self._known.get(SO_FAR, {})
+        known, place, wall_s = dict(kept.get("ended", {})), dict(kept.get("place", {})), 0.0
+        lost = Counter[str](kept.get("lost", {}))
+        while True:
+            attempt, verdict, log = self._start(variant, cause, lost.total(), known, null_runs)
             wall_s += attempt.wall_s
             known = known | {each["module"]: each["ended"] for each in attempt.details if "ended" in each}
+            about = {"variant": variant.name, **self._about(attempt, verdict, log), **attempt.columns, "wall_s": wall_s}
             if attempt.result or attempt.failure or not attempt.details:
-                break
+                return {**about, **place, **attempt.columns}
             lost[verdict.status] += 1
-            if (last := attempt.details[-1])["module"] in known or verdict.status in RETRYABLE:
-                continue
-            known = known | {last["module"]: "raised"}
-            if last["module"] != IN_EAGER:
-                so_far = {"module": last["module"], "module_class": last["module_class"], "direction": "raised"}
-        about = self._about(attempt, verdict, log)
-        return {"variant": variant.name, **about, **so_far, **attempt.columns, "wall_s": wall_s}
+            first, last = attempt.details[0]["module"], attempt.details[-1]["module"]
+            if first == last and last not in known and verdict.status not in RETRYABLE:  # and not what came before it
+                ends_so = what_ended(verdict.status, verdict.cause) == cause
+                known = known | {last: "raised" if ends_so else "pass"}
+                if ends_so and last != IN_EAGER:
+                    kind = attempt.details[-1]["module_class"]
+                    place = {"module": last, "module_class": kind, "direction": "raised", "log": about["log"]}
+                    place |= {"last_lines": about["last_lines"]}
+            self._known[SO_FAR] = self._keep({"variant": SO_FAR, "ended": known, "place": place, "lost": dict(lost)})
+            if lost["timeout"] >= HUNG_WORKERS or lost.total() >= LOST_WORKERS:
+                return {**about, **place}
+
+    def _cause_of(self, variant: Variant) -> str | None:
+        """What is looked for in the modules of a variant: how its own trial failed, which may not be how the cell did."""
+        tried = (self._known.get(each) for each in (variant.name, ladder.AGAIN.name))
+        row = next((row for row in tried if row and row["status"] not in PASSED), None)
+        return what_ended(row["status"], row["cause"]) if row else self._patient.cause
 
     def forget(self) -> None:
         """The examination is over: the next one starts anew."""

@@ -15,7 +15,7 @@ import jinja2
 from timmgate import PACKAGE_ROOT
 from timmgate.core import faults
 from timmgate.core.build import BuildOptions
-from timmgate.core.checks import CHECKS
+from timmgate.core.checks import CHECKS, EAGER_2ND
 from timmgate.core.files import write_text
 from timmgate.core.run_options import RunOptions
 from timmgate.core.schemas import FAILED, SHOWN_STATUS
@@ -94,7 +94,7 @@ def case(cell: Cell, row: Row, checks: Sequence[str]) -> Case:
         return Case(rule="eager", compiles=False, **about)
     if status in FAILED and status != "fail_accuracy":
         stages = {each.name for each in CHECKS[check].stages if each.failure == ("fail_to_run",)}
-        return Case(rule=None, compiles=stage in stages or stage == "null_runs", **about)
+        return Case(rule=None, compiles=stage in stages or (stage == "null_runs" and status not in EAGER_2ND), **about)
     if check == "performance":
         error, margin = row["timed_output_error"], row["timed_output_margin"]
         is_known = error and margin and math.isfinite(error)

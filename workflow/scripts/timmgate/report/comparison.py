@@ -13,6 +13,7 @@ from rich.text import Text
 
 from timmgate.core.checks import CHECKS
 from timmgate.tables import comparison
+from timmgate.tables.figures import EAGER, RELATIVE
 
 WORSE = {"new_failure", *(figure.worse for figure in comparison.TESTED), comparison.COUNTED.worse}
 """Verdicts that are a change to the worse."""
@@ -26,11 +27,21 @@ def show(compared: list[dict[str, Any]], console: Console) -> None:
     for _, rows in groupby(compared, itemgetter("after")):
         of_build = list(rows)
         console.print(table(of_build))
-        for row in of_build:
-            if row["verdict"] not in (None, "left_out"):
-                console.print(line(row), soft_wrap=True)
+        for row in told(of_build):
+            console.print(line(row), soft_wrap=True)
         for sentence in sentences(of_build):
             console.print(sentence, soft_wrap=True)
+
+
+def told(compared: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows that say what changed; compiled itself only where it does not say what it says over eager."""
+    changed = [row for row in compared if row["verdict"] not in (None, "left_out")]
+    relative = {(row["mode"], row["model"], row["verdict"]) for row in changed if row["figure"] == RELATIVE.column}
+    return [
+        row
+        for row in changed
+        if row["figure"] != comparison.COMPILED.column or (row["mode"], row["model"], row["verdict"]) not in relative
+    ]
 
 
 def table(compared: list[dict[str, Any]]) -> Table:
@@ -73,12 +84,12 @@ def sentences(compared: list[dict[str, Any]]) -> list[str]:
     """How many cells were compared, what was left out and why, and what no alarm means."""
     cells = {(row["mode"], row["model"]) for row in compared}
     reasons = [f"{count} left out: {reason}" for reason, count in comparison.left_out(compared).items()]
-    tested = [row for row in compared if row["figure"] == comparison.TESTED[0].column]
+    tested = [row for row in compared if row["figure"] == RELATIVE.column]
     said = [f"{len(tested)} of {len(cells)} cells compared{''.join(f'; {reason}' for reason in reasons)}."]
     if not any(row["p"] is not None for row in tested):
         return said if not tested else [*said, "Between devices everything differs, so that no change has a verdict."]
     if tested[0]["processes"] is None:
-        eager = median(row["change"] for row in compared if row["figure"] == comparison.TESTED[1].column)
+        eager = median(row["change"] for row in compared if row["figure"] == EAGER.column)
         said.append(
             f"Measured apart: noise is how much all cells differ, and the {eager:+.1%} that eager of all moved is taken off "
             "compiled. What is found may be chance; builds in one run are timed in turns."
@@ -86,5 +97,5 @@ def sentences(compared: list[dict[str, Any]]) -> list[str]:
     able = sum(bool(row["could_show"]) for row in tested)
     return [
         *said,
-        f"A change of 3 % would have been found in {able} of {len(tested)} compiled times; elsewhere no alarm says little.",
+        f"A change of 3 % over eager would be found in {able} of {len(tested)} cells; elsewhere no alarm says little.",
     ]

@@ -181,11 +181,7 @@ def changes(folder: Path) -> list[Row]:
     ]
     for (before, after), rows in groupby(compared, itemgetter("before", "after")):
         of_build = list(rows)
-        lines = [
-            (row["verdict"] in comparison.WORSE, comparison.line(row))
-            for row in of_build
-            if row["verdict"] not in (None, "left_out")
-        ]
+        lines = [(row["verdict"] in comparison.WORSE, comparison.line(row)) for row in comparison.told(of_build)]
         found.append((f"{after} against {before}", lines, comparison.sentences(of_build)))
     return [
         {

@@ -18,6 +18,7 @@ from timmgate.core.checks import CHECKS
 from timmgate.core.described import Column, columns
 from timmgate.core.schemas import FAILED, REASON_CLASSES, SHOWN_STATUS, STATUSES
 from timmgate.tables.failures import KINDS
+from timmgate.tables.figures import RELATIVE
 from timmgate.tables.merge import KEY, Key, keys, of_cells
 
 GRAVEST = 500
@@ -76,7 +77,7 @@ DERIVED = columns(
         ("worst_allowed_error", "float64", "", "compiled's error that the dynamo rule allows, of the worst leaf"),
         ("eager_drift", "float64", "", "median eager time of the last third of the samples over that of the first third"),
         ("compiled_drift", "float64", "", "median compiled time of the last third of the samples over that of the first"),
-        ("change", "float64", "", "relative change of compiled_ms against the other build, timed in turns"),
+        ("change", "float64", "", "relative change of compiled_ms over eager_ms against the other build, timed in turns"),
         ("change_ci_low", "float64", "", "lower end of its 95 % interval, over processes"),
         ("change_ci_high", "float64", "", "upper end of its 95 % interval"),
         ("change_verdict", "string", "", "slower or faster than the other build; same_or_unknown where neither is shown"),
@@ -283,14 +284,14 @@ def _drifts(folder: Path) -> dict[Key, Row]:
 
 
 def _changes(folder: Path) -> dict[Key, Row]:
-    """By cell of the later of two builds, what a comparison says of its compiled time."""
+    """By cell of the later of two builds, what a comparison says of its compiled time over eager's."""
     return {
         (row["device"], row["after"], row["mode"], row["model"]): {
             **{name: row[name] for name in ("change", "change_ci_low", "change_ci_high")},
             "change_verdict": row["verdict"] or "same_or_unknown",
         }
         for row in comparison(folder)
-        if row["figure"] == "compiled_ms"
+        if row["figure"] == RELATIVE.column
     }
 
 

@@ -22,7 +22,7 @@ from timmgate.core.statistics import CONFIDENCE
 from timmgate.tables import deviations, moderated, parquet
 from timmgate.tables.baseline import Measured
 from timmgate.tables.deviations import Baseline
-from timmgate.tables.figures import EAGER, FIGURES, Figure
+from timmgate.tables.figures import EAGER, FIGURES, RELATIVE, Figure
 from timmgate.tables.merge import requested
 from timmgate.tables.moderated import Test
 
@@ -44,10 +44,10 @@ Cell = tuple[str, str]
 COMPILED, COLD, MEMORY, COUNTED = FIGURES
 """The last is a count, which has no chance in it: one more is a change."""
 
-TESTED = (COMPILED, EAGER, replace(COLD, column="compile_warm_cpu_s"), MEMORY)
+TESTED = (RELATIVE, COMPILED, EAGER, replace(COLD, column="compile_warm_cpu_s"), MEMORY)
 """Of `pairs`, whose processes find the compile caches filled."""
 
-ALONE = (COMPILED, EAGER, COLD, MEMORY)
+ALONE = (RELATIVE, COMPILED, EAGER, COLD, MEMORY)
 """The same of `cells`, for what was measured apart."""
 
 SHOWN = ("compile_cold_cpu_s", "margin", "strict_margin")
@@ -72,7 +72,12 @@ SCHEMA = parquet.schema(
             ("p", "float64", "", "chance of such a change if there is none"),
             ("processes", "int64", "", "pairs of processes that took turns; null of what was measured apart"),
             ("could_show", "bool", "", "a change of 3 % would have been found in 95 % of cases"),
-            ("moved", "string", "", "of compiled_ms: compiled, eager, both or neither"),
+            (
+                "moved",
+                "string",
+                "",
+                "of relative_time: compiled, eager, both, neither, or either: one of them, but not which",
+            ),
             ("message", "string", "", "in words"),
         ],
     )
@@ -96,7 +101,7 @@ def compare(pairs: pa.Table, cells: pa.Table, before: str, after: str) -> pa.Tab
         if reason:
             rows.append(_row(cell, "performance", verdict="left_out", message=reason))
             continue
-        moved = _moved(*(found[figure].get(cell) for figure in TESTED[:2]))
+        moved = _moved(*(found[figure].get(cell) for figure in TESTED[:3]))
         for figure in TESTED:
             if test := found[figure].get(cell):
                 rows.append(_tested(cell, figure, sides[cell], test, moved if figure is TESTED[0] else None))
@@ -131,10 +136,10 @@ def apart(cells: pa.Table, baseline: Baseline, before: str, after: str) -> pa.Ta
             continue
         known = [figure for figure in ALONE if cell in found.moves[figure.column]]
         tests = {figure: found.test(figure.column, cell) for figure in known} if same_device else {}
-        moved = _moved(*(tests.get(figure) for figure in ALONE[:2]))
+        moved = _moved(*(tests.get(figure) for figure in ALONE[:3]))
         for figure in known:
             move = found.moves[figure.column][cell]
-            shown = _apart(cell, figure, row[figure.column], move, tests.get(figure))
+            shown = _apart(cell, figure, figure.of(row) or 0.0, move, tests.get(figure))
             rows.append({**shown, "moved": moved if figure is ALONE[0] else None})
         rows += [*_counted(cell, [one], [row]), *_shown(cell, one, row, without=[figure.column for figure in ALONE])]
     device = cells["device"][0].as_py() if len(cells) else None
@@ -185,9 +190,9 @@ def _tests(figure: Figure, sides: Mapping[Cell, tuple[Sequence[Row], Sequence[Ro
     """By cell, the test of the logarithm of after over before, of processes of the same turn."""
     logs = {
         cell: [
-            math.log(two[figure.column] / one[figure.column])
-            for one, two in zip(*both, strict=False)
-            if one[figure.column] and two[figure.column]
+            math.log(after / before)
+            for before, after in ((figure.of(one), figure.of(two)) for one, two in zip(*both, strict=False))
+            if before and after
         ]
         for cell, both in sides.items()
     }
@@ -196,17 +201,18 @@ def _tests(figure: Figure, sides: Mapping[Cell, tuple[Sequence[Row], Sequence[Ro
 
 
 def _tested(cell: Cell, figure: Figure, both: tuple[Sequence[Row], Sequence[Row]], test: Test, moved: str | None) -> Row:
-    values = [np.exp(np.mean(np.log([row[figure.column] for row in side if row[figure.column]]))) for side in both]
+    values = [np.exp(np.mean(np.log([value for value in map(figure.of, side) if value]))) for side in both]
     known = {"value_before": float(values[0]), "value_after": float(values[1]), "processes": min(map(len, both))}
     return _row(cell, figure.column, **known, **_judged(figure, test), moved=moved)
 
 
-def _moved(compiled: Test | None, eager: Test | None) -> str | None:
-    if compiled is None or eager is None:
+def _moved(relative: Test | None, compiled: Test | None, eager: Test | None) -> str | None:
+    """Which side moved. Each by itself is less well known than their ratio."""
+    if relative is None or compiled is None or eager is None:
         return None
-    return {(True, True): "both", (True, False): "compiled", (False, True): "eager", (False, False): "neither"}[
-        compiled.p <= LEVEL, eager.p <= LEVEL
-    ]
+    if compiled.p > LEVEL and eager.p > LEVEL:
+        return "neither" if relative.p > LEVEL else "either"
+    return {(True, True): "both", (True, False): "compiled", (False, True): "eager"}[compiled.p <= LEVEL, eager.p <= LEVEL]
 
 
 def _counted(cell: Cell, one: Sequence[Row], two: Sequence[Row]) -> list[Row]:

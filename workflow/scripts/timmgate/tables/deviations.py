@@ -8,7 +8,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
+from statistics import median, stdev
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from timmgate.core.schemas import PASSED, SHOWN_STATUS
 from timmgate.core.thresholds import Thresholds
 from timmgate.tables import history
 from timmgate.tables.baseline import Expectation, Expectations, Measured
-from timmgate.tables.figures import EAGER, FIGURES, Figure, comparable
+from timmgate.tables.figures import EAGER, FIGURES, GATED, RELATIVE, Figure, comparable
 from timmgate.tables.moderated import Test
 
 MANY_CELLS = 10
@@ -38,6 +38,9 @@ SCREENING = 2.81
 
 LAST = 10
 """Measurements of a history whose median is the baseline of a cell."""
+
+KNOWN = 5
+"""Measurements from which on a cell of a history has a scatter of its own. A choice."""
 
 IGNORED = {
     "build": ("options",),  # the settings of a build are among them
@@ -128,32 +131,46 @@ NEEDED = tuple(
 """Columns of a history that a baseline needs."""
 
 
+COMPILED, *_, COUNTED = FIGURES
+MOVING = (*GATED, COMPILED, EAGER)
+"""Figures that are followed."""
+
+
 @dataclass
 class Comparison:
     """The cells of a baseline that are comparable, and the logarithms of how far each figure moved.
 
-    `incomparable` says why a cell is not. `eager` is the median of eager's moves, which all cells have in common.
+    `incomparable` says why a cell is not. `eager` is the median of eager's moves, which all cells have in common. `spread`
+    is by figure how much each cell scattered in its baseline, where that has several measurements.
     """
 
-    moves: dict[str, dict[Key, float]] = field(default_factory=lambda: {each.column: {} for each in (*FIGURES, EAGER)})
+    moves: dict[str, dict[Key, float]] = field(default_factory=lambda: {each.column: {} for each in MOVING})
+    spread: dict[str, dict[Key, float]] = field(default_factory=lambda: {each.column: {} for each in MOVING})
     incomparable: dict[Key, str] = field(default_factory=dict)
     eager: float = 0.0
 
-    def scatter(self, column: str) -> float:
-        """Standard deviation of a move where nothing changed, by the median absolute deviation."""
-        moves = list(self.moves[column].values())
+    def scatter(self, column: str, key: Key | None = None) -> float:
+        """Standard deviation of a move where nothing changed: by the median absolute deviation of all cells, or that of the
+        cell itself in the baseline, if it is more.
+        """
+        moves, own = list(self.moves[column].values()), self.spread[column].get(key, 0.0) if key else 0.0
         if len(moves) < MANY_CELLS:
-            return USUAL_NOISE
-        return float(1.4826 * np.median(np.abs(np.array(moves) - np.median(moves))))
+            return max(USUAL_NOISE, own)
+        return max(float(1.4826 * np.median(np.abs(np.array(moves) - np.median(moves)))), own)
 
     def own(self, column: str, key: Key) -> float | None:
         """How far a cell's figure moved, without what eager of all cells has in common; None if that is not known."""
         move = self.moves[column].get(key)
-        return move if move is None or column != FIGURES[0].column else move - self.eager
+        return move if move is None or column != COMPILED.column else move - self.eager
+
+    def is_eager(self, key: Key) -> bool:
+        """Whether it is eager by itself that moved, and compiled did not: by more than noise, and than compiled twice."""
+        eager, compiled = (self.moves[each.column].get(key, self.eager) - self.eager for each in (EAGER, COMPILED))
+        return abs(eager) > max(SCREENING * self.scatter(EAGER.column, key), 2 * abs(compiled))
 
     def test(self, column: str, key: Key) -> Test:
         """Whether a figure that is known moved by more than the scatter of all cells."""
-        move, error = self.own(column, key) or 0.0, max(self.scatter(column), SMALLEST_NOISE)
+        move, error = self.own(column, key) or 0.0, max(self.scatter(column, key), SMALLEST_NOISE)
         freedom = max(len(self.moves[column]), MANY_CELLS) - 1
         return Test(move, error, freedom, float(2 * stats.t.sf(abs(move) / error, freedom)))
 
@@ -170,14 +187,17 @@ def compare(cells: Sequence[Row], baseline: Baseline) -> Comparison:
             found.incomparable[key] = reason
             continue
         alike = [each for each in before if not _differences(row, each, baseline.ignored)][-LAST:]
-        for figure in (*FIGURES, EAGER):
-            levels = [each[figure.column] for each in alike if each[figure.column] is not None]
-            now = row[figure.column]
-            if figure.threshold is None and figure is not EAGER:
+        for figure in MOVING:
+            levels = [level for level in map(figure.of, alike) if level is not None]
+            now = figure.of(row)
+            if figure is COUNTED:
                 if levels and now is not None:
                     found.moves[figure.column][key] = now - levels[-1]
             elif now and any(levels):
-                found.moves[figure.column][key] = math.log(now / median(level for level in levels if level))
+                logs = [math.log(level) for level in levels if level]
+                found.moves[figure.column][key] = math.log(now) - median(logs)
+                if len(logs) >= KNOWN:
+                    found.spread[figure.column][key] = stdev(logs)
     if len(found.moves[EAGER.column]) >= MANY_CELLS:
         found.eager = median(found.moves[EAGER.column].values())
     return found
@@ -220,17 +240,19 @@ def deviations(
         about = {name: row.get(name) for name in ("build", "mode", "model", "log")} | {"check_name": "performance"}
         if key in found.incomparable:
             yield {**about, "class": "not_comparable", "reason": found.incomparable[key]}
-        for figure in FIGURES:
-            move = found.own(figure.column, key)
-            if move is None:
+        for figure in GATED:
+            move, value = found.own(figure.column, key), figure.of(row)
+            if move is None or value is None:
                 continue
-            if moved := _class_of(figure, move, found, thresholds):
-                words = f"{figure.column} {row[figure.column]:.4g}, {_size(figure, move)} against the baseline"
-                again = [each[figure.column] for each in (fresh or {}).get(key, ()) if each[figure.column] is not None]
+            if moved := _class_of(figure, move, key, found, thresholds):
+                words = f"{figure.column} {value:.4g}, {_size(figure, move)} against the baseline"
+                if figure is RELATIVE:
+                    words += f": {COMPILED.column} {row[COMPILED.column]:.4g}, {EAGER.column} {row[EAGER.column]:.4g}"
+                again = [each for each in map(figure.of, (fresh or {}).get(key, ())) if each is not None]
                 if again and moved == figure.worse:
-                    anew = _moved_again(figure, row[figure.column], move, again)
+                    anew = _moved_again(figure, value, move, again)
                     words += f"; {_size(figure, anew)} in {len(again)} fresh processes"
-                    if _class_of(figure, anew, found, thresholds, len(again)) != figure.worse:
+                    if _class_of(figure, anew, key, found, thresholds, len(again)) != figure.worse:
                         moved = "not_confirmed"
                 yield {**about, "class": moved, "cause": figure.column, "reason": words}
 
@@ -244,14 +266,18 @@ def _moved_again(figure: Figure, value: float, move: float, again: Sequence[floa
     return median(again) - value + move if figure.threshold is None else math.log(median(again) / value) + move
 
 
-def _class_of(figure: Figure, move: float, found: Comparison, thresholds: Thresholds, measurements: int = 1) -> str | None:
+def _class_of(
+    figure: Figure, move: float, key: Key, found: Comparison, thresholds: Thresholds, measurements: int = 1
+) -> str | None:
     """The class of a figure that moved by more than the threshold and than noise; None for one that did not."""
     limit = 0.0
     if figure.threshold is not None:
         limit = max(
             math.log1p(getattr(thresholds, figure.threshold)),
-            SCREENING * found.scatter(figure.column) / math.sqrt(measurements),
+            SCREENING * found.scatter(figure.column, key) / math.sqrt(measurements),
         )
     if abs(move) <= limit:
         return None
+    if figure is RELATIVE and found.is_eager(key):
+        return EAGER.better if move > 0 else EAGER.worse
     return figure.worse if move > 0 else figure.better

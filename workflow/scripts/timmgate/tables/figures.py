@@ -1,6 +1,8 @@
 """The figures of a cell whose changes matter, and what must be equal for two measurements of them to be comparable."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -8,13 +10,27 @@ class Figure:
     """A column of `cells` of which less is better, and the classes of a change to more and to less.
 
     `threshold` is the key of the configuration with the relative change from which on the gate fails; None for a count, of
-    which one more is a change.
+    which one more is a change. With `over` the figure is no column but one column over another.
     """
 
     column: str
     worse: str
     better: str
     threshold: str | None = None
+    over: tuple[str, str] | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that it takes."""
+        return self.over or (self.column,)
+
+    def of(self, row: Mapping[str, Any]) -> float | None:
+        """Its value in a row; None where that is not known."""
+        if self.over is None:
+            value: float | None = row[self.column]
+            return value
+        one, two = (row[name] for name in self.over)
+        return one / two if one and two else None
 
 
 FIGURES = (
@@ -27,6 +43,14 @@ FIGURES = (
 
 EAGER = Figure("eager_ms", "eager_slower", "eager_faster")
 """What compiled is held against. It says whether the compiler or the ground below it moved; no gate fails by it."""
+
+RELATIVE = Figure("relative_time", "slower", "faster", "max_slowdown", over=("compiled_ms", EAGER.column))
+"""The inverse of a speedup. Eager and compiled take turns in a process, and nearly all of what makes one process slower than
+the next slows both down: between processes on a busy machine either scattered by 3 %, and their ratio by 1 %.
+"""
+
+GATED = (RELATIVE, *FIGURES[1:])
+"""What a gate looks at."""
 
 
 def comparable(check: str) -> tuple[str, ...]:

@@ -38,16 +38,16 @@ CLASSES = {
 """Every check of a cell is in one of these. A cell without an expectation is expected to pass."""
 
 MOVES = {
-    "slower": "an iteration takes longer than in the baseline, by `max_slowdown`",
-    "faster": "an iteration takes less time",
+    "slower": "compiled takes longer against eager of the same process than in the baseline, by `max_slowdown`",
+    "faster": "compiled takes less time against eager",
     "slower_compile": "compiling takes more processor time, by `max_compile_growth`",
     "faster_compile": "compiling takes less",
     "more_memory": "an iteration takes more memory, by `max_memory_growth`",
     "less_memory": "an iteration takes less",
     "more_graph_breaks": "more graph breaks",
     "fewer_graph_breaks": "fewer graph breaks",
-    "eager_slower": "eager became slower, in the median of all cells: another machine, or the ground below the compiler",
-    "eager_faster": "eager became faster, in the median of all cells",
+    "eager_slower": "eager alone became slower, in a cell or in the median of all: the ground below the compiler",
+    "eager_faster": "eager alone became faster",
     "not_confirmed": "a figure was beyond the baseline, but not in the fresh processes that `confirm` asks for",
     "not_comparable": "the figures were measured in another way, or not at all in the baseline",
 }

@@ -195,6 +195,7 @@ def judge_strictly(
         """The verdict with another seed; it compiles again, as weights may be part of the program."""
         other = replace(spec, seed=seed)
         model, images = make(other, setup)
+        reporter.stage("compile")
         _, leaves = run_compiled(other, setup, model, images, reporter)
         reporter.stage("null_runs")
         return strict_verdict.prepare(other, model, images).judge(leaves)

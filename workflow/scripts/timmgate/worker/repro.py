@@ -25,7 +25,7 @@ from timmgate.core import verdict
 from timmgate.core.files import write_text
 from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Spec
-from timmgate.worker import accuracy, backends, leaf_errors, models, null_runs, strict_verdict, torch_device
+from timmgate.worker import accuracy, backends, leaf_errors, models, strict_verdict, torch_device
 from timmgate.worker.__main__ import import_first, set_environment
 from timmgate.worker.compare import compare_leaves
 from timmgate.worker.compile_cache import Cache
@@ -34,9 +34,6 @@ from timmgate.worker.training_step import Setup, logits, make
 
 STATISTICS = ("rms", "max", "projection", "mean", "slice_mean_0", "slice_rms_0", "slice_mean_1", "slice_rms_1")
 """Order of the limits of a tensor."""
-
-OF_A_WHOLE = ("halves", "folded")
-"""Families of null runs that are about images and models as a whole: none of them applies to a module."""
 
 Limits = dict[str, list[float]]
 """By name of a tensor, its scale and the limits of its statistics."""
@@ -165,7 +162,7 @@ def prepare(spec: Spec, setup: Setup, folder: Path, module: str | None, rule: st
             inputs["cotangent"] = cotangent_of(logits(output).shape, spec.seed)
         limits, has_reference = Limits(), True
         if rule == "strict":
-            families = families_of(spec, arguments[0]) if module else None
+            families = strict_verdict.families_of_a_module(spec, arguments[0]) if module else None
             judge = strict_verdict.prepare(spec, subject, arguments[0], families)
             limits, has_reference = strict_limits(judge), judge.is_exact
         elif rule == "dynamo":
@@ -185,13 +182,6 @@ def prepare(spec: Spec, setup: Setup, folder: Path, module: str | None, rule: st
         has_reference=has_reference,
         inductor_config=changes(spec),
     )
-
-
-def families_of(spec: Spec, inputs: Tensor) -> list[str]:
-    """Families of null runs that apply to a module by itself."""
-    found = null_runs.default_families(strict_verdict.computing_dtype(spec))
-    without = {*OF_A_WHOLE, *(["memory_format"] if inputs.ndim != 4 else [])}
-    return [family for family in found if family not in without]
 
 
 @torch.no_grad()

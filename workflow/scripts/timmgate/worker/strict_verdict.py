@@ -19,6 +19,9 @@ from timmgate.worker.compare import Leaf
 from timmgate.worker.cotangent import cotangent_leaves
 from timmgate.worker.training_step import fresh, gradient, iterate
 
+OF_A_WHOLE = ("halves", "folded")
+"""Families of null runs that are about images and models as a whole: none of them applies to a module."""
+
 REPEATS = 2
 """Further seeds of weights and images that a failure is tried with: it takes two of three."""
 
@@ -65,6 +68,12 @@ class Judge:
     def judge(self, leaves: Iterable[Leaf]) -> CellVerdict:
         """The verdict on a run."""
         return verdict.judge(leaf_errors.measure(leaves, self.reference, self.dtype), self.nulls)
+
+
+def families_of_a_module(spec: Spec, inputs: torch.Tensor) -> list[str]:
+    """Families of null runs that apply to a module by itself, which is called with these inputs first."""
+    without = {*OF_A_WHOLE, *(["memory_format"] if inputs.ndim != 4 else [])}
+    return [family for family in null_runs.default_families(computing_dtype(spec)) if family not in without]
 
 
 def prepare(spec: Spec, model: torch.nn.Module, images: torch.Tensor, families: list[str] | None = None) -> Judge:

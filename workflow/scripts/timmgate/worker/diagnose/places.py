@@ -18,6 +18,7 @@ from timmgate.core.protocol import Reporter
 from timmgate.core.spec import Spec
 from timmgate.core.verdict import OUTPUTS
 from timmgate.worker import backends, models, strict_verdict, torch_device
+from timmgate.worker.__main__ import is_out_of_memory
 from timmgate.worker.training_step import Setup, fresh, make
 
 RAISED = "raised"
@@ -53,22 +54,38 @@ def search(spec: Spec, setup: Setup, request: TrialRequest, reporter: Reporter) 
         kind = type(place.fed.module).__name__
         reporter.columns(module=module, module_class=kind, direction=place.direction)
         if place.direction == RAISED:
-            reporter.columns(fails_in_eager=fails_in_eager(spec, place.fed, known.get(IN_EAGER), reporter))
+            reporter.columns(fails_in_eager=fails_in_eager(spec, place.fed, request, reporter))
     return place
 
 
-def fails_in_eager(spec: Spec, fed: "Fed", known: str | None, reporter: Reporter) -> bool:
-    """Whether a module fails in its null runs too; `known` is how that ended before, if it was tried."""
-    if known is None:
+def fails_in_eager(spec: Spec, fed: "Fed", request: TrialRequest, reporter: Reporter) -> bool:
+    """Whether a module ends in its null runs as the cell does, if that is not known."""
+    ended = (request.known or {}).get(IN_EAGER)
+    if ended is None:
         reporter.detail({"module": IN_EAGER})
         try:
-            strict_verdict.prepare(spec, fed, fed.images)
-            known = "pass"
+            strict_verdict.prepare(spec, fed, fed.images, strict_verdict.families_of_a_module(spec, fed.images))
+            ended = "pass"
+        except Exception as error:
+            traceback.print_exc()
+            ended = RAISED if is_cause(error, request) else "pass"
+        reporter.detail({"module": IN_EAGER, "ended": ended})
+    return ended != "pass"
+
+
+def is_cause(error: Exception, request: TrialRequest) -> bool:
+    """Whether an exception is of the kind that is looked for."""
+    return request.cause == ("OOM" if is_out_of_memory(error) else type(error).__name__)
+
+
+def judge_of(spec: Spec, fed: "Fed") -> strict_verdict.Judge | None:
+    """What a module's own null runs allow; None where it cannot be run as null runs are."""
+    for families in (None, strict_verdict.families_of_a_module(spec, fed.images)):
+        try:
+            return strict_verdict.prepare(spec, fed, fed.images, families)
         except Exception:
             traceback.print_exc()
-            known = RAISED
-        reporter.detail({"module": IN_EAGER, "ended": known})
-    return known != "pass"
+    return None
 
 
 def goes_wrong(spec: Spec, setup: Setup, fed: "Fed", request: TrialRequest, reporter: Reporter) -> str:
@@ -77,11 +94,9 @@ def goes_wrong(spec: Spec, setup: Setup, fed: "Fed", request: TrialRequest, repo
     Without null runs what it computes is not judged. An exception of another class than the cell's is none of the cell's:
     some modules cannot be compiled alone.
     """
-    judge = None
-    if request.null_runs:
-        torch_device.set_deterministic(True)
-        judge = strict_verdict.prepare(spec, fed, fed.images)
-        torch_device.set_deterministic(False)
+    torch_device.set_deterministic(True)
+    judge = judge_of(spec, fed) if request.null_runs else None
+    torch_device.set_deterministic(False)
     with backends.compiling(spec, setup.cache, reporter):
         compiled = copy.deepcopy(fed)
         try:
@@ -90,7 +105,7 @@ def goes_wrong(spec: Spec, setup: Setup, fed: "Fed", request: TrialRequest, repo
             leaves = strict_verdict.run_compiled(spec, fed, compiled, fed.images, forward)
         except Exception as error:
             traceback.print_exc()
-            return RAISED if type(error).__name__ == request.cause else "pass"
+            return RAISED if is_cause(error, request) else "pass"
     wrong = [leaf.kind for leaf in judge.judge(leaves).leaves if leaf.strict is False] if judge else []
     if not wrong:
         return "pass"
