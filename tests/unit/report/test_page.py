@@ -43,7 +43,7 @@ def compare(folder, *others):
             **{
                 "before": "release",
                 "after": cell["build"],
-                "figure": "compiled_ms",
+                "figure": "relative_time",
                 "verdict": "slower",
                 "could_show": True,
             },
@@ -272,7 +272,7 @@ def test_what_differs_between_two_builds_is_there_with_what_it_is_worth(tmp_path
     text = said(page.render(folder))
     assert text.index("pass became fail_to_run") < text.index("-5.0%"), "what got worse comes first"
     assert "slower" in text and "+3.0%" in text and "+0.1%" not in text
-    assert "A change of 3 % would have been found in 2 of 3 compiled times" in text
+    assert "A change of 3 % over eager would be found in 2 of 3 cells" in text
     cells = held(page.render(folder))["cells"]
     assert page.unpacked(cells["change"]) == [-0.05, 0.001, 0.03, None]
     assert page.unpacked(cells["change_verdict"]) == ["faster", "same_or_unknown", "slower", None]

@@ -175,11 +175,11 @@ def speedups(cells: alt.Chart) -> Chart:
 
 
 def changes(cells: alt.Chart) -> Chart:
-    """A line a cell: how its compiled time differs from that of the other build, with its interval."""
+    """A line a cell: how compiled over eager differs from that of the other build, with its interval."""
     base = extremes(cells, "change").encode(y=lines_by("change")).transform_calculate(
         interval="format(datum.change_ci_low, '+.1%') + ' to ' + format(datum.change_ci_high, '+.1%')",
     )  # fmt: skip
-    x = alt.X("change:Q", title="compiled time against the other build", axis=alt.Axis(format="+%", grid=False))
+    x = alt.X("change:Q", title="compiled over eager, against the other build", axis=alt.Axis(format="+%", grid=False))
     about = tips(("change:Q", "change", "+.1%"), ("interval:N", "95 % interval", ""), ("change_verdict:N", "verdict", ""))
     no_change = alt.Chart(alt.InlineData(values=[{}])).mark_rule(color="var(--ink)", opacity=0.55)
     return alt.layer(
@@ -365,7 +365,7 @@ FIGURES = (
     Figure(
         "changes",
         "Against the other build, cell by cell",
-        "How the compiled time differs, with its 95 % interval over processes that took turns. Grey is no change that could "
+        "How compiled over eager differs, with its 95 % interval over processes that took turns. Grey: none that could "
         f"be shown. Of more than {SHOWN} cells, the {SHOWN // 2} that lost most and the {SHOWN // 2} that gained most.",
         changes,
         needs=("change",),
