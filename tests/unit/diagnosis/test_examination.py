@@ -206,6 +206,21 @@ def test_where_the_search_of_modules_is_survives_an_interruption(patient, run_tr
     assert asked == [{"a": "raised"}]
 
 
+def test_an_exception_of_a_worker_that_may_have_broken_its_memory_ends_no_search(patient, run_trials):
+    asked = []
+
+    def end(request):
+        asked.append(dict(request.known))
+        if len(asked) == 1:
+            details = [trying("conv"), {"module": "conv", "ended": "pass"}, trying("norm")]
+            return AttemptResult(details=details, failure={"cause": "TypeError"}), Verdict("fail_to_run", "TypeError")
+        return ended("pass")
+
+    run_trials(searching(end))
+    examine(crash(patient))
+    assert asked == [{}, {"conv": "pass"}]
+
+
 def test_a_module_whose_worker_was_killed_from_outside_is_tried_again(patient, run_trials):
     asked = []
 

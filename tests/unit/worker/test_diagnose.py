@@ -152,3 +152,12 @@ def test_a_module_that_cannot_be_run_as_null_runs_are_is_no_place_and_ends_nothi
     monkeypatch.setattr(places.strict_verdict, "prepare", break_)
     found = try_(ladder.REPEAT, known={"stem": "pass"})
     assert {"module": "pool", "ended": "pass"} in found["details"]
+
+
+def test_a_module_of_a_cell_that_died_is_run_often(try_, monkeypatch):
+    run, counted = places.strict_verdict.run, []
+    monkeypatch.setattr(places.strict_verdict, "run", lambda *args: counted.append(1) or run(*args))
+    try_(ladder.REPEAT, known={"stem": "pass", "pool": "pass"}, cause="ValueError")
+    few, counted[:] = len(counted), []
+    try_(ladder.REPEAT, known={"stem": "pass", "pool": "pass"}, cause="signal")
+    assert len(counted) > 5 * few

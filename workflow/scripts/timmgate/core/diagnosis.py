@@ -83,6 +83,9 @@ class Variant:
         return {"TORCH_BISECT_BACKEND": backend, "TORCH_BISECT_SUBSYSTEM": subsystem, "TORCH_BISECT_MAX": left}
 
 
+SIGNAL = "signal"
+"""What ended a trial whose process died by itself, whatever its signal: broken memory shows in one way or another."""
+
 IN_EAGER = "in eager"
 """What the search of modules calls the null runs of the one that it found."""
 

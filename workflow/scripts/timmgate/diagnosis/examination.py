@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from timmgate.core.checks import EAGER_1ST, EAGER_2ND
-from timmgate.core.diagnosis import GRAPH, GRAPH_SCRIPT, IN_EAGER, TrialRequest, Variant
+from timmgate.core.diagnosis import GRAPH, GRAPH_SCRIPT, IN_EAGER, SIGNAL, TrialRequest, Variant
 from timmgate.core.outcome import RETRYABLE, AttemptResult, Verdict
 from timmgate.core.run_options import RunOptions
 from timmgate.core.schemas import PASSED, SHOWN_STATUS
@@ -141,12 +141,12 @@ def examine(patient: Patient) -> Examination:
 
 
 def what_ended(status: str, cause: str | None) -> str | None:
-    """The cause of what is not just wrong; broken memory ends a process by one signal or another."""
+    """The cause of what is not just wrong."""
     if status == "fail_accuracy":
         return None
     if status in LIMITS:
         return status
-    return "signal" if (cause or "").startswith("SIG") else cause
+    return SIGNAL if (cause or "").startswith("SIG") else cause
 
 
 class Trials:
@@ -267,7 +267,8 @@ class Trials:
             wall_s += attempt.wall_s
             known = known | {each["module"]: each["ended"] for each in attempt.details if "ended" in each}
             about = {"variant": variant.name, **self._about(attempt, verdict, log), **attempt.columns, "wall_s": wall_s}
-            if attempt.result or attempt.failure or not attempt.details:
+            has_ended = attempt.result or (attempt.failure and cause != SIGNAL)  # broken memory raises this and that
+            if has_ended or not attempt.details:
                 return {**about, **place, **attempt.columns}
             lost[verdict.status] += 1
             first, last = attempt.details[0]["module"], attempt.details[-1]["module"]
