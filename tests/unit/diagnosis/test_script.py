@@ -98,6 +98,11 @@ def test_it_says_why_the_cell_failed_and_what_is_wrong():
     assert "output is off by 0.5" in text and "inference/test_vit" in text and "null runs" in text
 
 
+def test_a_module_that_crashed_is_run_often():
+    texts = [script.text(Case(specs.spec(), 8, None), RunOptions(), FACTS, module) for module in (None, "stem")]
+    assert ["range(20)" in text for text in texts] == [False, True]
+
+
 def test_a_module_that_works_in_place_gets_a_copy():
     texts = [
         script.text(Case(specs.spec(), 8, "strict"), RunOptions(), {**FACTS, "in_place": each}) for each in (False, True)

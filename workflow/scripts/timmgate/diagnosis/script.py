@@ -54,6 +54,9 @@ RUNS = "Exit code 0 if it runs."
 WIDTH = 150
 """Of the docstring."""
 
+RUNS_OF_A_CRASH = 20
+"""How often a module runs in a script that is about a crash: broken memory does not end a process each time."""
+
 AS_LARGE_AS_ITSELF = 1.0
 """Relative error that is wrong in any case, where a row does not say what was allowed."""
 
@@ -153,7 +156,7 @@ def text(case: Case, run: RunOptions, facts: Row, module: str | None = None) -> 
         config={} if faults.is_fault(options.backend) else facts["inductor_config"],
         compiles=case.compiles,
         compiled=_compiled(spec),
-        loop=f"size in {sizes}" if sizes else "_ in range(2)",
+        loop=f"size in {sizes}" if sizes else f"_ in range({RUNS_OF_A_CRASH if module and not rule else 2})",
         sizes=sizes,
         model=repr(spec.model),
         submodule=f".get_submodule({module!r})" if module else "",
