@@ -44,18 +44,15 @@ Key = tuple[str, str]
 
 
 class Suite:
-    """Cells that are those of the bank again and again, numbered."""
+    """Cells that are those of the bank again and again, numbered; `changed` is the one in which something is planted."""
 
     def __init__(self, bank: Mapping[str, Sequence[Sequence[Row]]], cells: int, rng: np.random.Generator):
         self._bank, self._rng, names = bank, rng, sorted(bank)
         self.cells: dict[Key, str] = {
             (str(number), names[number % len(names)]): names[number % len(names)] for number in range(cells)
         }
+        self.changed = next(iter(self.cells))
         self._folders = min(map(len, bank.values()))
-
-    def folder(self) -> int:
-        """That of a night."""
-        return int(self._rng.integers(self._folders))
 
     def row(self, key: Key, folder: int) -> Row:
         """What one process of a cell measured."""
@@ -66,20 +63,19 @@ class Suite:
 
     def night(self) -> tuple[dict[Key, Row], int]:
         """A row for each cell, and the folder that they are from."""
-        folder = self.folder()
+        folder = int(self._rng.integers(self._folders))
         return {key: self.row(key, folder) for key in self.cells}, folder
 
 
 def judged(
     suite: Suite, before: Sequence[dict[Key, Row]], thresholds: Thresholds, confirm: int, planted: str | None
 ) -> tuple[list[Row], int]:
-    """What the gate says of a night, and how many cells it had timed again; `planted` is a figure of the first cell."""
+    """What the gate says of a night, and how many cells it had timed again; `planted` is a figure of `suite.changed`."""
     baseline = Baseline({key: [night[key] for night in before] for key in suite.cells})
     night, folder = suite.night()
-    changed = next(iter(suite.cells))
 
     def with_fault(key: Key, row: Row) -> Row:
-        return row if planted is None or key != changed else {**row, planted: PLANTED[planted](row[planted])}
+        return row if planted is None or key != suite.changed else {**row, planted: PLANTED[planted](row[planted])}
 
     rows = [with_fault(key, row) for key, row in night.items()]
     screened = list(deviations(rows, baseline, thresholds))
@@ -108,13 +104,14 @@ def main() -> None:
         before = [*before[1:], suite.night()[0]]
     print(f"nothing changed: red nights {rate(red, asked.nights)} {dict(classes) or ''}")
     print(f"    cells timed again in a night: {again / asked.nights:.2f} of {asked.cells}, {asked.confirm} times each")
-    changed = next(iter(suite.cells))
     for figure in FIGURES:
         caught = 0
         for _ in range(asked.planted):
             found, _ = judged(suite, before, thresholds, asked.confirm, figure.column)
             caught += any(
-                (row["mode"], row["model"]) == changed and row["class"] == figure.worse for row in found if row.get("model")
+                (row["mode"], row["model"]) == suite.changed and row["class"] == figure.worse
+                for row in found
+                if row.get("model")
             )
             before = [*before[1:], suite.night()[0]]
         print(f"planted in {figure.column}: found in the same night {rate(caught, asked.planted)}")

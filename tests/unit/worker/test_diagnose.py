@@ -131,7 +131,7 @@ def test_a_setting_that_this_torch_does_not_have_is_not_applicable(try_):
 def test_a_module_that_works_in_place_can_be_run_with_a_gradient_for_what_it_is_fed():
     cell, images = specs.spec(options={"training": True}), torch.randn(2, 3, 8, 8)
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(inplace=True))
-    conv, relu = (places.calls_of(cell, model, images, {"0", "1"})[name] for name in "01")
+    conv, relu = (fed for _, fed in places.candidates(cell, model, images, ""))
     assert (conv.in_place, relu.in_place) == (False, True)
     fed = relu.images.clone().requires_grad_()
     relu(fed).sum().backward()

@@ -86,6 +86,9 @@ class Variant:
 SIGNAL = "signal"
 """What ended a trial whose process died by itself, whatever its signal: broken memory shows in one way or another."""
 
+RUNS_OF_A_CRASH = 20
+"""How often a module runs where a crash is looked for: broken memory does not end a process each time. A choice."""
+
 IN_EAGER = "in eager"
 """What the search of modules calls the null runs of the one that it found."""
 

@@ -265,11 +265,11 @@ class Trials:
         while True:
             attempt, verdict, log = self._start(variant, cause, lost.total(), known, null_runs)
             wall_s += attempt.wall_s
+            about = self._about(attempt, verdict, log)
             known = known | {each["module"]: each["ended"] for each in attempt.details if "ended" in each}
-            about = {"variant": variant.name, **self._about(attempt, verdict, log), **attempt.columns, "wall_s": wall_s}
             has_ended = attempt.result or (attempt.failure and cause != SIGNAL)  # broken memory raises this and that
             if has_ended or not attempt.details:
-                return {**about, **place, **attempt.columns}
+                break
             lost[verdict.status] += 1
             first, last = attempt.details[0]["module"], attempt.details[-1]["module"]
             if first == last and last not in known and verdict.status not in RETRYABLE:  # and not what came before it
@@ -281,7 +281,8 @@ class Trials:
                     place |= {"last_lines": about["last_lines"]}
             self._known[SO_FAR] = self._keep({"variant": SO_FAR, "ended": known, "place": place, "lost": dict(lost)})
             if lost["timeout"] >= HUNG_WORKERS or lost.total() >= LOST_WORKERS:
-                return {**about, **place}
+                break
+        return {"variant": variant.name, **about, **place, **attempt.columns, "wall_s": wall_s}
 
     def _cause_of(self, variant: Variant) -> str | None:
         """What is looked for in the modules of a variant: how its own trial failed, which may not be how the cell did."""

@@ -16,6 +16,7 @@ from timmgate import PACKAGE_ROOT
 from timmgate.core import faults
 from timmgate.core.build import BuildOptions
 from timmgate.core.checks import CHECKS, EAGER_2ND
+from timmgate.core.diagnosis import RUNS_OF_A_CRASH
 from timmgate.core.files import write_text
 from timmgate.core.run_options import RunOptions
 from timmgate.core.schemas import FAILED, SHOWN_STATUS
@@ -53,9 +54,6 @@ RUNS = "Exit code 0 if it runs."
 
 WIDTH = 150
 """Of the docstring."""
-
-RUNS_OF_A_CRASH = 20
-"""How often a module runs in a script that is about a crash: broken memory does not end a process each time."""
 
 AS_LARGE_AS_ITSELF = 1.0
 """Relative error that is wrong in any case, where a row does not say what was allowed."""

@@ -19,11 +19,6 @@ class Figure:
     threshold: str | None = None
     over: tuple[str, str] | None = None
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns that it takes."""
-        return self.over or (self.column,)
-
     def of(self, row: Mapping[str, Any]) -> float | None:
         """Its value in a row; None where that is not known."""
         if self.over is None:

@@ -27,6 +27,7 @@ from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Spec
 from timmgate.worker import accuracy, backends, leaf_errors, models, strict_verdict, torch_device
 from timmgate.worker.__main__ import import_first, set_environment
+from timmgate.worker.calls import Call, first_calls, is_floats
 from timmgate.worker.compare import compare_leaves
 from timmgate.worker.compile_cache import Cache
 from timmgate.worker.cotangent import cotangent_of
@@ -81,45 +82,15 @@ def _as(value: Any, dtype: torch.dtype) -> Any:
     return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
-@dataclass(frozen=True)
-class Call:
-    """The first call of a module when eager runs. `in_place`: it writes into its first argument."""
-
-    arguments: tuple[Any, ...]
-    keywords: dict[str, Any]
-    in_place: bool = False
-
-
 def recorded(spec: Spec, model: nn.Module, images: Tensor, name: str) -> Call:
-    """The call of the module of this name.
+    """The first call of the module of this name when eager runs.
 
     Raises AttributeError for a module that there is not, ValueError for one that is not called with a tensor of floats.
     """
-    module, calls, versions = model.get_submodule(name), list[Any](), list[int]()
-
-    def version(_: nn.Module, arguments: tuple[Any, ...], *others: Any) -> None:
-        versions.append(getattr(next(iter(arguments), None), "_version", 0))
-
-    weights = copy.deepcopy(model.state_dict())
-    hooks = [
-        module.register_forward_pre_hook(lambda _, *call: calls.append(copy.deepcopy(_detached(call))), with_kwargs=True),
-        module.register_forward_pre_hook(version),
-        module.register_forward_hook(version),
-    ]
-    torch_device.seed_everything(spec.seed)
-    with torch.no_grad(), models.autocast(spec, images):
-        model(images)
-    for hook in hooks:
-        hook.remove()
-    model.load_state_dict(weights)
-    first = calls[0][0][0] if calls and calls[0][0] else None
-    if not isinstance(first, Tensor) or not first.is_floating_point():
+    call = first_calls(spec, model, images, [name]).get(name)
+    if call is None or not is_floats(next(iter(call.arguments), None)):
         raise ValueError(f"the module {name!r} is not called with a tensor of floats first")
-    return Call(*calls[0], in_place=versions[1] > versions[0])
-
-
-def _detached(call: Any) -> Any:
-    return torch.utils._pytree.tree_map_only(Tensor, torch.detach, call)
+    return call
 
 
 def strict_limits(judge: strict_verdict.Judge) -> Limits:

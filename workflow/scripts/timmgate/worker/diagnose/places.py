@@ -11,19 +11,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from timmgate.core.diagnosis import IN_EAGER, SIGNAL, TrialRequest
+from timmgate.core.diagnosis import IN_EAGER, RUNS_OF_A_CRASH, SIGNAL, TrialRequest
 from timmgate.core.protocol import Reporter
 from timmgate.core.spec import Spec
 from timmgate.core.verdict import OUTPUTS
-from timmgate.worker import backends, models, strict_verdict, torch_device
+from timmgate.worker import backends, strict_verdict, torch_device
 from timmgate.worker.__main__ import is_out_of_memory
-from timmgate.worker.training_step import Setup, fresh, make
+from timmgate.worker.calls import first_calls, is_floats
+from timmgate.worker.training_step import Setup, make
 
-RUNS, RUNS_S = 20, 10.0
-"""How often a module runs that may have broken memory, or how long. A choice."""
+RUNS_S = 10.0
+"""So long a module runs again that may have broken memory, unless it has run often enough before. A choice."""
 
 RAISED = "raised"
 """Where a module goes wrong that cannot be compiled, or not be run."""
@@ -41,10 +41,10 @@ def search(spec: Spec, setup: Setup, request: TrialRequest, reporter: Reporter) 
     """Report each module that is tried, then the place as columns; None if no module fails by itself."""
     reporter.stage("load")
     model, images = make(spec, setup)
-    module, place, known = "", None, request.known or {}
+    module, place = "", None
     while True:
         for name, fed in candidates(spec, model, images, module):
-            ended = known.get(name)
+            ended = request.known.get(name)
             if ended is None:
                 reporter.detail({"module": name, "module_class": type(fed.module).__name__})
                 ended = goes_wrong(spec, setup, fed, request, reporter)
@@ -64,7 +64,7 @@ def search(spec: Spec, setup: Setup, request: TrialRequest, reporter: Reporter) 
 
 def fails_in_eager(spec: Spec, fed: "Fed", request: TrialRequest, reporter: Reporter) -> bool:
     """Whether a module ends in its null runs as the cell does, if that is not known."""
-    ended = (request.known or {}).get(IN_EAGER)
+    ended = request.known.get(IN_EAGER)
     if ended is None:
         reporter.detail({"module": IN_EAGER})
         try:
@@ -83,7 +83,7 @@ def fails_in_eager(spec: Spec, fed: "Fed", request: TrialRequest, reporter: Repo
 def again_and_again(run: Callable[[], object]) -> None:
     """Run often: one that writes beyond its memory does not die of it each time."""
     begin = time.monotonic()
-    for _ in range(RUNS):
+    for _ in range(RUNS_OF_A_CRASH):
         run()
         if time.monotonic() - begin > RUNS_S:
             break
@@ -136,11 +136,11 @@ class Fed(nn.Module):
     One that works in place gets a copy, `in_place`: the images are a leaf, which autograd does not let it write to.
     """
 
-    def __init__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]):
+    def __init__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], in_place: bool = False):
         super().__init__()
-        self.module, self._others, self.training, self.in_place = module, [], module.training, False
+        self.module, self._others, self.training, self.in_place = module, [], module.training, in_place
         given = [*enumerate(args), *kwargs.items()]
-        self._key = next(key for key, value in given if _is_fed(value))
+        self._key = next(key for key, value in given if is_floats(value))
         self.images = next(value for key, value in given if key == self._key)
         for key, value in given:
             if key != self._key and isinstance(value, Tensor):
@@ -156,17 +156,14 @@ class Fed(nn.Module):
         return self.module(*args, **{key: value for key, value in given.items() if isinstance(key, str)})
 
 
-def _is_fed(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()
-
-
 def candidates(spec: Spec, model: nn.Module, images: Tensor, module: str) -> Iterator[tuple[str, Fed]]:
     """The modules in `module` with what they are fed, in order; those that are built as one before come last."""
     parent = model.get_submodule(module)
     names = {child: f"{module}.{name}".removeprefix(".") for name, child in parent.named_children()}
-    calls = calls_of(spec, model, images, set(names.values()))
+    calls = first_calls(spec, model, images, names.values())
     seen, alike = set(), []
-    for name, fed in calls.items():
+    for name, call in calls.items():
+        fed = Fed(model.get_submodule(name), call.arguments, call.keywords, call.in_place)
         key = repr(fed.module), fed.images.shape
         if key in seen:
             alike.append((name, fed))
@@ -174,38 +171,3 @@ def candidates(spec: Spec, model: nn.Module, images: Tensor, module: str) -> Ite
         seen.add(key)
         yield name, fed
     yield from alike
-
-
-def calls_of(spec: Spec, model: nn.Module, images: Tensor, names: set[str]) -> dict[str, Fed]:
-    """By name, modules with what they are fed at their first call in an eager run, in the order of these calls."""
-    running, calls, handles = copy.deepcopy(model), {}, []
-    writes: dict[str, int] = {}
-
-    def record(name: str):
-        def before(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-            fed = next(filter(_is_fed, (*args, *kwargs.values())), None)
-            if name not in calls and fed is not None:
-                calls[name], writes[name] = Fed(model.get_submodule(name), _detached(args), _detached(kwargs)), fed._version
-
-        def after(_: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-            if name in writes:
-                fed = next(filter(_is_fed, (*args, *kwargs.values())))
-                calls[name].in_place = fed._version > writes.pop(name)
-
-        return before, after
-
-    for name, each in running.named_modules():
-        if name in names:
-            before, after = record(name)
-            handles.append(each.register_forward_pre_hook(before, with_kwargs=True))
-            handles.append(each.register_forward_hook(after, with_kwargs=True))
-    torch_device.seed_everything(spec.seed)
-    with models.autocast(spec, images):
-        running(fresh(spec, images))
-    for handle in handles:
-        handle.remove()
-    return calls
-
-
-def _detached(tree: Any) -> Any:
-    return torch.utils._pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), tree)
