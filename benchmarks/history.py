@@ -95,7 +95,7 @@ def write_year(folder: Path, cells: int, nights: int, rng: np.random.Generator) 
             "eager_ms": 2 * typical_ms * rng.normal(1, 0.01, cells),
             "compiled_ms": typical_ms * np.exp(level) * rng.normal(1, 0.01, cells),
             "compile_cold_cpu_s": typical_ms * rng.normal(1, 0.03, cells),
-            "compiled_peak_bytes": (1e7 * typical_ms).astype(int),
+            "compiled_allocated_bytes": (1e7 * typical_ms).astype(int),
         }
         schema = parquet.SCHEMAS["cells"]
         arrays = [

@@ -24,7 +24,7 @@ def processes(cell, build, numbers, rng, *, compiled=1.0, eager=1.0, **known):
             "eager_ms": 20.0 * eager * scatter[0],
             "compiled_ms": 10.0 * compiled * scatter[1],
             "compile_warm_cpu_s": 2.0 * scatter[2],
-            "compiled_peak_bytes": 10**9,
+            "compiled_allocated_bytes": 10**9,
             "graph_breaks": 0,
             "batch_size": 8,
             "timed_output_ok": True,
@@ -102,8 +102,8 @@ def test_what_slows_eager_and_compiled_of_a_process_alike_hides_no_change_of_the
 
 
 def test_more_memory_and_one_more_graph_break_are_found():
-    rows = compared(10, {"m1": {"compiled_peak_bytes": 11 * 10**8}, "m2": {"graph_breaks": 1}})
-    assert of(rows, "m1", "compiled_peak_bytes")["verdict"] == "more_memory"
+    rows = compared(10, {"m1": {"compiled_allocated_bytes": 11 * 10**8}, "m2": {"graph_breaks": 1}})
+    assert of(rows, "m1", "compiled_allocated_bytes")["verdict"] == "more_memory"
     found = of(rows, "m2", "graph_breaks")
     assert (found["verdict"], found["value_before"], found["change"]) == ("more_graph_breaks", 0.0, 1.0)
 
@@ -182,13 +182,13 @@ def test_a_check_that_ends_otherwise_is_told(before, after, verdict):
 
 def apart(changes, before=None, ignored=(), **columns):
     """Rows of cells that differ from before by `changes`, by model; they scatter a little."""
-    rng, figures = np.random.default_rng(1), ("eager_ms", "compiled_ms", "compile_cold_cpu_s", "compiled_peak_bytes")
+    rng, figures = np.random.default_rng(1), ("eager_ms", "compiled_ms", "compile_cold_cpu_s", "compiled_allocated_bytes")
     cells, earlier = [], {}
     for number in range(20):
         model = f"m{number}"
         row = {"device": "cpu", "build": "b", "mode": "inference", "model": model, "performance_batch_size": 8}
         row |= {"accuracy": "pass", "performance": "pass", "graph_breaks": 0, "device_name": "one"}
-        row |= {"eager_ms": 20.0, "compiled_ms": 10.0, "compile_cold_cpu_s": 30.0, "compiled_peak_bytes": 10**9}
+        row |= {"eager_ms": 20.0, "compiled_ms": 10.0, "compile_cold_cpu_s": 30.0, "compiled_allocated_bytes": 10**9}
         cells.append({**row, **{name: row[name] * np.exp(rng.normal(0, NOISE)) for name in figures[:3]}, **columns})
         cells[-1] |= {name: row[name] * change for name, change in changes.get(model, {}).items()}
         earlier["inference", model] = [dict.fromkeys(parquet.SCHEMAS["cells"].names) | row | (before or {})]

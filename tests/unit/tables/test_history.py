@@ -130,12 +130,23 @@ def test_a_slower_cell_is_told_with_the_first_night_and_the_versions(nights):
         return [cell(name, number, compiled_ms=10 * (slower if name == "a" else 1) * rng.normal(1, 0.005)) for name in "ab"]
 
     (told,) = nights(cells_of, 16)
-    assert (told["finding"], told["class"], told["model"]) == ("step", "slower", "a")
+    assert (told["finding"], told["class"], told["model"], told["figure"]) == ("step", "slower", "a", "relative_time")
     assert told["change"] == pytest.approx(0.1, abs=0.01)
     assert told["eager_change"] == 0
     assert told["since"] == night(12)
     assert told["versions"] == "torch 2.11 -> 2.12"
     assert told["measured_since"] == 4
+
+
+def test_a_slower_machine_is_no_change_of_a_cell_and_one_of_eager_in_its_suite(nights):
+    rng = np.random.default_rng(1337)
+
+    def cells_of(number):
+        slower = [(1.1 if number >= 12 else 1.0) * rng.normal(1, 0.005) for _ in range(10)]
+        return [cell(f"m{each}", number, compiled_ms=10 * by, eager_ms=20 * by) for each, by in enumerate(slower)]
+
+    (told,) = nights(cells_of, 16)
+    assert (told["model"], told["figure"], told["class"], told["since"]) == (None, "eager_ms", "eager_slower", night(12))
 
 
 def test_one_night_is_no_change_and_two_are(nights):

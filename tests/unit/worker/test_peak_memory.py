@@ -39,3 +39,39 @@ def test_two_phases_of_one_process_are_told_apart():
 def test_weights_and_images_have_their_bytes():
     model = torch.nn.BatchNorm2d(10)  # 2 x 10 parameters, 2 x 10 buffers, one int64
     assert peak_memory.tensor_bytes(model, torch.ones(2, 3, dtype=torch.float64)) == 160 + 8 + 48
+
+
+def test_what_the_allocator_gave_out_is_known_to_the_byte_and_the_same_again():
+    def run():
+        kept = torch.ones(3 * MEBIBYTE, dtype=torch.uint8)
+        allocate(20)
+        return kept + allocate(7)
+
+    def allocate(mebibytes):
+        torch.ones(mebibytes * MEBIBYTE, dtype=torch.uint8)
+        return 1
+
+    torch.ones(50 * MEBIBYTE, dtype=torch.uint8)  # a larger peak before must not show
+    peaks = [peak_memory.allocated_bytes(run, resident=1000) for _ in range(3)]
+    assert peaks == [1000 + 23 * MEBIBYTE] * 3
+
+
+def test_a_backward_pass_counts_as_well():
+    weight = torch.ones(MEBIBYTE, dtype=torch.float32, requires_grad=True)
+    peak = peak_memory.allocated_bytes(lambda: (weight * weight).sum().backward(), resident=0)
+    assert 8 * MEBIBYTE <= peak <= 8 * MEBIBYTE + 1000, "gradients of both factors, when the product is gone"
+
+
+def test_a_run_that_allocates_nothing_has_what_was_there():
+    assert peak_memory.allocated_bytes(lambda: None, resident=7) == 7
+
+
+def test_a_torch_whose_profiler_does_not_say_has_none(monkeypatch):
+    class Silent:
+        def __init__(self, **options):
+            self.profiler = None
+
+        __enter__ = __exit__ = lambda self, *error: self if not error else None
+
+    monkeypatch.setattr(peak_memory, "profile", Silent)
+    assert peak_memory.allocated_bytes(lambda: None, resident=7) is None

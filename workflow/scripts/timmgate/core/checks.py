@@ -273,6 +273,13 @@ PERFORMANCE = Check(
                 ("eager_peak_bytes", "int64", "bytes", "peak memory of an eager iteration with its weights and images"),
                 ("compiled_peak_bytes", "int64", "bytes", "peak memory of a compiled iteration with its weights and images"),
                 ("compression_ratio", "float64", "", "eager_peak_bytes over compiled_peak_bytes"),
+                ("eager_allocated_bytes", "int64", "bytes", "of eager_peak_bytes, what torch's own allocator gave out"),
+                (
+                    "compiled_allocated_bytes",
+                    "int64",
+                    "bytes",
+                    "of compiled_peak_bytes, what torch's own allocator gave out",
+                ),
             ],
         ),
         *GRAPH,

@@ -1,6 +1,7 @@
 """What two builds measured of one cell in turns: a row for each process."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pyarrow as pa
 
@@ -17,6 +18,7 @@ FIGURES = (
     ("compile_warm_cpu_s", "float64", "s", "processor time of a compilation with the cache filled"),
     ("eager_peak_bytes", "int64", "bytes", "peak memory of an eager iteration"),
     ("compiled_peak_bytes", "int64", "bytes", "peak memory of a compiled iteration"),
+    ("compiled_allocated_bytes", "int64", "bytes", "of that, what torch's own allocator gave out"),
     ("graph_breaks", "int64", "", "graph breaks of the model"),
     ("batch_size", "int64", "images", "batch size that ran"),
     ("timed_output_ok", "bool", "", "compiled agrees with the reference at the timed batch size"),
@@ -46,11 +48,16 @@ SCHEMA = parquet.schema(COLUMNS)
 
 
 def table(cells: Sequence[Cell], measured: Iterable[tuple[int, int, Outcome]]) -> pa.Table:
-    """Turn, side and outcome of each process, in their order, as rows; `cells` are those of both sides."""
-    rows = []
+    """`rows` in the schema `SCHEMA`."""
+    return parquet.table(rows(cells, measured), SCHEMA)
+
+
+def rows(cells: Sequence[Cell], measured: Iterable[tuple[int, int, Outcome]]) -> list[dict[str, Any]]:
+    """A row for turn, side and outcome of each process, in their order; `cells` are those of both sides."""
+    found = []
     for position, (turn, side, outcome) in enumerate(measured):
-        cell, verdict, found = cells[side], outcome.verdict, outcome.result.columns
-        rows.append(
+        cell, verdict, measured_columns = cells[side], outcome.verdict, outcome.result.columns
+        found.append(
             {
                 **{name: getattr(cell, name) for name in ("device", "build", "mode", "model")},
                 "turn": turn,
@@ -59,9 +66,9 @@ def table(cells: Sequence[Cell], measured: Iterable[tuple[int, int, Outcome]]) -
                 "cause": verdict.cause,
                 "message": verdict.message,
                 "identity": cell.spec("performance").identity(),
-                **{name: found.get(name) for name, *_ in FIGURES},
+                **{name: measured_columns.get(name) for name, *_ in FIGURES},
                 "started_at": outcome.result.started_at,
                 "wall_s": outcome.wall_s,
             }
         )
-    return parquet.table(rows, SCHEMA)
+    return found

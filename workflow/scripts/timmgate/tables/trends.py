@@ -15,7 +15,7 @@ from timmgate.core.described import columns
 from timmgate.core.schemas import PASSED, SHOWN_STATUS
 from timmgate.tables import changes, history, parquet
 from timmgate.tables.changes import Change
-from timmgate.tables.figures import EAGER, FIGURES, Figure, comparable
+from timmgate.tables.figures import EAGER, JUDGED, RELATIVE, Figure, comparable
 
 FINDINGS = {
     "step": "another level, on which at least two successive measurements lie",
@@ -35,11 +35,11 @@ COLUMNS = columns(
         ("mode", "string", "", "name of the mode"),
         ("suite", "string", "", "suite that the models were taken from"),
         ("model", "string", "", "timm model name; null for the suite as a whole"),
-        ("figure", "string", "", "column that changed"),
+        ("figure", "string", "", "column that changed; relative_time is compiled_ms over eager_ms"),
         ("before", "string", "", "level before, or status"),
         ("after", "string", "", "level since then, or status"),
         ("change", "float64", "", "relative change: 0.03 is 3 % more"),
-        ("eager_change", "float64", "", "relative change of eager_ms at the same time; null unless compiled_ms changed"),
+        ("eager_change", "float64", "", "relative change of eager_ms at the same time; null unless relative_time changed"),
         ("since", "timestamp", "", "start of the first measurement after the change"),
         ("since_run", "string", "", "run of that measurement"),
         ("last_run_before", "string", "", "run of the last measurement before the change, or before the drift began"),
@@ -104,12 +104,12 @@ class Measurements:
         numbers: np.ndarray = ranks[np.asarray(encoded.indices)]
         return numbers
 
-    def rows(self, column: str) -> np.ndarray:
-        """Row numbers of the measurements that have this figure, shape (series, values).
+    def rows(self, *columns: str) -> np.ndarray:
+        """Row numbers of the measurements that have a figure of these columns, shape (series, values).
 
         Series end together: a shorter one begins with -1.
         """
-        has_one = np.asarray(pc.is_valid(self.entries[column]))[self._order]
+        has_one = np.logical_and.reduce([np.asarray(pc.is_valid(self.entries[name])) for name in columns])[self._order]
         order, codes = self._order[has_one], self._codes[has_one]
         lengths = np.bincount(codes, minlength=self.series)
         width, ends = int(lengths.max(initial=0)), np.cumsum(lengths)
@@ -117,16 +117,18 @@ class Measurements:
         rows[codes, width - ends[codes] + np.arange(len(codes))] = order
         return rows
 
-    def logarithms(self, column: str, rows: np.ndarray) -> np.ndarray:
-        """Logarithms of the figures in these rows; NaN where there is none, or none that is positive."""
-        figures = np.asarray(self.entries[column].cast(pa.float64()).fill_null(math.nan))
+    def logarithms(self, figure: Figure, rows: np.ndarray) -> np.ndarray:
+        """Logarithms of a figure in these rows; NaN where there is none, or none that is positive."""
+        columns = [np.asarray(self.entries[name].cast(pa.float64()).fill_null(math.nan)) for name in figure.columns]
         with np.errstate(invalid="ignore", divide="ignore"):
-            found = np.log(np.where(rows >= 0, figures[rows], math.nan)).astype(np.float32)
-        return np.where(np.isfinite(found), found, np.float32(math.nan))
+            one, *others = np.log(columns)
+            found = (one - others[0] if others else one).astype(np.float32)
+        return np.where((rows >= 0) & np.isfinite(found[rows]), found[rows], np.float32(math.nan))
 
 
 READ = (
-    *("run", *KEY, "suite", EAGER.column, *(figure.column for figure in FIGURES)),
+    *("run", *KEY, "suite"),
+    *dict.fromkeys(name for figure in JUDGED for name in figure.columns),
     *dict.fromkeys(name for check in CHECKS for name in (SHOWN_STATUS[check], f"{check}_started_at", *comparable(check))),
 )
 """Columns of a history that it takes to find what changed."""
@@ -143,7 +145,7 @@ def changed(root: Path, device: str, runs: int) -> tuple[pa.Table, str]:
         measurements = Measurements(entries, check, changes.needed(runs))
         found += _settled(measurements, SHOWN_STATUS[check], runs)
         if check == "performance":
-            for figure in FIGURES:
+            for figure in JUDGED:
                 if figure.threshold is None:
                     found += _settled(measurements, figure.column, runs, figure)
                 else:
@@ -216,9 +218,9 @@ def _class_of_status(before: str, after: str) -> str:
 
 def _cells(measurements: Measurements, figure: Figure, runs: int) -> Iterator[Row]:
     """Changes of a figure of single cells."""
-    rows = measurements.rows(figure.column)
-    values = measurements.logarithms(figure.column, rows)
-    eager = measurements.logarithms(EAGER.column, rows) if figure.column == "compiled_ms" else None
+    rows = measurements.rows(*figure.columns)
+    values = measurements.logarithms(figure, rows)
+    eager = measurements.logarithms(EAGER, rows) if figure is RELATIVE else None
     for series, change in changes.find(values, runs):
         before, after = _levels(values[series], change)
         moved = None if eager is None else np.subtract(*_levels(eager[series], change)[::-1])
@@ -256,8 +258,8 @@ def _between(measurements: Measurements, rows: np.ndarray, change: Change) -> Ro
 
 def _suites(measurements: Measurements, figure: Figure, runs: int) -> Iterator[Row]:
     """Changes of the mean of a figure over the models of a suite: how far each is from its own mean over time."""
-    rows = measurements.rows(figure.column)
-    values = measurements.logarithms(figure.column, rows)
+    rows = measurements.rows(*figure.columns)
+    values = measurements.logarithms(figure, rows)
     if not rows.size:
         return
     calm = changes.without_outliers(values, changes.noise(values))

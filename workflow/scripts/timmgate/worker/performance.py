@@ -47,12 +47,22 @@ class Iterations:
         returned = [iterate(self._spec, self._model, forward, batch, self._optimizer) for batch in self._batches]
         return returned[0]
 
-    def peak_bytes(self, forward: Callable[..., Any]) -> int | None:
-        """Peak memory of one iteration, with its gradients if it makes any."""
-        resident = peak_memory.tensor_bytes(self._model, *self._batches)
+    def memory(self, forward: Callable[..., Any]) -> tuple[int | None, int | None]:
+        """Peak memory in bytes of an iteration, with its gradients if it makes any, and what torch's allocator gave of it.
+
+        On an accelerator both are the allocator's.
+        """
+        resident, device = peak_memory.tensor_bytes(self._model, *self._batches), self._spec.device
+        self._without_gradients()
+        peak = peak_memory.peak_bytes(device, lambda: self.run(forward), resident)
+        if device != "cpu":
+            return peak, peak
+        self._without_gradients()
+        return peak, peak_memory.allocated_bytes(lambda: self.run(forward), resident)
+
+    def _without_gradients(self) -> None:
         for tensor in (*self._model.parameters(), *self._batches):
             tensor.grad = None
-        return peak_memory.peak_bytes(self._spec.device, lambda: self.run(forward), resident)
 
     def relocate(self) -> None:
         """Move weights and images to other addresses, if the spec says so, for the samples to see many layouts and not one.
@@ -92,13 +102,15 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
         iterations = Iterations(spec, model, batches, reporter)
         reporter.stage("eager")
         iterations.run(model)
-        eager_peak = iterations.peak_bytes(model)
+        eager_peak, eager_allocated = iterations.memory(model)
         reporter.stage("compile")
         forward = compile_cold_and_warm(spec, setup.cache, model, images, iterations, reporter)
-        compiled_peak = iterations.peak_bytes(forward)
+        compiled_peak, compiled_allocated = iterations.memory(forward)
         reporter.columns(
             eager_peak_bytes=eager_peak,
             compiled_peak_bytes=compiled_peak,
+            eager_allocated_bytes=eager_allocated,
+            compiled_allocated_bytes=compiled_allocated,
             compression_ratio=eager_peak / compiled_peak if eager_peak and compiled_peak else None,
         )
         reporter.stage("compare")
