@@ -6,7 +6,8 @@
 The bank is that of error_rates.py: both builds are the same, so nothing changed in any night. A night has `--cells` cells,
 each of which is one of the bank's, with the figures of one of its processes; all of a night come from one folder, as the
 cells of a night share its hours. Their baseline are the nights before, as many as the gate takes of a history. A night goes
-through the gate's own functions: what moved is timed again, `--confirm` times, in processes of the same folder. What is
+through the gate's own functions: what may have got worse is timed again, at most `--confirm` times, in
+processes of the same folder. What is
 counted:
 
 * nights that fail although nothing changed
@@ -26,13 +27,14 @@ from error_rates import rate, read
 
 from timmgate.core.thresholds import Thresholds
 from timmgate.tables import gate
-from timmgate.tables.deviations import LAST, Baseline, deviations
+from timmgate.tables.confirmation import is_settled
+from timmgate.tables.deviations import LAST, Baseline, deviations, suspects
 from timmgate.tables.figures import FIGURES, comparable
 
 PLANTED = {
     "compiled_ms": lambda value: value * 1.03,
     "compile_cold_cpu_s": lambda value: value * 1.10,
-    "compiled_peak_bytes": lambda value: value * 1.05,
+    "compiled_allocated_bytes": lambda value: value * 1.05,
     "graph_breaks": lambda value: value + 1,
 }
 """By figure, what becomes of it in the one cell that changed."""
@@ -69,8 +71,10 @@ class Suite:
 
 def judged(
     suite: Suite, before: Sequence[dict[Key, Row]], thresholds: Thresholds, confirm: int, planted: str | None
-) -> tuple[list[Row], int]:
-    """What the gate says of a night, and how many cells it had timed again; `planted` is a figure of `suite.changed`."""
+) -> tuple[list[Row], int, int]:
+    """What the gate says of a night, how many cells it had timed again, and in how many processes; `planted` is a figure of
+    `suite.changed`.
+    """
     baseline = Baseline({key: [night[key] for night in before] for key in suite.cells})
     night, folder = suite.night()
 
@@ -78,10 +82,12 @@ def judged(
         return row if planted is None or key != suite.changed else {**row, planted: PLANTED[planted](row[planted])}
 
     rows = [with_fault(key, row) for key, row in night.items()]
-    screened = list(deviations(rows, baseline, thresholds))
-    again = dict.fromkeys((row["mode"], row["model"]) for row in screened if row["class"] in gate.FAILING)
-    fresh = {key: [with_fault(key, suite.row(key, folder)) for _ in range(confirm)] for key in again}
-    return list(deviations(rows, baseline, thresholds, fresh)), len(again)
+    fresh: dict[Key, list[Row]] = {}
+    for key, limits in suspects(rows, baseline, thresholds).items():
+        again = fresh[key] = []
+        while len(again) < confirm and not is_settled(limits, again, confirm):
+            again.append(with_fault(key, suite.row(key, folder)))
+    return list(deviations(rows, baseline, thresholds, fresh)), len(fresh), sum(map(len, fresh.values()))
 
 
 def main() -> None:
@@ -91,23 +97,24 @@ def main() -> None:
     parser.add_argument("--nights", type=int, default=2000)
     parser.add_argument("--planted", type=int, default=300, help="nights of each planted change")
     parser.add_argument("--cells", type=int, default=248)
-    parser.add_argument("--confirm", type=int, default=5)
+    parser.add_argument("--confirm", type=int, default=8)
     parser.add_argument("--max-slowdown", type=float, default=Thresholds().max_slowdown)
     asked, rng = parser.parse_args(), np.random.default_rng(0)
     suite, thresholds = Suite(read(asked.folders), asked.cells, rng), Thresholds(max_slowdown=asked.max_slowdown)
     before = [suite.night()[0] for _ in range(LAST)]
-    red, again, classes = 0, 0, Counter[str]()
+    red, again, processes, classes = 0, 0, 0, Counter[str]()
     for _ in range(asked.nights):
-        found, number = judged(suite, before, thresholds, asked.confirm, None)
+        found, cells, some = judged(suite, before, thresholds, asked.confirm, None)
         failing = {row["class"] for row in found} & {*gate.FAILING}
-        red, again, classes = red + bool(failing), again + number, classes + Counter(failing)
+        red, classes = red + bool(failing), classes + Counter(failing)
+        again, processes = again + cells, processes + some
         before = [*before[1:], suite.night()[0]]
     print(f"nothing changed: red nights {rate(red, asked.nights)} {dict(classes) or ''}")
-    print(f"    cells timed again in a night: {again / asked.nights:.2f} of {asked.cells}, {asked.confirm} times each")
+    print(f"    timed again in a night: {again / asked.nights:.1f} cells, in {processes / asked.nights:.1f} processes")
     for figure in FIGURES:
         caught = 0
         for _ in range(asked.planted):
-            found, _ = judged(suite, before, thresholds, asked.confirm, figure.column)
+            found, *_ = judged(suite, before, thresholds, asked.confirm, figure.column)
             caught += any(
                 (row["mode"], row["model"]) == suite.changed and row["class"] == figure.worse
                 for row in found

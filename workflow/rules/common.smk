@@ -216,21 +216,16 @@ def rows_of_both(wildcards):
 
 def repeats(wildcards):
     """The repeats of each cell that failed, once it is known which these are; none unless they are asked for."""
-    return again(checkpoints.failed, "confirm") if SETTINGS.run.confirm else []
+    cells = named(checkpoints.failed) if SETTINGS.run.confirm else []
+    numbers = range(1, SETTINGS.run.confirm + 1)
+    return [f"results/{SETTINGS.device}/confirm/{cell}/{number}.parquet" for cell in cells for number in numbers]
 
 
 def timed_again(wildcards):
-    """Fresh timings of each cell whose figures fail the gate, once it is known which; none unless they are asked for."""
+    """Fresh timings of each cell that may have got worse, once it is known which; none unless they are asked for."""
     is_wanted = SETTINGS.run.confirm and measured_baseline() and "performance" in SETTINGS.checks
-    return again(checkpoints.screen, "confirm/timed") if is_wanted else []
-
-
-def again(checkpoint, folder):
-    """A file in the folder for each cell that the checkpoint names, and for each time that it is measured again."""
-    numbers = range(1, SETTINGS.run.confirm + 1)
-    return [
-        f"results/{SETTINGS.device}/{folder}/{cell}/{number}.parquet" for cell in named(checkpoint) for number in numbers
-    ]
+    cells = named(checkpoints.screen) if is_wanted else []
+    return [f"results/{SETTINGS.device}/confirm/timed/{cell}.parquet" for cell in cells]
 
 
 def named(checkpoint):

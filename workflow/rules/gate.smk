@@ -38,10 +38,8 @@ checkpoint screen:
     conda:
         "../envs/timmgate.yaml"
     params:
-        checks=list(SETTINGS.checks),
         measured=lambda wildcards: measured_baseline(),
         thresholds=asdict(SETTINGS.thresholds),
-        models={mode: list(MODELS) for mode in SETTINGS.modes},
     script:
         "../scripts/screen.py"
 
@@ -50,12 +48,11 @@ rule time_again:
     input:
         rows_of_cell,  # what is measured anew is timed anew
         weights=WEIGHTS,
+        moved=ancient("results/{device}/confirm/moved.json"),
     output:
-        "results/{device}/confirm/timed/{build}/{mode}/{model}/{number}.parquet",
+        "results/{device}/confirm/timed/{build}/{mode}/{model}.parquet",
     log:
-        "logs/{device}/confirm/timed/{build}/{mode}/{model}/{number}.log",
-    wildcard_constraints:
-        number=r"\d+",
+        "logs/{device}/confirm/timed/{build}/{mode}/{model}.log",
     retries: 2  # of a job that was killed
     conda:
         "../envs/timmgate.yaml"
@@ -63,11 +60,12 @@ rule time_again:
     resources:
         run_options=SETTINGS.run.to_json(),
         mem_mb=memory_mb,
-        runtime=runtime_min(SETTINGS.run.attempts + 1),
+        runtime=runtime_min(SETTINGS.run.confirm),
         facts=FACTS,
         gpu=int(SETTINGS.device == "cuda"),
     params:
         cell=identity,
+        times=SETTINGS.run.confirm,
     script:
         "../scripts/time_again.py"
 

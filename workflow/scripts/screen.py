@@ -1,4 +1,4 @@
-"""Which cells have a figure that fails the gate, before it is confirmed."""
+"""Which cells may have a figure that got worse, and what it may be: fresh processes have to tell."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
-    params, cells = snakemake.params, pq.read_table(snakemake.input.cells)
-    found = gate.against(cells, params.checks, {}, params.measured, params.thresholds, params.models)
-    text = json.dumps(gate.moved(found))
-    write_text(Path(snakemake.output[0]), text)
+    cells = pq.read_table(snakemake.input.cells)
+    found = gate.suspects(cells, snakemake.params.measured, snakemake.params.thresholds)
+    write_text(Path(snakemake.output[0]), json.dumps(found))

@@ -1,5 +1,6 @@
-"""One cell timed once more, in a fresh process with an empty compile cache."""
+"""One cell timed again, in fresh processes with empty compile caches, until they tell whether its figures got worse."""
 
+import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,18 +8,24 @@ from typing import TYPE_CHECKING
 from timmgate.config import builds
 from timmgate.core.spec import Cell
 from timmgate.supervisor import job, turns
-from timmgate.tables import pairs, parquet
+from timmgate.tables import confirmation, pairs, parquet
 from timmgate.weights import record
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
-    limits, cell, number = snakemake.resources, Cell.from_dict(snakemake.params.cell), int(snakemake.wildcards.number)
+    cell, times = Cell.from_dict(snakemake.params.cell), snakemake.params.times
     policy = job.policy(snakemake, compile_cache="cell")
-    build = builds.load(Path(limits.facts), cell.build)
+    build = builds.load(Path(snakemake.resources.facts), cell.build)
     weights = record.read_optional(job.weights_file(snakemake))
-    with tempfile.TemporaryDirectory() as cache:
-        run = job.with_build(policy, cell, build.options, Path(cache))
-        ((_, outcome),) = turns.again([cell.spec("performance")], run, weights, Path(snakemake.log[0]))
-    parquet.write(pairs.table([cell], [(number, 0, outcome)]), Path(snakemake.output[0]))
+    suspects = json.loads(Path(snakemake.input.moved).read_text(encoding="utf-8"))
+    limits = confirmation.limits(suspects[f"{cell.build}/{cell.mode}/{cell.model}"])
+    measured = []
+    while len(measured) < times and not confirmation.is_settled(limits, pairs.rows([cell], measured), times):
+        with tempfile.TemporaryDirectory() as cache:
+            run = job.with_build(policy, cell, build.options, Path(cache))
+            log = Path(snakemake.log[0]).with_suffix(f".{len(measured)}.log")
+            ((_, outcome),) = turns.again([cell.spec("performance")], run, weights, log)
+        measured.append((len(measured), 0, outcome))
+    parquet.write(pairs.table([cell], measured), Path(snakemake.output[0]))

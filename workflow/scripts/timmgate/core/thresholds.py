@@ -39,7 +39,7 @@ class Thresholds:
     max_slowdown: float = described(
         "An iteration of compiled that takes longer than in the baseline, by a larger share than this and than noise "
         "explains, fails the gate as `slower`.",
-        default=0.03,
+        default=0.02,
         exclusiveMinimum=0,
     )
     max_compile_growth: float = described(

@@ -8,7 +8,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median, stdev
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,8 @@ from timmgate.core.schemas import PASSED, SHOWN_STATUS
 from timmgate.core.thresholds import Thresholds
 from timmgate.tables import history
 from timmgate.tables.baseline import Expectation, Expectations, Measured
-from timmgate.tables.figures import EAGER, FIGURES, GATED, RELATIVE, Figure, comparable
+from timmgate.tables.confirmation import CLEARLY, SHARE, Limit
+from timmgate.tables.figures import EAGER, FIGURES, JUDGED, RELATIVE, Figure, comparable
 from timmgate.tables.moderated import Test
 
 MANY_CELLS = 10
@@ -36,11 +37,30 @@ SMALLEST_NOISE = 0.001
 SCREENING = 2.81
 """Standard deviations from which on a difference is told: two-sided 0.005 of a normal distribution."""
 
-LAST = 10
-"""Measurements of a history whose median is the baseline of a cell."""
+MEDIAN_ERROR = 1.2533
+"""Standard error of a median over that of a mean, of normal values: sqrt(pi / 2)."""
+
+LAST = 32
+"""Measurements of a history, at most, whose median is the baseline of a cell."""
+
+LATEST = 8
+"""So many, or all if there are fewer, are never too old."""
 
 KNOWN = 5
 """Measurements from which on a cell of a history has a scatter of its own. A choice."""
+
+CONFIRMING = 3.4
+"""The same for the median of fresh processes: one-sided 0.0003, so that hardly one fails of some sixty figures that chance
+has measured again in a night.
+"""
+
+TENTHS = 2.5631
+"""Standard deviations between the outer tenths of a normal distribution, which a tenth of outliers does not move."""
+
+SUSPICIOUS = 1.3
+"""Standard deviations from which on a figure is measured again, where that is asked for. One cell in ten is, and of those
+that got worse by three standard deviations all but one in twenty are.
+"""
 
 IGNORED = {
     "build": ("options",),  # the settings of a build are among them
@@ -132,7 +152,7 @@ NEEDED = tuple(
 
 
 COMPILED, *_, COUNTED = FIGURES
-MOVING = (*GATED, COMPILED, EAGER)
+MOVING = (*JUDGED, COMPILED, EAGER)
 """Figures that are followed."""
 
 
@@ -186,7 +206,7 @@ def compare(cells: Sequence[Row], baseline: Baseline) -> Comparison:
         if reason := _reason(row, before, baseline.ignored):
             found.incomparable[key] = reason
             continue
-        alike = [each for each in before if not _differences(row, each, baseline.ignored)][-LAST:]
+        alike = [each for each in before if not _differences(row, each, baseline.ignored)]
         for figure in MOVING:
             levels = [level for level in map(figure.of, alike) if level is not None]
             now = figure.of(row)
@@ -194,13 +214,28 @@ def compare(cells: Sequence[Row], baseline: Baseline) -> Comparison:
                 if levels and now is not None:
                     found.moves[figure.column][key] = now - levels[-1]
             elif now and any(levels):
-                logs = [math.log(level) for level in levels if level]
+                logs = latest_level([math.log(level) for level in levels if level])
                 found.moves[figure.column][key] = math.log(now) - median(logs)
                 if len(logs) >= KNOWN:
-                    found.spread[figure.column][key] = stdev(logs)
+                    found.spread[figure.column][key] = float(np.subtract(*np.quantile(logs, (0.9, 0.1))) / TENTHS)
     if len(found.moves[EAGER.column]) >= MANY_CELLS:
         found.eager = median(found.moves[EAGER.column].values())
     return found
+
+
+def latest_level(values: Sequence[float]) -> Sequence[float]:
+    """The last of successive logarithms, as many as lie on one level: of 32, 16 or 8, the most whose halves agree.
+
+    Many say best where a cell lies, but not those from before it changed for good.
+    """
+    number = min(len(values), LAST)
+    while number > LATEST:
+        some, half = np.array(values[-number:]), number // 2
+        noise = max(float(1.4826 * np.median(np.abs(np.diff(some)))) / math.sqrt(2), SMALLEST_NOISE)
+        if abs(np.median(some[:half]) - np.median(some[half:])) <= SCREENING * MEDIAN_ERROR * noise * math.sqrt(4 / number):
+            break
+        number = max(LATEST, half)
+    return values[-number:]
 
 
 def _reason(row: Row, before: Sequence[Row], ignored: tuple[str, ...]) -> str | None:
@@ -226,11 +261,10 @@ def deviations(
 ) -> Iterator[Row]:
     """A row, as the gate has them, for each figure that moved and each cell that could not be compared.
 
-    `fresh` are rows of cells that moved, from processes after that: what got worse must have got so in their median too.
+    `fresh` are rows of `suspects`, from processes after that: of what may have got worse their median alone decides.
     """
     found = compare(cells, baseline)
-    limit = math.log1p(thresholds.max_slowdown)
-    if abs(found.eager) > limit:
+    if abs(found.eager) > math.log1p(thresholds.max_slowdown):
         words = f"eager of all cells moved by {math.expm1(found.eager):+.1%}, which was taken off compiled"
         name = EAGER.worse if found.eager > 0 else EAGER.better
         build = cells[0]["build"]
@@ -240,21 +274,50 @@ def deviations(
         about = {name: row.get(name) for name in ("build", "mode", "model", "log")} | {"check_name": "performance"}
         if key in found.incomparable:
             yield {**about, "class": "not_comparable", "reason": found.incomparable[key]}
-        for figure in GATED:
-            move, value = found.own(figure.column, key), figure.of(row)
-            if move is None or value is None:
-                continue
-            if moved := _class_of(figure, move, key, found, thresholds):
-                words = f"{figure.column} {value:.4g}, {_size(figure, move)} against the baseline"
-                if figure is RELATIVE:
-                    words += f": {COMPILED.column} {row[COMPILED.column]:.4g}, {EAGER.column} {row[EAGER.column]:.4g}"
-                again = [each for each in map(figure.of, (fresh or {}).get(key, ())) if each is not None]
-                if again and moved == figure.worse:
-                    anew = _moved_again(figure, value, move, again)
-                    words += f"; {_size(figure, anew)} in {len(again)} fresh processes"
-                    if _class_of(figure, anew, key, found, thresholds, len(again)) != figure.worse:
-                        moved = "not_confirmed"
+        for figure, move, value in _moves(row, found):
+            moved = _class_of(figure, move, key, found, thresholds)
+            words = f"{figure.column} {value:.4g}, {_size(figure, move)} against the baseline"
+            if figure is RELATIVE:
+                words += f": {COMPILED.column} {row[COMPILED.column]:.4g}, {EAGER.column} {row[EAGER.column]:.4g}"
+            again = [each for each in map(figure.of, (fresh or {}).get(key, ())) if each is not None]
+            if again and _is_suspect(figure, move, key, found, thresholds):
+                anew = _moved_again(figure, value, move, again)
+                words += f"; {_size(figure, anew)} in {len(again)} fresh processes"
+                confirmed = _class_of(figure, anew, key, found, thresholds, len(again))
+                moved = confirmed if confirmed != figure.better else None
+                if moved is None and _class_of(figure, move, key, found, thresholds) == figure.worse:
+                    moved = "not_confirmed"
+            if moved:
                 yield {**about, "class": moved, "cause": figure.column, "reason": words}
+
+
+def suspects(cells: Sequence[Row], baseline: Baseline, thresholds: Thresholds) -> dict[Key, dict[str, Limit]]:
+    """By cell the figures that may have got worse, which fresh processes have to tell, and what they may be."""
+    found = compare(cells, baseline)
+    suspected: dict[Key, dict[str, Limit]] = {}
+    for row in cells:
+        key = row["mode"], row["model"]
+        for figure, move, value in _moves(row, found):
+            if _is_suspect(figure, move, key, found, thresholds):
+                level = value - move if figure.threshold is None else value / math.exp(move)
+                limit = _limit(figure, key, found, thresholds, CLEARLY)
+                suspected.setdefault(key, {})[figure.column] = Limit(level, limit)
+    return suspected
+
+
+def _moves(row: Row, found: Comparison) -> Iterator[tuple[Figure, float, float]]:
+    """The figures of a cell that are known now and in the baseline, with how far they moved and what they are."""
+    for figure in JUDGED:
+        move, value = found.own(figure.column, (row["mode"], row["model"])), figure.of(row)
+        if move is not None and value is not None:
+            yield figure, move, value
+
+
+def _is_suspect(figure: Figure, move: float, key: Key, found: Comparison, thresholds: Thresholds) -> bool:
+    """Whether a figure may have got worse by what is too much, though it was measured as less."""
+    limit = 0.0 if figure.threshold is None else math.log1p(getattr(thresholds, figure.threshold))
+    noise = 0.0 if figure.threshold is None else SUSPICIOUS * found.scatter(figure.column, key)
+    return move > max(SHARE * limit, noise) or move > _limit(figure, key, found, thresholds)
 
 
 def _size(figure: Figure, move: float) -> str:
@@ -266,17 +329,19 @@ def _moved_again(figure: Figure, value: float, move: float, again: Sequence[floa
     return median(again) - value + move if figure.threshold is None else math.log(median(again) / value) + move
 
 
+def _limit(figure: Figure, key: Key, found: Comparison, thresholds: Thresholds, fresh: int = 0) -> float:
+    """How far a figure may move: the threshold, or what noise makes of one measurement, or of the median of `fresh` ones."""
+    if figure.threshold is None:
+        return 0.0
+    errors = CONFIRMING * MEDIAN_ERROR / math.sqrt(fresh) if fresh else SCREENING
+    return max(math.log1p(getattr(thresholds, figure.threshold)), errors * found.scatter(figure.column, key))
+
+
 def _class_of(
-    figure: Figure, move: float, key: Key, found: Comparison, thresholds: Thresholds, measurements: int = 1
+    figure: Figure, move: float, key: Key, found: Comparison, thresholds: Thresholds, fresh: int = 0
 ) -> str | None:
     """The class of a figure that moved by more than the threshold and than noise; None for one that did not."""
-    limit = 0.0
-    if figure.threshold is not None:
-        limit = max(
-            math.log1p(getattr(thresholds, figure.threshold)),
-            SCREENING * found.scatter(figure.column, key) / math.sqrt(measurements),
-        )
-    if abs(move) <= limit:
+    if abs(move) <= _limit(figure, key, found, thresholds, fresh):
         return None
     if figure is RELATIVE and found.is_eager(key):
         return EAGER.better if move > 0 else EAGER.worse

@@ -18,6 +18,7 @@ from timmgate.core.schemas import REASON, SHOWN_STATUS
 from timmgate.core.thresholds import Thresholds
 from timmgate.tables import deviations
 from timmgate.tables.baseline import ANY, PASSING, Expectation, Expectations, Measured
+from timmgate.tables.confirmation import Limit
 from timmgate.tables.merge import requested
 from timmgate.tables.outcome import Outcome
 from timmgate.tables.quarantine import Entry
@@ -164,11 +165,15 @@ def against(
     return [*judged, *moved]
 
 
-def moved(judged: Iterable[Row]) -> list[str]:
-    """The cells with a figure that fails the gate, as build/mode/model."""
-    return list(
-        dict.fromkeys("{build}/{mode}/{model}".format_map(row) for row in judged if row["class"] in {*FAILING} & {*MOVES})
-    )
+def suspects(cells: pa.Table, measured: Measured, thresholds: Mapping[str, Any]) -> dict[str, dict[str, Limit]]:
+    """Of the requested cells those, as build/mode/model, that have figures to be confirmed, with what these may be."""
+    found: dict[str, dict[str, Limit]] = {}
+    for build in requested(cells)["build"].unique().to_pylist():
+        of_build = cells.filter(pc.equal(cells["build"], build))
+        before = deviations.load(measured, of_build)
+        some = deviations.suspects(requested(of_build).to_pylist(), before, Thresholds(**thresholds))
+        found |= {f"{build}/{mode}/{model}": limits for (mode, model), limits in some.items()}
+    return found
 
 
 def with_eager_of(measured: Measured, judged: Iterable[Row], cells: pa.Table, evidence: Path) -> Iterator[Row]:
