@@ -131,9 +131,9 @@ def watch(process: subprocess.Popen, stop_s: float | None = None) -> dict[str, U
             process.terminate()
             stop_s = None
         for child in children(main):
-            if child not in known:
-                known[child] = script(child)
-            if name := known[child]:
+            # Asked again while it has none: until a new process runs the script, it looks like the one it was forked from.
+            if name := known.get(child) or script(child):
+                known[child] = name
                 update(usages.setdefault(name, Usage()), child)
         time.sleep(LOOK_EVERY_S)
 
