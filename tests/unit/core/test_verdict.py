@@ -10,7 +10,8 @@ from timmgate.core.verdict import (
     Statistic,
     independent,
     judge,
-    left_out_margins,
+    left_out,
+    limits,
     majority,
     multiplier_for,
     status_by_rule,
@@ -29,7 +30,7 @@ def nulls(*values: float, **more) -> list[NullRun]:
 
 @pytest.mark.parametrize(("rms", "strict"), [(0.0, "pass"), (8e-6, "pass"), (8.1e-6, "fail"), (math.inf, "fail")])
 def test_an_error_may_be_m_times_the_largest_of_the_null_runs(rms, strict):
-    verdict = judge(errors(rms), nulls(1e-6, 2e-6, 0.0), multiplier=4)
+    verdict = judge(errors(rms), nulls(1e-6, 2e-6, 0.0), base=4)
     assert verdict.strict == strict
     assert verdict.margin == pytest.approx(rms / 8e-6)
     assert (verdict.worst_leaf, verdict.worst_statistic, verdict.null_runs) == ("output", "rms", 3)
@@ -46,14 +47,35 @@ def test_means_that_are_near_0_by_chance_do_not_lower_the_limit():
         return {"w": LeafErrors("w", "gradient", {"rms": Statistic(1e-6, 0), "mean": Statistic(mean, 0, from_rms=0.1)})}
 
     null_runs = [NullRun("a", with_mean(1e-12)), NullRun("b", with_mean(-0.0))]
-    assert judge(with_mean(3e-7), null_runs, multiplier=4).strict == "pass"
-    assert judge(with_mean(5e-7), null_runs, multiplier=4).worst_statistic == "mean"
+    assert judge(with_mean(3e-7), null_runs, base=4).strict == "pass"
+    assert judge(with_mean(5e-7), null_runs, base=4).worst_statistic == "mean"
 
 
-def test_an_output_that_null_runs_move_about_is_undecided_however_large_its_error():
-    verdict = judge(errors(100.0), nulls(0.2, 0.01))
-    assert verdict.strict == "undecided"
-    assert "0.2 of its size" in verdict.leaves[0].message
+def with_projection(rms: float, projection: float, leaf: str = "output", kind: str = "output") -> dict[str, LeafErrors]:
+    statistics = {"rms": Statistic(rms, 0.0), "projection": Statistic(projection, 0.0, from_rms=0.01)}
+    return {leaf: LeafErrors(leaf, kind, statistics)}
+
+
+@pytest.mark.parametrize(
+    ("null", "strict"),
+    [
+        (with_projection(0.25, 0.25), "pass"),  # at most 0.75
+        (with_projection(0.26, 0.26), "undecided"),
+        (with_projection(2.0, 0.25), "pass"),  # noise that is not along the output: losing that would be seen
+        (with_projection(0.25, 2.0), "pass"),
+    ],
+)
+def test_an_output_is_undecided_if_null_runs_would_hide_that_it_is_lost(null, strict):
+    null_runs = [NullRun("a", null), NullRun("b", null)]
+    verdict = judge(null, null_runs, base=3)
+    assert verdict.strict == strict
+    assert ("0.26 of its size" in verdict.leaves[0].message) == (strict == "undecided")
+    assert bool(limits(null_runs, base=3)) == (strict != "undecided")
+
+
+def test_an_output_that_would_be_undecided_fails_beyond_its_limit():
+    verdict = judge(errors(100.0), nulls(0.4, 0.01))
+    assert (verdict.strict, verdict.margin) == ("fail", pytest.approx(100 / 1.2))
 
 
 def test_a_gradient_that_vanishes_is_judged_although_its_null_runs_are_as_large_as_it_is():
@@ -89,11 +111,25 @@ def test_a_leaf_that_is_missing_or_in_excess_fails():
     assert {leaf.leaf: leaf.strict for leaf in verdict.leaves} == {"output": True, "more": None}
 
 
-def test_each_family_is_judged_by_the_others():
+def test_each_null_run_is_judged_by_those_of_other_families():
     null_runs = [*nulls(1e-6, 2e-6), NullRun("family 1", errors(5e-6))]
-    assert left_out_margins(null_runs, 1.0) == pytest.approx({"family 0": 0.2, "family 1": 5.0})
+    first, second, third = null_runs
+    assert list(left_out(null_runs)) == [(first, [second, third]), (second, [first]), (third, [first])]
     assert judge(errors(), null_runs, 1.0).null_scatter == pytest.approx(5.0)
     assert judge(errors(), nulls(1e-6), 1.0).null_scatter is None
+
+
+def test_draws_that_err_each_in_its_own_way_judge_each_other():
+    null_runs = [NullRun("outputs", errors(value), draw) for draw, value in enumerate((1e-6, 2e-6, 3e-6))]
+    assert independent(null_runs) == 3
+    assert [len(others) for _, others in left_out(null_runs)] == [2, 2, 2]
+    assert judge(errors(), null_runs, 1.0).null_scatter == pytest.approx(1.5)
+
+
+def test_kinks_judge_and_are_not_judged():
+    kinks = NullRun("kinks", errors(5e-6))
+    null_runs = [*nulls(1e-6, 2e-6), kinks]
+    assert [(null.family, others[-1]) for null, others in left_out(null_runs)] == [("family 0", kinks), ("family 1", kinks)]
 
 
 def test_the_multiplier_grows_with_what_is_compared_and_less_so_with_more_null_runs():

@@ -103,8 +103,14 @@ def test_without_float64_the_distance_is_from_eager():
         ({"strict": None}, {}, "dynamo", "compiler", ["150,000 times", "7.5 times", "no null runs"]),
         ({"strict": None, "strict_error": "MemoryError: x"}, {}, "strict", "compiler", ["no null runs (MemoryError: x)"]),
         ({"strict": "pass"}, {}, "both", "tolerance_artifact", ["7.5 times", "5e-07"]),
-        ({"strict": "undecided"}, {"null_rms": 0.02}, "strict", "amplified_rounding", ["0.02", "undecided"]),
-        ({"strict": "undecided"}, {"null_rms": 1e-4}, "strict", "compiler", ["0.0001", "undecided"]),
+        (
+            {"strict": "undecided"},
+            {"null_rms": 0.02, "strict_margin": 0.5},
+            "strict",
+            "amplified_rounding",
+            ["0.02", "undecided"],
+        ),
+        ({"strict": "undecided"}, {"null_rms": 1e-4, "strict_margin": None}, "strict", "compiler", ["0.0001", "undecided"]),
         (
             {"comparison": "cosine", "reference": "none", "reference_error": "OutOfMemoryError: 80 GB"},
             {},

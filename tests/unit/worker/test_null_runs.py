@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from timmgate.core import verdict
-from timmgate.worker import leaf_errors
+from timmgate.worker import leaf_errors, strict_verdict
 from timmgate.worker.compare import Leaf
 from timmgate.worker.cotangent import cotangent_leaves
 from timmgate.worker.null_runs import FAMILIES, jittered, null_runs, reference
@@ -42,7 +42,7 @@ class Case:
             self.model, self.images = self.model.bfloat16(), self.images.bfloat16()
         self.expected = reference(self.run, self.model, self.images, self.dtype)
         self.null_leaves = list(null_runs(self.run, self.model, self.images, self.dtype, SEED, expected=self.expected))
-        self.nulls = [verdict.NullRun(family, self.errors(leaves)) for family, leaves in self.null_leaves]
+        self.nulls = strict_verdict.measured(self.null_leaves, self.expected, self.dtype)
 
     def autocast(self, images: Tensor):
         return torch.autocast("cpu", self.dtype, enabled=self.is_amp and images.dtype != torch.float64)
@@ -68,14 +68,14 @@ class Case:
     def eager(self) -> list[Leaf]:
         return self.null_leaves[0][1]
 
-    def judge(self, leaves: list[Leaf], multiplier: float | None = 4.0) -> verdict.CellVerdict:
-        return verdict.judge(self.errors(leaves), self.nulls, multiplier)
+    def judge(self, leaves: list[Leaf]) -> verdict.CellVerdict:
+        return strict_verdict.Judge(self.dtype, self.expected, self.nulls, is_exact=True).judge(leaves)
 
     def judge_variant(self, model: nn.Module) -> verdict.CellVerdict:
         """The verdict on another way to compute the same: a model with the same weights."""
         model.load_state_dict(self.model.state_dict())
         model = model.to(next(self.model.parameters()).dtype).train(self.training)
-        return self.judge(self.run(model, self.images), None)
+        return self.judge(self.run(model, self.images))
 
 
 def network(activation: type[nn.Module] = nn.GELU) -> nn.Module:
@@ -272,7 +272,7 @@ def test_one_precision_lower_than_asked_for_fails(cases, precision, rounded, tra
     case = cases(precision, training)
     with LowerPrecision(rounded):
         leaves = case.run(copy.deepcopy(case.model), case.images)
-    assert case.judge(leaves, None).strict == "fail"
+    assert case.judge(leaves).strict == "fail"
 
 
 class PatchesWithLayerScale(nn.Module):

@@ -29,7 +29,7 @@ REASON_CLASSES = {
     "eager_unstable": "eager failed, differs from itself or is not finite: there is nothing to judge against",
     "reference_missing": "float64 did not run, and what was compiled points elsewhere than eager: weak evidence",
     "tolerance_artifact": "within what null runs do: eager is nearer to float64 by luck than the tolerance takes for usual",
-    "amplified_rounding": "the model makes rounding so large that null runs are off as far",
+    "amplified_rounding": "the model makes rounding so large that null runs allow as much",
     "flaky": "did not fail in every fresh process",
     "environment": "the machine, its memory, the weights or the request, and neither the model nor the compiler",
 }

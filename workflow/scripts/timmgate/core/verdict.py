@@ -6,15 +6,18 @@ no tolerance to set by hand. Needs the standard library alone; `worker.leaf_erro
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 MULTIPLIER = 3.0
-"""A statistic of a single leaf may be so many times the largest of the null runs. Provisional: to be set by calibration."""
+"""A statistic of a single leaf may be so many times the largest of the null runs. Chosen by `snakemake calibrate`."""
 
-CHAOTIC = 0.1
-"""A leaf proves nothing if its null runs are off by more than this share of its size."""
+HALF_MULTIPLIER = 1.75
+"""The same in half precision, where errors are sums of many roundings of one size, and runs that are right differ less."""
+
+LOST = 0.75
+"""A leaf proves nothing if it could lose this share of itself, all elements alike, without going beyond a limit."""
 
 UNDECIDED_LEAVES = 0.05
 """A cell is undecided if more than this share of its leaves is."""
@@ -67,10 +70,20 @@ Errors = Mapping[str, LeafErrors]
 
 @dataclass(frozen=True)
 class NullRun:
-    """Errors of one null run. Runs of one family differ in their random numbers alone."""
+    """Errors of one null run.
+
+    Runs of one family differ in their random numbers alone: they share eager's error, and each adds little of its own. Where
+    the random numbers are most of the error, as in half precision, `draw` tells them apart, and each counts as a family.
+    """
 
     family: str
     errors: Errors
+    draw: int = 0
+
+    @property
+    def source(self) -> tuple[str, int]:
+        """What the run is independent of other runs by."""
+        return self.family, self.draw
 
 
 @dataclass(frozen=True)
@@ -102,8 +115,8 @@ class CellVerdict:
 
     * `margin`: the largest of a decided leaf (of any, where none is decided); `worst_leaf` and `worst_statistic` are its.
     * `null_runs`: their number.
-    * `null_scatter`: the same margin for the worst null run, judged by the families other than its own: how near to its
-      limit a run may be that is known to be right. None with fewer than two families.
+    * `null_scatter`: the same margin for the worst null run, judged by those independent of it: how near to its limit a run
+      may be that is known to be right. None where there are no such runs.
     """
 
     strict: Strict
@@ -115,12 +128,12 @@ class CellVerdict:
     leaves: tuple[LeafVerdict, ...]
 
 
-def judge(run: Errors, nulls: Sequence[NullRun], multiplier: float | None = None) -> CellVerdict:
-    """Judge a run by null runs that have the same reference; `multiplier` is `multiplier_for` the comparison unless given.
+def judge(run: Errors, nulls: Sequence[NullRun], base: float = MULTIPLIER) -> CellVerdict:
+    """Judge a run by null runs that have the same reference; `base` is the multiplier of a single leaf.
 
     Raises ValueError without null runs.
     """
-    leaves = judge_leaves(run, nulls, multiplier)
+    leaves = judge_leaves(run, nulls, base)
     decided = [leaf for leaf in leaves if leaf.strict is not None]
     worst = max(decided or leaves, key=lambda leaf: leaf.margin)
     undecided = [leaf for leaf in leaves if leaf.strict is None]
@@ -130,62 +143,49 @@ def judge(run: Errors, nulls: Sequence[NullRun], multiplier: float | None = None
         strict = "undecided"
     else:
         strict = "pass"
-    scatter = left_out_margins(nulls, multiplier)
+    scatter = (judge_leaves(null.errors, others, base) for null, others in left_out(nulls))
+    margins = [max((leaf.margin for leaf in each if leaf.strict is not None), default=0.0) for each in scatter]
     return CellVerdict(
-        strict, worst.margin, worst.leaf, worst.statistic, len(nulls), max(scatter.values(), default=None), tuple(leaves)
+        strict, worst.margin, worst.leaf, worst.statistic, len(nulls), max(margins, default=None), tuple(leaves)
     )
 
 
-def judge_leaves(run: Errors, nulls: Sequence[NullRun], multiplier: float | None = None) -> list[LeafVerdict]:
+def judge_leaves(run: Errors, nulls: Sequence[NullRun], base: float = MULTIPLIER) -> list[LeafVerdict]:
     """The verdict on every leaf of the null runs, and on what the run has in excess."""
     if not nulls:
         raise ValueError("no null runs to judge by")
-    if multiplier is None:
-        multiplier = multiplier_for(sum(len(errors.statistics) for errors in run.values()), independent(nulls))
+    multiplier = multiplier_for(sum(len(errors.statistics) for errors in run.values()), independent(nulls), base)
     names = dict.fromkeys(name for errors in (*(null.errors for null in nulls), run) for name in errors)
     return [_judge_leaf(name, run.get(name), [null.errors.get(name) for null in nulls], multiplier) for name in names]
 
 
-def left_out_margins(nulls: Sequence[NullRun], multiplier: float | None = None) -> dict[str, float]:
-    """For each family its largest margin when the other families judge it; empty with fewer than two families.
-
-    Undecided leaves do not count, and the kinks judge but are not judged.
-    """
-    families = list(dict.fromkeys(null.family for null in nulls if null.family != KINKS))
-    margins = {}
-    for family in families if len(families) > 1 else ():
-        others = [null for null in nulls if null.family != family]
-        margins[family] = max(
-            (
-                leaf.margin
-                for null in nulls
-                if null.family == family
-                for leaf in judge_leaves(null.errors, others, multiplier)
-                if leaf.strict is not None
-            ),
-            default=0.0,
-        )
-    return margins
+def left_out(nulls: Sequence[NullRun]) -> Iterator[tuple[NullRun, list[NullRun]]]:
+    """Each null run with those that are independent of it, if there are any; kinks judge but are not judged."""
+    if len({null.source for null in nulls if null.family != KINKS}) > 1:
+        for null in nulls:
+            if null.family != KINKS:
+                yield null, [other for other in nulls if other.source != null.source]
 
 
 def independent(nulls: Sequence[NullRun]) -> int:
-    """Number of families that say something of their own: draws of one share eager's error, and some repeat another family
-    bit for bit, as channels_last does in a transformer. At least 1.
+    """Number of sources that say something of their own, at least 1.
+
+    Some families repeat another bit for bit, as channels_last does in a transformer.
     """
-    first: dict[str, tuple] = {}
+    first: dict[tuple[str, int], tuple] = {}
     for null in nulls:
         if null.family != KINKS:
-            first.setdefault(null.family, tuple(errors.statistics.get("rms") for errors in null.errors.values()))
+            first.setdefault(null.source, tuple(errors.statistics.get("rms") for errors in null.errors.values()))
     return max(1, len(set(first.values())))
 
 
-def multiplier_for(statistics: int, families: int) -> float:
-    """The multiplier for so many statistics (of all leaves together) and independent families of null runs.
+def multiplier_for(statistics: int, sources: int, base: float = MULTIPLIER) -> float:
+    """The multiplier for so many statistics (of all leaves together) and independent sources of null runs.
 
     That one of n statistics is more than m times the largest of k others alike has a chance of the order of n / m^k.
     So that this chance is the same for all models, m grows with the k-th root of n.
     """
-    return float(MULTIPLIER * max(1.0, statistics / 6) ** (1 / families))
+    return float(base * max(1.0, statistics / 6) ** (1 / sources))
 
 
 def majority(verdicts: Iterable[Strict]) -> Strict:
@@ -219,45 +219,50 @@ def _judge_leaf(name: str, errors: LeafErrors | None, nulls: Sequence[LeafErrors
         return LeafVerdict(name, kind, None if unusable else False, math.inf, "mismatch", null_rms, message)
     if unusable:
         return LeafVerdict(name, kind, None, math.inf, "mismatch", null_rms, f"a null run: {unusable[0]}")
-    margins = {
-        statistic: margin(found, [null.statistics[statistic].value for null in comparable], null_rms, multiplier)
-        for statistic, found in errors.statistics.items()
-    }
+    allowed = _allowed(errors, comparable, multiplier)
+    margins = {name: _margin(found.value, allowed[name]) for name, found in errors.statistics.items()}
     worst = max(margins, key=margins.__getitem__)
-    rms = errors.statistics["rms"].value, comparable[0].statistics["rms"].value
-    if null_rms > CHAOTIC and not errors.vanishes:
-        message = f"null runs are off by {null_rms:.2g} of its size"
-        return LeafVerdict(name, kind, None, margins[worst], worst, null_rms, message, *rms)
-    strict = margins[worst] <= 1.0
+    strict: bool | None = margins[worst] <= 1.0
     message = "" if strict else f"{worst} of its error is {margins[worst]:.3g} times what null runs allow"
+    if strict and not _proves_something(errors, allowed):
+        strict, message = (
+            None,
+            f"null runs are off by {null_rms:.2g} of its size, and would hide that {LOST:.0%} of it is lost",
+        )
+    rms = errors.statistics["rms"].value, comparable[0].statistics["rms"].value
     return LeafVerdict(name, kind, strict, margins[worst], worst, null_rms, message, *rms)
 
 
-def margin(found: Statistic, nulls: Sequence[float], null_rms: float, multiplier: float) -> float:
+def _allowed(leaf: LeafErrors, nulls: Sequence[LeafErrors], multiplier: float) -> dict[str, float]:
+    """The largest value of each statistic that passes; the same for every run, as floors and ratios are the reference's."""
+    null_rms = max(null.statistics["rms"].value for null in nulls)
+    return {
+        name: multiplier * max(found.from_rms * null_rms, *(null.statistics[name].value for null in nulls)) + found.floor
+        for name, found in leaf.statistics.items()
+    }
+
+
+def _margin(value: float, allowed: float) -> float:
     """A statistic over its limit: 0 if it is 0, inf where the limit is 0 and the statistic is not."""
-    allowed = limit(found, nulls, null_rms, multiplier)
-    if found.value == 0:
+    if value == 0:
         return 0.0
-    return found.value / allowed if allowed else math.inf
+    return value / allowed if allowed else math.inf
 
 
-def limit(found: Statistic, nulls: Sequence[float], null_rms: float, multiplier: float) -> float:
-    """The largest value that passes; the same for every run, as floor and ratio to the rms are of the reference."""
-    return multiplier * max(*nulls, found.from_rms * null_rms) + found.floor
+def _proves_something(leaf: LeafErrors, allowed: Mapping[str, float]) -> bool:
+    """Whether an error of -`LOST` times the leaf would be beyond a limit: its rms and projection have that size."""
+    return leaf.vanishes or min(allowed["rms"], allowed.get("projection", math.inf)) <= LOST
 
 
-def limits(nulls: Sequence[NullRun]) -> dict[str, dict[str, float]]:
+def limits(nulls: Sequence[NullRun], base: float = MULTIPLIER) -> dict[str, dict[str, float]]:
     """By leaf, the limit of each statistic. Leaves that prove nothing are left out, and those that have no statistics."""
     statistics = sum(len(errors.statistics) for errors in nulls[0].errors.values())
-    multiplier = multiplier_for(statistics, independent(nulls))
+    multiplier = multiplier_for(statistics, independent(nulls), base)
     found = {}
     for name, eager in nulls[0].errors.items():
-        runs = [null.errors.get(name) for null in nulls]
-        usable = [run for run in runs if run and not run.mismatch]
-        null_rms = max((run.statistics["rms"].value for run in usable), default=math.inf)
-        if len(usable) == len(runs) and (null_rms <= CHAOTIC or eager.vanishes):
-            found[name] = {
-                statistic: limit(each, [run.statistics[statistic].value for run in usable], null_rms, multiplier)
-                for statistic, each in eager.statistics.items()
-            }
+        usable = [null.errors[name] for null in nulls if name in null.errors and not null.errors[name].mismatch]
+        if len(usable) == len(nulls):
+            allowed = _allowed(eager, usable, multiplier)
+            if _proves_something(eager, allowed):
+                found[name] = allowed
     return found

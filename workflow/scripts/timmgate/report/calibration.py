@@ -4,7 +4,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-RATIOS = ("ratio_p50", "ratio_p95", "ratio_p99", "ratio_max", "multiplier_min")
+RATIOS = ("ratio_p50", "ratio_p95", "ratio_p99", "ratio_max", "multiplier")
 
 
 def show(summary: pa.Table, console: Console) -> None:

@@ -23,11 +23,16 @@ RUNS = parquet.schema(
             ("precision", "string", "", "float32, bfloat16, float16 or amp"),
             ("training", "bool", "", "forward and backward pass, or inference"),
             ("seed", "int64", "", "seed of weights and images"),
-            ("run", "string", "", "family of null runs, judged by the others, or threads or a compiler, judged by all"),
-            ("ratio", "float64", "", "largest statistic over the largest of the null runs"),
+            (
+                "run",
+                "string",
+                "",
+                "family of null runs, judged by those independent of it, or threads or a compiler, judged by all",
+            ),
+            ("ratio", "float64", "", "what the multiplier of a single leaf has to be for the run to pass"),
             ("worst_leaf", "string", "", "compared tensor that it is of"),
             ("worst_statistic", "string", "", "which statistic"),
-            ("multiplier", "float64", "", "what the ratio may be"),
+            ("multiplier", "float64", "", "what it is"),
             ("strict", "string", "", "strict verdict"),
             ("leaves", "int64", "", "number of compared tensors"),
             ("undecided", "int64", "", "number of them that prove nothing"),
@@ -49,7 +54,7 @@ SUMMARY = parquet.schema(
             ("undecided", "int64", "", "runs that are undecided"),
             *((f"ratio_p{round(100 * share)}", "float64", "", f"quantile {share:g} of the ratio") for share in QUANTILES),
             ("ratio_max", "float64", "", "largest ratio"),
-            ("multiplier_min", "float64", "", "smallest multiplier of the limits"),
+            ("multiplier", "float64", "", "what the ratio may be"),
         ],
     )
 )
@@ -81,5 +86,5 @@ def _figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "undecided": sum(row["strict"] == "undecided" for row in rows),
         **{f"ratio_p{round(100 * share)}": float(np.quantile(ratios, share)) for share in QUANTILES},
         "ratio_max": float(ratios.max()),
-        "multiplier_min": min(row["multiplier"] for row in rows),
+        "multiplier": rows[0]["multiplier"],
     }

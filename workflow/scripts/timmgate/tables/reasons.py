@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from timmgate.core.checks import CHECKS, EAGER_1ST
 from timmgate.core.schemas import PASSED, SHOWN_STATUS
-from timmgate.core.verdict import MULTIPLIER, OUTPUTS
+from timmgate.core.verdict import OUTPUTS
 
 Row = Mapping[str, Any]
 
@@ -109,8 +109,8 @@ def _class_of_wrong(row: Row, leaf: Row) -> str:
         return "reference_missing"
     if row["strict"] == "pass":
         return "tolerance_artifact"
-    error, null_rms = leaf.get("compiled_relative_error"), leaf.get("null_rms")
-    if row["strict"] == "undecided" and error is not None and null_rms and error <= MULTIPLIER * null_rms:
+    margin = leaf.get("strict_margin")
+    if row["strict"] == "undecided" and margin is not None and margin <= 1:
         return "amplified_rounding"
     return "compiler"
 

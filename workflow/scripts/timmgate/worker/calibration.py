@@ -1,8 +1,8 @@
-"""How far runs that are known to be right come from the strict limit: what `core.verdict.MULTIPLIER` is chosen from.
+"""How far runs that are known to be right come from the strict limit: what `core.verdict` has its multipliers from.
 
     python -m timmgate.worker.calibration '{"spec": {"check": "accuracy", ...}, "run": {...}}' runs.json
 
-Null runs are judged by the families other than their own; eager with another number of threads, AOTAutograd without a
+Null runs are judged by those independent of them; eager with another number of threads, AOTAutograd without a
 compiler and the backend of the mode are judged by all of them. The file is a list of objects, a `HealthyRun` each.
 """
 
@@ -38,9 +38,9 @@ class HealthyRun:
     """One run that is right.
 
     * `run`: the left-out family, `threads`, or the backend.
-    * `ratio`: its largest statistic over the largest of the null runs that judge it: the margin with a multiplier of 1.
+    * `ratio`: the margin if the multiplier of a single leaf were 1: what it has to be for the run to pass.
     * `worst_leaf`, `worst_statistic`: where that is.
-    * `multiplier`: what the limit of this comparison has instead of 1.
+    * `multiplier`: what it is.
     * `strict`: the verdict with it; `undecided` leaves of `leaves`.
     """
 
@@ -64,13 +64,10 @@ def runs(spec: Spec, setup: Setup) -> Iterator[HealthyRun]:
             of_seed = replace(spec, seed=spec.seed + number)
             model, images = make(of_seed, setup)
             judge = strict_verdict.prepare(of_seed, model, images)
-            for family in dict.fromkeys(null.family for null in judge.nulls if null.family != verdict.KINKS):
-                others = [null for null in judge.nulls if null.family != family]
-                for null in judge.nulls:
-                    if null.family == family:
-                        yield _row(of_seed.seed, family, null.errors, others)
+            for null, others in verdict.left_out(judge.nulls):
+                yield _row(of_seed.seed, null.family, null.errors, others, judge.base)
             for name, errors in _compared_with_all(of_seed, setup, model, images, judge, number == 0):
-                yield _row(of_seed.seed, name, errors, judge.nulls)
+                yield _row(of_seed.seed, name, errors, judge.nulls, judge.base)
 
 
 def _compared_with_all(
@@ -96,12 +93,11 @@ def _compared_with_all(
         yield backend, leaf_errors.measure(leaves, judge.reference, judge.dtype)
 
 
-def _row(seed: int, run: str, errors: Errors, nulls: list[NullRun]) -> HealthyRun:
-    judged, unscaled = verdict.judge(errors, nulls), verdict.judge(errors, nulls, 1.0)
-    multiplier = verdict.multiplier_for(sum(len(each.statistics) for each in errors.values()), verdict.independent(nulls))
+def _row(seed: int, run: str, errors: Errors, nulls: list[NullRun], base: float) -> HealthyRun:
+    judged, unscaled = verdict.judge(errors, nulls, base), verdict.judge(errors, nulls, 1.0)
     undecided = sum(leaf.strict is None for leaf in judged.leaves)
     worst = unscaled.worst_leaf, unscaled.worst_statistic
-    return HealthyRun(seed, run, unscaled.margin, *worst, multiplier, judged.strict, len(judged.leaves), undecided)
+    return HealthyRun(seed, run, unscaled.margin, *worst, base, judged.strict, len(judged.leaves), undecided)
 
 
 def main(request: str, path: str) -> None:

@@ -21,7 +21,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from timmgate.core import verdict
 from timmgate.core.files import write_text
 from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Spec
@@ -95,7 +94,7 @@ def recorded(spec: Spec, model: nn.Module, images: Tensor, name: str) -> Call:
 
 def strict_limits(judge: strict_verdict.Judge) -> Limits:
     """What null runs allow."""
-    scales, allowed = leaf_errors.scales(judge.reference, judge.dtype), verdict.limits(judge.nulls)
+    scales, allowed = leaf_errors.scales(judge.reference, judge.dtype), judge.limits()
     judged = [name for name in scales if name in allowed]
     return {name: [scales[name], *(allowed[name][each] for each in STATISTICS if each in allowed[name])] for name in judged}
 

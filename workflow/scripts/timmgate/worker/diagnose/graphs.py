@@ -19,7 +19,6 @@ from torch import Tensor, fx
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.aot_autograd import make_boxed_func
 
-from timmgate.core import verdict
 from timmgate.core.diagnosis import GRAPH, GRAPH_SCRIPT, TrialRequest
 from timmgate.core.faults import is_fault
 from timmgate.core.files import write_text
@@ -122,7 +121,7 @@ class Search:
                     leaves = strict_verdict.run(self._spec, compiled, called.images, forward)
                 except Exception:
                     return {}
-        errors, limits = leaf_errors.measure(leaves, judge.reference, judge.dtype), verdict.limits(judge.nulls)
+        errors, limits = leaf_errors.measure(leaves, judge.reference, judge.dtype), judge.limits()
         return {
             name: (errors[name].statistics[RMS].value / limit[RMS], limit[RMS])
             for name, limit in limits.items()
