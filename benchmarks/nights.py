@@ -61,7 +61,8 @@ class Suite:
         rows = self._bank[self.cells[key]][folder]
         found = rows[self._rng.integers(len(rows))]
         about = {"build": "default", "mode": key[0], "model": key[1], "performance": "pass", "log": "", **ALIKE}
-        return {**found, **about, "compile_cold_cpu_s": found["compile_warm_cpu_s"]}
+        ran = {"performance_batch_size": found["batch_size"], "compile_cold_cpu_s": found["compile_warm_cpu_s"]}
+        return {**found, **about, **ran}
 
     def night(self) -> tuple[dict[Key, Row], int]:
         """A row for each cell, and the folder that they are from."""
@@ -83,11 +84,11 @@ def judged(
 
     rows = [with_fault(key, row) for key, row in night.items()]
     fresh: dict[Key, list[Row]] = {}
-    for key, limits in suspects(rows, baseline, thresholds).items():
+    for key, suspect in suspects(rows, baseline, thresholds, confirm).items():
         again = fresh[key] = []
-        while len(again) < confirm and not is_settled(limits, again, confirm):
+        while len(again) < confirm and not is_settled(suspect, again, confirm):
             again.append(with_fault(key, suite.row(key, folder)))
-    return list(deviations(rows, baseline, thresholds, fresh)), len(fresh), sum(map(len, fresh.values()))
+    return list(deviations(rows, baseline, thresholds, fresh, confirm)), len(fresh), sum(map(len, fresh.values()))
 
 
 def main() -> None:

@@ -211,3 +211,11 @@ def test_what_is_slower_than_a_baseline_is_timed_again_and_fails_only_where_it_s
     starts = len(later.worker.starts())
     assert "The gate passed: 2 not_confirmed." in later.run("gate", confirm=2)
     assert len(later.worker.starts()) == starts + 2, "one process each has told"
+    earlier.environment["FAKE_COMPILED_S"] = "0.095"
+    earlier.run("--forcerun", "measure")
+    starts = len(later.worker.starts())
+    again = later.run("gate", code=1, confirm=2)
+    assert "+5.3% in 2 fresh processes" in again and "2 slower" in again, "the same files, with other figures"
+    assert len(later.worker.starts()) == starts + 4
+    later.run("gate", code=1, confirm=2)
+    assert len(later.worker.starts()) == starts + 4, "nothing is new"

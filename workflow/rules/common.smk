@@ -228,6 +228,21 @@ def timed_again(wildcards):
     return [f"results/{SETTINGS.device}/confirm/timed/{cell}.parquet" for cell in cells]
 
 
+def baseline_files(wildcards):
+    """The files of measured tables that the gate holds results against, but for this run's own."""
+    before = measured_baseline()
+    if before is None or before.kind == "build":
+        return []
+    return history_path.files(Path(before.path)) if before.kind == "history" else [before.path]
+
+
+def suspect(wildcards):
+    """What is known of a cell that may have got worse; nothing where it is not known yet whether any has."""
+    moved = Path(f"results/{wildcards.device}/confirm/moved.json")
+    cells = json.loads(moved.read_text()) if moved.is_file() else {}
+    return cells.get(f"{wildcards.build}/{wildcards.mode}/{wildcards.model}")
+
+
 def named(checkpoint):
     """The cells that a checkpoint names, as build/mode/model, once it is done."""
     return json.loads(Path(checkpoint.get(device=SETTINGS.device).output[0]).read_text())

@@ -19,6 +19,7 @@ rule gate:
         thresholds=asdict(SETTINGS.thresholds),
         models={mode: list(MODELS) for mode in SETTINGS.modes},
         place=SETTINGS.baseline or "config/expected",
+        times=SETTINGS.run.confirm,
         outcome=OUTCOME,
         table=f"results/{SETTINGS.device}/gate.tsv",
     script:
@@ -30,6 +31,7 @@ checkpoint screen:
         unpack(cell_rows),
         tables(),
         cells="results/{device}/cells.parquet",
+        baseline=baseline_files,
     output:
         "results/{device}/confirm/moved.json",
     log:
@@ -40,6 +42,7 @@ checkpoint screen:
     params:
         measured=lambda wildcards: measured_baseline(),
         thresholds=asdict(SETTINGS.thresholds),
+        times=SETTINGS.run.confirm,
     script:
         "../scripts/screen.py"
 
@@ -66,6 +69,7 @@ rule time_again:
     params:
         cell=identity,
         times=SETTINGS.run.confirm,
+        suspect=suspect,  # what has another limit now, as of another baseline, is timed anew
     script:
         "../scripts/time_again.py"
 

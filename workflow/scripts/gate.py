@@ -21,7 +21,7 @@ if __name__ == "__main__":
     again = [row for path in snakemake.input.timed_again for row in pq.read_table(path).to_pylist()]
     evidence = Path(snakemake.input.cells).with_name("evidence.parquet")
     asked = params.checks, params.expectations, params.measured, params.thresholds, params.models
-    found = gate.against(cells, *asked, again, evidence)
+    found = gate.against(cells, *asked, again, params.times, evidence)
     table = gate.table(gate.quarantined(found, params.quarantine, date.today()))
     parquet.write_tsv(table, Path(params.table))
     judged = table.to_pylist()

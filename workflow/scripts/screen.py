@@ -14,5 +14,6 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     cells = pq.read_table(snakemake.input.cells)
-    found = gate.suspects(cells, snakemake.params.measured, snakemake.params.thresholds)
-    write_text(Path(snakemake.output[0]), json.dumps(found))
+    params = snakemake.params
+    found = gate.suspects(cells, params.measured, params.thresholds, params.times)
+    write_text(Path(snakemake.output[0]), json.dumps({cell: suspect.rounded() for cell, suspect in found.items()}))

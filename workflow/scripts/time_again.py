@@ -1,6 +1,5 @@
 """One cell timed again, in fresh processes with empty compile caches, until they tell whether its figures got worse."""
 
-import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,10 +18,9 @@ if __name__ == "__main__":
     policy = job.policy(snakemake, compile_cache="cell")
     build = builds.load(Path(snakemake.resources.facts), cell.build)
     weights = record.read_optional(job.weights_file(snakemake))
-    suspects = json.loads(Path(snakemake.input.moved).read_text(encoding="utf-8"))
-    limits = confirmation.limits(suspects[f"{cell.build}/{cell.mode}/{cell.model}"])
+    suspect = confirmation.Suspect.from_dict(snakemake.params.suspect)
     measured = []
-    while len(measured) < times and not confirmation.is_settled(limits, pairs.rows([cell], measured), times):
+    while len(measured) < times and not confirmation.is_settled(suspect, pairs.rows([cell], measured), times):
         with tempfile.TemporaryDirectory() as cache:
             run = job.with_build(policy, cell, build.options, Path(cache))
             log = Path(snakemake.log[0]).with_suffix(f".{len(measured)}.log")

@@ -1,19 +1,19 @@
 """Fresh processes of a cell that may have got worse: when have they told? Needs the standard library alone."""
 
 import math
-from collections.abc import Mapping, Sequence
-from statistics import mean
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
 from typing import Any, NamedTuple
 
 from timmgate.tables.figures import JUDGED, Figure
 
 SHARE = 0.5
-"""Share of a limit from which on a figure is measured again, and within which the mean of fresh processes clears it."""
+"""Share of a threshold from which on a figure is measured again, and of a limit within which fresh processes clear it."""
 
 CLEARLY, FAR = 3, 1.5
 """So many fresh processes that are all beyond so many limits leave no doubt."""
 
-Row = Mapping[str, Any]
+Row = dict[str, Any]
 
 
 class Limit(NamedTuple):
@@ -23,19 +23,45 @@ class Limit(NamedTuple):
     limit: float
 
 
-def limits(values: Mapping[str, Sequence[float]]) -> dict[str, Limit]:
-    """Limits by figure, as JSON has them."""
-    return {column: Limit(*value) for column, value in values.items()}
+class Suspect(NamedTuple):
+    """A cell that fresh processes are to tell about: the batch size that it was timed at, and the limits by figure."""
+
+    batch_size: int
+    limits: Mapping[str, Limit]
+
+    def rounded(self) -> dict[str, Any]:
+        """As JSON, to the digits that make a difference: what is equal then need not be timed again."""
+        limits = {column: [float(f"{level:.4g}"), float(f"{limit:.2g}")] for column, (level, limit) in self.limits.items()}
+        return {"batch_size": self.batch_size, "limits": limits}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Suspect":
+        """What `rounded` made."""
+        return cls(values["batch_size"], {column: Limit(*limit) for column, limit in values["limits"].items()})
 
 
-def is_settled(allowed: Mapping[str, Limit], fresh: Sequence[Row], times: int) -> bool:
-    """Whether fresh processes have shown of each figure of a suspect that it is within its limit, or that it surely is not.
+def unusable(row: Row) -> str | None:
+    """Why a process says nothing of the figures; None if it does."""
+    if row["status"] != "pass":
+        return str(row["status"])
+    return "fail_accuracy" if row["timed_output_ok"] is False else None
 
-    It is within if their mean is within half of the limit, or if most of the `times` that are allowed are within it. It is
-    not if three are beyond the limit by half again. What is only a little beyond takes all of them.
+
+def usable(rows: Iterable[Row], batch_size: int) -> list[Row]:
+    """Those of fresh processes that can be compared: they passed, at the batch size of the cell, with the right output."""
+    return [row for row in rows if unusable(row) is None and row["batch_size"] == batch_size]
+
+
+def is_settled(suspect: Suspect, fresh: Sequence[Row], times: int) -> bool:
+    """Whether up to `times` fresh processes have shown of each figure that it is within its limit, or that it surely is not.
+
+    It is within if their median is within half of the limit, or if most of the `times` are within it. It is not if three are
+    beyond the limit by half again. What is only a little beyond takes all of them. Most of them failing is an answer too.
     """
-    figures = {figure.column: figure for figure in JUDGED}
-    return all(_is_clear(figures[column], limit, fresh, times) for column, limit in allowed.items())
+    figures, told = {figure.column: figure for figure in JUDGED}, usable(fresh, suspect.batch_size)
+    if len(fresh) - len(told) > times / 2:
+        return True
+    return all(_is_clear(figures[column], limit, told, times) for column, limit in suspect.limits.items())
 
 
 def _is_clear(figure: Figure, limit: Limit, fresh: Sequence[Row], times: int) -> bool:
@@ -45,4 +71,4 @@ def _is_clear(figure: Figure, limit: Limit, fresh: Sequence[Row], times: int) ->
     moves = [value - limit.level if figure.threshold is None else math.log(value / limit.level) for value in values]
     within = sum(move <= limit.limit for move in moves)
     is_far_beyond = len(moves) >= CLEARLY and min(moves) > FAR * limit.limit
-    return mean(moves) <= SHARE * limit.limit or within > times / 2 or is_far_beyond
+    return median(moves) <= SHARE * limit.limit or within > times / 2 or is_far_beyond

@@ -5,10 +5,11 @@ two measurements of the same thing differ by. It is a screening, of one measurem
 """
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
+from statistics import NormalDist, median
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,11 @@ import pyarrow.parquet as pq
 from scipy import stats
 
 from timmgate.core.schemas import PASSED, SHOWN_STATUS
+from timmgate.core.spec import PROTOCOL
 from timmgate.core.thresholds import Thresholds
 from timmgate.tables import history
 from timmgate.tables.baseline import Expectation, Expectations, Measured
-from timmgate.tables.confirmation import CLEARLY, SHARE, Limit
+from timmgate.tables.confirmation import SHARE, Limit, Suspect, unusable, usable
 from timmgate.tables.figures import EAGER, FIGURES, JUDGED, RELATIVE, Figure, comparable
 from timmgate.tables.moderated import Test
 
@@ -37,8 +39,8 @@ SMALLEST_NOISE = 0.001
 SCREENING = 2.81
 """Standard deviations from which on a difference is told: two-sided 0.005 of a normal distribution."""
 
-MEDIAN_ERROR = 1.2533
-"""Standard error of a median over that of a mean, of normal values: sqrt(pi / 2)."""
+RED = 0.02
+"""How many healthy figures, of all that are compared, may fail once their cells were timed again: one in so many nights."""
 
 LAST = 32
 """Measurements of a history, at most, whose median is the baseline of a cell."""
@@ -48,11 +50,6 @@ LATEST = 8
 
 KNOWN = 5
 """Measurements from which on a cell of a history has a scatter of its own. A choice."""
-
-CONFIRMING = 3.4
-"""The same for the median of fresh processes: one-sided 0.0003, so that hardly one fails of some sixty figures that chance
-has measured again in a night.
-"""
 
 TENTHS = 2.5631
 """Standard deviations between the outer tenths of a normal distribution, which a tenth of outliers does not move."""
@@ -76,11 +73,13 @@ Key = tuple[str, str]
 class Baseline:
     """What was measured before: by mode and model, the rows of `cells`, the latest last.
 
-    `ignored` are columns that may differ although figures are compared.
+    `ignored` are columns that may differ although figures are compared. `protocol` is the number that it was measured by,
+    where that is known.
     """
 
     rows: Mapping[Key, Sequence[Row]]
     ignored: tuple[str, ...] = ()
+    protocol: int = PROTOCOL
 
     def expectations(self, wanted: Mapping[str, Collection[str]]) -> Expectations:
         """The latest statuses, of these models by mode."""
@@ -100,10 +99,12 @@ def load(measured: Measured, cells: pa.Table) -> Baseline:
     """
     if measured.kind == "history":
         return Baseline(_of_history(measured, cells))
-    rows = pq.read_table(measured.path)
+    table = pq.read_table(measured.path)
     if build := measured.name if measured.kind == "build" else _first(cells, "build"):
-        rows = rows.filter(pc.equal(rows["build"], build))
-    return Baseline({(row["mode"], row["model"]): [row] for row in rows.to_pylist()}, IGNORED.get(measured.kind, ()))
+        table = table.filter(pc.equal(table["build"], build))
+    rows = {(row["mode"], row["model"]): [UNKNOWN | row] for row in table.to_pylist()}
+    protocol = (table.schema.metadata or {}).get(b"protocol", PROTOCOL)
+    return Baseline(rows, IGNORED.get(measured.kind, ()), int(protocol))
 
 
 def _of_history(measured: Measured, cells: pa.Table) -> dict[Key, list[Row]]:
@@ -150,6 +151,9 @@ NEEDED = tuple(
 )
 """Columns of a history that a baseline needs."""
 
+UNKNOWN: Row = dict.fromkeys(NEEDED)
+"""What an older table may lack."""
+
 
 COMPILED, *_, COUNTED = FIGURES
 MOVING = (*JUDGED, COMPILED, EAGER)
@@ -161,11 +165,13 @@ class Comparison:
     """The cells of a baseline that are comparable, and the logarithms of how far each figure moved.
 
     `incomparable` says why a cell is not. `eager` is the median of eager's moves, which all cells have in common. `spread`
-    is by figure how much each cell scattered in its baseline, where that has several measurements.
+    is by figure how much each cell scattered in its baseline, where that has several measurements. `known` is how many of
+    them the baseline of a figure is the median of.
     """
 
     moves: dict[str, dict[Key, float]] = field(default_factory=lambda: {each.column: {} for each in MOVING})
     spread: dict[str, dict[Key, float]] = field(default_factory=lambda: {each.column: {} for each in MOVING})
+    known: dict[str, dict[Key, int]] = field(default_factory=lambda: {each.column: {} for each in MOVING})
     incomparable: dict[Key, str] = field(default_factory=dict)
     eager: float = 0.0
 
@@ -178,14 +184,32 @@ class Comparison:
             return max(USUAL_NOISE, own)
         return max(float(1.4826 * np.median(np.abs(np.array(moves) - np.median(moves)))), own)
 
+    def confirming(self, column: str, key: Key, times: int) -> float:
+        """How far the median of `times` fresh processes may be from the baseline where nothing changed.
+
+        The baseline has an error too, which does not shrink with them: where it was low by chance, all of them look worse.
+        It is a normal quantile, so that of all figures that are compared together fewer than `RED` are beyond it.
+        """
+        compared = sum(len(self.moves[figure.column]) for figure in JUDGED)
+        before = variance_of_median(self.known[column].get(key, 1))
+        ratio = (variance_of_median(times) + before) / (1 + before)
+        return -NormalDist().inv_cdf(RED / max(1, compared)) * math.sqrt(ratio) * self.scatter(column, key)
+
     def own(self, column: str, key: Key) -> float | None:
-        """How far a cell's figure moved, without what eager of all cells has in common; None if that is not known."""
+        """How far a cell's figure moved, compiled's time without what eager of all cells has in common; None is unknown."""
         move = self.moves[column].get(key)
         return move if move is None or column != COMPILED.column else move - self.eager
 
-    def is_eager(self, key: Key) -> bool:
-        """Whether it is eager by itself that moved, and compiled did not: by more than noise, and than compiled twice."""
-        eager, compiled = (self.moves[each.column].get(key, self.eager) - self.eager for each in (EAGER, COMPILED))
+    def is_eager(self, key: Key, anew: Mapping[str, float | None] | None = None) -> bool:
+        """Whether it is eager by itself that moved, and compiled did not: by more than noise, and than compiled twice.
+
+        `anew` is how far figures moved in fresh processes, which count where there are any.
+        """
+        own = anew or {each.column: self.own(each.column, key) for each in (EAGER, COMPILED)}
+        eager, compiled = own[EAGER.column], own[COMPILED.column]
+        if eager is None or compiled is None:
+            return False
+        eager -= self.eager
         return abs(eager) > max(SCREENING * self.scatter(EAGER.column, key), 2 * abs(compiled))
 
     def test(self, column: str, key: Key) -> Test:
@@ -203,7 +227,7 @@ def compare(cells: Sequence[Row], baseline: Baseline) -> Comparison:
         before = baseline.rows.get(key, [])
         if row["performance"] not in PASSED:
             continue
-        if reason := _reason(row, before, baseline.ignored):
+        if reason := _reason(row, before, baseline):
             found.incomparable[key] = reason
             continue
         alike = [each for each in before if not _differences(row, each, baseline.ignored)]
@@ -216,11 +240,22 @@ def compare(cells: Sequence[Row], baseline: Baseline) -> Comparison:
             elif now and any(levels):
                 logs = latest_level([math.log(level) for level in levels if level])
                 found.moves[figure.column][key] = math.log(now) - median(logs)
+                found.known[figure.column][key] = len(logs)
                 if len(logs) >= KNOWN:
-                    found.spread[figure.column][key] = float(np.subtract(*np.quantile(logs, (0.9, 0.1))) / TENTHS)
+                    found.spread[figure.column][key] = spread(logs) * math.sqrt(1 + variance_of_median(len(logs)))
     if len(found.moves[EAGER.column]) >= MANY_CELLS:
         found.eager = median(found.moves[EAGER.column].values())
     return found
+
+
+def variance_of_median(number: int) -> float:
+    """Variance of the median of so many normal values, over that of one: pi / 2 over their number, from three on."""
+    return 1 / number if number < 3 else math.pi / 2 / number
+
+
+def spread(values: Sequence[float]) -> float:
+    """Standard deviation of one measurement, by the outer tenths; of n values they lie nearer by 1.5 / n (simulated)."""
+    return float(np.subtract(*np.quantile(values, (0.9, 0.1))) / TENTHS / (1 - 1.5 / len(values)))
 
 
 def latest_level(values: Sequence[float]) -> Sequence[float]:
@@ -232,14 +267,18 @@ def latest_level(values: Sequence[float]) -> Sequence[float]:
     while number > LATEST:
         some, half = np.array(values[-number:]), number // 2
         noise = max(float(1.4826 * np.median(np.abs(np.diff(some)))) / math.sqrt(2), SMALLEST_NOISE)
-        if abs(np.median(some[:half]) - np.median(some[half:])) <= SCREENING * MEDIAN_ERROR * noise * math.sqrt(4 / number):
+        error = noise * math.sqrt(2 * variance_of_median(half))
+        if abs(np.median(some[:half]) - np.median(some[half:])) <= SCREENING * error:
             break
         number = max(LATEST, half)
     return values[-number:]
 
 
-def _reason(row: Row, before: Sequence[Row], ignored: tuple[str, ...]) -> str | None:
+def _reason(row: Row, before: Sequence[Row], baseline: Baseline) -> str | None:
     """Why no figure of a cell can be compared; None if they can."""
+    ignored = baseline.ignored
+    if baseline.protocol != PROTOCOL:
+        return f"the baseline was measured by protocol {baseline.protocol}, and this is protocol {PROTOCOL}"
     timed = [each for each in before if each["performance"] in PASSED]
     if not before:
         return "the baseline has no such cell"
@@ -257,11 +296,16 @@ def _differences(row: Row, before: Row, ignored: tuple[str, ...]) -> list[str]:
 
 
 def deviations(
-    cells: Sequence[Row], baseline: Baseline, thresholds: Thresholds, fresh: Mapping[Key, Sequence[Row]] | None = None
+    cells: Sequence[Row],
+    baseline: Baseline,
+    thresholds: Thresholds,
+    fresh: Mapping[Key, Sequence[Row]] | None = None,
+    times: int = 0,
 ) -> Iterator[Row]:
     """A row, as the gate has them, for each figure that moved and each cell that could not be compared.
 
-    `fresh` are rows of `suspects`, from processes after that: of what may have got worse their median alone decides.
+    `fresh` are rows of `suspects`, from up to `times` processes after that: of what may have got worse their median alone
+    decides, and half of them that failed are a failure.
     """
     found = compare(cells, baseline)
     if abs(found.eager) > math.log1p(thresholds.max_slowdown):
@@ -274,25 +318,30 @@ def deviations(
         about = {name: row.get(name) for name in ("build", "mode", "model", "log")} | {"check_name": "performance"}
         if key in found.incomparable:
             yield {**about, "class": "not_comparable", "reason": found.incomparable[key]}
+        ran = (fresh or {}).get(key, ())
+        again = usable(ran, row["performance_batch_size"])
+        if ran and 2 * len(again) <= len(ran):
+            yield {**about, "class": "new_failure", "reason": _failed(ran, again)}
         for figure, move, value in _moves(row, found):
-            moved = _class_of(figure, move, key, found, thresholds)
+            moved = _class_of(figure, move, _limit(figure, key, found, thresholds), found.is_eager(key))
             words = f"{figure.column} {value:.4g}, {_size(figure, move)} against the baseline"
             if figure is RELATIVE:
                 words += f": {COMPILED.column} {row[COMPILED.column]:.4g}, {EAGER.column} {row[EAGER.column]:.4g}"
-            again = [each for each in map(figure.of, (fresh or {}).get(key, ())) if each is not None]
-            if again and _is_suspect(figure, move, key, found, thresholds):
-                anew = _moved_again(figure, value, move, again)
-                words += f"; {_size(figure, anew)} in {len(again)} fresh processes"
-                confirmed = _class_of(figure, anew, key, found, thresholds, len(again))
-                moved = confirmed if confirmed != figure.better else None
-                if moved is None and _class_of(figure, move, key, found, thresholds) == figure.worse:
+            anew = {each.column: _moved_again(each, row, found, again) for each in MOVING}
+            move_again = anew[figure.column]
+            if move_again is not None and _is_suspect(figure, move, key, found, thresholds):
+                words += f"; {_size(figure, move_again)} in {len(again)} fresh processes"
+                limit = _limit(figure, key, found, thresholds, times)
+                confirmed = _class_of(figure, move_again, limit, found.is_eager(key, anew))
+                was, moved = moved, confirmed if confirmed != figure.better else None
+                if moved is None and was == figure.worse:
                     moved = "not_confirmed"
             if moved:
                 yield {**about, "class": moved, "cause": figure.column, "reason": words}
 
 
-def suspects(cells: Sequence[Row], baseline: Baseline, thresholds: Thresholds) -> dict[Key, dict[str, Limit]]:
-    """By cell the figures that may have got worse, which fresh processes have to tell, and what they may be."""
+def suspects(cells: Sequence[Row], baseline: Baseline, thresholds: Thresholds, times: int) -> dict[Key, Suspect]:
+    """The cells with figures that may have got worse, which up to `times` fresh processes have to tell."""
     found = compare(cells, baseline)
     suspected: dict[Key, dict[str, Limit]] = {}
     for row in cells:
@@ -300,9 +349,16 @@ def suspects(cells: Sequence[Row], baseline: Baseline, thresholds: Thresholds) -
         for figure, move, value in _moves(row, found):
             if _is_suspect(figure, move, key, found, thresholds):
                 level = value - move if figure.threshold is None else value / math.exp(move)
-                limit = _limit(figure, key, found, thresholds, CLEARLY)
-                suspected.setdefault(key, {})[figure.column] = Limit(level, limit)
-    return suspected
+                suspected.setdefault(key, {})[figure.column] = Limit(level, _limit(figure, key, found, thresholds, times))
+    batch_sizes = {(row["mode"], row["model"]): row["performance_batch_size"] for row in cells}
+    return {key: Suspect(batch_sizes[key], limits) for key, limits in suspected.items()}
+
+
+def _failed(ran: Sequence[Row], again: Sequence[Row]) -> str:
+    """What became of a cell that passed, and did not in fresh processes."""
+    why = Counter(reason for reason in map(unusable, ran) if reason) or {"another batch size": len(ran) - len(again)}
+    words = ", ".join(f"{count} {reason}" for reason, count in why.items())
+    return f"it passed, and {len(ran) - len(again)} of {len(ran)} fresh processes did not: {words}"
 
 
 def _moves(row: Row, found: Comparison) -> Iterator[tuple[Figure, float, float]]:
@@ -315,34 +371,41 @@ def _moves(row: Row, found: Comparison) -> Iterator[tuple[Figure, float, float]]
 
 def _is_suspect(figure: Figure, move: float, key: Key, found: Comparison, thresholds: Thresholds) -> bool:
     """Whether a figure may have got worse by what is too much, though it was measured as less."""
-    limit = 0.0 if figure.threshold is None else math.log1p(getattr(thresholds, figure.threshold))
-    noise = 0.0 if figure.threshold is None else SUSPICIOUS * found.scatter(figure.column, key)
-    return move > max(SHARE * limit, noise) or move > _limit(figure, key, found, thresholds)
+    if figure.threshold is None:
+        return move > 0
+    return move > max(SHARE * _threshold(figure, thresholds), SUSPICIOUS * found.scatter(figure.column, key))
 
 
 def _size(figure: Figure, move: float) -> str:
     return f"{move:+.0f}" if figure.threshold is None else f"{math.expm1(move):+.1%}"
 
 
-def _moved_again(figure: Figure, value: float, move: float, again: Sequence[float]) -> float:
-    """How far the median of fresh measurements is from the baseline, from which `value` is by `move`."""
-    return median(again) - value + move if figure.threshold is None else math.log(median(again) / value) + move
+def _moved_again(figure: Figure, row: Row, found: Comparison, again: Sequence[Row]) -> float | None:
+    """How far the median of fresh measurements is from the baseline, from which that of `row` is by a known move."""
+    move, value = found.own(figure.column, (row["mode"], row["model"])), figure.of(row)
+    values = [each for each in map(figure.of, again) if each is not None]
+    if move is None or value is None or not values:
+        return None
+    return median(values) - value + move if figure is COUNTED else math.log(median(values) / value) + move
 
 
-def _limit(figure: Figure, key: Key, found: Comparison, thresholds: Thresholds, fresh: int = 0) -> float:
-    """How far a figure may move: the threshold, or what noise makes of one measurement, or of the median of `fresh` ones."""
+def _threshold(figure: Figure, thresholds: Thresholds) -> float:
+    """By how much a figure may move, as a logarithm; 0 for a count."""
+    return 0.0 if figure.threshold is None else math.log1p(getattr(thresholds, figure.threshold))
+
+
+def _limit(figure: Figure, key: Key, found: Comparison, thresholds: Thresholds, times: int = 0) -> float:
+    """How far a figure may move: the threshold, what noise makes of one measurement or the median of `times` fresh ones."""
     if figure.threshold is None:
         return 0.0
-    errors = CONFIRMING * MEDIAN_ERROR / math.sqrt(fresh) if fresh else SCREENING
-    return max(math.log1p(getattr(thresholds, figure.threshold)), errors * found.scatter(figure.column, key))
+    noise = found.confirming(figure.column, key, times) if times else SCREENING * found.scatter(figure.column, key)
+    return max(_threshold(figure, thresholds), noise)
 
 
-def _class_of(
-    figure: Figure, move: float, key: Key, found: Comparison, thresholds: Thresholds, fresh: int = 0
-) -> str | None:
-    """The class of a figure that moved by more than the threshold and than noise; None for one that did not."""
-    if abs(move) <= _limit(figure, key, found, thresholds, fresh):
+def _class_of(figure: Figure, move: float, limit: float, is_eager: bool) -> str | None:
+    """The class of a figure that moved by more than its limit; None for one that did not."""
+    if abs(move) <= limit:
         return None
-    if figure is RELATIVE and found.is_eager(key):
+    if figure is RELATIVE and is_eager:
         return EAGER.better if move > 0 else EAGER.worse
     return figure.worse if move > 0 else figure.better

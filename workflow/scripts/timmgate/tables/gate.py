@@ -18,7 +18,7 @@ from timmgate.core.schemas import REASON, SHOWN_STATUS
 from timmgate.core.thresholds import Thresholds
 from timmgate.tables import deviations
 from timmgate.tables.baseline import ANY, PASSING, Expectation, Expectations, Measured
-from timmgate.tables.confirmation import Limit
+from timmgate.tables.confirmation import Suspect
 from timmgate.tables.merge import requested
 from timmgate.tables.outcome import Outcome
 from timmgate.tables.quarantine import Entry
@@ -138,13 +138,14 @@ def against(
     thresholds: Mapping[str, Any],
     models: Mapping[str, Collection[str]],
     timed_again: Sequence[Row] = (),
+    times: int = 0,
     evidence: Path | None = None,
 ) -> list[Row]:
     """`judge`, and where the baseline is `measured` tables, their statuses instead of expectations, and their figures too.
 
     Each build is compared by itself. `models` are by mode those that this run was asked for. `timed_again` are rows of
-    `pairs` of cells whose figures had moved, from fresh processes. `evidence` is the table of the compared tensors, out of
-    which, with that of the baseline, follows what is due to eager alone.
+    `pairs` of cells whose figures had moved, from up to `times` fresh processes of each. `evidence` is the table of the
+    compared tensors, out of which, with that of the baseline, follows what is due to eager alone.
     """
     if measured is None:
         expected: list[Row] = judge(cells, expectations, checks).to_pylist()
@@ -159,20 +160,21 @@ def against(
         if "performance" in checks:
             fresh: dict[tuple[str, str], list[Row]] = {}
             for row in timed_again:
-                if row["build"] == build.as_py() and row["status"] == "pass":
+                if row["build"] == build.as_py():
                     fresh.setdefault((row["mode"], row["model"]), []).append(row)
-            moved += deviations.deviations(requested(of_build).to_pylist(), before, Thresholds(**thresholds), fresh)
+            rows = requested(of_build).to_pylist()
+            moved += deviations.deviations(rows, before, Thresholds(**thresholds), fresh, times)
     return [*judged, *moved]
 
 
-def suspects(cells: pa.Table, measured: Measured, thresholds: Mapping[str, Any]) -> dict[str, dict[str, Limit]]:
-    """Of the requested cells those, as build/mode/model, that have figures to be confirmed, with what these may be."""
-    found: dict[str, dict[str, Limit]] = {}
+def suspects(cells: pa.Table, measured: Measured, thresholds: Mapping[str, Any], times: int) -> dict[str, Suspect]:
+    """Of the requested cells those, as build/mode/model, that have figures for up to `times` fresh processes to confirm."""
+    found: dict[str, Suspect] = {}
     for build in requested(cells)["build"].unique().to_pylist():
         of_build = cells.filter(pc.equal(cells["build"], build))
         before = deviations.load(measured, of_build)
-        some = deviations.suspects(requested(of_build).to_pylist(), before, Thresholds(**thresholds))
-        found |= {f"{build}/{mode}/{model}": limits for (mode, model), limits in some.items()}
+        some = deviations.suspects(requested(of_build).to_pylist(), before, Thresholds(**thresholds), times)
+        found |= {f"{build}/{mode}/{model}": suspect for (mode, model), suspect in some.items()}
     return found
 
 
@@ -294,7 +296,8 @@ def sentence(judged: list[dict[str, Any]]) -> str:
     counts = Counter(row["class"] for row in judged)
     unexpected = [f"{counts[name]} {name}" for name in (*CLASSES, *MOVES) if counts[name] and name not in AS_EXPECTED]
     if outcome(judged) == Outcome.WRONG_REQUEST:
-        return "Nothing was compared: no cell is comparable with the baseline. Is it of another device, or another request?"
+        other = "of another device, another request, or an older workflow"
+        return f"Nothing was compared: no cell is comparable with the baseline. Is it {other}?"
     verdict = "The gate failed" if failed(judged) else "The gate passed"
     return f"{verdict}: {', '.join(unexpected) or 'everything is as expected'}."
 
