@@ -14,6 +14,7 @@ from timmgate.core.verdict import (
     limits,
     majority,
     multiplier_for,
+    needed,
     status_by_rule,
 )
 
@@ -59,18 +60,17 @@ def with_projection(rms: float, projection: float, leaf: str = "output", kind: s
 @pytest.mark.parametrize(
     ("null", "strict"),
     [
-        (with_projection(0.25, 0.25), "pass"),  # at most 0.75
-        (with_projection(0.26, 0.26), "undecided"),
-        (with_projection(2.0, 0.25), "pass"),  # noise that is not along the output: losing that would be seen
-        (with_projection(0.25, 2.0), "pass"),
+        (with_projection(0.33, 0.33), "pass"),  # less than 1
+        (with_projection(0.34, 0.34), "undecided"),
+        (with_projection(2.0, 0.33), "pass"),  # noise that is not along the output: zeros would be seen
+        (with_projection(0.33, 2.0), "pass"),
     ],
 )
-def test_an_output_is_undecided_if_null_runs_would_hide_that_it_is_lost(null, strict):
+def test_an_output_is_undecided_if_zeros_instead_of_it_would_pass(null, strict):
     null_runs = [NullRun("a", null), NullRun("b", null)]
     verdict = judge(null, null_runs, base=3)
     assert verdict.strict == strict
-    assert ("0.26 of its size" in verdict.leaves[0].message) == (strict == "undecided")
-    assert bool(limits(null_runs, base=3)) == (strict != "undecided")
+    assert ("0.34 of its size" in verdict.leaves[0].message) == (strict == "undecided")
 
 
 def test_an_output_that_would_be_undecided_fails_beyond_its_limit():
@@ -147,6 +147,23 @@ def test_two_of_three_seeds_decide():
     assert majority(["fail", "pass", "fail"]) == "fail"
     assert majority(["fail", "pass", "pass"]) == "pass"
     assert majority(["fail", "pass", "undecided"]) == "undecided"
+
+
+def test_a_limit_is_what_fails_also_where_a_leaf_that_passes_proves_nothing():
+    null_runs = nulls(0.4, 0.01)
+    allowed = limits(null_runs)["output"]["rms"]
+    assert judge(errors(1.01 * allowed), null_runs).strict == "fail"
+    assert judge(errors(0.99 * allowed), null_runs).strict == "undecided"
+
+
+def test_what_is_needed_to_pass_is_the_multiplier_that_just_passes():
+    run, null_runs = errors(5e-3, floor=2e-3), nulls(1e-3, 0.0)
+    base, leaf, statistic = needed(run, null_runs)
+    assert (base, leaf, statistic) == (pytest.approx(3.0), "output", "rms")
+    assert judge(run, null_runs, base * 1.001).strict == "pass"
+    assert judge(run, null_runs, base * 0.999).strict == "fail"
+    assert needed(errors(1e-3, floor=2e-3), null_runs)[0] == 0.0
+    assert needed({"output": LeafErrors("output", "output", mismatch="NaN")}, null_runs) == (math.inf, "output", "mismatch")
 
 
 def test_nothing_can_be_judged_without_null_runs():

@@ -69,7 +69,8 @@ class Case:
         return self.null_leaves[0][1]
 
     def judge(self, leaves: list[Leaf]) -> verdict.CellVerdict:
-        return strict_verdict.Judge(self.dtype, self.expected, self.nulls, is_exact=True).judge(leaves)
+        base = strict_verdict.multiplier(self.dtype, self.training)
+        return strict_verdict.Judge(self.dtype, self.expected, self.nulls, True, base).judge(leaves)
 
     def judge_variant(self, model: nn.Module) -> verdict.CellVerdict:
         """The verdict on another way to compute the same: a model with the same weights."""

@@ -124,7 +124,12 @@ ACCURACY = Check(
             ("strict_error", "string", "", "why there is no strict verdict"),
             ("leaves_undecided", "int64", "", "compared tensors whose null runs scatter too much to prove anything"),
             ("null_runs", "int64", "", "number of null runs"),
-            ("null_scatter", "float64", "", "largest margin of a null run, judged by the other families: 1 is the limit"),
+            (
+                "null_scatter",
+                "float64",
+                "",
+                "largest margin of a null run, judged by those independent of it: 1 is the limit",
+            ),
         ],
     )
     + GRAPH,

@@ -13,11 +13,10 @@ from typing import Literal, NamedTuple
 MULTIPLIER = 3.0
 """A statistic of a single leaf may be so many times the largest of the null runs. Chosen by `snakemake calibrate`."""
 
-HALF_MULTIPLIER = 1.75
-"""The same in half precision, where errors are sums of many roundings of one size, and runs that are right differ less."""
-
-LOST = 0.75
-"""A leaf proves nothing if it could lose this share of itself, all elements alike, without going beyond a limit."""
+HALF_MULTIPLIER, HALF_TRAINING_MULTIPLIER = 1.75, 2.25
+"""The same in half precision, where there are more independent null runs; in training most statistics are of gradients of
+low rank, whose mean and projection are near 0 in any one of them by chance.
+"""
 
 UNDECIDED_LEAVES = 0.05
 """A cell is undecided if more than this share of its leaves is."""
@@ -225,19 +224,22 @@ def _judge_leaf(name: str, errors: LeafErrors | None, nulls: Sequence[LeafErrors
     strict: bool | None = margins[worst] <= 1.0
     message = "" if strict else f"{worst} of its error is {margins[worst]:.3g} times what null runs allow"
     if strict and not _proves_something(errors, allowed):
-        strict, message = (
-            None,
-            f"null runs are off by {null_rms:.2g} of its size, and would hide that {LOST:.0%} of it is lost",
-        )
+        strict, message = None, f"null runs are off by {null_rms:.2g} of its size, and zeros instead of it would pass"
     rms = errors.statistics["rms"].value, comparable[0].statistics["rms"].value
     return LeafVerdict(name, kind, strict, margins[worst], worst, null_rms, message, *rms)
 
 
 def _allowed(leaf: LeafErrors, nulls: Sequence[LeafErrors], multiplier: float) -> dict[str, float]:
     """The largest value of each statistic that passes; the same for every run, as floors and ratios are the reference's."""
+    sizes = _sizes(leaf, nulls)
+    return {name: multiplier * sizes[name] + found.floor for name, found in leaf.statistics.items()}
+
+
+def _sizes(leaf: LeafErrors, nulls: Sequence[LeafErrors]) -> dict[str, float]:
+    """How large null runs make each statistic."""
     null_rms = max(null.statistics["rms"].value for null in nulls)
     return {
-        name: multiplier * max(found.from_rms * null_rms, *(null.statistics[name].value for null in nulls)) + found.floor
+        name: max(found.from_rms * null_rms, *(null.statistics[name].value for null in nulls))
         for name, found in leaf.statistics.items()
     }
 
@@ -250,19 +252,34 @@ def _margin(value: float, allowed: float) -> float:
 
 
 def _proves_something(leaf: LeafErrors, allowed: Mapping[str, float]) -> bool:
-    """Whether an error of -`LOST` times the leaf would be beyond a limit: its rms and projection have that size."""
-    return leaf.vanishes or min(allowed["rms"], allowed.get("projection", math.inf)) <= LOST
+    """Whether zeros in place of the leaf would fail: an error of its own size, and so are its rms and projection."""
+    return leaf.vanishes or min(allowed["rms"], allowed.get("projection", math.inf)) < 1
 
 
 def limits(nulls: Sequence[NullRun], base: float = MULTIPLIER) -> dict[str, dict[str, float]]:
-    """By leaf, the limit of each statistic. Leaves that prove nothing are left out, and those that have no statistics."""
+    """By leaf, the limit of each statistic. Leaves that have no statistics in some null run are left out."""
     statistics = sum(len(errors.statistics) for errors in nulls[0].errors.values())
     multiplier = multiplier_for(statistics, independent(nulls), base)
     found = {}
     for name, eager in nulls[0].errors.items():
         usable = [null.errors[name] for null in nulls if name in null.errors and not null.errors[name].mismatch]
         if len(usable) == len(nulls):
-            allowed = _allowed(eager, usable, multiplier)
-            if _proves_something(eager, allowed):
-                found[name] = allowed
+            found[name] = _allowed(eager, usable, multiplier)
     return found
+
+
+def needed(run: Errors, nulls: Sequence[NullRun]) -> tuple[float, str, str]:
+    """The smallest `base` with which a run passes, inf if there is none, and the leaf and statistic that need it."""
+    unit = multiplier_for(sum(len(errors.statistics) for errors in run.values()), independent(nulls), 1.0)
+    found = [(0.0, "", "")]
+    for name, errors in run.items():
+        others = [null.errors[name] for null in nulls if name in null.errors and not null.errors[name].mismatch]
+        if errors.mismatch or len(others) < len(nulls):
+            found.append((math.inf, name, "mismatch"))
+            continue
+        sizes = _sizes(errors, others)
+        for statistic, (value, floor, _) in errors.statistics.items():
+            if value > floor:
+                size = unit * sizes[statistic]
+                found.append(((value - floor) / size if size else math.inf, name, statistic))
+    return max(found)

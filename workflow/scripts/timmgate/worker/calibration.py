@@ -38,7 +38,7 @@ class HealthyRun:
     """One run that is right.
 
     * `run`: the left-out family, `threads`, or the backend.
-    * `ratio`: the margin if the multiplier of a single leaf were 1: what it has to be for the run to pass.
+    * `ratio`: what the multiplier of a single leaf has to be for the run to pass.
     * `worst_leaf`, `worst_statistic`: where that is.
     * `multiplier`: what it is.
     * `strict`: the verdict with it; `undecided` leaves of `leaves`.
@@ -94,10 +94,9 @@ def _compared_with_all(
 
 
 def _row(seed: int, run: str, errors: Errors, nulls: list[NullRun], base: float) -> HealthyRun:
-    judged, unscaled = verdict.judge(errors, nulls, base), verdict.judge(errors, nulls, 1.0)
+    judged = verdict.judge(errors, nulls, base)
     undecided = sum(leaf.strict is None for leaf in judged.leaves)
-    worst = unscaled.worst_leaf, unscaled.worst_statistic
-    return HealthyRun(seed, run, unscaled.margin, *worst, base, judged.strict, len(judged.leaves), undecided)
+    return HealthyRun(seed, run, *verdict.needed(errors, nulls), base, judged.strict, len(judged.leaves), undecided)
 
 
 def main(request: str, path: str) -> None:

@@ -44,8 +44,9 @@ def allocated_bytes(run: Callable[[], object], resident: int) -> int | None:
     """The peak of what torch's allocator for a CPU gave out while `run` runs, with the `resident` bytes from before.
 
     It is the same in every process, as the resident set is not, which depends on how the heap came to lie. What libraries
-    allocate by themselves is not in it. None where the profiler, which sees each allocation, does not say. To be called
-    after `peak_bytes`, which has collected garbage: what of it went now would be missing in the peak.
+    allocate by themselves is not in it. None where the profiler, which sees each allocation, does not say, or saw none: an
+    iteration has its output at least. To be called after `peak_bytes`, which has collected garbage: what of it went now
+    would be missing in the peak.
     """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         run()
@@ -54,7 +55,7 @@ def allocated_bytes(run: Callable[[], object], resident: int) -> int | None:
         sizes = [each.nbytes() for each in sorted(events, key=lambda each: each.start_ns())]
     except AttributeError:  # no public interface of torch has single allocations
         return None
-    return resident + max(accumulate(sizes, initial=0))
+    return resident + max(accumulate(sizes, initial=0)) if sizes else None
 
 
 def tensor_bytes(model: torch.nn.Module, *images: torch.Tensor) -> int:

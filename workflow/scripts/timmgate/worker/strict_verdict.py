@@ -58,12 +58,16 @@ def run_compiled(
 
 @dataclass(frozen=True)
 class Judge:
-    """Knows the reference of a model, whether that is in float64, and what its null runs are off by."""
+    """Knows the reference of a model, whether that is in float64, and what its null runs are off by.
+
+    `base` is the multiplier of a single leaf.
+    """
 
     dtype: torch.dtype
     reference: list[Leaf]
     nulls: list[NullRun]
     is_exact: bool
+    base: float
 
     def judge(self, leaves: Iterable[Leaf]) -> CellVerdict:
         """The verdict on a run."""
@@ -72,11 +76,6 @@ class Judge:
     def limits(self) -> dict[str, dict[str, float]]:
         """By leaf, the largest value of each statistic that passes."""
         return verdict.limits(self.nulls, self.base)
-
-    @property
-    def base(self) -> float:
-        """The multiplier of a single leaf."""
-        return verdict.HALF_MULTIPLIER if self.dtype.itemsize < 4 else verdict.MULTIPLIER
 
 
 def families_of_a_module(spec: Spec, inputs: torch.Tensor) -> list[str]:
@@ -103,7 +102,15 @@ def prepare(spec: Spec, model: torch.nn.Module, images: torch.Tensor, families: 
     expected = reference if is_exact else None
     families = families or null_runs.default_families(dtype, gmacs(spec, model, images))
     runs = null_runs.null_runs(one, model, images, dtype, spec.seed, families, expected)
-    return Judge(dtype, reference, measured(runs, reference, dtype), is_exact)
+    base = multiplier(dtype, spec.options.training)
+    return Judge(dtype, reference, measured(runs, reference, dtype), is_exact, base)
+
+
+def multiplier(dtype: torch.dtype, training: bool) -> float:
+    """That of a single leaf."""
+    if dtype.itemsize >= 4:
+        return verdict.MULTIPLIER
+    return verdict.HALF_TRAINING_MULTIPLIER if training else verdict.HALF_MULTIPLIER
 
 
 def measured(runs: Iterable[tuple[str, list[Leaf]]], reference: list[Leaf], dtype: torch.dtype) -> list[NullRun]:
