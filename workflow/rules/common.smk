@@ -228,12 +228,13 @@ def timed_again(wildcards):
     return [f"results/{SETTINGS.device}/confirm/timed/{cell}.parquet" for cell in cells]
 
 
-def baseline_files(wildcards):
-    """The files of measured tables that the gate holds results against, but for this run's own."""
+def baseline_contents(wildcards):
+    """Which files the gate holds results against, but for this run's own. As inputs, older ones of one name would not count."""
     before = measured_baseline()
     if before is None or before.kind == "build":
         return []
-    return history_path.files(Path(before.path)) if before.kind == "history" else [before.path]
+    files = history_path.files(Path(before.path)) if before.kind == "history" else [Path(before.path)]
+    return [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files]
 
 
 def suspect(wildcards):

@@ -31,7 +31,6 @@ checkpoint screen:
         unpack(cell_rows),
         tables(),
         cells="results/{device}/cells.parquet",
-        baseline=baseline_files,
     output:
         "results/{device}/confirm/moved.json",
     log:
@@ -43,6 +42,7 @@ checkpoint screen:
         measured=lambda wildcards: measured_baseline(),
         thresholds=asdict(SETTINGS.thresholds),
         times=SETTINGS.run.confirm,
+        contents=baseline_contents,
     script:
         "../scripts/screen.py"
 

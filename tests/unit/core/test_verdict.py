@@ -163,7 +163,10 @@ def test_what_is_needed_to_pass_is_the_multiplier_that_just_passes():
     assert judge(run, null_runs, base * 1.001).strict == "pass"
     assert judge(run, null_runs, base * 0.999).strict == "fail"
     assert needed(errors(1e-3, floor=2e-3), null_runs)[0] == 0.0
-    assert needed({"output": LeafErrors("output", "output", mismatch="NaN")}, null_runs) == (math.inf, "output", "mismatch")
+    special = {"output": LeafErrors("output", "output", mismatch="NaN")}
+    assert needed(special, null_runs) == (math.inf, "output", "mismatch")
+    assert needed(special, [*null_runs, NullRun("b", special)])[0] == 0.0, "that is undecided"
+    assert needed(errors(math.nan), null_runs) == (math.inf, "output", "rms")
 
 
 def test_nothing_can_be_judged_without_null_runs():

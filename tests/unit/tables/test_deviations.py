@@ -139,7 +139,7 @@ def test_a_cell_that_scatters_more_than_the_others_is_held_against_its_own_scatt
 def again(model, *changes):
     """Fresh processes of a cell, as `pairs` has them."""
     about = {"build": "default", "mode": "inference", "model": model, "status": "pass"}
-    about |= {"batch_size": 32, "timed_output_ok": True}
+    about |= {"batch_size": 32}
     return [{**about, **FIGURES, **change} for change in changes]
 
 
@@ -193,10 +193,19 @@ def test_fresh_processes_end_once_they_have_told(moves, is_settled):
     suspect = confirmation.Suspect(32, {"relative_time": confirmation.Limit(0.5, 0.02)})
     fresh = again("a", *({"compiled_ms": 10 * move} for move in moves))
     assert confirmation.is_settled(suspect, fresh, 5) == is_settled
-    for change in ({"status": "OOM"}, {"batch_size": 16}, {"timed_output_ok": False}):
+    for change in ({"status": "OOM"}, {"batch_size": 16}):
         (failed,) = again("a", {"compiled_ms": 9.0, **change})
         assert confirmation.is_settled(suspect, [failed, *fresh], 5) == is_settled, "one that failed says nothing"
         assert confirmation.is_settled(suspect, [failed] * 3, 5), "most failed"
+
+
+@pytest.mark.parametrize("unknown", [None, 0])
+def test_a_figure_that_no_fresh_process_knows_is_left_as_it_was_measured(judged, unknown):
+    suspect = confirmation.Suspect(32, {"compiled_allocated_bytes": confirmation.Limit(10**9, 0.05)})
+    fresh = again("a", *[{"compiled_allocated_bytes": unknown}] * 3)
+    assert [confirmation.is_settled(suspect, fresh[:number], 8) for number in (1, 2, 3)] == [False, False, True]
+    assert judged([cell("a", compiled_allocated_bytes=2 * 10**9)], [cell("a")], fresh) == {("a", "more_memory")}
+    assert "unknown in 3 fresh processes" in judged.rows[-1]["reason"]
 
 
 def test_a_count_is_settled_by_one_process_that_has_no_more():
@@ -215,15 +224,15 @@ def test_a_suspect_is_the_same_after_json_to_the_digits_that_make_a_difference()
     ("change", "words"),
     [
         ({"status": "OOM", "compiled_ms": None}, "2 of 3 fresh processes did not: 2 OOM"),
-        ({"timed_output_ok": False}, "2 of 3 fresh processes did not: 2 fail_accuracy"),
         ({"batch_size": 16}, "2 of 3 fresh processes did not: 2 another batch size"),
     ],
 )
 def test_a_cell_that_most_fresh_processes_could_not_time_again_is_a_failure(judged, change, words):
     now, before = [cell("a", compiled_ms=10.15), cell("b")], [cell("a"), cell("b")]
-    assert judged(now, before, again("a", change, {}, change)) == {("a", "new_failure")}
-    assert words in judged.rows[-1]["reason"] and gate.failed(judged.rows)
-    assert judged(now, before, again("a", change, {}, {})) == set(), "one is no majority"
+    assert judged(now, before, again("a", change, {}, change), times=3) == {("a", "new_failure")}
+    assert len(judged.rows) == 4, "a row for each check of each cell"
+    assert [words in (row["reason"] or "") for row in judged.rows] == [False, True, False, False]
+    assert judged(now, before, again("a", change, {}), times=3) == set(), "one of those that are allowed is no majority"
 
 
 def test_whether_it_is_eager_that_moved_is_told_by_the_fresh_processes(judged):
@@ -357,6 +366,17 @@ def test_of_a_history_the_last_comparable_measurements_but_this_one_are_the_base
         now.to_pylist(), deviations.load(Measured("history", str(tmp_path), run), now), Thresholds()
     )
     assert row["class"] == "faster"
+
+
+def test_a_timing_counts_once_although_accuracy_was_measured_after_it(tmp_path):
+    history.record(merged.cells([of_night(0)]), tmp_path, night(0))
+    accuracy_alone = {**of_night(0), "accuracy_started_at": night(1), "accuracy": "fail_accuracy"}
+    history.record(merged.cells([accuracy_alone]), tmp_path, night(1))
+    now = merged.cells([of_night(5)])
+    before = deviations.load(Measured("history", str(tmp_path)), now)
+    found = deviations.compare(now.to_pylist(), before)
+    assert found.known["relative_time"] == {("inference", "a"): 1}
+    assert before.expectations({"inference": ["a"]})["inference"]["a"].accuracy == "fail_accuracy"
 
 
 def test_a_measurement_in_another_way_in_between_is_not_the_baseline(tmp_path):

@@ -269,17 +269,19 @@ def limits(nulls: Sequence[NullRun], base: float = MULTIPLIER) -> dict[str, dict
 
 
 def needed(run: Errors, nulls: Sequence[NullRun]) -> tuple[float, str, str]:
-    """The smallest `base` with which a run passes, inf if there is none, and the leaf and statistic that need it."""
+    """The smallest `base` with which a run does not fail, inf if there is none, and the leaf and statistic that need it."""
     unit = multiplier_for(sum(len(errors.statistics) for errors in run.values()), independent(nulls), 1.0)
     found = [(0.0, "", "")]
     for name, errors in run.items():
         others = [null.errors[name] for null in nulls if name in null.errors and not null.errors[name].mismatch]
-        if errors.mismatch or len(others) < len(nulls):
+        if len(others) < len(nulls):  # undecided, whatever the run has
+            continue
+        if errors.mismatch:
             found.append((math.inf, name, "mismatch"))
             continue
         sizes = _sizes(errors, others)
         for statistic, (value, floor, _) in errors.statistics.items():
-            if value > floor:
-                size = unit * sizes[statistic]
-                found.append(((value - floor) / size if size else math.inf, name, statistic))
+            if not value <= floor:
+                excess, size = value - floor, unit * sizes[statistic]
+                found.append((excess / size if size and math.isfinite(excess) else math.inf, name, statistic))
     return max(found)

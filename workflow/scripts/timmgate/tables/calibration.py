@@ -84,7 +84,7 @@ def _figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "false_alarms": sum(row["strict"] == "fail" for row in rows),
         "false_alarms_ci_high": wilson(len(alarmed), len(clusters))[1],
         "undecided": sum(row["strict"] == "undecided" for row in rows),
-        **{f"ratio_p{round(100 * share)}": float(np.quantile(ratios, share)) for share in QUANTILES},
+        **{f"ratio_p{round(100 * share)}": float(np.quantile(ratios, share, method="higher")) for share in QUANTILES},
         "ratio_max": float(ratios.max()),
         "multiplier": rows[0]["multiplier"],
     }

@@ -40,16 +40,21 @@ class Suspect(NamedTuple):
         return cls(values["batch_size"], {column: Limit(*limit) for column, limit in values["limits"].items()})
 
 
-def unusable(row: Row) -> str | None:
-    """Why a process says nothing of the figures; None if it does."""
+def unusable(row: Row, batch_size: int) -> str | None:
+    """Why a process says nothing of the figures of a cell, timed at a batch size; None if it does."""
     if row["status"] != "pass":
         return str(row["status"])
-    return "fail_accuracy" if row["timed_output_ok"] is False else None
+    return None if row["batch_size"] == batch_size else "another batch size"
 
 
 def usable(rows: Iterable[Row], batch_size: int) -> list[Row]:
-    """Those of fresh processes that can be compared: they passed, at the batch size of the cell, with the right output."""
-    return [row for row in rows if unusable(row) is None and row["batch_size"] == batch_size]
+    """Those of fresh processes that can be compared."""
+    return [row for row in rows if unusable(row, batch_size) is None]
+
+
+def is_failing(fresh: Sequence[Row], batch_size: int, times: int) -> bool:
+    """Whether most of the `times` processes that are allowed failed; a few of so many always may."""
+    return len(fresh) - len(usable(fresh, batch_size)) > times / 2
 
 
 def is_settled(suspect: Suspect, fresh: Sequence[Row], times: int) -> bool:
@@ -59,15 +64,15 @@ def is_settled(suspect: Suspect, fresh: Sequence[Row], times: int) -> bool:
     beyond the limit by half again. What is only a little beyond takes all of them. Most of them failing is an answer too.
     """
     figures, told = {figure.column: figure for figure in JUDGED}, usable(fresh, suspect.batch_size)
-    if len(fresh) - len(told) > times / 2:
+    if is_failing(fresh, suspect.batch_size, times):
         return True
     return all(_is_clear(figures[column], limit, told, times) for column, limit in suspect.limits.items())
 
 
 def _is_clear(figure: Figure, limit: Limit, fresh: Sequence[Row], times: int) -> bool:
-    values = [value for value in map(figure.of, fresh) if value is not None]
-    if not values:
-        return False
+    values = [value for value in map(figure.of, fresh) if value is not None and (value or figure.threshold is None)]
+    if not values:  # nor will more of them know it
+        return len(fresh) >= CLEARLY
     moves = [value - limit.level if figure.threshold is None else math.log(value / limit.level) for value in values]
     within = sum(move <= limit.limit for move in moves)
     is_far_beyond = len(moves) >= CLEARLY and min(moves) > FAR * limit.limit

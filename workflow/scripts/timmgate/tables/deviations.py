@@ -23,7 +23,7 @@ from timmgate.core.spec import PROTOCOL
 from timmgate.core.thresholds import Thresholds
 from timmgate.tables import history
 from timmgate.tables.baseline import Expectation, Expectations, Measured
-from timmgate.tables.confirmation import SHARE, Limit, Suspect, unusable, usable
+from timmgate.tables.confirmation import SHARE, Limit, Suspect, is_failing, unusable, usable
 from timmgate.tables.figures import EAGER, FIGURES, JUDGED, RELATIVE, Figure, comparable
 from timmgate.tables.moderated import Test
 
@@ -135,9 +135,10 @@ def _first(cells: pa.Table, name: str) -> Any:
 
 
 def _filled(rows: list[Row]) -> list[Row]:
-    """The last has what an earlier one has of a check that was not measured with it."""
+    """The last has what an earlier one has of a check that was not measured with it; its timing then is not there twice."""
     latest = {name: next((row[name] for row in reversed(rows) if row[name] is not None), None) for name in rows[-1]}
-    return [*rows[:-1], latest]
+    start = latest["performance_started_at"]
+    return [*(row for row in rows[:-1] if row["performance_started_at"] != start), latest]
 
 
 NEEDED = tuple(
@@ -174,15 +175,17 @@ class Comparison:
     known: dict[str, dict[Key, int]] = field(default_factory=lambda: {each.column: {} for each in MOVING})
     incomparable: dict[Key, str] = field(default_factory=dict)
     eager: float = 0.0
+    _pooled: dict[str, float] = field(default_factory=dict)
 
     def scatter(self, column: str, key: Key | None = None) -> float:
         """Standard deviation of a move where nothing changed: by the median absolute deviation of all cells, or that of the
         cell itself in the baseline, if it is more.
         """
-        moves, own = list(self.moves[column].values()), self.spread[column].get(key, 0.0) if key else 0.0
-        if len(moves) < MANY_CELLS:
-            return max(USUAL_NOISE, own)
-        return max(float(1.4826 * np.median(np.abs(np.array(moves) - np.median(moves)))), own)
+        if column not in self._pooled:  # once, as each cell asks
+            moves = np.array(list(self.moves[column].values()))
+            is_known = len(moves) >= MANY_CELLS
+            self._pooled[column] = 1.4826 * float(np.median(np.abs(moves - np.median(moves)))) if is_known else USUAL_NOISE
+        return max(self._pooled[column], self.spread[column].get(key, 0.0) if key else 0.0)
 
     def confirming(self, column: str, key: Key, times: int) -> float:
         """How far the median of `times` fresh processes may be from the baseline where nothing changed.
@@ -305,7 +308,7 @@ def deviations(
     """A row, as the gate has them, for each figure that moved and each cell that could not be compared.
 
     `fresh` are rows of `suspects`, from up to `times` processes after that: of what may have got worse their median alone
-    decides, and half of them that failed are a failure.
+    decides. A cell that fails in most of `times` has a `new_failure` instead.
     """
     found = compare(cells, baseline)
     if abs(found.eager) > math.log1p(thresholds.max_slowdown):
@@ -318,10 +321,10 @@ def deviations(
         about = {name: row.get(name) for name in ("build", "mode", "model", "log")} | {"check_name": "performance"}
         if key in found.incomparable:
             yield {**about, "class": "not_comparable", "reason": found.incomparable[key]}
-        ran = (fresh or {}).get(key, ())
-        again = usable(ran, row["performance_batch_size"])
-        if ran and 2 * len(again) <= len(ran):
-            yield {**about, "class": "new_failure", "reason": _failed(ran, again)}
+        ran, batch_size = (fresh or {}).get(key, ()), row["performance_batch_size"]
+        again = usable(ran, batch_size)
+        if is_failing(ran, batch_size, times):
+            yield {**about, "class": "new_failure", "reason": _failed(ran, batch_size)}
         for figure, move, value in _moves(row, found):
             moved = _class_of(figure, move, _limit(figure, key, found, thresholds), found.is_eager(key))
             words = f"{figure.column} {value:.4g}, {_size(figure, move)} against the baseline"
@@ -329,7 +332,9 @@ def deviations(
                 words += f": {COMPILED.column} {row[COMPILED.column]:.4g}, {EAGER.column} {row[EAGER.column]:.4g}"
             anew = {each.column: _moved_again(each, row, found, again) for each in MOVING}
             move_again = anew[figure.column]
-            if move_again is not None and _is_suspect(figure, move, key, found, thresholds):
+            if again and move_again is None:
+                words += f"; unknown in {len(again)} fresh processes"
+            elif move_again is not None and _is_suspect(figure, move, key, found, thresholds):
                 words += f"; {_size(figure, move_again)} in {len(again)} fresh processes"
                 limit = _limit(figure, key, found, thresholds, times)
                 confirmed = _class_of(figure, move_again, limit, found.is_eager(key, anew))
@@ -354,11 +359,11 @@ def suspects(cells: Sequence[Row], baseline: Baseline, thresholds: Thresholds, t
     return {key: Suspect(batch_sizes[key], limits) for key, limits in suspected.items()}
 
 
-def _failed(ran: Sequence[Row], again: Sequence[Row]) -> str:
+def _failed(ran: Sequence[Row], batch_size: int) -> str:
     """What became of a cell that passed, and did not in fresh processes."""
-    why = Counter(reason for reason in map(unusable, ran) if reason) or {"another batch size": len(ran) - len(again)}
-    words = ", ".join(f"{count} {reason}" for reason, count in why.items())
-    return f"it passed, and {len(ran) - len(again)} of {len(ran)} fresh processes did not: {words}"
+    why = Counter(reason for row in ran if (reason := unusable(row, batch_size)))
+    words = ", ".join(f"{count} {reason}" for reason, count in why.most_common())
+    return f"it passed, and {why.total()} of {len(ran)} fresh processes did not: {words}"
 
 
 def _moves(row: Row, found: Comparison) -> Iterator[tuple[Figure, float, float]]:
@@ -377,13 +382,13 @@ def _is_suspect(figure: Figure, move: float, key: Key, found: Comparison, thresh
 
 
 def _size(figure: Figure, move: float) -> str:
-    return f"{move:+.0f}" if figure.threshold is None else f"{math.expm1(move):+.1%}"
+    return f"{move:+g}" if figure.threshold is None else f"{math.expm1(move):+.1%}"
 
 
 def _moved_again(figure: Figure, row: Row, found: Comparison, again: Sequence[Row]) -> float | None:
     """How far the median of fresh measurements is from the baseline, from which that of `row` is by a known move."""
     move, value = found.own(figure.column, (row["mode"], row["model"])), figure.of(row)
-    values = [each for each in map(figure.of, again) if each is not None]
+    values = [each for each in map(figure.of, again) if each is not None and (each or figure is COUNTED)]
     if move is None or value is None or not values:
         return None
     return median(values) - value + move if figure is COUNTED else math.log(median(values) / value) + move

@@ -164,7 +164,14 @@ def against(
                     fresh.setdefault((row["mode"], row["model"]), []).append(row)
             rows = requested(of_build).to_pylist()
             moved += deviations.deviations(rows, before, Thresholds(**thresholds), fresh, times)
-    return [*judged, *moved]
+    return [*_with_failures(judged, moved), *(row for row in moved if row["class"] != "new_failure")]
+
+
+def _with_failures(judged: Iterable[Row], moved: Iterable[Row]) -> Iterator[Row]:
+    """The rows, where a performance check that failed in fresh processes is one that failed."""
+    failed_again = {_cell(row): row for row in moved if row["class"] == "new_failure"}
+    for row in judged:
+        yield row | failed_again.get(_cell(row), {}) if row["check_name"] == "performance" else row
 
 
 def suspects(cells: pa.Table, measured: Measured, thresholds: Mapping[str, Any], times: int) -> dict[str, Suspect]:
