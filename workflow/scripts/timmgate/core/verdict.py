@@ -153,7 +153,7 @@ def judge_leaves(run: Errors, nulls: Sequence[NullRun], base: float = MULTIPLIER
     """The verdict on every leaf of the null runs, and on what the run has in excess."""
     if not nulls:
         raise ValueError("no null runs to judge by")
-    multiplier = multiplier_for(sum(len(errors.statistics) for errors in run.values()), independent(nulls), base)
+    multiplier = _multiplier(run, nulls, base)
     names = dict.fromkeys(name for errors in (*(null.errors for null in nulls), run) for name in errors)
     return [_judge_leaf(name, run.get(name), [null.errors.get(name) for null in nulls], multiplier) for name in names]
 
@@ -185,6 +185,11 @@ def multiplier_for(statistics: int, sources: int, base: float = MULTIPLIER) -> f
     So that this chance is the same for all models, m grows with the k-th root of n.
     """
     return float(base * max(1.0, statistics / 6) ** (1 / sources))
+
+
+def _multiplier(errors: Errors, nulls: Sequence[NullRun], base: float) -> float:
+    """The multiplier for the statistics of a run and these null runs."""
+    return multiplier_for(sum(len(each.statistics) for each in errors.values()), independent(nulls), base)
 
 
 def majority(verdicts: Iterable[Strict]) -> Strict:
@@ -258,23 +263,24 @@ def _proves_something(leaf: LeafErrors, allowed: Mapping[str, float]) -> bool:
 
 def limits(nulls: Sequence[NullRun], base: float = MULTIPLIER) -> dict[str, dict[str, float]]:
     """By leaf, the limit of each statistic. Leaves that have no statistics in some null run are left out."""
-    statistics = sum(len(errors.statistics) for errors in nulls[0].errors.values())
-    multiplier = multiplier_for(statistics, independent(nulls), base)
-    found = {}
-    for name, eager in nulls[0].errors.items():
-        usable = [null.errors[name] for null in nulls if name in null.errors and not null.errors[name].mismatch]
-        if len(usable) == len(nulls):
-            found[name] = _allowed(eager, usable, multiplier)
-    return found
+    eager = nulls[0].errors
+    multiplier = _multiplier(eager, nulls, base)
+    return {name: _allowed(eager[name], others, multiplier) for name in eager if (others := _comparable(name, nulls))}
+
+
+def _comparable(name: str, nulls: Sequence[NullRun]) -> list[LeafErrors]:
+    """The errors of a leaf in all null runs; none if it has no statistics in one of them."""
+    found = [null.errors[name] for null in nulls if name in null.errors and not null.errors[name].mismatch]
+    return found if len(found) == len(nulls) else []
 
 
 def needed(run: Errors, nulls: Sequence[NullRun]) -> tuple[float, str, str]:
     """The smallest `base` with which a run does not fail, inf if there is none, and the leaf and statistic that need it."""
-    unit = multiplier_for(sum(len(errors.statistics) for errors in run.values()), independent(nulls), 1.0)
+    unit = _multiplier(run, nulls, 1.0)
     found = [(0.0, "", "")]
     for name, errors in run.items():
-        others = [null.errors[name] for null in nulls if name in null.errors and not null.errors[name].mismatch]
-        if len(others) < len(nulls):  # undecided, whatever the run has
+        others = _comparable(name, nulls)
+        if not others:  # undecided, whatever the run has
             continue
         if errors.mismatch:
             found.append((math.inf, name, "mismatch"))

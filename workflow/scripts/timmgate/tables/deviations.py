@@ -279,9 +279,9 @@ def latest_level(values: Sequence[float]) -> Sequence[float]:
 
 def _reason(row: Row, before: Sequence[Row], baseline: Baseline) -> str | None:
     """Why no figure of a cell can be compared; None if they can."""
-    ignored = baseline.ignored
     if baseline.protocol != PROTOCOL:
         return f"the baseline was measured by protocol {baseline.protocol}, and this is protocol {PROTOCOL}"
+    ignored = baseline.ignored
     timed = [each for each in before if each["performance"] in PASSED]
     if not before:
         return "the baseline has no such cell"
@@ -308,7 +308,7 @@ def deviations(
     """A row, as the gate has them, for each figure that moved and each cell that could not be compared.
 
     `fresh` are rows of `suspects`, from up to `times` processes after that: of what may have got worse their median alone
-    decides. A cell that fails in most of `times` has a `new_failure` instead.
+    decides. A cell that fails in most of `times` has a `new_failure` too.
     """
     found = compare(cells, baseline)
     if abs(found.eager) > math.log1p(thresholds.max_slowdown):
@@ -325,12 +325,12 @@ def deviations(
         again = usable(ran, batch_size)
         if is_failing(ran, batch_size, times):
             yield {**about, "class": "new_failure", "reason": _failed(ran, batch_size)}
+        anew = {each.column: _moved_again(each, row, found, again) for each in MOVING}
         for figure, move, value in _moves(row, found):
             moved = _class_of(figure, move, _limit(figure, key, found, thresholds), found.is_eager(key))
             words = f"{figure.column} {value:.4g}, {_size(figure, move)} against the baseline"
             if figure is RELATIVE:
                 words += f": {COMPILED.column} {row[COMPILED.column]:.4g}, {EAGER.column} {row[EAGER.column]:.4g}"
-            anew = {each.column: _moved_again(each, row, found, again) for each in MOVING}
             move_again = anew[figure.column]
             if again and move_again is None:
                 words += f"; unknown in {len(again)} fresh processes"
@@ -348,15 +348,16 @@ def deviations(
 def suspects(cells: Sequence[Row], baseline: Baseline, thresholds: Thresholds, times: int) -> dict[Key, Suspect]:
     """The cells with figures that may have got worse, which up to `times` fresh processes have to tell."""
     found = compare(cells, baseline)
-    suspected: dict[Key, dict[str, Limit]] = {}
+    suspected: dict[Key, Suspect] = {}
     for row in cells:
-        key = row["mode"], row["model"]
+        key, limits = (row["mode"], row["model"]), {}
         for figure, move, value in _moves(row, found):
             if _is_suspect(figure, move, key, found, thresholds):
                 level = value - move if figure.threshold is None else value / math.exp(move)
-                suspected.setdefault(key, {})[figure.column] = Limit(level, _limit(figure, key, found, thresholds, times))
-    batch_sizes = {(row["mode"], row["model"]): row["performance_batch_size"] for row in cells}
-    return {key: Suspect(batch_sizes[key], limits) for key, limits in suspected.items()}
+                limits[figure.column] = Limit(level, _limit(figure, key, found, thresholds, times))
+        if limits:
+            suspected[key] = Suspect(row["performance_batch_size"], limits)
+    return suspected
 
 
 def _failed(ran: Sequence[Row], batch_size: int) -> str:
