@@ -1,6 +1,5 @@
 """Fresh processes of a cell that may have got worse: when have they told? Needs the standard library alone."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ Row = dict[str, Any]
 
 
 class Limit(NamedTuple):
-    """How far a figure may be from its `level` in the baseline: the logarithm of the ratio, or the difference of counts."""
+    """How far a figure may be from its `level` in the baseline, as `Figure.move` says it."""
 
     level: float
     limit: float
@@ -70,10 +69,9 @@ def is_settled(suspect: Suspect, fresh: Sequence[Row], times: int) -> bool:
 
 
 def _is_clear(figure: Figure, limit: Limit, fresh: Sequence[Row], times: int) -> bool:
-    values = [value for value in map(figure.of, fresh) if value is not None and (value or figure.threshold is None)]
-    if not values:  # nor will more of them know it
+    moves = [figure.move(value, limit.level) for value in figure.known(fresh)]
+    if not moves:  # nor will more of them know it
         return len(fresh) >= CLEARLY
-    moves = [value - limit.level if figure.threshold is None else math.log(value / limit.level) for value in values]
     within = sum(move <= limit.limit for move in moves)
     is_far_beyond = len(moves) >= CLEARLY and min(moves) > FAR * limit.limit
     return median(moves) <= SHARE * limit.limit or within > times / 2 or is_far_beyond

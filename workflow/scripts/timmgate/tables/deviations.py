@@ -353,7 +353,7 @@ def suspects(cells: Sequence[Row], baseline: Baseline, thresholds: Thresholds, t
         key, limits = (row["mode"], row["model"]), {}
         for figure, move, value in _moves(row, found):
             if _is_suspect(figure, move, key, found, thresholds):
-                level = value - move if figure.threshold is None else value / math.exp(move)
+                level = value - move if figure.is_count else value / math.exp(move)
                 limits[figure.column] = Limit(level, _limit(figure, key, found, thresholds, times))
         if limits:
             suspected[key] = Suspect(row["performance_batch_size"], limits)
@@ -377,22 +377,22 @@ def _moves(row: Row, found: Comparison) -> Iterator[tuple[Figure, float, float]]
 
 def _is_suspect(figure: Figure, move: float, key: Key, found: Comparison, thresholds: Thresholds) -> bool:
     """Whether a figure may have got worse by what is too much, though it was measured as less."""
-    if figure.threshold is None:
+    if figure.is_count:
         return move > 0
     return move > max(SHARE * _threshold(figure, thresholds), SUSPICIOUS * found.scatter(figure.column, key))
 
 
 def _size(figure: Figure, move: float) -> str:
-    return f"{move:+g}" if figure.threshold is None else f"{math.expm1(move):+.1%}"
+    return f"{move:+g}" if figure.is_count else f"{math.expm1(move):+.1%}"
 
 
 def _moved_again(figure: Figure, row: Row, found: Comparison, again: Sequence[Row]) -> float | None:
     """How far the median of fresh measurements is from the baseline, from which that of `row` is by a known move."""
     move, value = found.own(figure.column, (row["mode"], row["model"])), figure.of(row)
-    values = [each for each in map(figure.of, again) if each is not None and (each or figure is COUNTED)]
+    values = figure.known(again)
     if move is None or value is None or not values:
         return None
-    return median(values) - value + move if figure is COUNTED else math.log(median(values) / value) + move
+    return figure.move(median(values), value) + move
 
 
 def _threshold(figure: Figure, thresholds: Thresholds) -> float:
@@ -402,7 +402,7 @@ def _threshold(figure: Figure, thresholds: Thresholds) -> float:
 
 def _limit(figure: Figure, key: Key, found: Comparison, thresholds: Thresholds, times: int = 0) -> float:
     """How far a figure may move: the threshold, what noise makes of one measurement or the median of `times` fresh ones."""
-    if figure.threshold is None:
+    if figure.is_count:
         return 0.0
     noise = found.confirming(figure.column, key, times) if times else SCREENING * found.scatter(figure.column, key)
     return max(_threshold(figure, thresholds), noise)

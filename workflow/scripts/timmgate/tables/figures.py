@@ -1,6 +1,7 @@
 """The figures of a cell whose changes matter, and what must be equal for two measurements of them to be comparable."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,19 @@ class Figure:
             return value
         return one / others[0] if one and others[0] else None
 
+    @property
+    def is_count(self) -> bool:
+        """Whether its changes are differences, and not ratios."""
+        return self.threshold is None
+
+    def known(self, rows: Iterable[Mapping[str, Any]]) -> list[float]:
+        """Its values in the rows that can be compared: of ratios, those that are not 0."""
+        return [value for value in map(self.of, rows) if value is not None and (value or self.is_count)]
+
+    def move(self, value: float, level: float) -> float:
+        """How far a value is from a level: the logarithm of the ratio, of a count the difference."""
+        return value - level if self.is_count else math.log(value / level)
+
 
 FIGURES = (
     Figure("compiled_ms", "slower", "faster", "max_slowdown"),
@@ -43,7 +57,7 @@ FIGURES = (
 equal in every process, while the peak of the resident set of a small model scatters by 3 to 13 %.
 """
 
-EAGER = Figure("eager_ms", "eager_slower", "eager_faster")
+EAGER = Figure("eager_ms", "eager_slower", "eager_faster", "max_slowdown")
 """What compiled is held against. It says whether the compiler or the ground below it moved; no gate fails by it."""
 
 RELATIVE = Figure("relative_time", "slower", "faster", "max_slowdown", over=("compiled_ms", EAGER.column))

@@ -146,7 +146,7 @@ def changed(root: Path, device: str, runs: int) -> tuple[pa.Table, str]:
         found += _settled(measurements, SHOWN_STATUS[check], runs)
         if check == "performance":
             for figure in JUDGED:
-                if figure.threshold is None:
+                if figure.is_count:
                     found += _settled(measurements, figure.column, runs, figure)
                 else:
                     found += _cells(measurements, figure, runs)
