@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from scipy.stats import binomtest
 
 from timmgate.core.outcome import Outcome
 from timmgate.core.schemas import FAILED, KEY, REPEATED, SHOWN_STATUS
@@ -84,5 +83,7 @@ def _statuses(started_at: datetime | None, status: str, check: str, rows: Iterab
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:
     """The 95 % interval of a share."""
+    from scipy.stats import binomtest  # takes a second to import, and most runs repeat nothing
+
     interval = binomtest(successes, trials).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
