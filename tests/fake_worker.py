@@ -13,6 +13,7 @@ FAKE_UNKNOWN has the models that there are not, with commas, and FAKE_DEVICES is
 FAKE_COMPILED_S are the seconds of a compiled iteration, and FAKE_SCATTER is how much processes differ, relative.
 FAKE_DIAGNOSIS says in JSON how trials of a diagnosis end, by the name of the variant: a status, `signal:SIGSEGV` or `hang`;
 all others end like that of `*`, by default with fail_accuracy. Its `module` is the one that a search of modules finds.
+With `--repro` it stands in for `python -m timmgate.worker.repro`: its answer fits any model, and its files are empty.
 """
 
 import contextlib
@@ -349,7 +350,26 @@ def diagnose(request: TrialRequest, reporter: Reporter) -> None:
     reporter.result(ending if ending in STATUSES else "fail_accuracy", None, None)
 
 
+FACTS = {
+    **{"refuses_drop": False, "dtype": "float32", "amp_dtype": None, "arguments": ['inputs["input.0"]'], "keywords": {}},
+    **{"in_place": False, "is_tree": False, "has_reference": True, "inductor_config": {}},
+}
+"""What `timmgate.worker.repro` says of a plain model."""
+
+
+def prepare_script(request: str, file: str) -> int:
+    """Make the folder of a script, and its files without content."""
+    folder = Path(json.loads(request)["folder"])
+    folder.mkdir(parents=True)
+    for name in ("weights", "inputs"):
+        (folder / f"{name}.safetensors").touch()
+    Path(file).write_text(json.dumps([FACTS]))
+    return 0
+
+
 def main() -> int:
+    if sys.argv[1] == "--repro":
+        return prepare_script(*sys.argv[2:])
     if sys.argv[1] == "--preflight":
         die_with_parent(signal.SIGKILL)
         return answer(Question.from_json(sys.argv[2]))

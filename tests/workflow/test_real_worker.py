@@ -9,13 +9,13 @@ import yaml
 from conftest import ROOT
 from timmgate.core.checks import CHECKS
 
-INDUCTOR_MODES = ("inference", "inference-amp", "inference-freezing", "training")
-OTHER_MODES = ("inference-aot-eager", "training-aot-eager", "inference-export", "inference-aot-inductor")
+INDUCTOR_MODES = ("inference-amp", "training")
+"""Two that between them have both precisions and both directions; all modes are compiled in a slow test."""
 NULL_MODES = ("inference-eager", "inference-amp-eager", "inference-freezing-eager", "training-eager")
 QUICK = {"batch_size": 2, "timing_limit": 1, "checks": "accuracy,performance"}
 INJECTED_BUGS = {
     f"bug-{kind}": {"inductor_config": {"cpp.inject_relu_bug_TESTING_ONLY": bug}}
-    for kind, bug in (("accuracy", "accuracy"), ("compile", "compile_error"), ("run", "runtime_error"))
+    for kind, bug in (("accuracy", "accuracy"), ("compile", "compile_error"))
 }
 COMPILATION_S = 3600.0
 """Of all cells of a run on a busy machine, and more."""
@@ -45,13 +45,14 @@ def by_mode(cells: list[dict]) -> dict[str, dict]:
 
 @pytest.fixture(scope="module")
 def cells(workflow):
-    """By mode, both checks of one small model with every kind of compiler."""
-    return by_mode(workflow(modes=",".join((*INDUCTOR_MODES, *OTHER_MODES, "training-eager")), models="test_resnet"))
+    """By mode, both checks of one small model: compiled while it runs, ahead of time, and not at all."""
+    modes = (*INDUCTOR_MODES, "inference-aot-inductor", "training-eager")
+    return by_mode(workflow(modes=",".join(modes), models="test_resnet"))
 
 
 @pytest.fixture(scope="module")
 def inductor_cells(cells):
-    """Those in the default modes."""
+    """Those that inductor compiles while they run."""
     return [cells[mode] for mode in INDUCTOR_MODES]
 
 
@@ -72,14 +73,13 @@ def test_the_null_compiler_passes_in_every_cell_of_the_default_run(workflow):
     assert_nothing_differs(cells)
 
 
-def test_inductor_passes_in_every_default_mode(inductor_cells):
+def test_inductor_passes(inductor_cells):
     assert {(cell["accuracy"], cell["accuracy_message"]) for cell in inductor_cells} == {("pass", None)}
     assert {(cell["strict"], cell["passed_by"]) for cell in inductor_cells} == {("pass", "strict")}
 
 
 def test_inductor_leaves_a_trace_in_the_last_bits(cells):
-    assert cells["inference"]["margin"] > 0, "equal to the last bit: was anything compiled?"
-    assert all(0 <= cells[mode]["margin"] < 1 for mode in INDUCTOR_MODES)
+    assert all(0 < cells[mode]["margin"] < 1 for mode in INDUCTOR_MODES), "equal to the last bit: was anything compiled?"
 
 
 def test_a_row_says_what_ran(cells):
@@ -124,7 +124,7 @@ def test_no_two_cells_are_timed_at_once(cells):
 
 
 def test_a_cell_compiles_once_for_both_checks_and_knows_what_cold_and_warm_cost(cells):
-    cell = cells["inference"]
+    cell = cells["inference-amp"]
     assert cell["compile_cold_s"] > 2 * cell["compile_warm_s"] > 0
     assert cell["compile_cold_cpu_s"] > 2 * cell["compile_warm_cpu_s"] > 0
     assert cell["compile_cold_s"] < cell["accuracy_compile_s"] + cell["accuracy_run_s"], "it was the accuracy check's"
@@ -179,7 +179,6 @@ def test_bugs_injected_into_inductor_are_caught(workflow):
     assert {cell["mode"]: (cell["accuracy"], cell["accuracy_stage"]) for cell in cells} == {
         "bug-accuracy": ("fail_accuracy", "null_runs"),
         "bug-compile": ("fail_to_run", "compile"),
-        "bug-run": ("fail_to_run", "run"),
     }
 
 

@@ -5,11 +5,13 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 ROOT = Path(__file__).parents[2]
 STEPS = {"many ready", "real jobs", "dry run", "records", "tables", "nothing to do", "one cell", "gate", "export"}
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_scale_measures_every_step_and_draws_them(tmp_path):
     command = [sys.executable, ROOT / "benchmarks" / "scale.py", "--cells", "8", "--real", "1", "--output", tmp_path]
     subprocess.run(command, check=True)

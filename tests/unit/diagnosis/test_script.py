@@ -4,6 +4,8 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,7 @@ from timmgate.core.schemas import CELLS
 from timmgate.core.verdict import status_by_rule
 from timmgate.diagnosis import script
 from timmgate.diagnosis.script import Case
+from timmgate.supervisor import study
 
 NOTHING = {column.name: None for column in CELLS}
 FACTS = {
@@ -111,8 +114,21 @@ def test_a_module_that_works_in_place_gets_a_copy():
 
 
 @pytest.fixture
-def written(tmp_path):
-    """Writes the script of a case, and runs it in a fresh process: exit code and what it prints."""
+def written(tmp_path, monkeypatch):
+    """Writes the script of a case, and runs it in a fresh process: exit code and what it prints.
+
+    What the script needs is prepared in this process, which has torch.
+    """
+    from timmgate.worker import repro
+    from timmgate.worker.compile_cache import Cache
+    from timmgate.worker.training_step import Setup
+
+    def prepared(worker, spec, run, weights, log, /, timeout_s, batch_size, folder, module, rule):
+        assert worker == repro.__name__
+        setup = Setup(run.threads, Cache(run.cache), batch_size, weights, strict=True)
+        return [asdict(repro.prepare(spec, setup, Path(folder), module, rule))]
+
+    monkeypatch.setattr(study, "rows", prepared)
 
     def write(case, module=None):
         run = RunOptions(cache=tmp_path / "cache")
