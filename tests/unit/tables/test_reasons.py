@@ -189,7 +189,7 @@ def test_a_factor_is_readable(factor, words):
     assert reasons.times(factor).startswith(words)
 
 
-@pytest.mark.parametrize("name", ["rms", "max", "projection", "mean", "slice_mean_0", "slice_rms_1"])
+@pytest.mark.parametrize("name", ["rms", "max", "projection", "mean", "contrast", "slice_mean_0", "slice_rms_1"])
 def test_every_statistic_has_words(name):
     words = reasons.statistic_words(name)
     assert "_" not in words and words != name

@@ -44,6 +44,29 @@ def test_one_element_shows_in_the_largest():
     assert values(run, REFERENCE)["max"] == pytest.approx(2)
 
 
+COMMON = 10 * torch.randn(40, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+SAMPLES = COMMON + 0.1 * torch.randn(8, 40, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+
+
+def rounded(seed: int, by: float = 0.1) -> torch.Tensor:
+    """The samples with an error like rounding, as large as what tells them apart."""
+    return SAMPLES + by * torch.randn(8, 40, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("mix_up", [lambda x: x.flip(0), lambda x: x.roll(1, 0)])
+def test_samples_that_are_mixed_up_are_told_from_rounding_as_large_as_what_tells_them_apart(mix_up):
+    reference, eager, again = ([Leaf("output", "output", each)] for each in (SAMPLES, rounded(1), rounded(2)))
+    nulls = [NullRun(str(seed), measure(run, reference, torch.float32)) for seed, run in enumerate((eager, again))]
+    right, wrong = ([Leaf("output", "output", each)] for each in (rounded(5), mix_up(rounded(5))))
+    found = [judge(measure(run, reference, torch.float32), nulls, base=1.75) for run in (right, wrong)]
+    assert [verdict.strict for verdict in found] == ["pass", "fail"]
+    assert found[1].worst_statistic == "contrast"
+
+
+def test_a_gradient_has_no_samples_to_tell_apart():
+    assert "contrast" not in errors_of(SAMPLES, SAMPLES, kind="gradient").statistics
+
+
 def test_a_scalar_and_a_zero_have_statistics_too():
     assert values(torch.tensor(1.5), torch.tensor(1.0)) == {"rms": 0.5, "max": 0.5, "projection": 0.5, "mean": 0.5}
     assert set(values(torch.zeros(3), torch.zeros(3)).values()) == {0.0}

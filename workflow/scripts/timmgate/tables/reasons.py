@@ -28,6 +28,7 @@ STATISTICS = {
     "max": "its largest element",
     "projection": "its part along the tensor itself",
     "mean": "its mean",
+    "contrast": "its part along what tells the samples apart",
 }
 """Words for the statistics of an error; those of slices have the number of a dimension at their end."""
 

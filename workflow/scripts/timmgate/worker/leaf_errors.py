@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from timmgate.core.verdict import Errors, LeafErrors, Statistic
+from timmgate.core.verdict import OUTPUTS, Errors, LeafErrors, Statistic
 from timmgate.worker.compare import Leaf
 from timmgate.worker.cotangent import KIND
 
@@ -86,7 +86,10 @@ def _leaf_errors(name: str, found: Any, expected: Any, resolutions: dict[str, fl
     finite = torch.isfinite(reference)
     run, reference = (torch.where(finite, tensor.double(), 0.0) for tensor in (run, reference))
     size, resolution = _rms(reference), resolutions.get(kind, 0.0)
-    statistics = _statistics(run, reference, max(size, resolution) or 1.0, half_ulp)
+    scale = max(size, resolution) or 1.0
+    statistics = _statistics(run, reference, scale, half_ulp)
+    if kind in OUTPUTS and run.ndim > 1:
+        statistics["contrast"] = _contrast(run, reference, scale, half_ulp)
     vanishes = kind in GRADIENTS and size <= resolution
     if vanishes:
         statistics = {key: each._replace(floor=half) for key, each in statistics.items()}
@@ -130,6 +133,18 @@ def _statistics(run: Tensor, reference: Tensor, scale: float, half_ulp: float) -
         )
         statistics[f"slice_rms_{axis}"] = Statistic(slices.square().mean(1).sqrt().max().item(), floors)
     return statistics
+
+
+def _contrast(run: Tensor, reference: Tensor, scale: float, half_ulp: float) -> Statistic:
+    """mean(d c) with c the reference over the scale, less its mean over the samples, which are the first dimension.
+
+    What samples have in common is most of an output of random weights. A fault that mixes samples up, or loses what tells
+    them apart, leaves that as it is and takes away of c; rounding has nothing to do with c.
+    """
+    error, size = (run - reference) / scale, reference / scale
+    contrast = size - size.mean(0)
+    floor = half_ulp * _rms(size) * _rms(contrast)
+    return Statistic((error * contrast).mean().abs().item(), floor, _rms(contrast) / math.sqrt(_independent(error.shape)))
 
 
 def _independent(shape: torch.Size) -> int:

@@ -32,7 +32,7 @@ from timmgate.worker.compile_cache import Cache
 from timmgate.worker.cotangent import cotangent_of
 from timmgate.worker.training_step import Setup, logits, make
 
-STATISTICS = ("rms", "max", "projection", "mean", "slice_mean_0", "slice_rms_0", "slice_mean_1", "slice_rms_1")
+STATISTICS = ("rms", "max", "projection", "mean", "slice_mean_0", "slice_rms_0", "slice_mean_1", "slice_rms_1", "contrast")
 """Order of the limits of a tensor."""
 
 Limits = dict[str, list[float]]
