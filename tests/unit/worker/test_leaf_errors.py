@@ -56,15 +56,22 @@ def rounded(seed: int, by: float = 0.1) -> torch.Tensor:
 @pytest.mark.parametrize("mix_up", [lambda x: x.flip(0), lambda x: x.roll(1, 0)])
 def test_samples_that_are_mixed_up_are_told_from_rounding_as_large_as_what_tells_them_apart(mix_up):
     reference, eager, again = ([Leaf("output", "output", each)] for each in (SAMPLES, rounded(1), rounded(2)))
-    nulls = [NullRun(str(seed), measure(run, reference, torch.float32)) for seed, run in enumerate((eager, again))]
+    nulls = [NullRun(str(seed), measure(run, reference, torch.bfloat16)) for seed, run in enumerate((eager, again))]
     right, wrong = ([Leaf("output", "output", each)] for each in (rounded(5), mix_up(rounded(5))))
-    found = [judge(measure(run, reference, torch.float32), nulls, base=1.75) for run in (right, wrong)]
+    found = [judge(measure(run, reference, torch.bfloat16), nulls, base=1.75) for run in (right, wrong)]
     assert [verdict.strict for verdict in found] == ["pass", "fail"]
     assert found[1].worst_statistic == "contrast"
 
 
-def test_a_gradient_has_no_samples_to_tell_apart():
-    assert "contrast" not in errors_of(SAMPLES, SAMPLES, kind="gradient").statistics
+def test_what_tells_samples_apart_is_judged_of_outputs_in_half_precision():
+    gradient, output = ([Leaf("leaf", kind, SAMPLES)] for kind in ("gradient", "output"))
+    for run, dtype, is_judged in (
+        (gradient, torch.bfloat16, False),
+        (output, torch.bfloat16, True),
+        (output, torch.float32, False),
+    ):
+        (errors,) = measure(run, run, dtype).values()
+        assert ("contrast" in errors.statistics) == is_judged
 
 
 def test_a_scalar_and_a_zero_have_statistics_too():
