@@ -139,9 +139,9 @@ def _contrast(run: Tensor, reference: Tensor, scale: float, half_ulp: float) -> 
 
     What samples have in common is most of an output of random weights. A fault that mixes samples up, or loses what tells
     them apart, leaves that as it is and takes away of c; rounding in half precision has nothing to do with c, and hides much
-    of what the other statistics would show. Of a sample with n elements the
-    square root of n count as independent, as a rounded feature is in all of them: the cosine of null runs' errors with c has a
-    standard deviation of 0.05 in outputs of 8 x 1000, where this gives 0.06.
+    of what the other statistics would show. Of a sample with n elements the square root of n count as independent, as a
+    rounded feature is in all of them: the cosine of null runs' errors with c has a standard deviation of 0.05 in outputs of
+    8 x 1000, where this gives 0.06.
     """
     error, size = (run - reference) / scale, reference / scale
     contrast = size - size.mean(0)
