@@ -145,8 +145,8 @@ def _contrast(run: Tensor, reference: Tensor, scale: float, half_ulp: float) -> 
     """
     error, size = (run - reference) / scale, reference / scale
     contrast = size - size.mean(0)
-    floor, independent = half_ulp * _rms(size) * _rms(contrast), len(error) * math.sqrt(error[0].numel())
-    return Statistic((error * contrast).mean().abs().item(), floor, _rms(contrast) / math.sqrt(independent))
+    from_rms = _rms(contrast) / math.sqrt(len(error) * math.sqrt(error[0].numel()))
+    return Statistic((error * contrast).mean().abs().item(), half_ulp * _rms(size) * from_rms, from_rms)
 
 
 def _independent(shape: torch.Size) -> int:
