@@ -118,12 +118,7 @@ ACCURACY = Check(
             ("strict", "string", "", "pass, fail or undecided: the verdict by null runs; null where there are none"),
             ("strict_margin", "float64", "", "largest statistic of an error over its limit by null runs, 1 is the limit"),
             ("strict_worst_leaf", "string", "", "compared tensor that it is of"),
-            (
-                "strict_worst_statistic",
-                "string",
-                "",
-                "which statistic: rms, max, projection, mean, contrast, slice_... or mismatch",
-            ),
+            ("strict_worst_statistic", "string", "", "rms, max, projection, mean, contrast, slice_... or mismatch"),
             ("strict_message", "string", "", "why the strict verdict is fail"),
             ("strict_of_seeds", "list<string>", "", "the verdict with each seed that was tried; two of three decide"),
             ("strict_error", "string", "", "why there is no strict verdict"),

@@ -333,7 +333,12 @@ def multiplier(tensor: Tensor, rule: Rule) -> float:
     pointwise_kernel = tensor.ndim == 4 and tensor.shape[-1] == tensor.shape[-2] == 1
     if tensor.numel() < _NOISY_BELOW_NUMEL or pointwise_kernel or rule.tolerance >= _NOISY_FROM_TOLERANCE:
         return _MULTIPLIER_NOISY
-    return _MULTIPLIER_HALF_PRECISION if tensor.dtype in (torch.float16, torch.bfloat16) else _MULTIPLIER
+    return _MULTIPLIER_HALF_PRECISION if is_half(tensor.dtype) else _MULTIPLIER
+
+
+def is_half(dtype: torch.dtype) -> bool:
+    """Whether a dtype is of half precision."""
+    return dtype in (torch.float16, torch.bfloat16)
 
 
 def _margin(eager: Tensor, compiled: Tensor, reference: Tensor | None, errors: dict[str, float], rule: Rule) -> float:

@@ -19,7 +19,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
 from timmgate.core.verdict import KINKS
-from timmgate.worker.compare import Leaf
+from timmgate.worker.compare import Leaf, is_half
 
 Run = Callable[[nn.Module, Tensor], list[Leaf]]
 """Seeds, runs a model, which it may change, on images, and returns its leaves."""
@@ -114,15 +114,15 @@ def default_families(dtype: torch.dtype, gmacs: float = 0.0) -> list[str]:
     `gmacs` are multiply-accumulate operations of a run, in 1e9. In half precision operands stay: no run has another rounding
     of the weights than the reference (but `folded`). Other threads never stood out in calibration, and are slow.
     """
-    is_half, is_large = dtype.itemsize < 4, gmacs > LARGE_GMACS
-    if is_large:
+    half = is_half(dtype)
+    if gmacs > LARGE_GMACS:
         return [
             "eager",
-            *(["outputs"] * 4 if is_half else ["operands", "operands", "outputs", "outputs"]),
+            *(["outputs"] * 4 if half else ["operands", "operands", "outputs", "outputs"]),
             "memory_format",
             "sums",
         ]
-    random = ["outputs"] * 6 if is_half else [*["operands"] * 3, *["outputs"] * 3]
+    random = ["outputs"] * 6 if half else [*["operands"] * 3, *["outputs"] * 3]
     return ["eager", *random, "memory_format", "halves", "sums", "library", "folded"]
 
 
@@ -131,7 +131,7 @@ def reference(run: Run, model: nn.Module, images: Tensor, dtype: torch.dtype) ->
 
     All runs round them in the same way, and so this rounding is no error. In float32 nothing is rounded.
     """
-    with RoundedWeights(dtype) if dtype.itemsize < 4 else nullcontext():
+    with RoundedWeights(dtype) if is_half(dtype) else nullcontext():
         return run(copy.deepcopy(model).double(), images.to(dtype).double())
 
 

@@ -5,7 +5,7 @@
 Nothing is compiled here, so that a cell whose compiler crashes or hangs has its script too. The folder gets
 `weights.safetensors`, the state dict, and `inputs.safetensors`: `input.0` and so on, in training `cotangent`, and for each
 tensor that is judged `limits.<name>`, its scale and then its limits in the order of `STATISTICS`, those of slices for up to
-two dimensions. The file is a list of one object, of `Facts`.
+two dimensions, and that of the contrast for outputs in half precision. The file is a list of one object, of `Facts`.
 """
 
 import copy

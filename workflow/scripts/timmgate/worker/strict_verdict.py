@@ -15,7 +15,7 @@ from timmgate.core import verdict
 from timmgate.core.spec import Spec
 from timmgate.core.verdict import CellVerdict, NullRun
 from timmgate.worker import flops, leaf_errors, models, null_runs, torch_device
-from timmgate.worker.compare import Leaf
+from timmgate.worker.compare import Leaf, is_half
 from timmgate.worker.cotangent import cotangent_leaves
 from timmgate.worker.training_step import fresh, gradient, iterate
 
@@ -108,7 +108,7 @@ def prepare(spec: Spec, model: torch.nn.Module, images: torch.Tensor, families: 
 
 def multiplier(dtype: torch.dtype, training: bool) -> float:
     """That of a single leaf."""
-    if dtype.itemsize >= 4:
+    if not is_half(dtype):
         return verdict.MULTIPLIER
     return verdict.HALF_TRAINING_MULTIPLIER if training else verdict.HALF_MULTIPLIER
 
@@ -119,9 +119,8 @@ def measured(runs: Iterable[tuple[str, list[Leaf]]], reference: list[Leaf], dtyp
     There the errors of draws of `outputs` have a cosine of 0 to 0.3 with each other and with eager's, and up to twice its
     size. In float32 eager's own error, of sums in its order, is most of each.
     """
-    is_half = dtype.itemsize < 4
     return [
-        NullRun(family, leaf_errors.measure(leaves, reference, dtype), draw=number if is_half else 0)
+        NullRun(family, leaf_errors.measure(leaves, reference, dtype), draw=number if is_half(dtype) else 0)
         for number, (family, leaves) in enumerate(runs)
     ]
 
