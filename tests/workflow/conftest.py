@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,27 @@ modes: [inference, special]
 mode_catalogue:
   special: {training: true, channels_last: true}
 """
+
+
+PYTHON = """\
+#!/bin/sh
+# The Python of an environment, in which the stand-in for the worker is installed as the worker.
+case "$1 $2" in
+    "-m timmgate.worker") shift 2; ACME_HOME={label} exec {python} {worker} "$@" ;;
+    "-m timmgate.worker.repro") shift 2; exec {python} {worker} --repro "$@" ;;
+esac
+exec {python} "$@"
+"""
+
+
+def environment(folder: Path, label: str) -> Path:
+    """Make an environment with the packages of the tests' own; its Python."""
+    path = folder / label / "bin" / "python"
+    path.parent.mkdir(parents=True)
+    python, worker = shlex.quote(sys.executable), shlex.quote(str(ROOT / "tests" / "fake_worker.py"))
+    path.write_text(PYTHON.format(label=label, python=python, worker=worker))
+    path.chmod(0o755)
+    return path
 
 
 @dataclass

@@ -3,33 +3,13 @@
 import json
 import re
 import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
 from timmgate.core.packages import places
-
-WRAPPER = """\
-#!/bin/sh
-# The Python of an environment, in which the stand-in for the worker is installed as the worker.
-if [ "$1 $2" = "-m timmgate.worker" ]; then
-    shift 2
-    ACME_HOME={label} exec {python} {worker} "$@"
-fi
-exec {python} "$@"
-"""
-
-
-def environment(folder: Path, label: str, python: str = sys.executable) -> Path:
-    """Make an environment with the packages of the tests' own; its Python."""
-    path = folder / label / "bin" / "python"
-    path.parent.mkdir(parents=True)
-    path.write_text(WRAPPER.format(label=label, python=python, worker=ROOT / "tests" / "fake_worker.py"))
-    path.chmod(0o755)
-    return path
+from workflow.conftest import environment
 
 
 def catalogue(**builds: Mapping) -> dict[str, str]:

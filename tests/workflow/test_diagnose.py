@@ -2,36 +2,20 @@
 
 import json
 import os
-import shlex
 import signal
-import sys
 
 import pytest
 
-from conftest import ROOT, wait_until
+from conftest import wait_until
+from workflow.conftest import environment
 
 INDUCTOR = dict.fromkeys(["aot_eager_decomp_partition", "without lowerings (bisector)"], "pass")
-
-
-PYTHON = """\
-#!/bin/sh
-# The Python of a build, in which the stand-in for the worker also prepares the scripts of modules.
-if [ "$1 $2" = "-m timmgate.worker.repro" ]; then
-    shift 2
-    exec {python} {worker} --repro "$@"
-fi
-exec {python} "$@"
-"""
 
 
 @pytest.fixture
 def project(project):
     """As everywhere, without torch for the scripts of modules."""
-    python = project.folder / "python"
-    worker = shlex.quote(str(ROOT / "tests" / "fake_worker.py"))
-    python.write_text(PYTHON.format(python=shlex.quote(sys.executable), worker=worker))
-    python.chmod(0o755)
-    project.config["build_catalogue"] = json.dumps({"default": {"python": str(python)}})
+    project.config["build_catalogue"] = json.dumps({"default": {"python": str(environment(project.folder, "own"))}})
     return project
 
 

@@ -1,11 +1,9 @@
 """The recipes of the README, typed as they stand there: each must be possible, and say what it would do."""
 
 import importlib.util
-import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -25,10 +23,8 @@ def typed(line: str, project) -> str:
     if program != "snakemake":
         return subprocess.run(line, shell=True, cwd=project.folder, check=True, capture_output=True, text=True).stdout
     dry = [] if {"--unlock", "--dry-run"} & {*arguments} else ["--dry-run"]
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = {**os.environ, **project.worker.environment, "PATH": path}
     arguments = ["--snakefile", str(project.snakefile), *dry, *arguments]
-    done = snakemake_server.started().run(arguments, project.folder, environment, project.patience_s)
+    done = snakemake_server.started().run(arguments, project.folder, project.variables, project.patience_s)
     assert done.code == 0, done.printed
     return done.printed
 

@@ -4,11 +4,10 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 
+import fake_worker
 import specs
 from timmgate.core.build import BuildOptions
 from timmgate.core.run_options import RunOptions
@@ -19,10 +18,7 @@ from timmgate.diagnosis.script import Case
 from timmgate.supervisor import study
 
 NOTHING = {column.name: None for column in CELLS}
-FACTS = {
-    **{"refuses_drop": False, "dtype": "float32", "amp_dtype": None, "arguments": ['inputs["input.0"]'], "keywords": {}},
-    **{"in_place": False, "is_tree": False, "has_reference": True, "inductor_config": {"fallback_random": True}},
-}
+FACTS = {**fake_worker.FACTS, "inductor_config": {"fallback_random": True}}
 BOTH = ("accuracy", "performance")
 WRONG = {"accuracy": "fail_accuracy", "strict": "fail", "accuracy_stage": "null_runs", "comparison": "error"}
 
@@ -120,15 +116,14 @@ def written(tmp_path, monkeypatch):
     What the script needs is prepared in this process, which has torch.
     """
     from timmgate.worker import repro
-    from timmgate.worker.compile_cache import Cache
-    from timmgate.worker.training_step import Setup
 
-    def prepared(worker, spec, run, weights, log, /, timeout_s, batch_size, folder, module, rule):
-        assert worker == repro.__name__
-        setup = Setup(run.threads, Cache(run.cache), batch_size, weights, strict=True)
-        return [asdict(repro.prepare(spec, setup, Path(folder), module, rule))]
+    def run(command, *_):
+        assert command[1:3] == ["-m", repro.__name__]
+        repro.main(*command[3:])
+        return 0
 
-    monkeypatch.setattr(study, "rows", prepared)
+    monkeypatch.setattr(repro, "set_environment", lambda *_: None)  # of a process of its own, before torch is there
+    monkeypatch.setattr(study.process_tree, "run", run)
 
     def write(case, module=None):
         run = RunOptions(cache=tmp_path / "cache")
