@@ -19,8 +19,8 @@ import psutil
 COMMANDS = ("munged", "slurmctld", "slurmd", "sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun")
 NODES = ("n1", "n2")
 CPUS, GPUS = 4, 2
-PATIENCE_S = 30
-"""Longest time for a daemon to start or to end, and for an answer of Slurm."""
+PATIENCE_S = 120
+"""Longest time for anything to happen on the cluster: two processors may do all its work, and other work beside it."""
 
 # Listeners would be on all interfaces without CommunicationParameters. A node that does not answer is down after
 # SlurmdTimeout, and back as soon as it answers (ReturnToService).
@@ -45,7 +45,6 @@ SlurmdParameters=config_overrides
 MessageTimeout=5
 SlurmdTimeout=5
 ReturnToService=2
-KillWait=2
 MinJobAge=3600
 GresTypes=gpu
 {nodes}PartitionName=main Nodes=ALL Default=YES LLN=YES DefMemPerCPU=500 State=UP
