@@ -42,11 +42,10 @@ from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Spec
 from timmgate.supervisor.cell import supervise
 from timmgate.supervisor.journal import Journal
-from timmgate.system.process_tree import interruptible
 
 folder = Path(sys.argv[2])
 journal = Journal(folder / "attempts.jsonl")
-with interruptible(), journal.kept():
+with journal.kept():
     run = RunOptions(attempts=3, cache=folder / "cache")
     supervise([Spec.from_dict(json.loads(sys.argv[1]))], run, folder / "worker.log", journal)
     (folder / "row").touch()

@@ -1,6 +1,8 @@
 """The journal of a cell: every attempt is in it, also one that left nothing but its beginning."""
 
 import json
+import os
+import signal
 
 import pytest
 
@@ -86,13 +88,27 @@ def test_counting_begins_anew_once_the_rows_are_written_and_nothing_is_forgotten
     assert [(row["retry"], row["attempt"], row["status"]) for row in table(path)] == [(0, 1, "infra_error"), (1, 1, "pass")]
 
 
+def be_asked_to_end():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def test_a_measurement_that_was_ended_on_request_is_none_of_the_attempts(path):
     journal = Journal(path)
     with pytest.raises(SystemExit), journal.kept():
         journal.began("accuracy")
-        raise SystemExit(143)
+        be_asked_to_end()
     assert table(path) == []
     assert Journal(path).failed_attempts["accuracy"] == 0
+
+
+def test_that_a_measurement_was_asked_to_end_is_kept_before_anything_is_cleaned_up(path):
+    found = []
+    with pytest.raises(SystemExit), Journal(path).kept():
+        try:
+            be_asked_to_end()
+        finally:
+            found = [json.loads(line)["event"] for line in path.read_text().splitlines()]
+    assert found == ["interrupted"]
 
 
 @pytest.mark.parametrize("kept", [1, 20, -2])
@@ -132,7 +148,7 @@ def test_an_error_of_our_own_is_remembered_until_the_rows_are_written(path):
         raise OSError("no room")
     assert Journal(path).error == "no room"
     with pytest.raises(SystemExit), Journal(path).kept():
-        raise SystemExit(143)
+        be_asked_to_end()
     assert Journal(path).error is None
 
 

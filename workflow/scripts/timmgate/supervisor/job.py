@@ -19,7 +19,7 @@ from timmgate.core.spec import Cell, Spec
 from timmgate.supervisor import cell, journal, stages
 from timmgate.supervisor.preflight import devices, toolchain_folder
 from timmgate.system.cgroups import memory_limit_bytes
-from timmgate.system.process_tree import die_with_run, interruptible, machine_memory_bytes
+from timmgate.system.process_tree import die_with_run, machine_memory_bytes
 from timmgate.weights import record
 
 SUPERVISION_BYTES = SUPERVISION_MB * 10**6
@@ -110,11 +110,7 @@ def _measure(job: Job, write: Write) -> None:
     attempts = journal.Journal(folder / journal.NAME, job.retry)
     if attempts.error and not job.attempts:
         sys.exit(f"{job}: {attempts.error}")  # this was no loss: another run may well measure it
-    with (
-        contextlib.closing(stages.of_cell(job.cell)) as stage,
-        interruptible(),  # also while it writes: no scratch file is left
-        attempts.kept(),
-    ):
+    with contextlib.closing(stages.of_cell(job.cell)) as stage, attempts.kept():
         if job.attempts and limit_bytes <= SUPERVISION_BYTES:
             raise OSError(f"the job has {limit_bytes // 10**6} MB, but its supervisor alone takes {SUPERVISION_MB}")
         for spec, outcome in zip(specs, _outcomes(specs, run, weights, job.log, attempts, stage.tell), strict=True):

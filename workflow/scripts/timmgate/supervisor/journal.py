@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 from timmgate.core.outcome import RETRYABLE, AttemptResult, Verdict, now
 from timmgate.core.redact import redacted
+from timmgate.system.process_tree import interruptible
 
 NAME = "attempts.jsonl"
 """Of the file, beside the rows."""
@@ -81,14 +82,21 @@ class Journal:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """A measurement, up to its rows. One that is ended on request, or by an error here, is none of the attempts."""
-        try:
-            yield
-        except BaseException as error:
-            with suppress(OSError):
-                self._append(event="interrupted", error=None if isinstance(error, SystemExit) else shortened(str(error)))
-            raise
-        self._append(event="rows")
+        """A measurement, up to its rows. One that is ended on request, or by an error here, is none of the attempts.
+
+        It can be asked to end while the context lasts: SystemExit.
+        """
+        with interruptible(self._interrupted):
+            try:
+                yield
+            except Exception as error:
+                self._interrupted(shortened(str(error)))
+                raise
+            self._append(event="rows")
+
+    def _interrupted(self, error: str | None = None) -> None:
+        with suppress(OSError):
+            self._append(event="interrupted", error=error)
 
     def _count(self, entry: dict[str, Any]) -> None:
         match entry["event"]:

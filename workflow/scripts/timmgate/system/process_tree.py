@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -282,14 +282,18 @@ def _prctl(option: int, value: int) -> None:
 
 
 @contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Turn the first signal that asks us to end into SystemExit, and ignore the others, so that the clean-up is complete."""
+def interruptible(note: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Turn the first signal that asks us to end into SystemExit, and ignore the others, so that the clean-up is complete.
+
+    `note` is called before anything is cleaned up: Slurm kills what is left as soon as the first process of a job has ended.
+    """
     asking = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     previous = {each: signal.getsignal(each) for each in asking if signal.getsignal(each) != signal.SIG_IGN}
 
     def stop(number: int, _: Any) -> None:
         for each in previous:
             signal.signal(each, signal.SIG_IGN)
+        note()
         raise SystemExit(128 + number)
 
     for each in previous:
