@@ -125,6 +125,25 @@ def test_what_is_wrong_at_any_other_batch_size_than_8_is_found(memory, training,
     assert columns["timed_reference"] == ("fp64" if reference == "extrapolated" and not training else reference)
 
 
+@pytest.mark.parametrize(("null_error", "passes"), [(0.0, False), (0.1, True)])
+def test_null_runs_say_what_is_healthy_in_training_and_only_where_eager_alone_does_not(
+    memory, monkeypatch, null_error, passes
+):
+    memory(PLENTY)
+    runs = []
+
+    def rounded_differently(measured, model, images):
+        leaves = timed_output.computed(measured, model, model, images)
+        runs.append({kind: [leaf * (1 + null_error) for leaf in each] for kind, each in leaves.items()})
+        return runs
+
+    monkeypatch.setattr(timed_output, "rounded_differently", rounded_differently)
+    training = spec(training=True)
+    assert judge(training)["timed_output_ok"] and not runs
+    columns = judge(training, lambda model: lambda images: 1.05 * model(images))
+    assert (columns["timed_output_ok"], len(runs)) == (passes, 1), columns
+
+
 def test_a_backend_that_is_wrong_at_any_other_batch_size_than_8_passes_the_accuracy_check_and_fails_the_performance_check(
     monkeypatch,
 ):
