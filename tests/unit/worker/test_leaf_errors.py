@@ -7,13 +7,13 @@ import torch
 
 from timmgate.core.verdict import NullRun, judge
 from timmgate.worker.compare import Leaf
-from timmgate.worker.leaf_errors import measure
+from timmgate.worker.leaf_errors import Reference
 
 EPS = torch.finfo(torch.float32).eps
 
 
 def errors_of(run, reference, kind: str = "output"):
-    (errors,) = measure([Leaf("leaf", kind, run)], [Leaf("leaf", kind, reference)], torch.float32).values()
+    (errors,) = Reference([Leaf("leaf", kind, reference)], torch.float32).errors([Leaf("leaf", kind, run)]).values()
     return errors
 
 
@@ -55,10 +55,11 @@ def rounded(seed: int, by: float = 0.1) -> torch.Tensor:
 
 @pytest.mark.parametrize("mix_up", [lambda x: x.flip(0), lambda x: x.roll(1, 0)])
 def test_samples_that_are_mixed_up_are_told_from_rounding_as_large_as_what_tells_them_apart(mix_up):
-    reference, eager, again = ([Leaf("output", "output", each)] for each in (SAMPLES, rounded(1), rounded(2)))
-    nulls = [NullRun(str(seed), measure(run, reference, torch.bfloat16)) for seed, run in enumerate((eager, again))]
+    samples, eager, again = ([Leaf("output", "output", each)] for each in (SAMPLES, rounded(1), rounded(2)))
+    reference = Reference(samples, torch.bfloat16)
+    nulls = [NullRun(str(seed), reference.errors(run)) for seed, run in enumerate((eager, again))]
     right, wrong = ([Leaf("output", "output", each)] for each in (rounded(5), mix_up(rounded(5))))
-    found = [judge(measure(run, reference, torch.bfloat16), nulls, base=1.75) for run in (right, wrong)]
+    found = [judge(reference.errors(run), nulls, base=1.75) for run in (right, wrong)]
     assert [verdict.strict for verdict in found] == ["pass", "fail"]
     assert found[1].worst_statistic == "contrast"
 
@@ -70,7 +71,7 @@ def test_what_tells_samples_apart_is_judged_of_outputs_in_half_precision():
         (output, torch.bfloat16, True),
         (output, torch.float32, False),
     ):
-        (errors,) = measure(run, run, dtype).values()
+        (errors,) = Reference(run, dtype).errors(run).values()
         assert ("contrast" in errors.statistics) == is_judged
 
 
@@ -107,7 +108,7 @@ def test_equal_integers_and_words_have_no_error():
 def test_leaves_are_matched_by_name_and_trees_taken_apart():
     run = [Leaf("output", "output", (torch.zeros(2), {"b": torch.zeros(2)})), Leaf("more", "buffer", torch.zeros(1))]
     reference = [Leaf("output", "output", [torch.zeros(2), {"b": torch.zeros(2)}]), Leaf("less", "buffer", torch.zeros(1))]
-    found = measure(run, reference, torch.float32)
+    found = Reference(reference, torch.float32).errors(run)
     assert {name: errors.mismatch for name, errors in found.items()} == {
         "output.0": "",
         "output.1.b": "",
@@ -119,7 +120,7 @@ def test_leaves_are_matched_by_name_and_trees_taken_apart():
 def test_a_gradient_far_below_the_others_vanishes_and_is_measured_by_what_they_resolve():
     sizes = {"a": 1.0, "b": 2.0, "c": 1e-12}
     reference = [Leaf(name, "gradient", size * torch.ones(4, dtype=torch.float64)) for name, size in sizes.items()]
-    found = measure([Leaf("c", "gradient", torch.full((4,), 3 * EPS))], reference, torch.float32)["c"]
+    found = Reference(reference, torch.float32).errors([Leaf("c", "gradient", torch.full((4,), 3 * EPS))])["c"]
     assert found.vanishes and found.statistics["rms"].value == pytest.approx(3, rel=1e-3)
 
 
@@ -130,7 +131,7 @@ def test_a_gradient_that_vanishes_may_be_off_by_half_of_the_digits_of_the_others
     reference = [Leaf(name, "gradient", size * torch.ones(4, dtype=torch.float64)) for name, size in sizes.items()]
 
     def run(error):
-        return measure([*reference[:2], Leaf("c", "gradient", torch.full((4,), error))], reference, dtype)
+        return Reference(reference, dtype).errors([*reference[:2], Leaf("c", "gradient", torch.full((4,), error))])
 
     nulls = [NullRun("eager", run(eps)), NullRun("outputs", run(2 * eps))]
     assert judge(run(0.9 * eps**0.5), nulls).strict == "pass"

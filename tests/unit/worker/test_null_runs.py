@@ -10,10 +10,11 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from timmgate.core import verdict
-from timmgate.worker import leaf_errors, strict_verdict
+from timmgate.worker import strict_verdict
 from timmgate.worker.compare import Leaf
 from timmgate.worker.cotangent import cotangent_leaves
-from timmgate.worker.null_runs import FAMILIES, jittered, null_runs, reference
+from timmgate.worker.leaf_errors import Reference
+from timmgate.worker.null_runs import FAMILIES, jittered, kinks, null_runs, reference
 
 SEED = 1337
 SAMPLES = 8
@@ -41,8 +42,10 @@ class Case:
         if precision == "bfloat16":
             self.model, self.images = self.model.bfloat16(), self.images.bfloat16()
         self.expected = reference(self.run, self.model, self.images, self.dtype)
-        self.null_leaves = list(null_runs(self.run, self.model, self.images, self.dtype, SEED, expected=self.expected))
-        self.nulls = strict_verdict.measured(self.null_leaves, self.expected, self.dtype)
+        about = self.run, self.model, self.images, self.dtype, SEED
+        self.null_leaves = [*null_runs(*about), *kinks(*about, self.expected)]
+        self.reference = Reference(self.expected, self.dtype)
+        self.nulls = strict_verdict.measured(self.null_leaves, self.reference)
 
     def autocast(self, images: Tensor):
         return torch.autocast("cpu", self.dtype, enabled=self.is_amp and images.dtype != torch.float64)
@@ -63,14 +66,14 @@ class Case:
         return leaves + cotangent_leaves(model, model, images, lambda: self.autocast(images), SEED)
 
     def errors(self, leaves: list[Leaf]) -> verdict.Errors:
-        return leaf_errors.measure(leaves, self.expected, self.dtype)
+        return self.reference.errors(leaves)
 
     def eager(self) -> list[Leaf]:
         return self.null_leaves[0][1]
 
     def judge(self, leaves: list[Leaf]) -> verdict.CellVerdict:
         base = strict_verdict.multiplier(self.dtype, self.training)
-        return strict_verdict.Judge(self.dtype, self.expected, self.nulls, True, base).judge(leaves)
+        return strict_verdict.Judge(self.reference, self.nulls, True, base).judge(leaves)
 
     def judge_variant(self, model: nn.Module) -> verdict.CellVerdict:
         """The verdict on another way to compute the same: a model with the same weights."""

@@ -1,5 +1,6 @@
 """The strict verdict in the accuracy check: what it judges that the dynamo rule does not, and what the row says of it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 import specs
 from said import Said, listen
 from timmgate.core.checks import ACCURACY
-from timmgate.worker import accuracy, backends, models, strict_verdict
+from timmgate.core.verdict import KINKS
+from timmgate.worker import accuracy, backends, models, null_runs, strict_verdict
 from timmgate.worker.compile_cache import Cache
 from timmgate.worker.training_step import Setup
 
@@ -146,7 +148,7 @@ def test_null_runs_that_fail_leave_the_dynamo_rule_and_a_reason(monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("no null runs here")
 
-    monkeypatch.setattr(strict_verdict, "prepare", broken)
+    monkeypatch.setattr(null_runs, "null_runs", broken)
     said = measure(monkeypatch, same)
     assert said.result["status"] == "pass" and said.columns["strict_error"] == "RuntimeError: no null runs here"
     assert "strict" not in said.columns
@@ -171,6 +173,20 @@ def test_a_large_run_gets_fewer_null_runs(monkeypatch):
     few = measure(monkeypatch, same).columns["null_runs"]
     monkeypatch.setattr(strict_verdict, "gmacs", lambda *_: 100.0)
     assert measure(monkeypatch, same).columns["null_runs"] < few
+
+
+@pytest.mark.parametrize(("jump", "verdict"), [(0.0, "fail"), (0.1, "pass")])
+def test_kinks_are_looked_for_where_it_fails_without_them_and_may_explain_it(monkeypatch, jump, verdict):
+    looks = []
+
+    def kinks(run, model, images, dtype, seed, expected):
+        looks.append(seed)
+        yield KINKS, [replace(leaf, value=leaf.value * (1 + jump)) for leaf in expected]
+
+    monkeypatch.setattr(null_runs, "kinks", kinks)
+    assert measure(monkeypatch, same, training=True).columns["strict"] == "pass" and not looks
+    off = measure(monkeypatch, lambda model: lambda images: 1.01 * model(images), training=True)
+    assert off.columns["strict"] == verdict and looks
 
 
 def test_every_column_is_described(monkeypatch):

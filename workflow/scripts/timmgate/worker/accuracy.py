@@ -198,10 +198,10 @@ def judge_strictly(
         reporter.stage("compile")
         _, leaves = run_compiled(other, setup, model, images, reporter)
         reporter.stage("null_runs")
-        return strict_verdict.prepare(other, model, images).judge(leaves)
+        return strict_verdict.examine(other, model, images, leaves)
 
     try:
-        found = strict_verdict.prepare(spec, model, images).judge(compiled)
+        found = strict_verdict.examine(spec, model, images, compiled)
     except Exception as error:
         traceback.print_exc()
         reporter.columns(strict_error=f"{type(error).__name__}: {error}")

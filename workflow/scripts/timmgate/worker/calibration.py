@@ -21,7 +21,7 @@ from timmgate.core.files import write_text
 from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Spec
 from timmgate.core.verdict import Errors, NullRun
-from timmgate.worker import backends, leaf_errors, null_runs, strict_verdict, torch_device
+from timmgate.worker import backends, null_runs, strict_verdict, torch_device
 from timmgate.worker.__main__ import import_first, set_environment
 from timmgate.worker.compile_cache import Cache
 from timmgate.worker.training_step import Setup, make
@@ -78,8 +78,8 @@ def _compared_with_all(
     def one(model: torch.nn.Module, images: torch.Tensor) -> list[strict_verdict.Leaf]:
         return strict_verdict.run(spec, model, images)
 
-    for family, leaves in null_runs.null_runs(one, model, images, judge.dtype, spec.seed, ["threads"]):
-        yield family, leaf_errors.measure(leaves, judge.reference, judge.dtype)
+    for family, leaves in null_runs.null_runs(one, model, images, judge.reference.dtype, spec.seed, ["threads"]):
+        yield family, judge.reference.errors(leaves)
     for backend in dict.fromkeys([BASELINE, spec.options.backend] if is_first else [BASELINE]):
         compiled_spec = replace(spec, options=replace(spec.options, backend=backend))
         torch._dynamo.reset()
@@ -90,7 +90,7 @@ def _compared_with_all(
         except Exception:  # a compiler that fails is a matter of the measurement
             traceback.print_exc()
             continue
-        yield backend, leaf_errors.measure(leaves, judge.reference, judge.dtype)
+        yield backend, judge.reference.errors(leaves)
 
 
 def _row(seed: int, run: str, errors: Errors, nulls: list[NullRun], base: float) -> HealthyRun:

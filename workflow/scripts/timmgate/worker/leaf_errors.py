@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,31 +19,104 @@ SLICED = 2
 """Slices are taken along so many of the first dimensions: samples and classes, output and input channels."""
 
 
-def measure(run: Iterable[Leaf], reference: Iterable[Leaf], dtype: torch.dtype) -> Errors:
-    """Errors of all leaves of `run`, matched by name with those of `reference` (in float64, or a run to be judged against).
+@dataclass(frozen=True)
+class Size:
+    """Of a leaf of the reference.
 
-    `dtype` is what the run computes in. A leaf that is a tree of tensors counts as many, and a tensor that both runs have
-    an equal number of NaN or Inf in, at the same places, is judged by the rest.
+    * `scale`: what errors are relative to: its rms, if that is not too small; 1 for zeros. The others are over it.
+    * `rms`, `max`: of its elements; `slices`: the largest rms of a slice along each of the first dimensions.
+    * `vanishes`: it is so small that nothing can be told from zero.
+    * `is_finite`: there is no NaN or Inf in it; else all is of the rest.
     """
-    run, reference = dict(tensors(run)), dict(tensors(reference))
-    resolutions = _resolutions(reference, dtype)
-    return {name: _leaf_errors(name, run.get(name), reference.get(name), resolutions, dtype) for name in (reference | run)}
+
+    scale: float
+    rms: float
+    max: float
+    slices: tuple[float, ...]
+    vanishes: bool
+    is_finite: bool
 
 
-def scales(reference: Iterable[Leaf], dtype: torch.dtype) -> dict[str, float]:
-    """What errors of each leaf are relative to: its rms, if that is not too small; 1 for integers. Only finite ones."""
-    reference = dict(tensors(reference))
-    resolutions = _resolutions(reference, dtype)
-    return {
-        name: (max(_rms(value), resolutions.get(kind, 0.0)) if value.is_floating_point() else 0.0) or 1.0
-        for name, (kind, value) in reference.items()
-        if isinstance(value, Tensor) and value.numel() and torch.isfinite(value).all()
-    }
+class Reference:
+    """The `leaves` that runs are held against (in float64, or of a run), and what is needed of them for every run.
+
+    `dtype` is what the runs compute in. A leaf that is a tree of tensors counts as many.
+    """
+
+    def __init__(self, leaves: Iterable[Leaf], dtype: torch.dtype):
+        self.leaves, self.dtype = list(leaves), dtype
+        self._values = dict(tensors(self.leaves))
+        resolutions = {kind: torch.finfo(dtype).eps * self._typical_size(kind) for kind in GRADIENTS}
+        self._sizes = {
+            name: _size(value, resolutions.get(kind))
+            for name, (kind, value) in self._values.items()
+            if isinstance(value, Tensor) and value.numel()
+        }
+
+    def _typical_size(self, kind: str) -> float:
+        """Median over the leaves of a kind of their rms, 0 where there are none."""
+        sizes = [_rms(value.double()) for each, value in self._values.values() if each == kind and value.numel()]
+        return torch.tensor(sizes).median().item() if sizes else 0.0
+
+    def scales(self) -> dict[str, float]:
+        """What errors of each leaf are relative to; 1 for integers. Only of leaves without NaN or Inf."""
+        return {
+            name: size.scale if self._values[name][1].is_floating_point() else 1.0
+            for name, size in self._sizes.items()
+            if size.is_finite
+        }
+
+    def errors(self, run: Iterable[Leaf]) -> Errors:
+        """Errors of all leaves of a run, matched by name.
+
+        A tensor that has as many NaN or Inf as the reference, at the same places, is judged by the rest.
+        """
+        found = dict(tensors(run))
+        return {name: self._leaf_errors(name, found.get(name)) for name in (self._values | found)}
+
+    def _leaf_errors(self, name: str, found: tuple[str, Any] | None) -> LeafErrors:
+        """Errors of one leaf. A gradient that vanishes, for its terms cancel, may be off by half of a typical one's digits.
+
+        What rounding leaves of it depends on the size of these terms, which the gradient does not show: from 0.01 to 1000
+        times the smallest that can be told from zero in layers of one network, and in one layer 50 times as much compiled as
+        in eager.
+        """
+        expected, size = self._values.get(name), self._sizes.get(name)
+        if found is None or expected is None:
+            kind = (found or expected)[0]
+            return LeafErrors(name, kind, mismatch=f"missing in the {'run' if found is None else 'reference'}")
+        (_, run), (kind, reference) = found, expected
+        if mismatch := _mismatch(run, reference, size):
+            return LeafErrors(name, kind, mismatch=mismatch)
+        if not isinstance(run, Tensor) or not run.is_floating_point() or not size:
+            return LeafErrors(name, kind, {"rms": Statistic(0.0, 0.0)})
+        half_ulp = torch.finfo(run.dtype).eps / 2
+        expected64, error = _finite(reference.double(), reference, size), _finite(run.double() - reference, reference, size)
+        statistics = _statistics(error, expected64, size, half_ulp)
+        if kind in OUTPUTS and error.ndim > 1 and is_half(self.dtype):
+            statistics["contrast"] = _contrast(error / size.scale, expected64 / size.scale, half_ulp)
+        if size.vanishes:
+            half_of_digits = torch.finfo(self.dtype).eps ** -0.5
+            statistics = {key: each._replace(floor=half_of_digits) for key, each in statistics.items()}
+        return LeafErrors(name, kind, statistics, size.vanishes)
 
 
-def _resolutions(reference: dict[str, tuple[str, Any]], dtype: torch.dtype) -> dict[str, float]:
-    """By kind of gradient, the size below which nothing can be told from zero."""
-    return {kind: torch.finfo(dtype).eps * _typical_size(reference, kind) for kind in GRADIENTS}
+def _size(value: Tensor, resolution: float | None) -> Size:
+    """The size of a leaf; where there is a `resolution`, nothing smaller can be told from zero."""
+    is_finite = bool(torch.isfinite(value).all())
+    value = value.double()
+    if not is_finite:
+        value = torch.where(torch.isfinite(value), value, 0.0)
+    rms = _rms(value)
+    scale = max(rms, resolution or 0.0) or 1.0
+    vanishes = resolution is not None and rms <= resolution
+    slices = tuple(_slices(value, axis)[1].max().item() / scale for axis in _axes(value))
+    return Size(scale, rms / scale, _largest(value) / scale, slices, vanishes, is_finite)
+
+
+def _finite(tensor: Tensor, reference: Tensor, size: Size) -> Tensor:
+    """`tensor`, with 0 where the reference is not finite."""
+    return tensor if size.is_finite else torch.where(torch.isfinite(reference), tensor, 0.0)
 
 
 def tensors(run: Iterable[Leaf]) -> Iterator[tuple[str, tuple[str, Any]]]:
@@ -60,82 +134,66 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield from _flat(f"{name}.{key}", child)
 
 
-def _typical_size(reference: dict[str, tuple[str, Any]], kind: str) -> float:
-    """Median over the leaves of a kind of their rms, 0 where there are none."""
-    sizes = [_rms(value.double()) for each, value in reference.values() if each == kind and value.numel()]
-    return torch.tensor(sizes).median().item() if sizes else 0.0
-
-
-def _leaf_errors(name: str, found: Any, expected: Any, resolutions: dict[str, float], dtype: torch.dtype) -> LeafErrors:
-    """Errors of one leaf. A gradient that vanishes, for its terms cancel, may be off by half of the digits of a typical one.
-
-    What rounding leaves of it depends on the size of these terms, which the gradient does not show: from 0.01 to 1000
-    resolutions in layers of one network, and in one layer 50 times as much compiled as in eager.
-    """
-    kind = (found or expected)[0]
-    if found is None or expected is None:
-        return LeafErrors(name, kind, mismatch=f"missing in the {'run' if found is None else 'reference'}")
-    run, reference = found[1], expected[1]
-    if mismatch := _mismatch(run, reference):
-        return LeafErrors(name, kind, mismatch=mismatch)
-    if not isinstance(run, Tensor) or not run.is_floating_point() or not run.numel():
-        return LeafErrors(name, kind, {"rms": Statistic(0.0, 0.0)})
-    half_ulp = torch.finfo(run.dtype).eps / 2
-    finite = torch.isfinite(reference)
-    run, reference = (torch.where(finite, tensor.double(), 0.0) for tensor in (run, reference))
-    size, resolution = _rms(reference), resolutions.get(kind, 0.0)
-    scale = max(size, resolution) or 1.0
-    error, relative = (run - reference) / scale, reference / scale
-    statistics = _statistics(error, relative, half_ulp)
-    if kind in OUTPUTS and error.ndim > 1 and is_half(dtype):
-        statistics["contrast"] = _contrast(error, relative, half_ulp)
-    vanishes = kind in GRADIENTS and size <= resolution
-    if vanishes:
-        half_of_digits = torch.finfo(dtype).eps ** -0.5
-        statistics = {key: each._replace(floor=half_of_digits) for key, each in statistics.items()}
-    return LeafErrors(name, kind, statistics, vanishes)
-
-
-def _mismatch(run: Any, reference: Any) -> str:
-    """What differs whatever the rounding, or ""."""
+def _mismatch(run: Any, reference: Any, size: Size | None) -> str:
+    """What differs whatever the rounding, or "". `size` is the reference's, if it is a tensor with elements."""
     if not isinstance(run, Tensor) or not isinstance(reference, Tensor):
         return "" if run == reference else f"{run!r} instead of {reference!r}"
     if run.shape != reference.shape:
         return f"shape {list(run.shape)} instead of {list(reference.shape)}"
     if not run.is_floating_point():
         return "" if torch.equal(run, reference.to(run.dtype)) else "other integers than the reference"
+    return (
+        "" if size is None or _has_specials_of(run, reference, size) else "NaN or Inf at other places than in the reference"
+    )
+
+
+def _has_specials_of(run: Tensor, reference: Tensor, size: Size) -> bool:
+    """Whether NaN and Inf are the same in both."""
+    finite = torch.isfinite(run)
+    if size.is_finite or finite.all():
+        return size.is_finite and bool(finite.all())
     special = ~torch.isfinite(reference)
-    same = torch.equal(special, ~torch.isfinite(run)) and torch.equal(
+    return torch.equal(special, ~finite) and torch.equal(
         torch.nan_to_num(run[special].double(), nan=0.0), torch.nan_to_num(reference[special].double(), nan=0.0)
     )
-    return "" if same else "NaN or Inf at other places than in the reference"
 
 
-def _statistics(error: Tensor, size: Tensor, half_ulp: float) -> dict[str, Statistic]:
-    """By name, of `error`, d = run - reference, and `size`, the reference r, both over the scale, in float64, of any shape.
+def _statistics(error: Tensor, expected: Tensor, size: Size, half_ulp: float) -> dict[str, Statistic]:
+    """By name, of `error`, d = run - reference, and `expected`, the reference r, in float64, of any shape; over the scale.
 
     `rms` and `max` of the elements; `projection`, mean(d r), which finds what is scaled; `mean`; and the largest mean and
     rms of a slice along one of the first dimensions.
     """
-    floor, independent = half_ulp * _rms(size), 1 / math.sqrt(_independent(error.shape))
+    floor, independent = half_ulp * size.rms, 1 / math.sqrt(_independent(error.shape))
+    projection = torch.dot(error.flatten(), expected.flatten()).abs().item() / error.numel() / size.scale**2
     statistics = {
-        "rms": Statistic(_rms(error), floor),
-        "max": Statistic(error.abs().max().item(), half_ulp * size.abs().max().item()),
-        "projection": Statistic((error * size).mean().abs().item(), floor * _rms(size), independent * _rms(size)),
-        "mean": Statistic(error.mean().abs().item(), floor, independent),
+        "rms": Statistic(_rms(error) / size.scale, floor),
+        "max": Statistic(_largest(error) / size.scale, half_ulp * size.max),
+        "projection": Statistic(projection, floor * size.rms, independent * size.rms),
+        "mean": Statistic(error.mean().abs().item() / size.scale, floor, independent),
     }
-    for axis in range(min(SLICED, error.ndim) if error.ndim > 1 else 0):
-        slices, sizes = (tensor.movedim(axis, 0).flatten(1) for tensor in (error, size))
-        floors = half_ulp * sizes.square().mean(1).sqrt().max().item()
-        statistics[f"slice_mean_{axis}"] = Statistic(
-            slices.mean(1).abs().max().item(), floors, 1 / math.sqrt(slices.shape[1])
-        )
-        statistics[f"slice_rms_{axis}"] = Statistic(slices.square().mean(1).sqrt().max().item(), floors)
+    for axis, largest in zip(_axes(error), size.slices, strict=True):
+        means, rms = (each.abs().max().item() / size.scale for each in _slices(error, axis))
+        floor = half_ulp * largest
+        statistics[f"slice_mean_{axis}"] = Statistic(means, floor, math.sqrt(error.shape[axis] / error.numel()))
+        statistics[f"slice_rms_{axis}"] = Statistic(rms, floor)
     return statistics
 
 
+def _axes(tensor: Tensor) -> range:
+    """The dimensions along which there are slices."""
+    return range(min(SLICED, tensor.ndim) if tensor.ndim > 1 else 0)
+
+
+def _slices(tensor: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Mean and rms of every slice along an axis."""
+    others = [other for other in range(tensor.ndim) if other != axis]
+    elements = tensor.numel() / tensor.shape[axis]
+    return tensor.mean(others), torch.linalg.vector_norm(tensor, dim=others) / math.sqrt(elements)
+
+
 def _contrast(error: Tensor, size: Tensor, half_ulp: float) -> Statistic:
-    """mean(d c) with c = r less its mean over the samples, which are the first dimension; d and r as in `_statistics`.
+    """mean(d c) with c = r less its mean over the samples, which are the first dimension; d and r over the scale.
 
     What samples have in common is most of an output of random weights. A fault that mixes samples up, or loses what tells
     them apart, leaves that as it is and takes away of c; rounding in half precision has nothing to do with c, and hides much
@@ -157,4 +215,8 @@ def _independent(shape: torch.Size) -> int:
 
 
 def _rms(tensor: Tensor) -> float:
-    return tensor.square().mean().sqrt().item()
+    return torch.linalg.vector_norm(tensor).item() / math.sqrt(tensor.numel())
+
+
+def _largest(tensor: Tensor) -> float:
+    return torch.linalg.vector_norm(tensor, math.inf).item()

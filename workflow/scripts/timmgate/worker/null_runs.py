@@ -55,33 +55,42 @@ def null_runs(
     dtype: torch.dtype,
     seed: int,
     families: list[str] | None = None,
-    expected: list[Leaf] | None = None,
     gmacs: float = 0.0,
 ) -> Iterator[tuple[str, list[Leaf]]]:
     """Family and leaves of every null run that applies to the model, one after the other, plain eager first.
 
     `dtype` is what convolutions and matrix products compute in, under autocast its dtype. `families` are names of
-    `FAMILIES`, one of them for each run, by default `default_families` for `gmacs`. `expected` are the leaves of
-    `reference`; with them, a float32 run with gradients gets the family `kinks` too. Model and images are left as they are.
+    `FAMILIES`, one of them for each run, by default `default_families` for `gmacs`. Model and images are left as they are.
     """
     for number, family in enumerate(default_families(dtype, gmacs) if families is None else families):
-        generator = torch.Generator(images.device).manual_seed(seed + number)
+        generator = torch.Generator(images.device).manual_seed(_stream(seed, number))
         subject = Subject(copy.deepcopy(model), images.detach().clone(), dtype, generator)
         if FAMILIES[family](subject):
             with subject.settings or nullcontext():
                 yield family, run(subject.model, subject.images)
-    if expected and dtype == torch.float32 and any("gradient" in leaf.kind for leaf in expected):
-        for draw in range(KINK_DRAWS):
-            yield KINKS, kinks(run, model, images, expected, seed + draw)
 
 
-def kinks(run: Run, model: nn.Module, images: Tensor, expected: list[Leaf], seed: int) -> list[Leaf]:
-    """The leaves with what the kinks of activations and poolings can do to their gradients, in float64.
+def _stream(seed: int, number: int) -> int:
+    """The seed of one null run: no other seed of weights and images has the same random numbers."""
+    return 1000 * seed + number
 
+
+def kinks(
+    run: Run, model: nn.Module, images: Tensor, dtype: torch.dtype, seed: int, expected: list[Leaf]
+) -> Iterator[tuple[str, list[Leaf]]]:
+    """The same of the family `kinks`, which a float32 run with gradients has. `expected` are the leaves of `reference`.
+
+    They have what the kinks of activations and poolings can do to their gradients, in float64.
     Rounding can take an element over the kink of a ReLU. The output hardly changes, but a gradient loses or gains a term:
     a jump, thousands of times what rounding does else, in few runs and anywhere. Operands moved by +e and by -e change
     what is smooth by opposite amounts, so that the sum of both runs, less the reference, has what is due to jumps alone.
     """
+    if dtype == torch.float32 and any("gradient" in leaf.kind for leaf in expected):
+        for draw in range(KINK_DRAWS):
+            yield KINKS, _kinks(run, model, images, expected, _stream(seed, draw))
+
+
+def _kinks(run: Run, model: nn.Module, images: Tensor, expected: list[Leaf], seed: int) -> list[Leaf]:
     moved = []
     for sign in (1, -1):
         generator = torch.Generator(images.device).manual_seed(seed)
@@ -181,12 +190,8 @@ def outputs(subject: Subject) -> bool:
     jitter = partial(jittered, generator=subject.generator, precision=torch.finfo(subject.dtype).eps)
 
     def hook(_: nn.Module, __: Any, output: Any) -> Any:
-        if not isinstance(output, Tensor) or not output.is_floating_point():
-            return output
-        moved = output + (jitter(output.detach()) - output.detach())
-        if moved.requires_grad:
-            moved.register_hook(jitter)
-        return moved
+        is_float = isinstance(output, Tensor) and output.is_floating_point()
+        return _Jitter.apply(output, jitter) if is_float else output
 
     for module in subject.model.modules():
         if not any(module.children()) and not isinstance(module, (nn.Identity, nn.modules.dropout._DropoutNd)):
@@ -199,8 +204,22 @@ def jittered(tensor: Tensor, generator: torch.Generator, precision: float) -> Te
 
     With its own epsilon three of four elements stay, and the others become one of their neighbours.
     """
-    error = torch.rand(tensor.shape, generator=generator, device=tensor.device, dtype=torch.float64).sub_(0.5)
-    return (tensor.double() * (1 + precision * error)).to(tensor.dtype)
+    wide = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    error = torch.rand(wide.shape, generator=generator, device=wide.device, dtype=wide.dtype).sub_(0.5).mul_(precision)
+    return torch.addcmul(wide, wide, error).to(tensor.dtype)
+
+
+class _Jitter(torch.autograd.Function):
+    """Moves a tensor on the way forward, and its gradient on the way back."""
+
+    @staticmethod
+    def forward(context: Any, tensor: Tensor, jitter: Callable[[Tensor], Tensor]) -> Tensor:
+        context.jitter = jitter
+        return jitter(tensor)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return context.jitter(gradient), None
 
 
 def memory_format(subject: Subject) -> bool:

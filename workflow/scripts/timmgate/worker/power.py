@@ -86,7 +86,7 @@ class Subject:
         healthy = self.strict_eager
         if choice.fault.exact:
             healthy, faulty = self.healthy_exact, self.exact.strict(choice)
-        return effect_of(self.judge.reference, self.strict_eager, healthy, faulty)
+        return effect_of(self.judge.reference.leaves, self.strict_eager, healthy, faulty)
 
     def differs(self, leaves: list[Leaf], cosine: bool) -> bool:
         """Whether the dynamo rule, or its cosine mode, finds the result of a run wrong."""

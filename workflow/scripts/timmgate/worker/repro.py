@@ -24,12 +24,13 @@ from torch import Tensor, nn
 from timmgate.core.files import write_text
 from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Spec
-from timmgate.worker import accuracy, backends, leaf_errors, models, strict_verdict, torch_device
+from timmgate.worker import accuracy, backends, models, strict_verdict, torch_device
 from timmgate.worker.__main__ import import_first, set_environment
 from timmgate.worker.calls import Call, first_calls, is_floats
 from timmgate.worker.compare import compare_leaves
 from timmgate.worker.compile_cache import Cache
 from timmgate.worker.cotangent import cotangent_of
+from timmgate.worker.leaf_errors import Reference
 from timmgate.worker.training_step import Setup, logits, make
 
 STATISTICS = ("rms", "max", "projection", "mean", "slice_mean_0", "slice_rms_0", "slice_mean_1", "slice_rms_1", "contrast")
@@ -94,7 +95,7 @@ def recorded(spec: Spec, model: nn.Module, images: Tensor, name: str) -> Call:
 
 def strict_limits(judge: strict_verdict.Judge) -> Limits:
     """What null runs allow."""
-    scales, allowed = leaf_errors.scales(judge.reference, judge.dtype), judge.limits()
+    scales, allowed = judge.reference.scales(), judge.limits()
     judged = [name for name in scales if name in allowed]
     return {name: [scales[name], *(allowed[name][each] for each in STATISTICS if each in allowed[name])] for name in judged}
 
@@ -104,7 +105,7 @@ def dynamo_limits(spec: Spec, model: nn.Module, images: Tensor) -> Limits:
     reference = accuracy.run(spec, copy.deepcopy(model).double(), images.double())
     eager = accuracy.run(spec, copy.deepcopy(model), images)
     found = {leaf.leaf: leaf for leaf in compare_leaves(eager, eager, reference, accuracy.rule(spec, True))}
-    scales = leaf_errors.scales(reference, strict_verdict.computing_dtype(spec))
+    scales = Reference(reference, strict_verdict.computing_dtype(spec)).scales()
     return {
         name: [scale, found[name].allowed_error / scale]
         for name, scale in scales.items()

@@ -6,7 +6,8 @@ rounding of small gradients into the learning rate; in training a second one giv
 
 import traceback
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,9 +15,10 @@ import torch
 from timmgate.core import verdict
 from timmgate.core.spec import Spec
 from timmgate.core.verdict import CellVerdict, NullRun
-from timmgate.worker import flops, leaf_errors, models, null_runs, torch_device
+from timmgate.worker import flops, models, null_runs, torch_device
 from timmgate.worker.compare import Leaf, is_half
 from timmgate.worker.cotangent import cotangent_leaves
+from timmgate.worker.leaf_errors import Reference
 from timmgate.worker.training_step import fresh, gradient, iterate
 
 OF_A_WHOLE = ("halves", "folded")
@@ -63,15 +65,14 @@ class Judge:
     `base` is the multiplier of a single leaf.
     """
 
-    dtype: torch.dtype
-    reference: list[Leaf]
+    reference: Reference
     nulls: list[NullRun]
     is_exact: bool
     base: float
 
     def judge(self, leaves: Iterable[Leaf]) -> CellVerdict:
         """The verdict on a run."""
-        return verdict.judge(leaf_errors.measure(leaves, self.reference, self.dtype), self.nulls, self.base)
+        return verdict.judge(self.reference.errors(leaves), self.nulls, self.base)
 
     def limits(self) -> dict[str, dict[str, float]]:
         """By leaf, the largest value of each statistic that passes."""
@@ -84,26 +85,46 @@ def families_of_a_module(spec: Spec, inputs: torch.Tensor) -> list[str]:
     return [family for family in null_runs.default_families(computing_dtype(spec)) if family not in without]
 
 
+def examine(spec: Spec, model: torch.nn.Module, images: torch.Tensor, compiled: list[Leaf]) -> CellVerdict:
+    """The verdict on a compiled run of a model.
+
+    Kinks cost more than all other null runs together, and only ever raise a limit: where it passes without them, nothing
+    would be different.
+    """
+    judge = _without_kinks(spec, model, images)
+    found = judge.judge(compiled)
+    if found.strict == "fail":
+        return _with_kinks(spec, model, images, judge).judge(compiled)
+    return found
+
+
 def prepare(spec: Spec, model: torch.nn.Module, images: torch.Tensor, families: list[str] | None = None) -> Judge:
     """Run the reference and the null runs; where float64 does not run, the first eager run is the reference.
 
     `families` are those of the null runs, by default the ones for a whole model of its size.
     """
+    return _with_kinks(spec, model, images, _without_kinks(spec, model, images, families))
 
-    def one(model: torch.nn.Module, images: torch.Tensor) -> list[Leaf]:
-        return run(spec, model, images)
 
-    dtype = computing_dtype(spec)
+def _without_kinks(spec: Spec, model: torch.nn.Module, images: torch.Tensor, families: list[str] | None = None) -> Judge:
+    one, dtype = partial(run, spec), computing_dtype(spec)
     try:
-        reference, is_exact = null_runs.reference(one, model, images, dtype), True
+        leaves, is_exact = null_runs.reference(one, model, images, dtype), True
     except Exception:
         traceback.print_exc()
-        reference, is_exact = one(model, images), False
-    expected = reference if is_exact else None
+        leaves, is_exact = one(model, images), False
     families = families or null_runs.default_families(dtype, gmacs(spec, model, images))
-    runs = null_runs.null_runs(one, model, images, dtype, spec.seed, families, expected)
-    base = multiplier(dtype, spec.options.training)
-    return Judge(dtype, reference, measured(runs, reference, dtype), is_exact, base)
+    reference = Reference(leaves, dtype)
+    nulls = measured(null_runs.null_runs(one, model, images, dtype, spec.seed, families), reference)
+    return Judge(reference, nulls, is_exact, multiplier(dtype, spec.options.training))
+
+
+def _with_kinks(spec: Spec, model: torch.nn.Module, images: torch.Tensor, judge: Judge) -> Judge:
+    if not judge.is_exact:
+        return judge
+    reference = judge.reference
+    runs = null_runs.kinks(partial(run, spec), model, images, reference.dtype, spec.seed, reference.leaves)
+    return replace(judge, nulls=judge.nulls + measured(runs, reference))
 
 
 def multiplier(dtype: torch.dtype, training: bool) -> float:
@@ -113,14 +134,14 @@ def multiplier(dtype: torch.dtype, training: bool) -> float:
     return verdict.HALF_TRAINING_MULTIPLIER if training else verdict.HALF_MULTIPLIER
 
 
-def measured(runs: Iterable[tuple[str, list[Leaf]]], reference: list[Leaf], dtype: torch.dtype) -> list[NullRun]:
+def measured(runs: Iterable[tuple[str, list[Leaf]]], reference: Reference) -> list[NullRun]:
     """The errors of null runs. In half precision each draw errs in a way of its own.
 
     There the errors of draws of `outputs` have a cosine of 0 to 0.3 with each other and with eager's, and up to twice its
     size. In float32 eager's own error, of sums in its order, is most of each.
     """
     return [
-        NullRun(family, leaf_errors.measure(leaves, reference, dtype), draw=number if is_half(dtype) else 0)
+        NullRun(family, reference.errors(leaves), draw=number if is_half(reference.dtype) else 0)
         for number, (family, leaves) in enumerate(runs)
     ]
 

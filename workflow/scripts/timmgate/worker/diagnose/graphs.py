@@ -24,7 +24,7 @@ from timmgate.core.faults import is_fault
 from timmgate.core.files import write_text
 from timmgate.core.protocol import Reporter
 from timmgate.core.spec import Spec
-from timmgate.worker import backends, leaf_errors, strict_verdict
+from timmgate.worker import backends, strict_verdict
 from timmgate.worker.diagnose.places import Fed, Place
 from timmgate.worker.training_step import Setup
 
@@ -121,7 +121,7 @@ class Search:
                     leaves = strict_verdict.run(self._spec, compiled, called.images, forward)
                 except Exception:
                     return {}
-        errors, limits = leaf_errors.measure(leaves, judge.reference, judge.dtype), judge.limits()
+        errors, limits = judge.reference.errors(leaves), judge.limits()
         return {
             name: (errors[name].statistics[RMS].value / limit[RMS], limit[RMS])
             for name, limit in limits.items()
