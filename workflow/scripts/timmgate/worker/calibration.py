@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -74,10 +75,7 @@ def _compared_with_all(
     spec: Spec, setup: Setup, model: torch.nn.Module, images: torch.Tensor, judge: strict_verdict.Judge, is_first: bool
 ) -> Iterator[tuple[str, Errors]]:
     """Runs that are no null runs; the backend of the mode, which may take long to compile, with the first seed alone."""
-
-    def one(model: torch.nn.Module, images: torch.Tensor) -> list[strict_verdict.Leaf]:
-        return strict_verdict.run(spec, model, images)
-
+    one = partial(strict_verdict.run, spec)
     for family, leaves in null_runs.null_runs(one, model, images, judge.reference.dtype, spec.seed, ["threads"]):
         yield family, judge.reference.errors(leaves)
     for backend in dict.fromkeys([BASELINE, spec.options.backend] if is_first else [BASELINE]):

@@ -88,8 +88,8 @@ def families_of_a_module(spec: Spec, inputs: torch.Tensor) -> list[str]:
 def examine(spec: Spec, model: torch.nn.Module, images: torch.Tensor, compiled: list[Leaf]) -> CellVerdict:
     """The verdict on a compiled run of a model.
 
-    Kinks cost more than all other null runs together, and only ever raise a limit: where it passes without them, nothing
-    would be different.
+    Kinks cost as much as all other null runs together, and only ever raise a limit: where no leaf fails without them, none
+    would with them.
     """
     judge = _without_kinks(spec, model, images)
     found = judge.judge(compiled)
