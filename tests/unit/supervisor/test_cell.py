@@ -86,6 +86,8 @@ ENDINGS = {
     "strange@compile": ("infra_error", "compile", "broken message"),
     "half@run signal:SIGSEGV@run": ("fail_to_run", "run", "SIGSEGV"),
     "half@run _exit:0@run": ("infra_error", "run", "exit code 0"),
+    "signal:SIGSEGV@null_runs": ("eager_2nd_run_fail", "null_runs", "SIGSEGV"),
+    "raise@null_runs": ("eager_2nd_run_fail", "null_runs", "RuntimeError"),
     "signal:SIGSEGV@end": ("pass", "null_runs", None),
     "raise@end": ("pass", "null_runs", None),
     "exit:4@end fail_accuracy": ("fail_accuracy", "null_runs", "comparison"),
@@ -129,6 +131,27 @@ def test_a_hang_ends_at_the_limit(words, measure):
     outcome = measure(words, timeout=LIMIT_S)
     assert verdict(outcome) == ("timeout", "compile", "limit of 3 s")
     assert outcome.result.worker_s >= LIMIT_S
+
+
+@pytest.mark.parametrize("found", ["pass", "fail_accuracy"])
+@pytest.mark.parametrize(
+    ("words", "limits", "limit"),
+    [
+        ("hang@null_runs", {"timeout": LIMIT_S}, "timeout: limit of 3 s"),
+        ("allocate:600@null_runs hang@null_runs", {"memory_bytes": 200_000_000}, "eager_2nd_run_OOM: limit of 0.2 GB"),
+    ],
+)
+def test_where_null_runs_reach_a_limit_the_dynamo_verdict_stands(words, limits, limit, found, measure):
+    accuracy, performance = measure.both(f"{words} {found}", **limits)
+    row = measure.row(accuracy)
+    assert (row["accuracy"], row["strict"], row["strict_error"]) == (found, None, limit)
+    assert [leaf["leaf"] for leaf in row["details"]] == ["output.0", "output.1"]
+    assert performance.verdict.status == "pass"
+
+
+def test_a_limit_that_is_reached_when_null_runs_are_over_is_no_result(measure):
+    outcome = measure("enter:compile@null_runs hang@null_runs", timeout=LIMIT_S)
+    assert verdict(outcome) == ("timeout", "compile", "limit of 3 s")
 
 
 @pytest.mark.parametrize(

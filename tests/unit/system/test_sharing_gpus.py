@@ -133,11 +133,12 @@ def test_a_batch_that_fits_alone_is_not_made_smaller(measure, neighbour):
     assert (outcome.verdict.status, outcome.attempt, outcome.result.columns["batch_size"]) == ("pass", 2, 8)
 
 
-def test_a_float64_reference_that_did_not_fit_beside_a_neighbour_is_tried_again(measure, neighbour, fake_worker):
-    accuracy, performance = measure("poor_reference:1@reference", [SPEC, PERFORMANCE])
+@pytest.mark.parametrize("column", ["reference_error", "strict_error"])
+def test_a_reference_or_null_runs_without_room_beside_a_neighbour_are_tried_again(column, measure, neighbour, fake_worker):
+    accuracy, performance = measure(f"without:{column}@null_runs", [SPEC, PERFORMANCE])
     assert statuses([accuracy, performance]) == [("pass", 2), ("pass", 1)]
     assert len(fake_worker.starts()) == 2
-    assert "reference_error" not in accuracy.result.columns
+    assert column not in accuracy.result.columns
 
 
 @pytest.fixture

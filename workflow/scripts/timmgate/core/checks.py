@@ -55,6 +55,7 @@ class Check:
     * `width`: of the numbers that it keeps, in units of float32, for the estimate of memory.
     * `shrinks`: whether it is tried again with a smaller batch when memory runs out.
     * `suite_batch`: whether its batch size is the suite's; else it is `default_batch_size`.
+    * `cut_short`: the column for the limit that ended a check which had a result all the same; None: it has none.
     * `estimator`: module of the supervisor whose `estimate(spec, columns, details)` adds columns to a result; None: none.
     """
 
@@ -66,6 +67,7 @@ class Check:
     width: int
     shrinks: bool = False
     suite_batch: bool = False
+    cut_short: str | None = None
     estimator: str | None = None
 
     @property
@@ -172,6 +174,7 @@ ACCURACY = Check(
     ),
     stages=(IMPORT, LOAD, REFERENCE, EAGER_TWICE, *of_compiler("compile", "run"), Stage("compare"), NULL_RUNS),
     width=2,  # only this check has a float64 reference
+    cut_short="strict_error",
 )
 
 PERFORMANCE = Check(

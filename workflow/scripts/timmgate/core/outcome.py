@@ -22,7 +22,8 @@ class AttemptResult:
     """What the supervisor saw of one attempt at the check with the name `check`.
 
     `visits` counts how often each stage was entered. `columns` are what the worker reported of its row, `details` the rows
-    of the check's second table. `result` and `failure` are the worker's final message (see `protocol`).
+    of the check's second table. `result` and `failure` are the worker's final message, `result_so_far` is what the result is
+    should a limit end the stage (see `protocol`).
     `supervisor_error` is cause and message of what kept worker and supervisor from working together at all.
     `device_number` is which of several devices it had, as in `protocol.Request`.
     `returncode` is that of `subprocess.Popen` (negative: the signal that ended it), None when a limit was reached.
@@ -40,6 +41,7 @@ class AttemptResult:
     wall_s: float = 0.0
     cpu_s: float = 0.0
     paused_s: float = 0.0
+    result_so_far: dict[str, Any] | None = None
     result: dict[str, Any] | None = None
     failure: dict[str, Any] | None = None
     supervisor_error: tuple[str, str] | None = None
@@ -50,6 +52,12 @@ class AttemptResult:
     oom_killed: bool = False
     survivors: tuple[int, ...] = ()
     device_number: int | None = None
+
+    @property
+    def reached_limit(self) -> bool:
+        """Whether a limit of time or memory ended it, ours or the kernel's, and nothing that it said."""
+        ended_by_itself = self.result or self.failure or self.supervisor_error
+        return not ended_by_itself and (self.returncode is None or self.oom_killed)
 
     @property
     def is_over_memory(self) -> bool:

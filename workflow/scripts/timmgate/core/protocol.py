@@ -2,7 +2,8 @@
 
 `{"check": name}` when a check begins, `{"stage": name}` when a stage of it does, `{"columns": {name: value}}` as soon as
 they are known, `{"detail": {...}}` per row of the check's second table, and at the end `{"result": {...}}` or
-`{"failure": {...}}`, the final message. A process that has several checks to do goes on to the next one after a result.
+`{"failure": {...}}`, the final message. `{"result_so_far": {...}}` in a stage is the result, with its details, should a
+limit end this stage. A process that has several checks to do goes on to the next one after a result.
 """
 
 import json
@@ -18,8 +19,14 @@ from timmgate.core.run_options import RunOptions
 from timmgate.core.schemas import REPORTABLE, REPORTABLE_DETAILS, STATUSES
 from timmgate.core.spec import Spec
 
-CONTENTS = {"check": str, "stage": str, "columns": dict, "detail": dict, "result": dict, "failure": dict}
+CONTENTS = {
+    **{"check": str, "stage": str, "columns": dict, "detail": dict},
+    **{"result_so_far": dict, "result": dict, "failure": dict},
+}
 """Type of each kind of message's content."""
+
+RESULT = {"status", "cause", "message"}
+"""What a result consists of."""
 
 
 class ReportError(ValueError):
@@ -98,9 +105,14 @@ class Reporter:
 
     def detail(self, row: dict[str, Any]) -> None:
         """One row of the check's table of details."""
-        table = CHECKS[self._check].details if self._check in CHECKS else self._check
-        _check_columns(row, REPORTABLE_DETAILS[self._check], table)
+        self._check_detail(row)
         self._send("detail", row)
+
+    def result_so_far(self, status: str, cause: str | None, message: str | None, details: Sequence[dict[str, Any]]) -> None:
+        """The result, and the rows of the table of details, if time or memory does not suffice for the stage that began."""
+        for row in details:
+            self._check_detail(row)
+        self._send("result_so_far", {"status": status, "cause": cause, "message": message, "details": details})
 
     def result(self, status: str, cause: str | None = None, message: str | None = None) -> None:
         """The status, a word of `schemas.STATUSES`: the check is complete."""
@@ -110,6 +122,10 @@ class Reporter:
         """An exception ended the measurement in the current stage; `is_ours` if this project raised it against itself."""
         content = {"cause": cause, "message": message, "out_of_memory": out_of_memory, "is_ours": is_ours}
         self._send("failure", content)
+
+    def _check_detail(self, row: dict[str, Any]) -> None:
+        table = CHECKS[self._check].details if self._check in CHECKS else self._check
+        _check_columns(row, REPORTABLE_DETAILS[self._check], table)
 
     def _send(self, kind: str, content: Any) -> None:
         self._stream.write(json.dumps({kind: content, "elapsed_s": self.clock() - self._start}) + "\n")
@@ -140,8 +156,10 @@ def parse(line: bytes) -> tuple[str, Any, float]:
     content: Any = message[kind]
     if kind not in CONTENTS or type(content) is not CONTENTS[kind]:
         raise ValueError(f"no such kind of message: {kind}")
-    if kind == "result" and (set(content) != {"status", "cause", "message"} or content["status"] not in STATUSES):
+    if kind == "result" and (set(content) != RESULT or content["status"] not in STATUSES):
         raise ValueError("not a status with its cause and message")
+    if kind == "result_so_far" and (set(content) != {*RESULT, "details"} or content["status"] not in STATUSES):
+        raise ValueError("not a status with its cause, message and details")
     if kind == "failure" and not {"cause", "message", "out_of_memory"} <= set(content):
         raise ValueError("not a failure with its cause and message")
     return kind, content, elapsed_s

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from timmgate.core.checks import EAGER_1ST, EAGER_2ND
+from timmgate.core.checks import EAGER_1ST, EAGER_2ND, EAGER_TWICE, NULL_RUNS, REFERENCE
 from timmgate.core.diagnosis import GRAPH, GRAPH_SCRIPT, IN_EAGER, SIGNAL, TrialRequest, Variant
 from timmgate.core.outcome import RETRYABLE, AttemptResult, Verdict
 from timmgate.core.run_options import RunOptions
@@ -45,6 +45,9 @@ HUNG_WORKERS = 4
 
 OF_EAGER = (*EAGER_1ST, *EAGER_2ND)
 """Statuses of a trial that ended before anything was compiled: it says nothing about its variant."""
+
+EAGER_STAGES = (REFERENCE.name, EAGER_TWICE.name, NULL_RUNS.name)
+"""Stages in which a trial that reaches its time limit says as little."""
 
 LIMITS = ("timeout", "OOM")
 """Statuses that say by themselves what ended a trial."""
@@ -149,6 +152,10 @@ def what_ended(status: str, cause: str | None) -> str | None:
     return SIGNAL if (cause or "").startswith("SIG") else cause
 
 
+def _is_of_eager(row: Row) -> bool:
+    return row["status"] in OF_EAGER or (row["status"] == "timeout" and row["stage"] in EAGER_STAGES)
+
+
 class Trials:
     """The trials of a cell, in a file of their own, one line of JSON each."""
 
@@ -182,15 +189,15 @@ class Trials:
     def _outcome(self, row: Row) -> Outcome:
         """How a trial ended; what failing is, the first one that fails says."""
         failure = row["status"], what_ended(row["status"], row["cause"])
-        if self._failure is None and row["status"] not in (*PASSED, *OF_EAGER):
+        if self._failure is None and row["status"] not in PASSED and not _is_of_eager(row):
             self._failure = failure
-        row["ended"] = self._ending(row["status"], failure)
+        row["ended"] = self._ending(row, failure)
         return Outcome(row["ended"], row.get("applications") or 0, row.get("application"), row.get("raised_in"))
 
-    def _ending(self, status: str, failure: tuple[str, str | None]) -> Ending:
-        if status in PASSED:
+    def _ending(self, row: Row, failure: tuple[str, str | None]) -> Ending:
+        if row["status"] in PASSED:
             return "pass"
-        if status in OF_EAGER:
+        if _is_of_eager(row):
             return "eager"
         return "fail" if failure == self._failure else "other"
 

@@ -157,6 +157,7 @@ class Cell:
         attempt.device_number = gpus.number_of(lease.device) if lease else None
         if check == "performance" and spec.device == "cpu":
             attempt.columns["timing_lanes"] = len(self._request.devices)
+        settle_for_less(attempt)
         estimate(spec, attempt, self._log)
         verdict = classify(attempt)
         self._journal.ended(check, attempt, verdict)
@@ -174,6 +175,16 @@ class Cell:
             self.outcomes[check] = Outcome(attempt, verdict, self._journal.attempts[check], self._journal.wall_s[check])
         if goes_on:
             self._journal.began(self._under_way[0].check)
+
+
+def settle_for_less(attempt: AttemptResult) -> None:
+    """Where a limit ended a stage without which there is a result, that is the result, and a column says which limit."""
+    so_far, column = attempt.result_so_far, CHECKS[attempt.check].cut_short
+    if so_far is not None and column is not None and attempt.reached_limit:
+        limit = classify(attempt)
+        attempt.columns[column] = f"{limit.status}: {limit.cause}"
+        attempt.result = {name: value for name, value in so_far.items() if name != "details"}
+        attempt.details = so_far["details"]
 
 
 def estimate(spec: Spec, attempt: AttemptResult, log: CappedLog) -> None:

@@ -55,8 +55,9 @@ def _limit_reached(attempt: AttemptResult, out_of_memory: str) -> Verdict:
 
 
 def lacked_memory(attempt: AttemptResult, verdict: Verdict) -> bool:
-    """Whether the attempt ran out of memory, or the float64 reference did, without which the verdict is a weaker one."""
-    return verdict.status in OUT_OF_MEMORY or "out of memory" in str(attempt.columns.get("reference_error")).lower()
+    """Whether the attempt ran out of memory, or its reference or null runs did: without them the verdict is weaker."""
+    weaker = (str(attempt.columns.get(name)).lower() for name in ("reference_error", "strict_error"))
+    return verdict.status in OUT_OF_MEMORY or any("out of memory" in error for error in weaker)
 
 
 def signal_name(number: int) -> str:

@@ -258,12 +258,14 @@ class Follower:
             case "check" if self.attempt.result is not None:
                 self._next_check(elapsed_s)
             case "stage":
-                self.attempt.stage = content
+                self.attempt.stage, self.attempt.result_so_far = content, None
                 self.attempt.visits[content] += 1
             case "columns":
                 self.attempt.columns.update(content)
             case "detail":
                 self.attempt.details.append(content)
+            case "result_so_far":
+                self.attempt.result_so_far = content
             case "result" | "failure":
                 setattr(self.attempt, kind, content)
                 self.attempt.worker_s = elapsed_s - self._began_elapsed_s

@@ -66,6 +66,7 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
         strict = {}
         if setup.strict:
             reporter.stage("null_runs")
+            reporter.result_so_far(*result(spec, leaves, different), details=[asdict(leaf) for leaf in leaves])
             strict = judge_strictly(spec, setup, model, images, strict_leaves, reporter)
         for leaf in with_strict(leaves, strict):
             reporter.detail(asdict(leaf))
