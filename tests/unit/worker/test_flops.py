@@ -18,12 +18,19 @@ def test_the_counts_are_those_of_timms_published_table(model, gmacs, mactivation
     assert counted["mactivations"] == pytest.approx(mactivations, rel=0.02)
 
 
-def test_counting_leaves_each_module_in_its_mode_and_statistics_alone():
+def test_pooling_by_attention_is_counted():
+    assert flops.count(timm.create_model("test_vit3"), torch.zeros(1, 3, 160, 160))["gmacs"] > 0
+
+
+def test_counting_leaves_modules_parameters_and_statistics_as_they_are():
     model = timm.create_model("test_resnet").train()
     model.bn1.eval()
+    model.conv1.requires_grad_(False)
+    learned = [parameter.requires_grad for parameter in model.parameters()]
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     flops.count(model, torch.randn(1, 3, 96, 96))
     assert model.training and not model.bn1.training
+    assert [parameter.requires_grad for parameter in model.parameters()] == learned
     assert all(torch.equal(before[name], buffer) for name, buffer in model.named_buffers())
 
 

@@ -30,10 +30,12 @@ class ActivationCounter(TorchDispatchMode):
 def count(model: torch.nn.Module, image: torch.Tensor) -> dict[str, float]:
     """The columns `gmacs` and `mactivations` for a batch of one image; nothing where a model cannot be counted.
 
-    Attention is taken apart into its matrix products, so that they are in both.
+    Attention is taken apart into its matrix products, so that they are in both. The counter takes what requires a gradient
+    for part of a backward pass, also without one (a view of a parameter, as in pooling by attention): so nothing does.
     """
     training = {module: module.training for module in model.modules()}
-    model.eval()
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.eval().requires_grad_(False)
     flops, activations = FlopCounterMode(display=False), ActivationCounter()
     try:
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), flops, activations:
@@ -44,4 +46,6 @@ def count(model: torch.nn.Module, image: torch.Tensor) -> dict[str, float]:
     finally:
         for module, is_training in training.items():
             module.training = is_training
+        for parameter in learned:
+            parameter.requires_grad_()
     return {"gmacs": flops.get_total_flops() / 2e9, "mactivations": activations.total / 1e6}
