@@ -28,7 +28,7 @@ gate: run-gate
 
 run-gate:
 	+@MAKEFLAGS= $(MAKE) --no-print-directory $(BIN)/snakemake
-	+@$(BIN)/python -m timmgate.tables.outcome $(ARGS); echo $$? > $(EXIT_CODE)
+	+@$(BIN)/python -m timmgate.tables.outcome $(or $(ARGS),--cores all); echo $$? > $(EXIT_CODE)
 
 test: lint
 	$(PYTEST) $(TESTFLAGS)

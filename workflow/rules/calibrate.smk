@@ -30,6 +30,8 @@ rule healthy_runs:
     threads: SETTINGS.run.threads
     resources:
         run_options=SETTINGS.run.to_json(),
+        mem_mb=memory_mb,
+        runtime=runtime_min(20),
         facts=FACTS,
         gpu=int(SETTINGS.device == "cuda"),
     params:

@@ -28,6 +28,8 @@ rule trials:
     threads: SETTINGS.run.threads
     resources:
         run_options=SETTINGS.run.to_json(),
+        mem_mb=memory_mb,
+        runtime=runtime_min(20),
         facts=FACTS,
         gpu=int(SETTINGS.device == "cuda"),
     params:

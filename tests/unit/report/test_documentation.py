@@ -23,7 +23,7 @@ from timmgate.tables import failures, parquet
 ROOT = Path(__file__).parents[3]
 CONFIG = ROOT / "config" / "config.yaml"
 PAGES = [
-    *(ROOT / name / "README.md" for name in (".", "config", "profiles", "results")),
+    *(ROOT / name / "README.md" for name in (".", "config", "config/expected", "profiles", "results")),
     ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
@@ -49,6 +49,12 @@ def test_the_tables_are_those_that_the_code_gives(page):
     assert documentation.rendered(TEXTS[page]) == TEXTS[page], (
         "run: PYTHONPATH=workflow/scripts python -m timmgate.report.documentation"
     )
+
+
+def test_every_key_is_identity_or_policy():
+    named = set(re.findall(r"`(\w+)`", TEXTS["docs/protocol.md"].split("\n## Identity and policy\n")[1]))
+    thresholds = {key for key in CONFIG_SCHEMA["properties"] if key.startswith(("min_", "max_"))}
+    assert sorted(CONFIG_SCHEMA["properties"].keys() - thresholds - named) == []
 
 
 def test_every_table_is_on_exactly_one_page():
@@ -212,5 +218,6 @@ def test_the_conda_environment_has_the_dependencies_of_the_project():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     environment = yaml.safe_load((ROOT / "workflow" / "envs" / "timmgate.yaml").read_text())["dependencies"]
     (pip,) = [entry["pip"] for entry in environment if isinstance(entry, dict)]
-    assert sorted(pip) == sorted(project["dependencies"])
+    extras = project["optional-dependencies"]
+    assert sorted(pip) == sorted([*project["dependencies"], *extras["report"], *extras["history"]])
     assert f"python {project['requires-python']}" in environment

@@ -54,7 +54,7 @@ class Check:
     * `stages`: in order of first appearance. Any other stage is nobody's fault that is known: `ANY_FAILURE`.
     * `width`: of the numbers that it keeps, in units of float32, for the estimate of memory.
     * `shrinks`: whether it is tried again with a smaller batch when memory runs out.
-    * `suite_batch`: whether its batch size is the suite's; else it is `default_batch_size`.
+    * `suite_batch`: whether its batch size is the suite's; else it is `spec.ACCURACY_BATCH_SIZE`.
     * `cut_short`: the column for the limit that ended a check which had a result all the same; None: it has none.
     * `estimator`: module of the supervisor whose `estimate(spec, columns, details)` adds columns to a result; None: none.
     """

@@ -33,6 +33,7 @@ LAYERS = {
     "cudagraphs": "graphs are recorded and replayed",
     "inductor": "inductor, in no layer of it that can be left out",
     "backend": "the backend that the mode names",
+    "unknown": "eager runs of a trial died or took too long, twice, so that the search could not go on",
     "flaky": "it does not fail again",
 }
 """Where in the stack a cell goes wrong, from the first to the last that a model goes through, and what is no place."""

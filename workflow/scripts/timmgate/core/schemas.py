@@ -5,7 +5,7 @@ from timmgate.core.described import Column, columns, types
 from timmgate.core.diagnosis import PLACES, REPORTED, TRIAL
 
 STATUSES = {
-    "pass": "the compiled model computes what eager computes, by the tolerance rule of benchmarks/dynamo",
+    "pass": "the compiled model computes what eager computes, by the rule that `accuracy_rule` names",
     "pass_due_to_skip": "not judged, by the suite's table; the reason is in the cause",
     "fail_accuracy": "the compiled model computes something else",
     "fail_to_run": "compiling the model or running it compiled failed",

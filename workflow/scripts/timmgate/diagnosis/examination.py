@@ -55,7 +55,7 @@ LIMITS = ("timeout", "OOM")
 SO_FAR = "places, so far"
 """The name under which it is kept where the search of modules is after a lost worker."""
 
-NOWHERE = ("flaky", "backend", "guards")
+NOWHERE = ("flaky", "unknown", "backend", "guards")
 """Layers in which no module by itself can be expected to fail."""
 
 LAST_LINES = 12
@@ -176,12 +176,14 @@ class Trials:
                 yield row
 
     def follow(self, search: ladder.Search) -> Finding:
-        """Run what a search asks for, until it has found something."""
+        """Run what a search asks for, until it has found something, or a trial says nothing of its variant."""
         variant = next(search)
         while True:
-            row = self._row(variant)
+            outcome = self._outcome(self._row(variant))
+            if outcome.ended == "eager" and variant not in (ladder.REPEAT, ladder.AGAIN):
+                return Finding("unknown")
             try:
-                variant = search.send(self._outcome(row))
+                variant = search.send(outcome)
             except StopIteration as stop:
                 found: Finding = stop.value
                 return found
@@ -214,9 +216,10 @@ class Trials:
     def _run(self, variant: Variant) -> Row:
         for number in range(self._patient.run.attempts):
             attempt, verdict, log = self._start(variant, self._patient.cause, number)
-            if verdict.status not in (*RETRYABLE, *OF_EAGER):
+            about = self._about(attempt, verdict, log)
+            if verdict.status not in RETRYABLE and not _is_of_eager(about):
                 break
-        return {"variant": variant.name, **self._about(attempt, verdict, log), **attempt.columns}
+        return {"variant": variant.name, **about, **attempt.columns}
 
     def _start(
         self, variant: Variant, cause: str | None, again: int, known: Mapping[str, str] | None = None, null_runs: bool = True

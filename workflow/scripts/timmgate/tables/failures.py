@@ -14,12 +14,17 @@ import pyarrow as pa
 from timmgate.core.described import columns
 from timmgate.core.names import cell_name
 from timmgate.core.schemas import REASON, REPEATED, SHOWN_STATUS
-from timmgate.core.spec import SEEDED_WEIGHTS
 from timmgate.core.thresholds import Thresholds
 from timmgate.tables import parquet, reasons
 from timmgate.tables.merge import requested
 
 SEVERITIES = ("failure", "warning", "note")
+
+OF_RANDOM_WEIGHTS = {
+    "random": "have random weights: a trained model may round otherwise",
+    "random-timm": "have timm's initial weights, which hide most rounding errors of half precision and all of folding",
+}
+"""What is weak about results with weights that nothing was learned with."""
 
 
 @dataclass(frozen=True)
@@ -223,9 +228,9 @@ def _of_run(cells: list[Row], checks: Sequence[str]) -> Iterator[Row]:
             names = f": {_named(some)}" if len(some) < len(measured) else ""
             yield _row(kind, run, check, cause=cause, reason=f"{len(some)} of {len(measured)} cells {words}{names}")
 
-    random = [cell for cell in measured if cell["weights"] in SEEDED_WEIGHTS]
-    words = "have random weights, which hide most rounding errors of half precision and all of folding"
-    yield from of_cells("weak_evidence", None, "weights", random, words)
+    for weights, words in OF_RANDOM_WEIGHTS.items():
+        some = [cell for cell in measured if cell["weights"] == weights]
+        yield from of_cells("weak_evidence", None, "weights", some, words)
     cosine = [cell for cell in measured if cell["comparison"] == "cosine" and cell["reference"] != "none"]
     if "accuracy" in checks:
         yield from of_cells("weak_evidence", "accuracy", "comparison", cosine, "are compared by cosine similarity")
@@ -233,6 +238,9 @@ def _of_run(cells: list[Row], checks: Sequence[str]) -> Iterator[Row]:
     if "accuracy" in checks:
         words = "are undecided by null runs, and are judged by the dynamo rule"
         yield from of_cells("weak_evidence", "accuracy", "strict", undecided, words)
+        without = [cell for cell in measured if cell["strict"] is None and cell["strict_error"] is not None]
+        words = "have no null runs, as strict_error says, and are judged by the dynamo rule"
+        yield from of_cells("weak_evidence", "accuracy", "strict_error", without, words)
     for check in checks:
         skipped = [cell for cell in measured if cell[SHOWN_STATUS[check]] == "pass_due_to_skip"]
         yield from of_cells("not_judged", check, "pass_due_to_skip", skipped, "are not judged")

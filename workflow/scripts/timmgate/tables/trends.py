@@ -17,13 +17,6 @@ from timmgate.tables import changes, history, parquet
 from timmgate.tables.changes import Change
 from timmgate.tables.figures import EAGER, JUDGED, RELATIVE, Figure, comparable
 
-FINDINGS = {
-    "step": "another level, on which at least two successive measurements lie",
-    "drift": "two or more small steps in the same direction",
-    "status": "another status, twice in succession",
-    "count": "another count, twice in succession",
-}
-
 COLUMNS = columns(
     "history",
     [

@@ -65,9 +65,14 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
         del eager, again, compiled, reference
         strict = {}
         if setup.strict:
-            reporter.stage("null_runs")
-            reporter.result_so_far(*result(spec, leaves, different), details=[asdict(leaf) for leaf in leaves])
-            strict = judge_strictly(spec, setup, model, images, strict_leaves, reporter)
+
+            def begin(stage: str, strict: dict[str, LeafVerdict]) -> None:
+                """Begin a stage of null runs, without which there is a result: where a limit ends it, that is what counts."""
+                reporter.stage(stage)
+                details = [asdict(leaf) for leaf in with_strict(leaves, strict)]
+                reporter.result_so_far(*result(spec, leaves, different), details)
+
+            strict = judge_strictly(spec, setup, model, images, strict_leaves, reporter, begin)
         for leaf in with_strict(leaves, strict):
             reporter.detail(asdict(leaf))
         reporter.result(*result(spec, leaves, different))
@@ -188,38 +193,49 @@ def _differs_from_itself(leaves: list[str]) -> str:
 
 
 def judge_strictly(
-    spec: Spec, setup: Setup, model: torch.nn.Module, images: torch.Tensor, compiled: Result, reporter: Reporter
+    spec: Spec,
+    setup: Setup,
+    model: torch.nn.Module,
+    images: torch.Tensor,
+    compiled: Result,
+    reporter: Reporter,
+    begin: Callable[[str, dict[str, LeafVerdict]], None],
 ) -> dict[str, LeafVerdict]:
-    """The strict verdict on every leaf, by name; nothing, with the reason in the row, where null runs are not possible."""
+    """The strict verdict on every leaf, by name; nothing, with the reason in the row, where null runs are not possible.
+
+    `begin` begins a stage, with what is known by then. A failure that has not been tried with other seeds is undecided.
+    """
 
     def examine(seed: int) -> CellVerdict:
         """The verdict with another seed; it compiles again, as weights may be part of the program."""
         other = replace(spec, seed=seed)
         model, images = make(other, setup)
-        reporter.stage("compile")
-        _, leaves = run_compiled(other, setup, model, images, reporter)
-        reporter.stage("null_runs")
-        return strict_verdict.examine(other, model, images, leaves)
+        begin("compile", leaves)
+        _, compiled = run_compiled(other, setup, model, images, reporter)
+        begin("null_runs", leaves)
+        return strict_verdict.examine(other, model, images, compiled)
 
+    begin("null_runs", {})
     try:
         found = strict_verdict.examine(spec, model, images, compiled)
     except Exception as error:
         traceback.print_exc()
         reporter.columns(strict_error=f"{type(error).__name__}: {error}")
         return {}
-    strict, of_seeds = strict_verdict.after_seeds(found, examine, spec.seed)
     leaves = {leaf.leaf: leaf for leaf in found.leaves}
     reporter.columns(
-        strict=strict,
+        strict="undecided" if found.strict == "fail" else found.strict,
         strict_margin=found.margin,
         strict_worst_leaf=found.worst_leaf,
         strict_worst_statistic=found.worst_statistic,
-        strict_message=f"{found.worst_leaf}: {leaves[found.worst_leaf].message}" if strict == "fail" else None,
-        strict_of_seeds=of_seeds,
+        strict_of_seeds=[found.strict],
         leaves_undecided=sum(leaf.strict is None for leaf in found.leaves),
         null_runs=found.null_runs,
         null_scatter=found.null_scatter,
     )
+    strict, of_seeds = strict_verdict.after_seeds(found, examine, spec.seed)
+    message = f"{found.worst_leaf}: {leaves[found.worst_leaf].message}" if strict == "fail" else None
+    reporter.columns(strict=strict, strict_of_seeds=of_seeds, strict_message=message)
     return leaves
 
 

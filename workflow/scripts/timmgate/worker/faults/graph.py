@@ -277,11 +277,6 @@ def either(*conditions: Callable[[Node, Captured], bool]) -> Callable[[Node, Cap
     return lambda node, captured: any(each(node, captured) for each in conditions)
 
 
-def in_training(node: Node, captured: Captured) -> bool:
-    """Whether the graph is part of a training step."""
-    return captured.training
-
-
 def at_inference(node: Node, captured: Captured) -> bool:
     """Whether the graph has no backward pass."""
     return not captured.training
