@@ -43,6 +43,16 @@ def test_where_null_runs_are_exact_half_a_unit_in_the_last_place_is_allowed_and_
     assert judge(errors(1e-30), nulls(0.0, 0.0)).margin == math.inf
 
 
+@pytest.mark.parametrize(("rms", "strict"), [(4.9e-6, "pass"), (5.1e-6, "fail")])
+def test_the_rounding_of_the_result_comes_on_top_as_an_independent_error_does(rms, strict):
+    assert judge(errors(rms, floor=3e-6), nulls(1e-6), base=4).strict == strict
+
+
+def test_a_run_that_is_close_to_the_reference_is_right_however_far_off_null_runs_are():
+    assert judge(errors(0.09), nulls(0.5)).strict == "pass"
+    assert judge(errors(0.11), nulls(0.5)).strict == "undecided"
+
+
 def test_means_that_are_near_0_by_chance_do_not_lower_the_limit():
     def with_mean(mean: float) -> dict[str, LeafErrors]:
         return {"w": LeafErrors("w", "gradient", {"rms": Statistic(1e-6, 0), "mean": Statistic(mean, 0, from_rms=0.1)})}
@@ -157,9 +167,9 @@ def test_a_limit_is_what_fails_also_where_a_leaf_that_passes_proves_nothing():
 
 
 def test_what_is_needed_to_pass_is_the_multiplier_that_just_passes():
-    run, null_runs = errors(5e-3, floor=2e-3), nulls(1e-3, 0.0)
+    run, null_runs = errors(5e-3, floor=3e-3), nulls(1e-3, 0.0)
     base, leaf, statistic = needed(run, null_runs)
-    assert (base, leaf, statistic) == (pytest.approx(3.0), "output", "rms")
+    assert (base, leaf, statistic) == (pytest.approx(4.0), "output", "rms")
     assert judge(run, null_runs, base * 1.001).strict == "pass"
     assert judge(run, null_runs, base * 0.999).strict == "fail"
     assert needed(errors(1e-3, floor=2e-3), null_runs)[0] == 0.0

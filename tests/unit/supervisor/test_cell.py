@@ -86,8 +86,7 @@ ENDINGS = {
     "strange@compile": ("infra_error", "compile", "broken message"),
     "half@run signal:SIGSEGV@run": ("fail_to_run", "run", "SIGSEGV"),
     "half@run _exit:0@run": ("infra_error", "run", "exit code 0"),
-    "signal:SIGSEGV@null_runs": ("eager_2nd_run_fail", "null_runs", "SIGSEGV"),
-    "raise@null_runs": ("eager_2nd_run_fail", "null_runs", "RuntimeError"),
+    "signal:SIGKILL@null_runs": ("infra_error", "null_runs", "SIGKILL"),
     "signal:SIGSEGV@end": ("pass", "null_runs", None),
     "raise@end": ("pass", "null_runs", None),
     "exit:4@end fail_accuracy": ("fail_accuracy", "null_runs", "comparison"),
@@ -139,9 +138,10 @@ def test_a_hang_ends_at_the_limit(words, measure):
     [
         ("hang@null_runs", {"timeout": LIMIT_S}, "timeout: limit of 3 s"),
         ("allocate:600@null_runs hang@null_runs", {"memory_bytes": 200_000_000}, "eager_2nd_run_OOM: limit of 0.2 GB"),
+        ("signal:SIGSEGV@null_runs", {}, "eager_2nd_run_fail: SIGSEGV"),
     ],
 )
-def test_where_null_runs_reach_a_limit_the_dynamo_verdict_stands(words, limits, limit, found, measure):
+def test_where_null_runs_reach_a_limit_or_die_the_dynamo_verdict_stands(words, limits, limit, found, measure):
     accuracy, performance = measure.both(f"{words} {found}", **limits)
     row = measure.row(accuracy)
     assert (row["accuracy"], row["strict"], row["strict_error"]) == (found, None, limit)

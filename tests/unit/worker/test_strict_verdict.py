@@ -118,6 +118,16 @@ def test_a_failure_needs_two_of_three_seeds(monkeypatch):
     assert len(set(seeds)) == 3 and said.columns["strict_message"] is None
 
 
+def test_what_is_known_by_then_is_said_before_each_stage_that_a_limit_may_end(monkeypatch):
+    columns, known = {}, []
+    for message in measure(monkeypatch, one_sample_off).messages:
+        columns.update(message.get("columns", {}))
+        if so_far := message.get("result_so_far"):
+            (leaf,) = so_far["details"]
+            known.append((so_far["status"], leaf["strict"], columns.get("strict"), columns.get("strict_of_seeds")))
+    assert known == [("pass", None, None, None), *[("pass", False, "undecided", ["fail"])] * 2]
+
+
 def test_the_columns_of_the_row_are_those_of_the_first_seed(monkeypatch):
     first = measure(monkeypatch, same, strict=False).columns["weights_hash"]
     assert measure(monkeypatch, one_sample_off).columns["weights_hash"] == first

@@ -1,8 +1,8 @@
 """Is a run wrong, or only rounded differently? Judged by null runs: eager again under changes that no one would call wrong.
 
 Every run is described by its errors against one reference: a few statistics for each leaf (a tensor that is compared). A
-statistic may be a multiple of the largest that the null runs have, plus a floor of half a unit in the last place: there is
-no tolerance to set by hand. Needs the standard library alone; `worker.leaf_errors` measures the statistics.
+statistic may be a multiple of the largest that the null runs have, and one rounding more: there is no tolerance to set by
+hand. Needs the standard library alone; `worker.leaf_errors` measures the statistics.
 """
 
 import math
@@ -13,10 +13,13 @@ from typing import Literal, NamedTuple
 MULTIPLIER = 3.0
 """A statistic of a single leaf may be so many times the largest of the null runs. Chosen by `snakemake calibrate`."""
 
-HALF_MULTIPLIER, HALF_TRAINING_MULTIPLIER = 1.75, 2.25
+HALF_MULTIPLIER, HALF_TRAINING_MULTIPLIER = 1.75, 2.0
 """The same in half precision, where there are more independent null runs; in training most statistics are of gradients of
 low rank, whose mean and projection are near 0 in any one of them by chance.
 """
+
+CLOSE = 0.1
+"""A leaf whose error's rms is at most this share of its size is right, however far off null runs are."""
 
 UNDECIDED_LEAVES = 0.05
 """A cell is undecided if more than this share of its leaves is."""
@@ -53,6 +56,7 @@ class LeafErrors:
     * `statistics`: by name; `rms` is always there (`worker.leaf_errors` says which others and what they are).
     * `vanishes`: the reference is zero but for rounding, as the gradient of a bias before a norm: its null runs are as
       large as the leaf without being chaotic.
+    * `dtype`: of the run's tensor, "" for what is none.
     * `mismatch`: what is different whatever the rounding (structure, integers, NaN, Inf), or "". Then no statistics.
     """
 
@@ -61,6 +65,7 @@ class LeafErrors:
     statistics: Mapping[str, Statistic] = field(default_factory=dict)
     vanishes: bool = False
     mismatch: str = ""
+    dtype: str = ""
 
 
 Errors = Mapping[str, LeafErrors]
@@ -223,6 +228,9 @@ def _judge_leaf(name: str, errors: LeafErrors | None, nulls: Sequence[LeafErrors
         return LeafVerdict(name, kind, None if unusable else False, math.inf, "mismatch", null_rms, message)
     if unusable:
         return LeafVerdict(name, kind, None, math.inf, "mismatch", null_rms, f"a null run: {unusable[0]}")
+    if errors.dtype != comparable[0].dtype:
+        message = f"{errors.dtype} instead of {comparable[0].dtype}"
+        return LeafVerdict(name, kind, False, math.inf, "mismatch", null_rms, message)
     allowed = _allowed(errors, comparable, multiplier)
     margins = {name: _margin(found.value, allowed[name]) for name, found in errors.statistics.items()}
     worst = max(margins, key=margins.__getitem__)
@@ -235,9 +243,12 @@ def _judge_leaf(name: str, errors: LeafErrors | None, nulls: Sequence[LeafErrors
 
 
 def _allowed(leaf: LeafErrors, nulls: Sequence[LeafErrors], multiplier: float) -> dict[str, float]:
-    """The largest value of each statistic that passes; the same for every run, as floors and ratios are the reference's."""
+    """The largest value of each statistic that passes; the same for every run, as floors and ratios are the reference's.
+
+    What null runs do and the rounding of the result are independent errors, whose squares add up.
+    """
     sizes = _sizes(leaf, nulls)
-    return {name: multiplier * sizes[name] + found.floor for name, found in leaf.statistics.items()}
+    return {name: math.hypot(multiplier * sizes[name], found.floor) for name, found in leaf.statistics.items()}
 
 
 def _sizes(leaf: LeafErrors, nulls: Sequence[LeafErrors]) -> dict[str, float]:
@@ -257,8 +268,11 @@ def _margin(value: float, allowed: float) -> float:
 
 
 def _proves_something(leaf: LeafErrors, allowed: Mapping[str, float]) -> bool:
-    """Whether zeros in place of the leaf would fail: an error of its own size, and so are its rms and projection."""
-    return leaf.vanishes or min(allowed["rms"], allowed.get("projection", math.inf)) < 1
+    """Whether zeros in place of the leaf would fail, an error of its own size, and so are its rms and projection; or whether
+    the run is close to the reference, where eager may be far off: sums of many small terms in half precision.
+    """
+    zeros_fail = min(allowed["rms"], allowed.get("projection", math.inf)) < 1
+    return leaf.vanishes or zeros_fail or leaf.statistics["rms"].value <= CLOSE
 
 
 def limits(nulls: Sequence[NullRun], base: float = MULTIPLIER) -> dict[str, dict[str, float]]:
@@ -288,6 +302,6 @@ def needed(run: Errors, nulls: Sequence[NullRun]) -> tuple[float, str, str]:
         sizes = _sizes(errors, others)
         for statistic, (value, floor, _) in errors.statistics.items():
             if not value <= floor:
-                excess, size = value - floor, unit * sizes[statistic]
+                excess, size = math.sqrt((value - floor) * (value + floor)), unit * sizes[statistic]
                 found.append((excess / size if size and math.isfinite(excess) else math.inf, name, statistic))
     return max(found)

@@ -19,7 +19,7 @@ from importlib import import_module
 from pathlib import Path
 
 from timmgate.core.build import BuildOptions
-from timmgate.core.checks import CHECKS
+from timmgate.core.checks import CHECKS, EAGER_2ND
 from timmgate.core.outcome import OUT_OF_MEMORY, RETRYABLE, AttemptResult, Outcome, Verdict, now
 from timmgate.core.protocol import Request
 from timmgate.core.run_options import RunOptions
@@ -178,11 +178,14 @@ class Cell:
 
 
 def settle_for_less(attempt: AttemptResult) -> None:
-    """Where a limit ended a stage without which there is a result, that is the result, and a column says which limit."""
+    """Where a limit, or eager, ended a stage without which there is a result: that is the result, and a column says why.
+
+    Eager runs may die of a signal where compiled was right, as of a bug in the kernels for another memory format.
+    """
     so_far, column = attempt.result_so_far, CHECKS[attempt.check].cut_short
-    if so_far is not None and column is not None and attempt.reached_limit:
-        limit = classify(attempt)
-        attempt.columns[column] = f"{limit.status}: {limit.cause}"
+    end = classify(attempt)
+    if so_far and column and not attempt.result and (attempt.reached_limit or end.status in EAGER_2ND):
+        attempt.columns[column] = f"{end.status}: {end.cause}"
         attempt.result = {name: value for name, value in so_far.items() if name != "details"}
         attempt.details = so_far["details"]
 

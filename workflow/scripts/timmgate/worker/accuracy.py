@@ -58,7 +58,8 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
             return
         reporter.stage("compile")
         torch_device.set_deterministic(False)  # what is judged is the program that the performance check times
-        compiled, strict_leaves = run_compiled(spec, setup, model, images, reporter)
+        others = strict_verdict.other_values(spec, model, images) if setup.strict else None
+        compiled, strict_leaves = run_compiled(spec, setup, model, images, others, reporter)
         reporter.stage("compare")
         leaves = compare_leaves(eager, compiled, reference, rule(spec, reference is not None))
         report_dynamo(spec, leaves, eager, compiled, reference is not None, reporter)
@@ -67,31 +68,36 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
         if setup.strict:
 
             def begin(stage: str, strict: dict[str, LeafVerdict]) -> None:
-                """Begin a stage of null runs, without which there is a result: where a limit ends it, that is what counts."""
+                """Begin a stage of null runs, without which there is a result: it counts where a limit ends them."""
                 reporter.stage(stage)
                 details = [asdict(leaf) for leaf in with_strict(leaves, strict)]
                 reporter.result_so_far(*result(spec, leaves, different), details)
 
-            strict = judge_strictly(spec, setup, model, images, strict_leaves, reporter, begin)
+            strict = judge_strictly(spec, setup, *others, strict_leaves, reporter, begin)
         for leaf in with_strict(leaves, strict):
             reporter.detail(asdict(leaf))
         reporter.result(*result(spec, leaves, different))
 
 
 def run_compiled(
-    spec: Spec, setup: Setup, model: torch.nn.Module, images: torch.Tensor, reporter: Reporter
+    spec: Spec,
+    setup: Setup,
+    model: torch.nn.Module,
+    images: torch.Tensor,
+    others: tuple[torch.nn.Module, torch.Tensor] | None,
+    reporter: Reporter,
 ) -> tuple[Result, Result]:
-    """Compile a copy of the model, and run it as eager is run, then as null runs are, if they are wanted."""
+    """Compile a copy of the model, and run it as eager is run, then as null runs are, on other values, if there are any."""
     with backends.compiling(spec, setup.cache, reporter) as first_iteration:
         compiled = copy.deepcopy(model)
         forward = backends.compile_model(spec, compiled, images)
         reporter.stage("run")
         leaves = run(spec, compiled, images, forward, after_first=first_iteration.stop)
         reporter.columns(**backends.statistics())
-        if not setup.strict:
+        if others is None:
             return leaves, []
         leaves = [replace(leaf, value=cloned(leaf.value)) for leaf in leaves]  # the next run writes into buffers
-        return leaves, strict_verdict.run_compiled(spec, model, compiled, images, forward)
+        return leaves, strict_verdict.run_compiled(spec, others[0], compiled, others[1], forward)
 
 
 def run_reference(spec: Spec, model: torch.nn.Module, images: torch.Tensor, reporter: Reporter) -> Result | None:
@@ -203,17 +209,24 @@ def judge_strictly(
 ) -> dict[str, LeafVerdict]:
     """The strict verdict on every leaf, by name; nothing, with the reason in the row, where null runs are not possible.
 
-    `begin` begins a stage, with what is known by then. A failure that has not been tried with other seeds is undecided.
+    `model` and `images` are other values than those that were compiled, and `compiled` is what came of them. `begin` begins
+    a stage, with what is known by then. A failure that has not been tried with other seeds is undecided.
     """
 
     def examine(seed: int) -> CellVerdict:
-        """The verdict with another seed; it compiles again, as weights may be part of the program."""
+        """The verdict with another seed, undecided if it raises; it compiles again: weights may be part of the program."""
         other = replace(spec, seed=seed)
-        model, images = make(other, setup)
-        begin("compile", leaves)
-        _, compiled = run_compiled(other, setup, model, images, reporter)
-        begin("null_runs", leaves)
-        return strict_verdict.examine(other, model, images, compiled)
+        try:
+            model, images = make(other, setup)
+            others = strict_verdict.other_values(other, model, images)
+            begin("compile", leaves)
+            _, compiled = run_compiled(other, setup, model, images, others, reporter)
+            begin("null_runs", leaves)
+            return strict_verdict.examine(other, *others, compiled)
+        except Exception as error:
+            traceback.print_exc()
+            reporter.columns(strict_error=f"{type(error).__name__}: {error}")
+            return replace(found, strict="undecided")
 
     begin("null_runs", {})
     try:
@@ -266,5 +279,7 @@ def top1_agreement(eager: Result, compiled: Result) -> float | None:
     """Share of images whose largest logit is the same; None unless the output is one tensor of (images, classes)."""
     logits, others = eager[0].value, compiled[0].value
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
+        return None
+    if not isinstance(others, torch.Tensor) or others.shape != logits.shape:
         return None
     return (logits.argmax(1) == others.argmax(1)).double().mean().item()

@@ -54,8 +54,9 @@ class Reference:
         }
 
     def _typical_size(self, kind: str) -> float:
-        """Median over the leaves of a kind of their rms, 0 where there are none."""
+        """Median over the leaves of a kind of their rms, of those that are not 0; 0 where there are none."""
         sizes = [_rms(value.double()) for each, value in self._values.values() if each == kind and value.numel()]
+        sizes = [size for size in sizes if size > 0]
         return torch.tensor(sizes).median().item() if sizes else 0.0
 
     def scales(self) -> dict[str, float]:
@@ -98,7 +99,7 @@ class Reference:
         if size.vanishes:
             half_of_digits = torch.finfo(self.dtype).eps ** -0.5
             statistics = {key: each._replace(floor=half_of_digits) for key, each in statistics.items()}
-        return LeafErrors(name, kind, statistics, size.vanishes)
+        return LeafErrors(name, kind, statistics, size.vanishes, dtype=str(run.dtype).removeprefix("torch."))
 
 
 def _size(value: Tensor, resolution: float | None) -> Size:
@@ -109,7 +110,7 @@ def _size(value: Tensor, resolution: float | None) -> Size:
         value = torch.where(torch.isfinite(value), value, 0.0)
     rms = _rms(value)
     scale = max(rms, resolution or 0.0) or 1.0
-    vanishes = resolution is not None and rms <= resolution
+    vanishes = bool(resolution) and rms <= resolution
     slices = tuple(_slices(value, axis)[1].max().item() / scale for axis in _axes(value))
     return Size(scale, rms / scale, _largest(value) / scale, slices, vanishes, is_finite)
 

@@ -248,7 +248,9 @@ def halves(subject: Subject) -> bool:
 
 
 def _mixes_samples(module: nn.Module) -> bool:
-    is_random = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
+    """BatchNorm, dropout, or timm's stochastic depth and dropping of patches, by the names of their probabilities."""
+    probabilities = (getattr(module, name, 0) for name in ("p", "drop_prob", "prob"))
+    is_random = any(isinstance(each, float) and each > 0 for each in probabilities)
     return module.training and (isinstance(module, _BatchNorm) or is_random)
 
 
@@ -310,13 +312,14 @@ class SequentialSums(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if function in RoundedWeights.LAYERS:
             bias = args[2] if len(args) > 2 else kwargs.pop("bias", None)
-            output = function(*args[:2], None, *args[3:], **kwargs)
+            args = (*args[:2], None, *args[3:]) if len(args) > 2 else args
+            output = function(*args, **kwargs)
             return _affine(output, None, bias, -1 if function is nn.functional.linear else 1)
         if function in self.NORMS:
             given = inspect.signature(function).bind(*args, **kwargs).arguments
             vectors = given.pop("weight", None), given.pop("bias", None)
             return _affine(function(**given), *vectors, -1 if function is nn.functional.layer_norm else 1)
-        name = getattr(function, "__name__", "").strip("_")
+        name = getattr(function, "__name__", "").removeprefix("__").removesuffix("__")
         for tensor, vector in (args, args[::-1]) if name in ("mul", "rmul", "add", "radd") and not kwargs else ():
             if (axis := _axis_of_vector(tensor, vector)) is not None:
                 vectors = (vector.flatten(), None) if name.endswith("mul") else (None, vector.flatten())

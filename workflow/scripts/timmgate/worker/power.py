@@ -67,12 +67,14 @@ class Subject:
     def __init__(self, spec: Spec, setup: Setup):
         self.spec = spec
         self.model, self.images = make(spec, setup)
-        self.judge = strict_verdict.prepare(spec, self.model, self.images)
+        others = strict_verdict.other_values(spec, self.model, self.images)
+        self.judge = strict_verdict.prepare(spec, *others)
         self.reference = accuracy.run(spec, copy.deepcopy(self.model).double(), self.images.double())
         self.eager = accuracy.run(spec, copy.deepcopy(self.model), self.images)
-        self.strict_eager = strict_verdict.run(spec, copy.deepcopy(self.model), self.images)
-        self.program = Program(spec, self.model, self.images)
-        self.exact = Program(spec, copy.deepcopy(self.model).double(), self.images.double())
+        self.strict_eager = strict_verdict.run(spec, copy.deepcopy(others[0]), others[1])
+        self.program = Program(spec, self.model, self.images, *others)
+        exact = copy.deepcopy(self.model).double(), self.images.double()
+        self.exact = Program(spec, *exact, copy.deepcopy(others[0]).double(), others[1].double())
         self.healthy_exact = self.exact.strict(None)
 
     def faults(self, places: Collection[str]) -> list[Choice]:
@@ -99,8 +101,16 @@ class Subject:
 class Program:
     """A compiled model that runs with a fault."""
 
-    def __init__(self, spec: Spec, model: torch.nn.Module, images: torch.Tensor):
+    def __init__(
+        self,
+        spec: Spec,
+        model: torch.nn.Module,
+        images: torch.Tensor,
+        other_model: torch.nn.Module,
+        other_images: torch.Tensor,
+    ):
         self._spec, self._original, self._images = spec, model, images
+        self._other_model, self._other_images = other_model, other_images
         self._model, self.trials = copy.deepcopy(model), Trials()
         torch._dynamo.reset()
         self._forward: Callable[..., Any] = torch.compile(self._model, backend=self.trials.compile)
@@ -115,15 +125,17 @@ class Program:
     def strict(self, choice: Choice | None) -> list[Leaf]:
         """The leaves that the strict rule compares; not after the first call, as some faults are wrong only later."""
         self.trials.choose(choice)
-        if not self._spec.options.training:
-            strict_verdict.run(self._spec, self._model, self._images, self._forward)
-        return strict_verdict.run_compiled(self._spec, self._original, self._model, self._images, self._forward)
+        strict_verdict.run_compiled(self._spec, self._original, self._model, self._images, self._forward)
+        return self._of_other_values()
 
     def both(self, choice: Choice) -> tuple[list[Leaf], list[Leaf]]:
         """The leaves of both rules, of one life of the fault."""
         leaves = [replace(leaf, value=accuracy.cloned(leaf.value)) for leaf in self.dynamo(choice)]
-        original, model = self._original, self._model
-        return leaves, strict_verdict.run_compiled(self._spec, original, model, self._images, self._forward)
+        return leaves, self._of_other_values()
+
+    def _of_other_values(self) -> list[Leaf]:
+        model, images = self._other_model, self._other_images
+        return strict_verdict.run_compiled(self._spec, model, self._model, images, self._forward)
 
 
 def trials(spec: Spec, setup: Setup, places: Collection[str] = tuple(PLACES)) -> Iterator[Trial]:

@@ -4,6 +4,7 @@ What is compared is one iteration of its own from the weights as loaded, without
 rounding of small gradients into the learning rate; in training a second one gives the gradients of another loss.
 """
 
+import copy
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -23,6 +24,9 @@ from timmgate.worker.training_step import fresh, gradient, iterate
 
 OF_A_WHOLE = ("halves", "folded")
 """Families of null runs that are about images and models as a whole: none of them applies to a module."""
+
+MOVED = 0.01
+"""Width of the range of relative changes of parameters that make other values of them."""
 
 REPEATS = 2
 """Further seeds of weights and images that a failure is tried with: it takes two of three."""
@@ -47,6 +51,23 @@ def run(spec: Spec, model: torch.nn.Module, images: torch.Tensor, forward: Calla
         Leaf("input_gradient", "input_gradient", gradient(images).clone()),
     ]
     return leaves + cotangent_leaves(model, forward, images, lambda: models.autocast(spec, images), spec.seed)
+
+
+def other_values(spec: Spec, model: torch.nn.Module, images: torch.Tensor) -> tuple[torch.nn.Module, torch.Tensor]:
+    """Model and images that a program which was compiled for these ones has not seen: what it keeps of them is wrong there.
+
+    The images are mirrored. In training parameters are moved by up to half a percent, and buffers are what one more batch
+    leaves; at inference weights stay, which a compiler may make part of the program.
+    """
+    mirrored = torch.empty_like(images).copy_(images.flip(-1))
+    if not spec.options.training:
+        return model, mirrored
+    other, generator = copy.deepcopy(model), torch.Generator(images.device).manual_seed(spec.seed)
+    with torch.no_grad(), models.autocast(spec, images):
+        other(images)
+        for parameter in other.parameters():
+            parameter.copy_(null_runs.jittered(parameter, generator, MOVED))
+    return other, mirrored
 
 
 def run_compiled(

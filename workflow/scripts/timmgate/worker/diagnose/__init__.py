@@ -107,7 +107,8 @@ def run_compiled(
         compiled = copy.deepcopy(model)
         forward = backends.compile_model(spec, compiled, images)
         leaves = [replace(leaf, value=accuracy.cloned(leaf.value)) for leaf in accuracy.run(spec, compiled, images, forward)]
-        strict = strict_verdict.run_compiled(spec, model, compiled, images, forward) if setup.strict else []
+        other_model, other_images = strict_verdict.other_values(spec, model, images)
+        strict = strict_verdict.run_compiled(spec, other_model, compiled, other_images, forward) if setup.strict else []
         if spec.check == "performance":
             with torch.compiler.set_stance("fail_on_recompile"):
                 again = fresh(spec, images)
@@ -148,7 +149,7 @@ def expected(spec: Spec, setup: Setup, model: torch.nn.Module, images: torch.Ten
 def null_runs(spec: Spec, model: torch.nn.Module, images: torch.Tensor) -> Judge | None:
     """What null runs allow; None where they are not possible, as in the accuracy check."""
     try:
-        return strict_verdict.prepare(spec, model, images)
+        return strict_verdict.prepare(spec, *strict_verdict.other_values(spec, model, images))
     except Exception:
         traceback.print_exc()
         return None
