@@ -13,6 +13,7 @@ import yaml
 import merged
 from timmgate.config import settings
 from timmgate.core.errors import ConfigError
+from timmgate.core.spec import PROTOCOL
 from timmgate.core.thresholds import Thresholds
 from timmgate.report import ci
 from timmgate.tables import baseline, confirmation, deviations, gate, history, parquet, quarantine
@@ -253,12 +254,11 @@ def test_an_older_table_without_some_figures_is_compared_in_the_others(judged, t
 
 
 def test_figures_of_another_protocol_are_said_not_to_be_comparable(judged, tmp_path):
-    table = merged.cells([cell("a")]).replace_schema_metadata({"protocol": "1"})
-    pq.write_table(table, tmp_path / "older.parquet")
+    pq.write_table(merged.cells([cell("a", performance_protocol=1)]), tmp_path / "older.parquet")
     measured = Measured("folder", str(tmp_path / "older.parquet"))
     found = gate.against(merged.cells([cell("a")]), BOTH, {}, measured, vars(Thresholds()), {"inference": ["a"]})
     (row,) = [row for row in found if row["class"] == "not_comparable"]
-    assert "measured by protocol 1, and this is" in row["reason"]
+    assert row["reason"] == f"performance_protocol is {PROTOCOL}, in the baseline 1"
     assert gate.outcome(found) == Outcome.WRONG_REQUEST
 
 

@@ -221,6 +221,7 @@ def course(check: Check) -> tuple[Column, ...]:
         ("cause", "string", "", "exception class, signal, exit code or limit; null after a pass"),
         ("message", "string", "", "what went wrong, as the worker or its supervisor put it: an exception's text"),
         ("identity", "string", "", "SHA-256 of everything that defines the measurement"),
+        ("protocol", "int64", "", "number of the protocol that it was measured by"),
         ("batch_size", "int64", "images", "batch size that ran"),
         ("attempt", "int64", "", "which attempt at the measurement this is, from 1; 0 if it never started"),
         ("started_at", "timestamp", "", "start of this attempt"),

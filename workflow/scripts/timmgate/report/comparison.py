@@ -13,6 +13,7 @@ from rich.text import Text
 
 from timmgate.core.checks import CHECKS
 from timmgate.tables import comparison
+from timmgate.tables.deviations import MANY_CELLS, SEVERAL_CELLS, USUAL_NOISE
 from timmgate.tables.figures import EAGER, RELATIVE
 
 WORSE = {"new_failure", *(figure.worse for figure in comparison.TESTED), comparison.COUNTED.worse}
@@ -89,11 +90,14 @@ def sentences(compared: list[dict[str, Any]]) -> list[str]:
     if not any(row["p"] is not None for row in tested):
         return said if not tested else [*said, "Between devices everything differs, so that no change has a verdict."]
     if tested[0]["processes"] is None:
-        eager = median(row["change"] for row in compared if row["figure"] == EAGER.column)
-        said.append(
-            f"Measured apart: noise is how much all cells differ, and the {eager:+.1%} that eager of all moved is taken off "
-            "compiled. What is found may be chance; builds in one run are timed in turns."
-        )
+        moves = [row["change"] for row in compared if row["figure"] == EAGER.column]
+        words = [
+            f"noise is how much all cells differ{'' if len(moves) >= MANY_CELLS else f', {USUAL_NOISE:.0%} for so few'}"
+        ]
+        if len(moves) >= SEVERAL_CELLS:
+            words.append(f"the {median(moves):+.1%} that eager of all moved is taken off compiled")
+        chance = "What is found may be chance; builds in one run are timed in turns."
+        said.append(f"Measured apart: {', and '.join(words)}. {chance}")
     able = sum(bool(row["could_show"]) for row in tested)
     return [
         *said,

@@ -95,10 +95,18 @@ def measured(settings: Settings, results: Path = Path("results"), any_device: bo
     """
     kind, _, name = (settings.baseline or "").partition(":")
     if kind == "build":
+        if list(settings.builds) == [name]:
+            raise ConfigError(f"baseline: {name!r} is the build that is measured, and would be compared with itself")
         return _build(settings.device, name, results)
     if kind == "history":
         return _history(settings.history_path, name)
-    return _tables(Path(settings.baseline), settings.device, any_device) if settings.baseline else None
+    found = _tables(Path(settings.baseline), settings.device, any_device) if settings.baseline else None
+    if found and Path(found.path).resolve() == (results / settings.device / "cells.parquet").resolve():
+        raise ConfigError(
+            f"baseline: {settings.baseline!r} has the results of this very folder, which would be compared with themselves; "
+            "copy those of an earlier run to another folder, or keep a history (history_path)"
+        )
+    return found
 
 
 def _build(device: str, name: str, results: Path) -> Measured:

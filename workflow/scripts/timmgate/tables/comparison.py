@@ -21,7 +21,7 @@ from timmgate.core.schemas import FAILED, PASSED, SHOWN_STATUS
 from timmgate.core.statistics import CONFIDENCE
 from timmgate.tables import deviations, moderated, parquet
 from timmgate.tables.baseline import Measured
-from timmgate.tables.deviations import Baseline
+from timmgate.tables.deviations import SMALLEST_NOISE, Baseline
 from timmgate.tables.figures import EAGER, FIGURES, RELATIVE, Figure
 from timmgate.tables.merge import requested
 from timmgate.tables.moderated import Test
@@ -162,8 +162,9 @@ def _apart(cell: Cell, figure: Figure, value: float, move: float, test: Test | N
 
 def _judged(figure: Figure, test: Test) -> Row:
     low, high = test.interval(CONFIDENCE)
+    is_nothing = test.p > LEVEL or abs(test.mean) <= SMALLEST_NOISE
     return {
-        "verdict": None if test.p > LEVEL else figure.worse if test.mean > 0 else figure.better,
+        "verdict": None if is_nothing else figure.worse if test.mean > 0 else figure.better,
         "change": math.expm1(test.mean),
         "change_ci_low": math.expm1(low),
         "change_ci_high": math.expm1(high),

@@ -52,8 +52,11 @@ def usable(rows: Iterable[Row], batch_size: int) -> list[Row]:
 
 
 def is_failing(fresh: Sequence[Row], batch_size: int, times: int) -> bool:
-    """Whether most of the `times` processes that are allowed failed; a few of so many always may."""
-    return len(fresh) - len(usable(fresh, batch_size)) > times / 2
+    """Whether most of the `times` processes that are allowed failed; a few of so many always may.
+
+    What something other than the model ended says nothing.
+    """
+    return sum(unusable(row, batch_size) not in (None, "infra_error") for row in fresh) > times / 2
 
 
 def is_settled(suspect: Suspect, fresh: Sequence[Row], times: int) -> bool:

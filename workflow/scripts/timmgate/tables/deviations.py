@@ -4,6 +4,7 @@ The noise comes from the comparison itself: most cells of a suite did not change
 two measurements of the same thing differ by. It is a screening, of one measurement a cell: what it finds may be chance.
 """
 
+import json
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -19,7 +20,6 @@ import pyarrow.parquet as pq
 from scipy import stats
 
 from timmgate.core.schemas import PASSED, SHOWN_STATUS
-from timmgate.core.spec import PROTOCOL
 from timmgate.core.thresholds import Thresholds
 from timmgate.tables import history
 from timmgate.tables.baseline import Expectation, Expectations, Measured
@@ -48,6 +48,9 @@ LAST = 32
 LATEST = 8
 """So many, or all if there are fewer, are never too old."""
 
+SEVERAL_CELLS = 3
+"""Cells from which on their eager says what the machine did. A choice."""
+
 KNOWN = 5
 """Measurements from which on a cell of a history has a scatter of its own. A choice."""
 
@@ -60,7 +63,7 @@ that got worse by three standard deviations all but one in twenty are.
 """
 
 IGNORED = {
-    "build": ("options",),  # the settings of a build are among them
+    "build": ("inductor_config",),  # of the options of the mode: a build's are among them
     "device": ("device_name", "performance_threads", "allocator", "relocate"),
 }
 """By kind of baseline, columns that may differ although figures are compared."""
@@ -73,13 +76,11 @@ Key = tuple[str, str]
 class Baseline:
     """What was measured before: by mode and model, the rows of `cells`, the latest last.
 
-    `ignored` are columns that may differ although figures are compared. `protocol` is the number that it was measured by,
-    where that is known.
+    `ignored` are columns, and options of the mode, that may differ although figures are compared.
     """
 
     rows: Mapping[Key, Sequence[Row]]
     ignored: tuple[str, ...] = ()
-    protocol: int = PROTOCOL
 
     def expectations(self, wanted: Mapping[str, Collection[str]]) -> Expectations:
         """The latest statuses, of these models by mode."""
@@ -103,8 +104,7 @@ def load(measured: Measured, cells: pa.Table) -> Baseline:
     if build := measured.name if measured.kind == "build" else _first(cells, "build"):
         table = table.filter(pc.equal(table["build"], build))
     rows = {(row["mode"], row["model"]): [UNKNOWN | row] for row in table.to_pylist()}
-    protocol = (table.schema.metadata or {}).get(b"protocol", PROTOCOL)
-    return Baseline(rows, IGNORED.get(measured.kind, ()), int(protocol))
+    return Baseline(rows, IGNORED.get(measured.kind, ()))
 
 
 def _of_history(measured: Measured, cells: pa.Table) -> dict[Key, list[Row]]:
@@ -233,7 +233,7 @@ def compare(cells: Sequence[Row], baseline: Baseline) -> Comparison:
         if reason := _reason(row, before, baseline):
             found.incomparable[key] = reason
             continue
-        alike = [each for each in before if not _differences(row, each, baseline.ignored)]
+        alike = [each for each in before if each["performance"] in PASSED and not _differences(row, each, baseline.ignored)]
         for figure in MOVING:
             levels = [level for level in map(figure.of, alike) if level is not None]
             now = figure.of(row)
@@ -246,7 +246,7 @@ def compare(cells: Sequence[Row], baseline: Baseline) -> Comparison:
                 found.known[figure.column][key] = len(logs)
                 if len(logs) >= KNOWN:
                     found.spread[figure.column][key] = spread(logs) * math.sqrt(1 + variance_of_median(len(logs)))
-    if len(found.moves[EAGER.column]) >= MANY_CELLS:
+    if len(found.moves[EAGER.column]) >= SEVERAL_CELLS:
         found.eager = median(found.moves[EAGER.column].values())
     return found
 
@@ -279,8 +279,6 @@ def latest_level(values: Sequence[float]) -> Sequence[float]:
 
 def _reason(row: Row, before: Sequence[Row], baseline: Baseline) -> str | None:
     """Why no figure of a cell can be compared; None if they can."""
-    if baseline.protocol != PROTOCOL:
-        return f"the baseline was measured by protocol {baseline.protocol}, and this is protocol {PROTOCOL}"
     ignored = baseline.ignored
     timed = [each for each in before if each["performance"] in PASSED]
     if not before:
@@ -295,7 +293,15 @@ def _reason(row: Row, before: Sequence[Row], baseline: Baseline) -> str | None:
 
 
 def _differences(row: Row, before: Row, ignored: tuple[str, ...]) -> list[str]:
-    return [name for name in comparable("performance") if name not in ignored and row[name] != before[name]]
+    names = (name for name in comparable("performance") if name not in ignored)
+    return [name for name in names if _condition(row, name, ignored) != _condition(before, name, ignored)]
+
+
+def _condition(row: Row, name: str, ignored: tuple[str, ...]) -> Any:
+    """The value of a column; of options those that may not differ."""
+    if name != "options" or row[name] is None:
+        return row[name]
+    return {option: value for option, value in json.loads(row[name]).items() if option not in ignored}
 
 
 def deviations(

@@ -72,4 +72,4 @@ JUDGED = (RELATIVE, *FIGURES[1:])
 def comparable(check: str) -> tuple[str, ...]:
     """Columns in which two measurements of a check of one cell must agree."""
     conditions = ("allocator", "relocate") if check == "performance" else ()
-    return ("device_name", "weights", "options", f"{check}_batch_size", f"{check}_threads", *conditions)
+    return (f"{check}_protocol", "device_name", "weights", "options", f"{check}_batch_size", f"{check}_threads", *conditions)

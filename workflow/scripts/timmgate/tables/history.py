@@ -32,14 +32,18 @@ OF_CHECK = {
 
 
 def record(cells: pa.Table, root: Path, at: datetime) -> int:
-    """Add what is not in the history yet of a table of cells; how many entries that were.
+    """Add what is not in the history yet of a table of cells, by today's protocol; how many entries that were.
 
     A measurement of a check is known by its identity and its start, and stands in one entry only: what an entry has of a
     check that was recorded before is null.
     """
     entries = cells
     new = {
-        check: pc.and_(pc.is_valid(cells[f"{check}_started_at"]), pc.invert(_known(cells, check, root))) for check in CHECKS
+        check: pc.and_(
+            pc.and_(pc.is_valid(cells[f"{check}_started_at"]), pc.invert(_known(cells, check, root))),
+            pc.fill_null(pc.equal(cells[f"{check}_protocol"], PROTOCOL), False),
+        )
+        for check in CHECKS
     }
     for check, is_new in new.items():
         for name in OF_CHECK[check]:

@@ -88,6 +88,7 @@ def course(spec: Spec, outcome: Outcome, run: RunOptions) -> dict[str, Any]:
         "cause": verdict.cause,
         "message": shortened(verdict.message),
         "identity": spec.identity(),
+        "protocol": spec.protocol,
         "batch_size": result.columns.get("batch_size"),
         "attempt": outcome.attempt,
         "started_at": result.started_at,
