@@ -100,6 +100,27 @@ def test_every_build_is_held_against_the_one_that_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("options", "found"),
+    [({"inductor_config": {"max_autotune": True}}, "slower"), ({"channels_last": True}, "not_comparable")],
+)
+def test_builds_may_differ_in_their_settings_and_not_in_the_mode(options, found, tmp_path):
+    plain = {"inductor_config": {}, "channels_last": False}
+    one = cell("a", options=json.dumps(plain))
+    two = cell("a", build="nightly", compiled_ms=11.0, options=json.dumps(plain | options))
+    pq.write_table(merged.cells([one, two]), tmp_path / "cells.parquet")
+    measured = Measured("build", str(tmp_path / "cells.parquet"), "default")
+    judged = gate.against(merged.cells([two]), BOTH, {}, measured, vars(Thresholds()), {"inference": ["a"]})
+    assert [row["class"] for row in judged if row["class"] != "pass"] == [found]
+
+
+def test_a_faster_machine_hides_no_slowdown_in_a_few_cells(judged):
+    """Eager of all is faster by 5 %, and compiled of none."""
+    before = [cell(f"m{each}") for each in range(8)]
+    found = judged([{**row, "eager_ms": 19.0} for row in before], before)
+    assert {name for model, name in found if model} == {"slower"} and len([model for model, _ in found if model]) == 8
+
+
+@pytest.mark.parametrize(
     "change", [{"compiled_ms": 10.2}, {"compile_cold_cpu_s": 32.0}, {"compiled_allocated_bytes": 1_040_000_000}]
 )
 def test_a_move_within_the_threshold_is_none(judged, change):
@@ -207,6 +228,11 @@ def test_a_figure_that_no_fresh_process_knows_is_left_as_it_was_measured(judged,
     assert [confirmation.is_settled(suspect, fresh[:number], 8) for number in (1, 2, 3)] == [False, False, True]
     assert judged([cell("a", compiled_allocated_bytes=2 * 10**9)], [cell("a")], fresh) == {("a", "more_memory")}
     assert "unknown in 3 fresh processes" in judged.rows[-1]["reason"]
+
+
+def test_fresh_processes_that_something_else_ended_say_nothing(judged):
+    lost = again("a", *[{"status": "infra_error", "compiled_ms": None}] * 3)
+    assert judged([cell("a", compiled_ms=10.15), cell("b")], [cell("a"), cell("b")], lost, times=3) == set()
 
 
 def test_a_count_is_settled_by_one_process_that_has_no_more():
@@ -390,6 +416,25 @@ def test_a_measurement_in_another_way_in_between_is_not_the_baseline(tmp_path):
     )
 
 
+@pytest.mark.parametrize(("nights", "expected"), [("ppf", "pass"), ("ppff", "fail_accuracy"), ("pf", "fail_accuracy")])
+def test_a_failure_is_expected_when_it_came_twice(nights, expected, tmp_path):
+    """Else to run a failed night again would make it pass."""
+    for number, letter in enumerate(nights):
+        status = {"p": "pass", "f": "fail_accuracy"}[letter]
+        history.record(merged.cells([of_night(number, accuracy=status)]), tmp_path, night(number))
+    before = deviations.load(Measured("history", str(tmp_path)), merged.cells([of_night(9)]))
+    assert before.expectations({"inference": ["a"]})["inference"]["a"].accuracy == expected
+
+
+def test_what_was_timed_and_wrong_is_no_level(tmp_path):
+    for number in range(14):
+        wrong = {"compiled_ms": 5.0, "performance": "fail_accuracy"} if number > 5 else {}
+        history.record(merged.cells([of_night(number, **wrong)]), tmp_path, night(number))
+    now = merged.cells([of_night(20)])
+    before = deviations.load(Measured("history", str(tmp_path)), now)
+    assert list(deviations.deviations(now.to_pylist(), before, Thresholds())) == []
+
+
 # Which tables a baseline names.
 
 
@@ -425,6 +470,16 @@ def test_builds_and_runs_that_there_are_not_are_refused_with_near_ones(tmp_path,
         baseline.measured(configured(baseline="history"))
     with pytest.raises(ConfigError, match="has no entries yet"):
         baseline.measured(configured(baseline="history", history_path="kept"))
+
+
+@pytest.mark.parametrize("named", [".", "results", "results/cpu"])
+def test_results_are_not_compared_with_themselves(tmp_path, configured, named):
+    (tmp_path / "results" / "cpu" / "default").mkdir(parents=True)
+    (tmp_path / "results" / "cpu" / "cells.parquet").touch()
+    with pytest.raises(ConfigError, match="would be compared with themselves"):
+        baseline.measured(configured(baseline=named))
+    with pytest.raises(ConfigError, match="would be compared with itself"):
+        baseline.measured(configured(baseline="build:default"))
 
 
 # The quarantine.

@@ -63,6 +63,13 @@ def test_what_was_measured_is_added_once_and_files_are_never_changed(tmp_path):
     assert len({row["run"] for row in entries(tmp_path)}) == 2
 
 
+def test_what_was_measured_by_another_protocol_is_not_recorded_as_todays(tmp_path):
+    both, one = cell("a", 0, accuracy_protocol=1, performance_protocol=None), cell("b", 0, accuracy_protocol=1)
+    assert history.record(table(both, one), tmp_path, night(0)) == 1
+    (row,) = entries(tmp_path)
+    assert (row["model"], row["accuracy"], row["performance"]) == ("b", None, "pass")
+
+
 def test_of_a_check_that_was_recorded_before_a_later_entry_has_nothing(tmp_path):
     history.record(table(cell("a", 0)), tmp_path, night(0))
     again = cell("a", 0, performance_started_at=night(1), compiled_ms=11.0)

@@ -37,8 +37,8 @@ sys.exit(int(os.environ["CODE"]))
 
 @pytest.mark.parametrize(
     ("code", "found", "expected"),
-    [(0, "0", 0), (1, "1", 1), (1, "2", 2), (1, "", 2), (1, "unreadable", 2)],
-    ids=["as expected", "a regression", "refused by the preflight", "refused before it began", "no outcome"],
+    [(0, "0", 0), (1, "1", 1), (1, "2", 2), (1, "", 2), (1, "unreadable", 2), (1, "0", 2)],
+    ids=["as expected", "regression", "refused by the preflight", "refused before it began", "no outcome", "failed later"],
 )
 def test_the_command_ends_with_the_outcome_of_this_run_and_not_of_the_one_before(code, found, expected, tmp_path):
     (tmp_path / "work" / "results" / "cpu").mkdir(parents=True)

@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from statistics import NormalDist, median
 from typing import Any
@@ -76,17 +77,20 @@ Key = tuple[str, str]
 class Baseline:
     """What was measured before: by mode and model, the rows of `cells`, the latest last.
 
-    `ignored` are columns, and options of the mode, that may differ although figures are compared.
+    `ignored` are columns, and options of the mode, that may differ although figures are compared. `statuses` are those to
+    expect where they are not the last row's.
     """
 
     rows: Mapping[Key, Sequence[Row]]
     ignored: tuple[str, ...] = ()
+    statuses: Mapping[Key, Row] = field(default_factory=dict)
 
     def expectations(self, wanted: Mapping[str, Collection[str]]) -> Expectations:
-        """The latest statuses, of these models by mode."""
+        """The statuses to expect, of these models by mode."""
         found: Expectations = {mode: {} for mode in wanted}
         for (mode, model), rows in self.rows.items():
-            statuses = [rows[-1][SHOWN_STATUS[check]] for check in ("accuracy", "performance")]
+            row = self.statuses.get((mode, model), rows[-1])
+            statuses = [row[SHOWN_STATUS[check]] for check in ("accuracy", "performance")]
             known = [None if status in (None, "not_run") else status for status in statuses]
             if model in wanted.get(mode, ()) and any(known):
                 found[mode][model] = Expectation(known[0] or "pass", None, known[1])
@@ -99,7 +103,8 @@ def load(measured: Measured, cells: pa.Table) -> Baseline:
     Of a history, without the measurements that the table `cells` has itself.
     """
     if measured.kind == "history":
-        return Baseline(_of_history(measured, cells))
+        rows = _of_history(measured, cells)
+        return Baseline({key: _filled(of_cell) for key, of_cell in rows.items()}, (), _settled(rows))
     table = pq.read_table(measured.path)
     if build := measured.name if measured.kind == "build" else _first(cells, "build"):
         table = table.filter(pc.equal(table["build"], build))
@@ -123,10 +128,20 @@ def _of_history(measured: Measured, cells: pa.Table) -> dict[Key, list[Row]]:
         key = row["mode"], row["model"]
         if not any(row[name] is not None and (*key, row[name]) in own for name in starts):
             found.setdefault(key, []).append(row)
-    order = {
-        key: sorted(rows, key=lambda row: max(row[name] for name in starts if row[name])) for key, rows in found.items()
+    return {key: sorted(rows, key=lambda row: max(row[name] for name in starts if row[name])) for key, rows in found.items()}
+
+
+def _settled(history: Mapping[Key, Sequence[Row]]) -> dict[Key, Row]:
+    """Of each cell and check the last status that came twice in succession, or the last: a failure that came once is new."""
+    return {
+        key: {name: _last_twice([row[name] for row in rows if row[name] is not None]) for name in SHOWN_STATUS.values()}
+        for key, rows in history.items()
     }
-    return {key: _filled(rows) for key, rows in order.items()}
+
+
+def _last_twice(statuses: Sequence[str]) -> str | None:
+    twice = [status for status, following in pairwise(statuses) if status == following]
+    return next(iter([*twice[-1:], *statuses[-1:]]), None)
 
 
 def _first(cells: pa.Table, name: str) -> Any:
