@@ -136,3 +136,19 @@ def test_a_gradient_that_vanishes_may_be_off_by_half_of_the_digits_of_the_others
     nulls = [NullRun("eager", run(eps)), NullRun("outputs", run(2 * eps))]
     assert judge(run(0.9 * eps**0.5), nulls).strict == "pass"
     assert judge(run(100 * eps**0.5), nulls).strict == "fail"
+
+
+def test_where_most_gradients_are_zero_another_one_is_not_allowed_to_be_large():
+    """As with timm's own initialization, whose last norms start at 0."""
+    zeros = [Leaf(f"gradient.{number}", "gradient", torch.zeros(4, dtype=torch.float64)) for number in range(5)]
+    expected = [*zeros, Leaf("gradient.head", "gradient", torch.full((4,), 0.01, dtype=torch.float64))]
+    reference = Reference(expected, torch.float32)
+
+    def of(value):
+        return reference.errors(
+            [Leaf(leaf.name, leaf.kind, leaf.value.float() + value * (leaf.name != "gradient.head")) for leaf in expected]
+        )
+
+    nulls = [NullRun(name, of(0.0)) for name in "ab"]
+    assert judge(of(0.0), nulls).strict == "pass"
+    assert judge(of(1e-3), nulls).strict == "fail"

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -15,6 +16,7 @@ from timmgate.worker.compare import Leaf
 from timmgate.worker.cotangent import cotangent_leaves
 from timmgate.worker.leaf_errors import Reference
 from timmgate.worker.null_runs import FAMILIES, jittered, kinks, null_runs, reference
+from timmgate.worker.torch_device import NarrowDraws
 
 SEED = 1337
 SAMPLES = 8
@@ -462,3 +464,47 @@ def test_sums_in_order_change_the_gradients_of_vectors_by_rounding_alone():
     changed = {name for name in vectors if not torch.equal(after[name], before[name])}
     assert len(changed) > len(vectors) / 2
     assert {"gamma", "shift", "left"} <= changed
+
+
+def test_a_layer_that_is_called_with_names_and_an_operator_that_writes_in_place_are_summed_as_others():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.bias = nn.Parameter(torch.randn(5, 4)), nn.Parameter(torch.zeros(5))
+            self.gamma = nn.Parameter(torch.ones(5))
+
+        def forward(self, images: Tensor) -> Tensor:
+            x = F.linear(images, weight=self.weight, bias=self.bias) * 1.0
+            x.mul_(self.gamma)
+            return x
+
+    torch.manual_seed(SEED)
+    model, images = Named(), torch.randn(64, 4)
+
+    def gradients(model: nn.Module, images: Tensor) -> list[Leaf]:
+        model.zero_grad()
+        model(images).square().mean().backward()
+        return [Leaf(name, "gradient", weight.grad.clone()) for name, weight in model.named_parameters()]
+
+    before = {leaf.name: leaf.value for leaf in gradients(copy.deepcopy(model), images)}
+    ((_, after),) = null_runs(gradients, model, images, torch.float32, SEED, ["sums"])
+    torch.testing.assert_close({leaf.name: leaf.value for leaf in after}, before, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("probability", "families"), [(0.5, []), (0.0, ["halves"])])
+def test_a_batch_whose_samples_are_dropped_at_random_is_not_halved(probability, families):
+    model, images = nn.Sequential(nn.Linear(4, 4), DropPath(probability)).train(), torch.randn(8, 4)
+
+    def run(model, images):
+        return [Leaf("output", "output", model(images).detach())]
+
+    assert [family for family, _ in null_runs(run, model, images, torch.float32, SEED, ["halves"])] == families
+
+
+def test_masks_of_a_float64_model_are_those_of_float32():
+    drawn = []
+    for dtype in (torch.float32, torch.float64):
+        torch.manual_seed(SEED)
+        with NarrowDraws():
+            drawn.append(torch.empty(100, dtype=dtype).bernoulli_(0.3))
+    assert drawn[1].dtype == torch.float64 and torch.equal(drawn[0].double(), drawn[1])

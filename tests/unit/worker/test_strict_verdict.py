@@ -100,6 +100,89 @@ def test_gradients_of_samples_mixed_up_are_seen_by_the_second_loss_alone(monkeyp
     assert all(detail["accuracy"] is None for detail in said.details if detail["kind"] == "cotangent_gradient")
 
 
+def keeps_images(model):
+    kept = []
+
+    def forward(images):
+        kept.append(images)
+        return model(kept[0])
+
+    return forward
+
+
+def keeps_output(model):
+    kept = []
+
+    def forward(images):
+        kept.append(model(images))
+        return kept[0].clone()
+
+    return forward
+
+
+def wrong_at_first(model):
+    calls = []
+
+    def forward(images):
+        calls.append(1)
+        return model(images) * (100 if len(calls) == 1 else 1)
+
+    return forward
+
+
+def keeps_weights(model):
+    kept = {}
+
+    def forward(images):
+        for name, weight in model.named_parameters():
+            kept.setdefault(name, weight.detach().clone())
+        weights = {name: weight + (kept[name] - weight).detach() for name, weight in model.named_parameters()}
+        return torch.func.functional_call(model, weights, images)
+
+    return forward
+
+
+@pytest.mark.parametrize(
+    ("wrap", "options"),
+    [
+        (keeps_images, {}),
+        (keeps_output, {}),
+        (wrong_at_first, {}),
+        (wrong_at_first, {"training": True}),
+        (keeps_weights, {"training": True, "optimizer": "sgd"}),
+    ],
+)
+def test_what_a_program_keeps_of_its_first_call_and_what_is_wrong_in_it_alone_fails(wrap, options, monkeypatch):
+    assert measure(monkeypatch, wrap, **options).columns["strict"] == "fail"
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_another_dtype_fails_however_exact_it_is(dtype, training, monkeypatch):
+    said = measure(monkeypatch, lambda model: lambda images: model(images).to(dtype), training=training)
+    assert said.columns["strict"] == "fail" and said.columns["strict_worst_statistic"] == "mismatch"
+
+
+@pytest.mark.parametrize("wrap", [lambda out: out[:4], lambda out: (out,), lambda out: out.flatten()])
+def test_another_shape_or_structure_is_the_compilers(wrap, monkeypatch):
+    said = measure(monkeypatch, lambda model: lambda images: wrap(model(images)))
+    assert said.result["status"] == "fail_accuracy" and said.columns["strict"] == "fail"
+
+
+def test_what_raises_with_another_seed_leaves_the_first_verdict_and_a_reason(monkeypatch):
+    def compile_model(spec, model, images):
+        if spec.seed != 1337:
+            raise RuntimeError("not twice")
+        return one_sample_off(model)
+
+    monkeypatch.setattr(backends, "compile_model", compile_model)
+    spec = specs.spec("accuracy", options={"backend": "eager"})
+    setup = Setup(threads=1, cache=Cache(Path("unused")), batch_size=8, strict=True)
+    said = listen("accuracy", lambda reporter: accuracy.measure(spec, setup, reporter))
+    assert said.result["status"] == "pass" and said.columns["strict"] == "undecided"
+    assert said.columns["strict_error"] == "RuntimeError: not twice"
+
+
 def test_a_failure_needs_two_of_three_seeds(monkeypatch):
     """One that only the first seed shows is a chance that would repeat in every night."""
     seeds = []

@@ -5,6 +5,7 @@ the compiled run, and a comparison of every tensor. Null runs and the strict ver
 """
 
 import copy
+import math
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -15,7 +16,7 @@ from torch._dynamo.utils import counters
 
 from timmgate.core.protocol import Reporter
 from timmgate.core.spec import Spec
-from timmgate.core.verdict import CellVerdict, LeafVerdict
+from timmgate.core.verdict import OUTPUTS, CellVerdict, LeafVerdict
 from timmgate.worker import backends, models, strict_verdict, torch_device
 from timmgate.worker.compare import Leaf, LeafEvidence, Rule, all_finite, compare_leaves
 from timmgate.worker.training_step import Setup, cloned, fresh, gradient, iterate, load, make, make_optimizer
@@ -43,10 +44,11 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
         return
     model, images = load(spec, setup, reporter)
     with torch.set_grad_enabled(spec.options.training), backends.configured(spec):
+        firsts = Firsts()
         reporter.stage("reference")
-        reference = run_reference(spec, model, images, reporter)
+        reference = run_reference(spec, model, images, reporter, firsts.of("reference"))
         reporter.stage("eager")
-        eager = run(spec, copy.deepcopy(model), images)
+        eager = run(spec, copy.deepcopy(model), images, after_first=firsts.of("eager"))
         if bad := not_finite(eager) or not_finite(reference or []):
             reporter.result("eager_not_finite", "NaN or Inf", f"{bad} of eager or of its float64 reference is not finite")
             return
@@ -59,9 +61,12 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
         reporter.stage("compile")
         torch_device.set_deterministic(False)  # what is judged is the program that the performance check times
         others = strict_verdict.other_values(spec, model, images) if setup.strict else None
-        compiled, strict_leaves = run_compiled(spec, setup, model, images, others, reporter)
+        compiled, strict_leaves = run_compiled(spec, setup, model, images, others, reporter, firsts.of("compiled"))
         reporter.stage("compare")
-        leaves = compare_leaves(eager, compiled, reference, rule(spec, reference is not None))
+        how = rule(spec, reference is not None)
+        leaves = compare_leaves(eager, compiled, reference, how)
+        at_first = [] if different else firsts.wrong(leaves, how)
+        leaves += at_first
         report_dynamo(spec, leaves, eager, compiled, reference is not None, reporter)
         del eager, again, compiled, reference
         strict = {}
@@ -73,10 +78,35 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
                 details = [asdict(leaf) for leaf in with_strict(leaves, strict)]
                 reporter.result_so_far(*result(spec, leaves, different), details)
 
-            strict = judge_strictly(spec, setup, *others, strict_leaves, reporter, begin)
+            strict = judge_strictly(spec, setup, *others, strict_leaves, at_first, reporter, begin)
         for leaf in with_strict(leaves, strict):
             reporter.detail(asdict(leaf))
         reporter.result(*result(spec, leaves, different))
+
+
+class Firsts:
+    """What the first iteration of eager, the reference and compiled returned; else only the last one is compared.
+
+    A program may be wrong in its first call alone, as where a kernel that is tried out writes over its own inputs.
+    """
+
+    def __init__(self) -> None:
+        self._returned: dict[str, Any] = {}
+
+    def of(self, run: str) -> Callable[[Any], None]:
+        """Keeps what the first iteration of a run returns."""
+        return lambda returned: self._returned.__setitem__(run, cloned(returned))
+
+    def wrong(self, leaves: list[LeafEvidence], how: Rule) -> list[LeafEvidence]:
+        """The outputs of the first iteration that are wrong where those of the last one, in `leaves`, are right."""
+        outputs = [leaf for leaf in leaves if leaf.kind in OUTPUTS]
+        if not all(leaf.accuracy for leaf in outputs):
+            return []
+        kind = outputs[0].kind
+        value = {run: returned if kind == "output" else returned[0] for run, returned in self._returned.items()}
+        eager, compiled = ([Leaf(f"first_iteration.{kind}", kind, value[run])] for run in ("eager", "compiled"))
+        reference = [Leaf(f"first_iteration.{kind}", kind, value["reference"])] if how.cosine is False else None
+        return [leaf for leaf in compare_leaves(eager, compiled, reference, how) if not leaf.accuracy]
 
 
 def run_compiled(
@@ -86,13 +116,19 @@ def run_compiled(
     images: torch.Tensor,
     others: tuple[torch.nn.Module, torch.Tensor] | None,
     reporter: Reporter,
+    after_first: Callable[[Any], None] = lambda _: None,
 ) -> tuple[Result, Result]:
     """Compile a copy of the model, and run it as eager is run, then as null runs are, on other values, if there are any."""
+
+    def stop(returned: Any) -> None:
+        first_iteration.stop()
+        after_first(returned)
+
     with backends.compiling(spec, setup.cache, reporter) as first_iteration:
         compiled = copy.deepcopy(model)
         forward = backends.compile_model(spec, compiled, images)
         reporter.stage("run")
-        leaves = run(spec, compiled, images, forward, after_first=first_iteration.stop)
+        leaves = run(spec, compiled, images, forward, after_first=stop)
         reporter.columns(**backends.statistics())
         if others is None:
             return leaves, []
@@ -100,10 +136,13 @@ def run_compiled(
         return leaves, strict_verdict.run_compiled(spec, others[0], compiled, others[1], forward)
 
 
-def run_reference(spec: Spec, model: torch.nn.Module, images: torch.Tensor, reporter: Reporter) -> Result | None:
+def run_reference(
+    spec: Spec, model: torch.nn.Module, images: torch.Tensor, reporter: Reporter, after_first: Callable[[Any], None]
+) -> Result | None:
     """The same weights and images in float64; None, with the reason in the row, where that is not possible."""
     try:
-        reference = run(spec, copy.deepcopy(model).double(), images.double())
+        with torch_device.NarrowDraws():
+            reference = run(spec, copy.deepcopy(model).double(), images.double(), after_first=after_first)
     except Exception as error:
         reporter.columns(reference="none", reference_error=f"{type(error).__name__}: {error}")
         return None
@@ -116,15 +155,18 @@ def run(
     model: torch.nn.Module,
     images: torch.Tensor,
     forward: Callable[..., Any] | None = None,
-    after_first: Callable[[], None] = lambda: None,
+    after_first: Callable[[Any], None] = lambda _: None,
 ) -> Result:
-    """Seed, iterate, and return what the last iteration computed. `model` is changed by training."""
+    """Seed, iterate, and return what the last iteration computed. `model` is changed by training.
+
+    `after_first` gets what the first one returned.
+    """
     torch_device.seed_everything(spec.seed)
     images, optimizer = fresh(spec, images), make_optimizer(spec, model)
     for number in range(ITERATIONS):
         returned = iterate(spec, model, model if forward is None else forward, images, optimizer)
         if number == 0:
-            after_first()
+            after_first(returned)
     torch_device.synchronize(spec.device)
     if not spec.options.training:
         return [Leaf("output", "output", returned)]
@@ -204,13 +246,15 @@ def judge_strictly(
     model: torch.nn.Module,
     images: torch.Tensor,
     compiled: Result,
+    at_first: list[LeafEvidence],
     reporter: Reporter,
     begin: Callable[[str, dict[str, LeafVerdict]], None],
 ) -> dict[str, LeafVerdict]:
     """The strict verdict on every leaf, by name; nothing, with the reason in the row, where null runs are not possible.
 
-    `model` and `images` are other values than those that were compiled, and `compiled` is what came of them. `begin` begins
-    a stage, with what is known by then. A failure that has not been tried with other seeds is undecided.
+    `model` and `images` are other values than those that were compiled, and `compiled` is what came of them. `at_first` is
+    what was wrong in the first iteration alone, which needs no other seeds. `begin` begins a stage, with what is known by
+    then. A failure that has not been tried with other seeds is undecided.
     """
 
     def examine(seed: int) -> CellVerdict:
@@ -235,6 +279,8 @@ def judge_strictly(
         traceback.print_exc()
         reporter.columns(strict_error=f"{type(error).__name__}: {error}")
         return {}
+    if at_first and found.strict != "fail":
+        found = wrong_at_first(found, at_first)
     leaves = {leaf.leaf: leaf for leaf in found.leaves}
     reporter.columns(
         strict="undecided" if found.strict == "fail" else found.strict,
@@ -246,10 +292,23 @@ def judge_strictly(
         null_runs=found.null_runs,
         null_scatter=found.null_scatter,
     )
-    strict, of_seeds = strict_verdict.after_seeds(found, examine, spec.seed)
+    strict, of_seeds = ("fail", ["fail"]) if at_first else strict_verdict.after_seeds(found, examine, spec.seed)
     message = f"{found.worst_leaf}: {leaves[found.worst_leaf].message}" if strict == "fail" else None
     reporter.columns(strict=strict, strict_of_seeds=of_seeds, strict_message=message)
     return leaves
+
+
+def wrong_at_first(found: CellVerdict, at_first: list[LeafEvidence]) -> CellVerdict:
+    """The verdict where the first iteration was wrong."""
+    worst = max(at_first, key=lambda leaf: leaf.margin or 0.0)
+    wrong = [
+        LeafVerdict(
+            leaf.leaf, leaf.kind, False, leaf.margin or math.inf, "mismatch", 0.0, "wrong in the first iteration alone"
+        )
+        for leaf in at_first
+    ]
+    margin, leaves = worst.margin or math.inf, (*found.leaves, *wrong)
+    return replace(found, strict="fail", margin=margin, worst_leaf=worst.leaf, worst_statistic="mismatch", leaves=leaves)
 
 
 def with_strict(leaves: list[LeafEvidence], strict: dict[str, LeafVerdict]) -> Iterator[LeafEvidence]:

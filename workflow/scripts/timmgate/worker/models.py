@@ -12,13 +12,16 @@ import torch
 from timm.data import create_transform, resolve_data_config
 
 from timmgate.core.names import check_name
-from timmgate.core.spec import SEEDED_WEIGHTS, Spec
+from timmgate.core.spec import SEED, SEEDED_WEIGHTS, Spec
 from timmgate.worker import torch_device
 from timmgate.worker.lively_weights import enliven
 from timmgate.worker.photos import load as load_photos
 
 STATISTICS_IMAGES = 4
 """Images that the running statistics of random weights are set by."""
+
+PHOTO_SHIFT = 16
+"""Pixels by which photos are rolled for the next seed."""
 
 CAST_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -85,13 +88,17 @@ def noise(spec: Spec, size: tuple[int, int, int], batch_size: int, device: str |
 
 
 def photos(spec: Spec, size: tuple[int, int, int], batch_size: int) -> torch.Tensor:
-    """Photos prepared as timm does for the model at inference, the same ones again and again until the batch is full."""
+    """Photos prepared as timm does for the model at inference, the same ones again and again until the batch is full.
+
+    With another seed than the usual one they are rolled, so that it has other images.
+    """
     config = resolve_data_config(
         {"input_size": size}, pretrained_cfg=timm.get_pretrained_cfg(spec.model).to_dict(), use_test_size=True
     )
     transform = create_transform(**config, is_training=False)
     prepared = itertools.cycle([transform(photo) for photo in load_photos()])
-    return torch.stack(list(itertools.islice(prepared, batch_size))).to(spec.device)
+    batch, shift = torch.stack(list(itertools.islice(prepared, batch_size))), PHOTO_SHIFT * (spec.seed - SEED)
+    return batch.roll((shift, shift), (-2, -1)).to(spec.device)
 
 
 def cast_dtype(spec: Spec) -> torch.dtype:

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from timmgate.core.verdict import KINKS
 from timmgate.worker.compare import Leaf, is_half
+from timmgate.worker.torch_device import NarrowDraws
 
 Run = Callable[[nn.Module, Tensor], list[Leaf]]
 """Seeds, runs a model, which it may change, on images, and returns its leaves."""
@@ -99,7 +100,8 @@ def _kinks(run: Run, model: nn.Module, images: Tensor, expected: list[Leaf], see
         with torch.no_grad():
             for parameter in exact.parameters():
                 parameter.copy_(jittered(parameter, generator, precision))
-        moved.append(run(exact, jittered(images.double(), generator, precision)))
+        with NarrowDraws():
+            moved.append(run(exact, jittered(images.double(), generator, precision)))
     return [
         Leaf(leaf.name, leaf.kind, _sum(plus.value, minus.value, leaf.value))
         for leaf, plus, minus in zip(expected, *moved, strict=True)
@@ -140,7 +142,7 @@ def reference(run: Run, model: nn.Module, images: Tensor, dtype: torch.dtype) ->
 
     All runs round them in the same way, and so this rounding is no error. In float32 nothing is rounded.
     """
-    with RoundedWeights(dtype) if is_half(dtype) else nullcontext():
+    with NarrowDraws(), RoundedWeights(dtype) if is_half(dtype) else nullcontext():
         return run(copy.deepcopy(model).double(), images.to(dtype).double())
 
 

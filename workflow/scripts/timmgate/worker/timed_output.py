@@ -160,7 +160,8 @@ def float64(spec: Spec, model: torch.nn.Module, images: Tensor, room: int) -> Le
     if not 0 < images_at_once <= room:
         return None
     try:
-        return _in_parts(spec, copy.deepcopy(model).double(), images.split(images_at_once))
+        with torch_device.NarrowDraws():
+            return _in_parts(spec, copy.deepcopy(model).double(), images.split(images_at_once))
     except Exception:  # as the reference of the accuracy check: it is no fault of the compiler
         traceback.print_exc()
         return None

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.overrides import TorchFunctionMode
 
 from timmgate.system.cpu_topology import available
 
@@ -75,6 +76,21 @@ def release_free_memory(device: str) -> None:
 def autocast_dtype(device: str, requested: str | None) -> torch.dtype:
     """The dtype by its name, or torch's default for the device (bfloat16 on CPU, float16 on CUDA)."""
     return getattr(torch, requested) if requested else torch.get_autocast_dtype(device)
+
+
+class NarrowDraws(TorchFunctionMode):
+    """Draws the masks of stochastic depth in float32 where a float64 model asks for them.
+
+    With one seed CUDA's generator gives other numbers for float64 than for all narrower types
+    (ATen/native/cuda/DistributionTemplates.h, uniform_and_transform), and a reference with other masks is none.
+    """
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        """Call `function`; what it draws into a float64 tensor is drawn in float32."""
+        kwargs = kwargs or {}
+        if function is torch.Tensor.bernoulli_ and args[0].dtype == torch.float64:
+            return args[0].copy_(args[0].float().bernoulli_(*args[1:], **kwargs))
+        return function(*args, **kwargs)
 
 
 def set_deterministic(deterministic: bool) -> None:
