@@ -202,6 +202,8 @@ PROCESS_FAULTS = {
 def test_every_way_that_a_compiler_can_end_has_its_status_in_both_checks(workflow):
     modes = {name: {"backend": f"fault:{name}"} for name in PROCESS_FAULTS}
     modes["backward"] = {"backend": "fault:raise-backward", "training": True}
+    modes["wrong-first"] = {"backend": "fault:wrong-first-1.1@one"}
+    modes["stale-result"] = {"backend": "fault:stale-result@last"}
     modes["other-batch"] = {"backend": "fault:wrong-other-batch-1.1", "dynamic": True}
     faulty = {"mode_catalogue": json.dumps(modes), "modes": ",".join(modes)}
     limits = {"timeout": 60, "attempts": 1, "memory": 3}
@@ -213,6 +215,7 @@ def test_every_way_that_a_compiler_can_end_has_its_status_in_both_checks(workflo
         name: status for name, (status, _) in PROCESS_FAULTS.items()
     }
     assert cells["backward"]["accuracy"] == cells["backward"]["performance"] == "fail_to_run"
+    assert cells["wrong-first"]["accuracy_by_rule"] == cells["stale-result"]["accuracy_by_rule"] == "fail_accuracy"
     assert cells["recompile"]["recompiles"] > 0
     assert cells["other-batch"]["accuracy_by_rule"] == "pass", "one batch size, which is right"
     assert cells["other-batch"]["performance"] == "fail_accuracy" and not cells["other-batch"]["counted"]

@@ -87,7 +87,7 @@ def test_faults_end_a_process_as_they_say():
 
 def test_every_fault_of_the_family_is_tried():
     raising = {"raise-compile", "raise-run", "raise-backward"}
-    wrong = {"wrong-later", "wrong-other-batch", "wrong-at-random"}
+    wrong = {"wrong-first", "wrong-later", "wrong-other-batch", "wrong-at-random"}
     family = {name for name, fault in FAULTS.items() if fault.family == "process"}
     assert family == {*ENDS, *raising, *wrong, "recompile"}
 
@@ -120,6 +120,11 @@ def test_raising_in_the_backward_pass_only():
 def test_wrong_from_the_second_call_on():
     model, ones = compiled("wrong-later-1.1"), torch.ones(2, 2)
     assert [model(ones)[0, 0].item() for _ in range(3)] == pytest.approx([1.0, 1.1, 1.1])
+
+
+def test_wrong_in_the_first_call_alone():
+    model, ones = compiled("wrong-first-1.1"), torch.ones(2, 2)
+    assert [model(ones)[0, 0].item() for _ in range(3)] == pytest.approx([1.1, 1.0, 1.0])
 
 
 @pytest.mark.parametrize("dynamic", [None, True])

@@ -235,6 +235,7 @@ FAULTS = {
             ("batch-statistics", "a batch norm at inference uses the batch's statistics"),
             ("running-statistics", "a batch norm in training uses its running statistics"),
             ("stale-weight", "a layer keeps the weight of the first call", (), (108863,)),
+            ("stale-result", "a node gives the result of the first call again"),
             ("dropout-at-inference", "a tenth of the elements is dropped at inference"),
             ("drop-dropout", "dropout does nothing in training"),
             ("shift-random", "random numbers are drawn after others that eager does not draw", (), (158643,)),
@@ -272,6 +273,7 @@ FAULTS = {
         ),
         *_family(
             "process",
+            ("wrong-first", "wrong in the first call alone: a node's result times this", (1.1,)),
             ("wrong-later", "right in the first call; from the second on, a node's result times this", (1.1,)),
             ("wrong-other-batch", "wrong only at another batch size than the first: a node's result times this", (1.1,)),
             ("wrong-at-random", "one element differs from call to call", (), (194281,)),

@@ -88,6 +88,12 @@ class Recompiling(torch.nn.Module):
         return self.model(*args, **kwargs)
 
 
+@breaks_result("wrong-first", nodes(is_kernel))
+def wrong_first(out: Tensor, call: Call) -> Tensor:
+    call.memory["calls"] = call.memory.get("calls", 0) + 1
+    return out * call.size if call.memory["calls"] == 1 else out
+
+
 @breaks_result("wrong-later", nodes(is_kernel))
 def wrong_later(out: Tensor, call: Call) -> Tensor:
     call.memory["calls"] = call.memory.get("calls", 0) + 1

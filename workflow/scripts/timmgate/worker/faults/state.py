@@ -87,6 +87,12 @@ def stale_weight(call: Call) -> Any:
     return call(**{name: call.memory.setdefault("weight", call[name].clone())})
 
 
+@breaks_result("stale-result", nodes(has_batch))
+def stale_result(out: Tensor, call: Call) -> Tensor:
+    kept = call.memory.setdefault("result", out.clone())
+    return kept.clone() if kept.shape == out.shape else out
+
+
 @breaks_result("dropout-at-inference", nodes(has_batch, at_inference))
 def dropout_at_inference(out: Tensor, call: Call) -> Tensor:
     generator = torch.Generator(out.device).manual_seed(0)
