@@ -65,20 +65,19 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
         reporter.stage("compare")
         how = rule(spec, reference is not None)
         leaves = compare_leaves(eager, compiled, reference, how)
-        at_first = [] if different else firsts.wrong(leaves, how)
+        at_first = [] if different or spec.traits.nondeterministic else firsts.wrong(leaves, how)
         leaves += at_first
         report_dynamo(spec, leaves, eager, compiled, reference is not None, reporter)
         del eager, again, compiled, reference
         strict = {}
         if setup.strict:
 
-            def begin(stage: str, strict: dict[str, LeafVerdict]) -> None:
-                """Begin a stage of null runs, without which there is a result: it counts where a limit ends them."""
-                reporter.stage(stage)
+            def keep(strict: dict[str, LeafVerdict]) -> None:
+                """Say what the result is should a limit end the stage that has begun."""
                 details = [asdict(leaf) for leaf in with_strict(leaves, strict)]
                 reporter.result_so_far(*result(spec, leaves, different), details)
 
-            strict = judge_strictly(spec, setup, *others, strict_leaves, at_first, reporter, begin)
+            strict = judge_strictly(spec, setup, *others, strict_leaves, at_first, reporter, keep)
         for leaf in with_strict(leaves, strict):
             reporter.detail(asdict(leaf))
         reporter.result(*result(spec, leaves, different))
@@ -248,13 +247,13 @@ def judge_strictly(
     compiled: Result,
     at_first: list[LeafEvidence],
     reporter: Reporter,
-    begin: Callable[[str, dict[str, LeafVerdict]], None],
+    keep: Callable[[dict[str, LeafVerdict]], None],
 ) -> dict[str, LeafVerdict]:
     """The strict verdict on every leaf, by name; nothing, with the reason in the row, where null runs are not possible.
 
     `model` and `images` are other values than those that were compiled, and `compiled` is what came of them. `at_first` is
-    what was wrong in the first iteration alone, which needs no other seeds. `begin` begins a stage, with what is known by
-    then. A failure that has not been tried with other seeds is undecided.
+    what was wrong in the first iteration alone, which needs no other seeds. `keep` says what is known when a stage begins. A
+    failure that has not been tried with other seeds is undecided.
     """
 
     def examine(seed: int) -> CellVerdict:
@@ -263,16 +262,19 @@ def judge_strictly(
         try:
             model, images = make(other, setup)
             others = strict_verdict.other_values(other, model, images)
-            begin("compile", leaves)
+            reporter.stage("compile")
+            keep(leaves)
             _, compiled = run_compiled(other, setup, model, images, others, reporter)
-            begin("null_runs", leaves)
+            reporter.stage("null_runs")
+            keep(leaves)
             return strict_verdict.examine(other, *others, compiled)
         except Exception as error:
             traceback.print_exc()
             reporter.columns(strict_error=f"{type(error).__name__}: {error}")
             return replace(found, strict="undecided")
 
-    begin("null_runs", {})
+    reporter.stage("null_runs")
+    keep({})
     try:
         found = strict_verdict.examine(spec, model, images, compiled)
     except Exception as error:
