@@ -127,6 +127,14 @@ def test_a_move_within_the_threshold_is_none(judged, change):
     assert judged([cell("a", **change)], [cell("a")]) == set()
 
 
+def test_where_most_cells_moved_much_it_is_said_what_is_taken_for_noise(judged):
+    """Else three of four cells that are slower by up to 40 % are as expected, without a word."""
+    before, rng = [cell(f"m{each}") for each in range(40)], np.random.default_rng(1)
+    now = [{**row, "compiled_ms": 10 * (1 + 0.4 * rng.random())} if number % 4 else row for number, row in enumerate(before)]
+    assert (None, "noisy") in judged(now, before)
+    assert "is taken for noise" in next(row["reason"] for row in judged.rows if row["class"] == "noisy")
+
+
 def test_the_scatter_of_all_cells_is_the_noise(judged):
     rng = np.random.default_rng(1337)
     quiet, loud = many(rng), many(rng, 0.05)

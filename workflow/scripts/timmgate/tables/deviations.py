@@ -49,6 +49,9 @@ LAST = 32
 LATEST = 8
 """So many, or all if there are fewer, are never too old."""
 
+MUCH_NOISE = 0.1
+"""A relative change that must not be taken for noise without a word. A choice."""
+
 SEVERAL_CELLS = 3
 """Cells from which on their eager says what the machine did. A choice."""
 
@@ -337,6 +340,11 @@ def deviations(
         name = EAGER.worse if found.eager > 0 else EAGER.better
         build = cells[0]["build"]
         yield {"build": build, "class": name, "check_name": "performance", "cause": EAGER.column, "reason": words}
+    noise = SCREENING * found.scatter(RELATIVE.column)
+    if noise > math.log1p(MUCH_NOISE):
+        words = f"most cells moved, so that less than {math.expm1(noise):+.0%} against the baseline is taken for noise"
+        about = {"build": cells[0]["build"], "class": "noisy", "check_name": "performance"}
+        yield {**about, "cause": RELATIVE.column, "reason": words}
     for row in cells:
         key = row["mode"], row["model"]
         about = {name: row.get(name) for name in ("build", "mode", "model", "log")} | {"check_name": "performance"}

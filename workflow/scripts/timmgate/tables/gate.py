@@ -49,6 +49,7 @@ MOVES = {
     "fewer_graph_breaks": "fewer graph breaks",
     "eager_slower": "eager alone became slower, in a cell or in the median of all: the ground below the compiler",
     "eager_faster": "eager alone became faster",
+    "noisy": "so many cells moved that only large changes can be told from noise: look at the cells, or measure again",
     "not_confirmed": "a figure was beyond the baseline, but not in the fresh processes that `confirm` asks for",
     "not_comparable": "the figures were measured in another way, or not at all in the baseline",
 }
