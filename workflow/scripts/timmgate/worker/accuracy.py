@@ -316,12 +316,19 @@ def wrong_at_first(found: CellVerdict, at_first: list[LeafEvidence]) -> CellVerd
 def with_strict(leaves: list[LeafEvidence], strict: dict[str, LeafVerdict]) -> Iterator[LeafEvidence]:
     """The evidence with the strict verdicts, then the leaves that only the strict rule looks at."""
     for leaf in leaves:
-        yield replace(leaf, **_strict_columns(strict.get(leaf.leaf)))
+        found = strict.get(leaf.leaf)
+        is_seen_by_strict_alone = found is not None and found.strict is False and leaf.accuracy
+        errors = _errors(found) if found and is_seen_by_strict_alone else {}
+        yield replace(leaf, **_strict_columns(found), **errors)
     known = {leaf.leaf for leaf in leaves}
     for name, found in strict.items():
         if name not in known:
-            errors = {"compiled_relative_error": found.rms, "eager_relative_error": found.eager_rms}
-            yield LeafEvidence(name, found.kind, margin=None, accuracy=None, **errors, **_strict_columns(found))
+            yield LeafEvidence(name, found.kind, margin=None, accuracy=None, **_errors(found), **_strict_columns(found))
+
+
+def _errors(found: LeafVerdict) -> dict[str, Any]:
+    """Errors in the iteration that the strict rule looks at."""
+    return {"compiled_relative_error": found.rms, "eager_relative_error": found.eager_rms}
 
 
 def _strict_columns(found: LeafVerdict | None) -> dict[str, Any]:
