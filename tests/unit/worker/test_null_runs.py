@@ -447,14 +447,16 @@ class Vectors(nn.Module):
         return self.left + self.head(self.layer(x.flatten(2))) * self.scale
 
 
+def gradients(model: nn.Module, images: Tensor) -> list[Leaf]:
+    """Of the mean square of what the model returns."""
+    model.zero_grad()
+    model(images).square().mean().backward()
+    return [Leaf(name, "gradient", weight.grad.clone()) for name, weight in model.named_parameters()]
+
+
 def test_sums_in_order_change_the_gradients_of_vectors_by_rounding_alone():
     torch.manual_seed(SEED)
     model, images = Vectors(), torch.randn(64, 3, 8, 8)
-
-    def gradients(model: nn.Module, images: Tensor) -> list[Leaf]:
-        model.zero_grad()
-        model(images).square().mean().backward()
-        return [Leaf(name, "gradient", weight.grad.clone()) for name, weight in model.named_parameters()]
 
     before = {leaf.name: leaf.value for leaf in gradients(copy.deepcopy(model), images)}
     ((_, after),) = null_runs(gradients, model, images, torch.float32, SEED, ["sums"])
@@ -480,11 +482,6 @@ def test_a_layer_that_is_called_with_names_and_an_operator_that_writes_in_place_
 
     torch.manual_seed(SEED)
     model, images = Named(), torch.randn(64, 4)
-
-    def gradients(model: nn.Module, images: Tensor) -> list[Leaf]:
-        model.zero_grad()
-        model(images).square().mean().backward()
-        return [Leaf(name, "gradient", weight.grad.clone()) for name, weight in model.named_parameters()]
 
     before = {leaf.name: leaf.value for leaf in gradients(copy.deepcopy(model), images)}
     ((_, after),) = null_runs(gradients, model, images, torch.float32, SEED, ["sums"])

@@ -39,7 +39,14 @@ def tiny(monkeypatch):
 
 def measure(monkeypatch, wrap, strict: bool = True, traits: dict[str, Any] | None = None, **options: Any) -> Said:
     """What the check says of a compiler, a function from the model to what runs in its place."""
-    monkeypatch.setattr(backends, "compile_model", lambda spec, model, images: wrap(model))
+    return measure_with(monkeypatch, lambda spec, model, images: wrap(model), strict, traits, **options)
+
+
+def measure_with(
+    monkeypatch, compile_model, strict: bool = True, traits: dict[str, Any] | None = None, **options: Any
+) -> Said:
+    """The same of one that knows the spec and the images too."""
+    monkeypatch.setattr(backends, "compile_model", compile_model)
     spec = specs.spec("accuracy", options={"backend": "eager", **options}, traits=traits)
     setup = Setup(threads=1, cache=Cache(Path("unused")), batch_size=8, strict=strict)
     return listen("accuracy", lambda reporter: accuracy.measure(spec, setup, reporter))
@@ -175,10 +182,7 @@ def test_what_raises_with_another_seed_leaves_the_first_verdict_and_a_reason(mon
             raise RuntimeError("not twice")
         return one_sample_off(model)
 
-    monkeypatch.setattr(backends, "compile_model", compile_model)
-    spec = specs.spec("accuracy", options={"backend": "eager"})
-    setup = Setup(threads=1, cache=Cache(Path("unused")), batch_size=8, strict=True)
-    said = listen("accuracy", lambda reporter: accuracy.measure(spec, setup, reporter))
+    said = measure_with(monkeypatch, compile_model)
     assert said.result["status"] == "pass" and said.columns["strict"] == "undecided"
     assert said.columns["strict_error"] == "RuntimeError: not twice"
 
@@ -193,10 +197,7 @@ def test_a_failure_needs_two_of_three_seeds(monkeypatch):
 
     said = measure(monkeypatch, one_sample_off)
     assert said.columns["strict_of_seeds"] == ["fail", "fail"]
-    monkeypatch.setattr(backends, "compile_model", only_for_the_first)
-    spec = specs.spec("accuracy", options={"backend": "eager"})
-    setup = Setup(threads=1, cache=Cache(Path("unused")), batch_size=8, strict=True)
-    said = listen("accuracy", lambda reporter: accuracy.measure(spec, setup, reporter))
+    said = measure_with(monkeypatch, only_for_the_first)
     assert said.columns["strict_of_seeds"] == ["fail", "pass", "pass"] and said.columns["strict"] == "pass"
     assert len(set(seeds)) == 3 and said.columns["strict_message"] is None
 
