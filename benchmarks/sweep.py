@@ -45,8 +45,9 @@ def main() -> None:
             took_s[rule], cpu_s = run(folder, options, rule)
             cells = pd.read_parquet(folder / "results" / "cpu" / "cells.parquet")
             print(f"{rule}: {report(cells, took_s[rule], cpu_s, options.cores)}\n", flush=True)
-    first = options.rules[0]
-    print(", ".join(f"{rule} / {first} {took_s[rule] / took_s[first]:.3f}" for rule in options.rules[1:]))
+    first, *later = options.rules
+    for rule in later:
+        print(f"{rule} / {first} {took_s[rule] / took_s[first]:.3f}")
 
 
 def run(folder: Path, options: argparse.Namespace, rule: str) -> tuple[float, float]:

@@ -183,8 +183,10 @@ def settle_for_less(attempt: AttemptResult) -> None:
     Eager runs may die of a signal where compiled was right, as of a bug in the kernels for another memory format.
     """
     so_far, column = attempt.result_so_far, CHECKS[attempt.check].cut_short
+    if not so_far or not column or attempt.result:
+        return
     end = classify(attempt)
-    if so_far and column and not attempt.result and (attempt.reached_limit or end.status in EAGER_2ND):
+    if attempt.reached_limit or end.status in EAGER_2ND:
         attempt.columns[column] = f"{end.status}: {end.cause}"
         attempt.result = {name: value for name, value in so_far.items() if name != "details"}
         attempt.details = so_far["details"]

@@ -144,7 +144,7 @@ def _settled(history: Mapping[Key, Sequence[Row]]) -> dict[Key, Row]:
 
 def _last_twice(statuses: Sequence[str]) -> str | None:
     twice = [status for status, following in pairwise(statuses) if status == following]
-    return next(iter([*twice[-1:], *statuses[-1:]]), None)
+    return [None, *statuses, *twice][-1]
 
 
 def _first(cells: pa.Table, name: str) -> Any:

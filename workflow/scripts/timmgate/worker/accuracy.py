@@ -58,9 +58,9 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
         if different and not setup.strict:
             reporter.result("eager_two_runs_differ", "comparison", _differs_from_itself(different))
             return
+        others = strict_verdict.other_values(spec, model, images) if setup.strict else None
         reporter.stage("compile")
         torch_device.set_deterministic(False)  # what is judged is the program that the performance check times
-        others = strict_verdict.other_values(spec, model, images) if setup.strict else None
         compiled, strict_leaves = run_compiled(spec, setup, model, images, others, reporter, firsts.of("compiled"))
         reporter.stage("compare")
         how = rule(spec, reference is not None)
@@ -104,7 +104,7 @@ class Firsts:
         kind = outputs[0].kind
         value = {run: returned if kind == "output" else returned[0] for run, returned in self._returned.items()}
         eager, compiled = ([Leaf(f"first_iteration.{kind}", kind, value[run])] for run in ("eager", "compiled"))
-        reference = [Leaf(f"first_iteration.{kind}", kind, value["reference"])] if how.cosine is False else None
+        reference = [Leaf(f"first_iteration.{kind}", kind, value["reference"])] if not how.cosine else None
         return [leaf for leaf in compare_leaves(eager, compiled, reference, how) if not leaf.accuracy]
 
 
@@ -140,13 +140,20 @@ def run_reference(
 ) -> Result | None:
     """The same weights and images in float64; None, with the reason in the row, where that is not possible."""
     try:
-        with torch_device.NarrowDraws():
-            reference = run(spec, copy.deepcopy(model).double(), images.double(), after_first=after_first)
+        reference = run_exact(spec, model, images, after_first)
     except Exception as error:
         reporter.columns(reference="none", reference_error=f"{type(error).__name__}: {error}")
         return None
     reporter.columns(reference="fp64")
     return reference
+
+
+def run_exact(
+    spec: Spec, model: torch.nn.Module, images: torch.Tensor, after_first: Callable[[Any], None] = lambda _: None
+) -> Result:
+    """A run of a copy of the model in float64, with the random masks of a run in float32."""
+    with torch_device.NarrowDraws():
+        return run(spec, copy.deepcopy(model).double(), images.double(), after_first=after_first)
 
 
 def run(
@@ -317,8 +324,7 @@ def with_strict(leaves: list[LeafEvidence], strict: dict[str, LeafVerdict]) -> I
     """The evidence with the strict verdicts, then the leaves that only the strict rule looks at."""
     for leaf in leaves:
         found = strict.get(leaf.leaf)
-        is_seen_by_strict_alone = found is not None and found.strict is False and leaf.accuracy
-        errors = _errors(found) if found and is_seen_by_strict_alone else {}
+        errors = _errors(found) if found and found.strict is False and leaf.accuracy else {}
         yield replace(leaf, **_strict_columns(found), **errors)
     known = {leaf.leaf for leaf in leaves}
     for name, found in strict.items():

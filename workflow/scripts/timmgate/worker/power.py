@@ -69,7 +69,7 @@ class Subject:
         self.model, self.images = make(spec, setup)
         others = strict_verdict.other_values(spec, self.model, self.images)
         self.judge = strict_verdict.prepare(spec, *others)
-        self.reference = accuracy.run(spec, copy.deepcopy(self.model).double(), self.images.double())
+        self.reference = accuracy.run_exact(spec, self.model, self.images)
         self.eager = accuracy.run(spec, copy.deepcopy(self.model), self.images)
         self.strict_eager = strict_verdict.run(spec, copy.deepcopy(others[0]), others[1])
         self.program = Program(spec, self.model, self.images, *others)

@@ -102,7 +102,7 @@ def strict_limits(judge: strict_verdict.Judge) -> Limits:
 
 def dynamo_limits(spec: Spec, model: nn.Module, images: Tensor) -> Limits:
     """What the dynamo rule allows, of the rms alone."""
-    reference = accuracy.run(spec, copy.deepcopy(model).double(), images.double())
+    reference = accuracy.run_exact(spec, model, images)
     eager = accuracy.run(spec, copy.deepcopy(model), images)
     found = {leaf.leaf: leaf for leaf in compare_leaves(eager, eager, reference, accuracy.rule(spec, True))}
     scales = Reference(reference, strict_verdict.computing_dtype(spec)).scales()

@@ -1,7 +1,8 @@
 """The strict verdict on a compiled model: its errors against those of null runs, on the same weights and images.
 
-What is compared is one iteration of its own from the weights as loaded, without an optimizer, whose first step would make
-rounding of small gradients into the learning rate; in training a second one gives the gradients of another loss.
+What is compared is one iteration of its own, on values that the compiled program has not seen, and without an optimizer,
+whose first step would make rounding of small gradients into the learning rate; in training a second one gives the gradients
+of another loss.
 """
 
 import copy

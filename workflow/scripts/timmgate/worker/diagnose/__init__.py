@@ -71,11 +71,12 @@ def judge(spec: Spec, setup: Setup, request: TrialRequest, reporter: Reporter) -
     torch_device.set_deterministic(True)
     model, images = make(spec, setup)
     reporter.stage("reference")
-    known = None if request.cause else expected(spec, setup, model, images, request.kept)
+    others = strict_verdict.other_values(spec, model, images) if setup.strict else None
+    known = None if request.cause else expected(spec, setup, model, images, others, request.kept)
     reporter.stage("compile")
     torch_device.set_deterministic(False)
     with tricks.TRICKS[request.variant.trick](), applications.counted(request.variant, reporter) as begin:
-        compiled, strict_leaves = run_compiled(spec, setup, model, images, reporter, begin)
+        compiled, strict_leaves = run_compiled(spec, setup, model, images, others, reporter, begin)
         if known is None:
             reporter.result("pass")
             return
@@ -98,6 +99,7 @@ def run_compiled(
     setup: Setup,
     model: torch.nn.Module,
     images: torch.Tensor,
+    others: tuple[torch.nn.Module, torch.Tensor] | None,
     reporter: Reporter,
     begin: Callable[[], None],
 ) -> tuple[accuracy.Result, accuracy.Result]:
@@ -107,8 +109,7 @@ def run_compiled(
         compiled = copy.deepcopy(model)
         forward = backends.compile_model(spec, compiled, images)
         leaves = [replace(leaf, value=accuracy.cloned(leaf.value)) for leaf in accuracy.run(spec, compiled, images, forward)]
-        other_model, other_images = strict_verdict.other_values(spec, model, images)
-        strict = strict_verdict.run_compiled(spec, other_model, compiled, other_images, forward) if setup.strict else []
+        strict = strict_verdict.run_compiled(spec, others[0], compiled, others[1], forward) if others else []
         if spec.check == "performance":
             with torch.compiler.set_stance("fail_on_recompile"):
                 again = fresh(spec, images)
@@ -126,8 +127,18 @@ class Expected:
     judge: Judge | None
 
 
-def expected(spec: Spec, setup: Setup, model: torch.nn.Module, images: torch.Tensor, folder: Path) -> Expected:
-    """What trials with the same model, images and eager mode have in common, out of the folder or made now."""
+def expected(
+    spec: Spec,
+    setup: Setup,
+    model: torch.nn.Module,
+    images: torch.Tensor,
+    others: tuple[torch.nn.Module, torch.Tensor] | None,
+    folder: Path,
+) -> Expected:
+    """What trials with the same model, images and eager mode have in common, out of the folder or made now.
+
+    Null runs are made of `others`, if there are any.
+    """
     defaults = {name: getattr(Mode(), name) for name in COMPILER_OPTIONS}
     plain = replace(spec, options=replace(spec.options, **defaults))
     about = json.dumps([plain.to_dict(), setup.batch_size, setup.strict, torch.get_num_threads()], sort_keys=True)
@@ -135,13 +146,12 @@ def expected(spec: Spec, setup: Setup, model: torch.nn.Module, images: torch.Ten
     if file.is_file():
         return pickle.loads(file.read_bytes())
     try:
-        with torch_device.NarrowDraws():
-            reference = accuracy.run(spec, copy.deepcopy(model).double(), images.double())
+        reference = accuracy.run_exact(spec, model, images)
     except Exception:
         traceback.print_exc()
         reference = None
     eager = accuracy.run(spec, copy.deepcopy(model), images)
-    found = Expected(eager, reference, null_runs(spec, model, images) if setup.strict else None)
+    found = Expected(eager, reference, null_runs(spec, *others) if others else None)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(file, lambda scratch: scratch.write_bytes(pickle.dumps(found)))
     return found
@@ -150,7 +160,7 @@ def expected(spec: Spec, setup: Setup, model: torch.nn.Module, images: torch.Ten
 def null_runs(spec: Spec, model: torch.nn.Module, images: torch.Tensor) -> Judge | None:
     """What null runs allow; None where they are not possible, as in the accuracy check."""
     try:
-        return strict_verdict.prepare(spec, *strict_verdict.other_values(spec, model, images))
+        return strict_verdict.prepare(spec, model, images)
     except Exception:
         traceback.print_exc()
         return None

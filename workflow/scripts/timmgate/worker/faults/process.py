@@ -88,16 +88,20 @@ class Recompiling(torch.nn.Module):
         return self.model(*args, **kwargs)
 
 
+def is_first(call: Call) -> bool:
+    """Whether a node is called for the first time."""
+    call.memory["calls"] = call.memory.get("calls", 0) + 1
+    return bool(call.memory["calls"] == 1)
+
+
 @breaks_result("wrong-first", nodes(is_kernel))
 def wrong_first(out: Tensor, call: Call) -> Tensor:
-    call.memory["calls"] = call.memory.get("calls", 0) + 1
-    return out * call.size if call.memory["calls"] == 1 else out
+    return out * call.size if is_first(call) else out
 
 
 @breaks_result("wrong-later", nodes(is_kernel))
 def wrong_later(out: Tensor, call: Call) -> Tensor:
-    call.memory["calls"] = call.memory.get("calls", 0) + 1
-    return out if call.memory["calls"] == 1 else out * call.size
+    return out if is_first(call) else out * call.size
 
 
 @breaks_result("wrong-other-batch", nodes(has_batch))
