@@ -103,7 +103,7 @@ SCHEMAS = {**parquet.SCHEMAS, "failures": failures.SCHEMA}
 
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_every_column_is_documented_with_unit_and_meaning_and_nothing_else(name):
-    documented = {column: tuple(line[1:]) for column, line in table("config/README.md", name).items()}
+    documented = {column: tuple(line[1:]) for column, line in table("docs/tables.md", name).items()}
     assert documented == {
         field.name: (field.metadata.get(b"unit", b"").decode(), field.metadata[b"description"].decode())
         for field in SCHEMAS[name]
@@ -116,7 +116,7 @@ def test_every_status_but_a_pass_can_be_asked_for_again():
 
 
 def test_every_kind_of_failure_is_documented_in_order_of_gravity():
-    documented = table("config/README.md", "kinds")
+    documented = table("docs/tables.md", "kinds")
     assert list(documented) == list(failures.KINDS)
     assert {kind: line[0] for kind, line in documented.items()} == {
         kind.name: kind.severity for kind in failures.KINDS.values()

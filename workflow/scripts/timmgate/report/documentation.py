@@ -21,16 +21,28 @@ from timmgate.core.diagnosis import LAYERS
 from timmgate.core.faults import FAULTS, Fault
 from timmgate.core.spec import Mode, Traits
 from timmgate.diagnosis.switches import CODE_GENERATION, PASSES
-from timmgate.tables import comparison, diagnosis, failures, pairs, parquet
+from timmgate.tables import (
+    calibration,
+    comparison,
+    diagnosis,
+    failures,
+    gate,
+    history,
+    pairs,
+    parquet,
+    power,
+    summary,
+    trends,
+)
 
 ROOT = Path(__file__).parents[4]
 PAGES = (
     ROOT / "README.md",
     ROOT / "config" / "README.md",
-    *(ROOT / "docs" / name for name in ("faults.md", "reading-results.md")),
+    *(ROOT / "docs" / name for name in ("faults.md", "reading-results.md", "tables.md")),
 )
 
-NO_DEFAULT = object()
+NO_DEFAULT, NO_COLUMNS = object(), pa.schema([])
 
 
 def main() -> None:
@@ -60,6 +72,14 @@ def tables() -> dict[str, str]:
         "attempts": _columns(parquet.SCHEMAS["attempts"]),
         "repeats": _columns(parquet.SCHEMAS["repeats"]),
         "failures": _columns(failures.SCHEMA),
+        "summary": _columns(summary.SCHEMA),
+        "gate": _columns(gate.SCHEMA),
+        "history": _columns(history.SCHEMA, besides=parquet.SCHEMAS["cells"]),
+        "changes": _columns(trends.SCHEMA),
+        "power": _columns(power.SUMMARY),
+        "power_trials": _columns(power.TRIALS),
+        "calibration": _columns(calibration.SUMMARY),
+        "calibration_runs": _columns(calibration.RUNS),
         "pairs": _columns(pairs.SCHEMA),
         "comparison": _columns(comparison.SCHEMA),
         "diagnosis": _columns(diagnosis.SCHEMA),
@@ -110,7 +130,8 @@ def _default(value: Any) -> str:
     return "see config.yaml" if "\n" in text else f"`{text}`"
 
 
-def _columns(schema: pa.Schema) -> str:
+def _columns(schema: pa.Schema, besides: pa.Schema = NO_COLUMNS) -> str:
+    """The columns of `schema`, but for those of another table, `besides`."""
     return _table(
         ("column", "type", "unit", "meaning"),
         [
@@ -121,6 +142,7 @@ def _columns(schema: pa.Schema) -> str:
                 field.metadata[b"description"].decode(),
             )
             for field in schema
+            if field.name not in besides.names
         ],
     )
 

@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from timmgate.core.described import columns
 from timmgate.core.names import cell_name
 from timmgate.core.schemas import REASON, SHOWN_STATUS
 from timmgate.core.thresholds import Thresholds
-from timmgate.tables import deviations
+from timmgate.tables import deviations, parquet
 from timmgate.tables.baseline import ANY, PASSING, Expectation, Expectations, Measured
 from timmgate.tables.confirmation import Suspect
 from timmgate.tables.merge import requested
@@ -60,18 +61,24 @@ AS_EXPECTED = ("pass", "expected_failure")
 FAILING = ("new_failure", "changed_failure", "missing", "slower", "slower_compile", "more_memory", "more_graph_breaks")
 """The classes that fail the gate. An improvement does not: it shows in the table until the expectations are updated."""
 
-COLUMNS = (
-    "build",
-    "mode",
-    "model",
-    "check_name",
-    "class",
-    "expected",
-    "status",
-    "flaky",
-    "cause",
-    *REASON,
-    "log",
+SCHEMA = parquet.schema(
+    columns(
+        "gate",
+        [
+            ("build", "string", "", "label of what compiled"),
+            ("mode", "string", "", "name of the mode"),
+            ("model", "string", "", "timm model name; null for what concerns all cells"),
+            ("check_name", "string", "", "accuracy or performance"),
+            ("class", "string", "", "how it differs from what is expected; config/expected/README.md has the words"),
+            ("expected", "string", "", "status or figure that was expected"),
+            ("status", "string", "", "status or figure that was measured"),
+            ("flaky", "string", "", "why a difference does not fail the gate, or since when it does again"),
+            ("cause", "string", "", "type of the exception, a signal, or what was wrong"),
+            ("reason", "string", "", "one sentence: what happened, and in what"),
+            ("reason_class", "string", "", "what kind of reason that is"),
+            ("log", "string", "", "path of the log, relative to the working directory"),
+        ],
+    )
 )
 
 
@@ -233,8 +240,8 @@ def _cell(row: Row) -> tuple[str | None, str, str]:
 
 
 def table(judged: Iterable[Row]) -> pa.Table:
-    """Rows as a table."""
-    return pa.Table.from_pylist(list(judged), schema=pa.schema([(name, pa.string()) for name in COLUMNS]))
+    """Rows in the schema `SCHEMA`."""
+    return pa.Table.from_pylist(list(judged), schema=SCHEMA)
 
 
 def quarantined(judged: Iterable[Row], entries: Sequence[Entry], today: date) -> Iterator[Row]:

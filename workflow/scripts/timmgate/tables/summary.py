@@ -8,8 +8,10 @@ from typing import Any
 import pyarrow as pa
 
 from timmgate.core.conditions import words
+from timmgate.core.described import columns
 from timmgate.core.schemas import PASSED, SHOWN_STATUS, STATUSES
 from timmgate.supervisor import speedup
+from timmgate.tables import parquet
 from timmgate.tables.merge import requested
 
 VERDICTS = ("faster", "same", "slower", "ambiguous")
@@ -17,22 +19,33 @@ VERDICTS = ("faster", "same", "slower", "ambiguous")
 SEED = 1337
 """Of the bootstrap over models."""
 
-SCHEMA = pa.schema(
-    [
-        *((name, pa.string()) for name in ("device", "build", "mode", "check_name")),
-        *((name, pa.int64()) for name in ("cells", "passed", "counted")),
-        *((name, pa.float64()) for name in ("speedup", "speedup_ci_low", "speedup_ci_high")),
-        *((name, pa.float64()) for name in ("speedup_clipped", "speedup_clipped_ci_low", "speedup_clipped_ci_high")),
-        *((name, pa.float64()) for name in ("compile_cold_s", "compile_warm_s", "compression_ratio")),
-        *((name, pa.int64()) for name in (*VERDICTS, "graph_breaks", *STATUSES)),
-        ("conditions", pa.string()),
-    ]
+SCHEMA = parquet.schema(
+    columns(
+        "summary",
+        [
+            ("device", "string", "", "torch device type"),
+            ("build", "string", "", "label of what compiled"),
+            ("mode", "string", "", "name of the mode"),
+            ("check_name", "string", "", "accuracy or performance; figures are those of the performance check"),
+            ("cells", "int64", "", "number of requested cells"),
+            ("passed", "int64", "", "number of them that passed the check"),
+            ("counted", "int64", "", "number of cells that the figures are of (column `counted` of a cell)"),
+            ("speedup", "float64", "", "geometric mean over models"),
+            ("speedup_ci_low", "float64", "", "lower end of its 95 % interval (bootstrap over models)"),
+            ("speedup_ci_high", "float64", "", "upper end of its 95 % interval"),
+            ("speedup_clipped", "float64", "", "the same, a model that got slower counted as 1, as benchmarks/dynamo does"),
+            ("speedup_clipped_ci_low", "float64", "", "lower end of its 95 % interval"),
+            ("speedup_clipped_ci_high", "float64", "", "upper end of its 95 % interval"),
+            ("compile_cold_s", "float64", "s", "median over models"),
+            ("compile_warm_s", "float64", "s", "median over models"),
+            ("compression_ratio", "float64", "", "geometric mean over models"),
+            *((verdict, "int64", "", f"number of cells with the verdict {verdict}") for verdict in VERDICTS),
+            ("graph_breaks", "int64", "", "sum over models"),
+            *((status, "int64", "", f"number of cells with the status {status}") for status in STATUSES),
+            ("conditions", "string", "", "what speedups depend on beside the program, in words"),
+        ],
+    )
 )
-"""One row per build, mode and check. `counted` is how many of the `cells` the figures are of (column `counted` of a cell).
-Speedups are geometric means over models with a 95 % interval; the clipped ones count a model that got slower as 1, as
-benchmarks/dynamo does. Compile times are medians, the compression ratio is a geometric mean. Counts of verdicts and graph
-breaks are sums. `conditions` are those that speedups depend on beside the program, in words.
-"""
 
 FIGURES = ("verdict", "speedup", "compile_cold_s", "compile_warm_s", "compression_ratio", "graph_breaks")
 """Columns of a cell that the figures of a mode are made of."""
@@ -82,6 +95,6 @@ def _figures(counted: list[dict[str, Any]]) -> dict[str, float | str | None]:
         figures["compression_ratio"] = speedup.geometric_mean(known["compression_ratio"], SEED)[0]
     for name, floor in (("speedup", None), ("speedup_clipped", 1.0)):
         if known["speedup"]:
-            columns = (name, f"{name}_ci_low", f"{name}_ci_high")
-            figures.update(zip(columns, speedup.geometric_mean(known["speedup"], SEED, floor), strict=True))
+            names = (name, f"{name}_ci_low", f"{name}_ci_high")
+            figures.update(zip(names, speedup.geometric_mean(known["speedup"], SEED, floor), strict=True))
     return figures
