@@ -4,10 +4,11 @@ import json
 
 import pytest
 
+from timmgate.core import schemas
 from timmgate.report import progress
 from timmgate.report.progress import Plan, Progress
 from timmgate.supervisor import journal, stages
-from timmgate.tables import merge, parquet
+from timmgate.tables import parquet
 
 MODELS = ("test_vit", "test_resnet", "test_nfnet")
 CHECKS = ("accuracy", "performance")
@@ -100,7 +101,7 @@ def test_a_failure_comes_with_the_reason_that_its_row_has(folder):
         cell("test_vit"),
         {"accuracy_stage": "compile", "accuracy_cause": "RuntimeError", "accuracy_message": "no kernel"},
     )
-    key = dict(zip(merge.KEY, of, strict=True))
+    key = dict(zip(schemas.KEY, of, strict=True))
     row = parquet.table([{**key, "accuracy": "fail_to_run", **why, "details": []}], parquet.FILE_SCHEMAS["accuracy"])
     path = progress.Path("results", *of, "accuracy.parquet")
     path.parent.mkdir(parents=True)

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from timmgate.core import schemas
 from timmgate.core.files import write_atomically
 from timmgate.tables import merge, parquet
 
@@ -28,7 +29,7 @@ class Folder:
         return self.path / "default" / mode / model / f"{check}.parquet"
 
     def write(self, model, mode="inference", check="accuracy", leaves=0, rows=None, **columns):
-        key = dict(zip(merge.KEY, self.key(model, mode), strict=True))
+        key = dict(zip(schemas.KEY, self.key(model, mode), strict=True))
         name = "leaf" if check == "accuracy" else "block"
         details = rows or [{name: f"output.{number}" if check == "accuracy" else number} for number in range(leaves)]
         row = {**key, check: "pass", f"{check}_identity": "today", **columns, "details": details}

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import timmgate
+from timmgate.core import schemas
 from timmgate.core.thresholds import Thresholds
 from timmgate.supervisor import journal, stages
 from timmgate.tables import __main__ as tables
@@ -32,7 +33,7 @@ def key(model):
 
 
 def write(model, check="accuracy", status="pass"):
-    row = {**dict(zip(merge.KEY, key(model), strict=True)), check: status, "details": []}
+    row = {**dict(zip(schemas.KEY, key(model), strict=True)), check: status, "details": []}
     parquet.write_cell(
         parquet.table([row], parquet.FILE_SCHEMAS[check]), FOLDER.joinpath(*key(model)[1:], f"{check}.parquet")
     )

@@ -61,7 +61,7 @@ SHOWN_STATUS = {check: f"{check}_by_rule" if check == "accuracy" else check for 
 
 FAILED = tuple(status for status in STATUSES if status not in (*PASSED, "not_applicable", "not_run"))
 
-KEY = columns(
+KEY_COLUMNS = columns(
     "identity",
     [
         ("device", "string", "", "torch device type"),
@@ -70,10 +70,13 @@ KEY = columns(
         ("model", "string", "", "timm model name, arch or arch.tag"),
     ],
 )
+"""Columns of every table by which its rows are joined to cells."""
+
+KEY = tuple(column.name for column in KEY_COLUMNS)
 """What a row of any table belongs to: a cell."""
 
 IDENTITY = (
-    *KEY,
+    *KEY_COLUMNS,
     *columns(
         "identity",
         [
@@ -161,7 +164,7 @@ PROVENANCE = columns(
 )
 
 ATTEMPTS = (
-    *KEY,
+    *KEY_COLUMNS,
     *columns(
         "attempts",
         [
@@ -191,7 +194,7 @@ ATTEMPTS = (
 
 
 REPEATS = (
-    *KEY,
+    *KEY_COLUMNS,
     *columns(
         "repeats",
         [
@@ -267,7 +270,7 @@ HISTORY = (
 """Columns of an entry of the history. The folder that it lies in says by which protocol it was measured."""
 
 TRIALS = (
-    *KEY,
+    *KEY_COLUMNS,
     *columns(
         "trials",
         [
@@ -300,7 +303,7 @@ TRIALS = (
 """Columns of the trials of diagnosed cells."""
 
 DIAGNOSIS = (
-    *KEY,
+    *KEY_COLUMNS,
     *columns(
         "diagnosis",
         [
@@ -339,7 +342,7 @@ DIAGNOSIS = (
 
 TABLES = {
     "cells": CELLS,
-    **{check.details: (*KEY, *check.detail_columns) for check in CHECKS.values()},
+    **{check.details: (*KEY_COLUMNS, *check.detail_columns) for check in CHECKS.values()},
     "attempts": ATTEMPTS,
     "repeats": REPEATS,
 }

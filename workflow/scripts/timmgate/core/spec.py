@@ -26,6 +26,15 @@ SEED = 1337
 ACCURACY_BATCH_SIZE = 8
 """Batch size of the accuracy check unless overridden, as in benchmarks/dynamo for timm models."""
 
+LEARNING_RATE = 0.01
+"""Of both optimizers (benchmarks/dynamo)."""
+
+LOSS_SCALE = 1000
+"""Divisor of the loss for the suite's scaled_loss models (benchmarks/dynamo)."""
+
+DYNAMIC_SHARES = (1.0, 0.75, 0.5)
+"""Batch sizes of a dynamic mode's timed iteration, as shares of the batch size; eager and compiled see all of them."""
+
 
 @dataclass(frozen=True)
 class Mode:

@@ -20,7 +20,7 @@ from timmgate.core.diagnosis import RUNS_OF_A_CRASH
 from timmgate.core.files import write_text
 from timmgate.core.run_options import RunOptions
 from timmgate.core.schemas import FAILED, SHOWN_STATUS
-from timmgate.core.spec import Cell, Spec
+from timmgate.core.spec import DYNAMIC_SHARES, LEARNING_RATE, LOSS_SCALE, Cell, Spec
 from timmgate.supervisor import study
 
 NAME = "repro.py"
@@ -30,13 +30,6 @@ LEAST_TIMEOUT_S = 600
 """For what only eager runs for: a time limit that is low because something compiled hangs is not about that."""
 
 TEMPLATE = Path(__file__).with_name("repro.py.j2")
-
-LEARNING_RATE = 0.01
-LOSS_SCALE = 1000
-"""As in `worker.training_step`."""
-
-DYNAMIC_SHARES = (1.0, 0.75, 0.5)
-"""As in `worker.performance`: the batch sizes of a dynamic mode."""
 
 WRONG_IF = {
     "strict": "a tensor's error against float64 is beyond what null runs allow (limits.* in inputs.safetensors)",

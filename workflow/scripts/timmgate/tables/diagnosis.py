@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from timmgate.core.schemas import DIAGNOSIS, SHOWN_STATUS, TRIALS
+from timmgate.core.schemas import DIAGNOSIS, KEY, SHOWN_STATUS, TRIALS
 from timmgate.core.spec import Cell
 from timmgate.diagnosis.examination import PLACES, Examination
 from timmgate.diagnosis.script import NAME
@@ -14,8 +14,6 @@ from timmgate.tables import parquet
 
 SCHEMA = parquet.schema(DIAGNOSIS)
 TRIALS_SCHEMA = parquet.schema(TRIALS)
-
-KEY = ("device", "build", "mode", "model")
 
 Row = dict[str, Any]
 

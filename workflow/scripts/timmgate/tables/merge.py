@@ -19,12 +19,10 @@ import pyarrow.parquet as pq
 
 from timmgate.core.build import RESERVED
 from timmgate.core.checks import CHECKS
-from timmgate.core.schemas import PASSED, REASON, REPEATED, SHOWN_STATUS
+from timmgate.core.schemas import KEY, PASSED, REASON, REPEATED, SHOWN_STATUS
 from timmgate.core.verdict import status_by_rule
 from timmgate.supervisor import journal
 from timmgate.tables import parquet, reasons, repeats
-
-KEY = ("device", "build", "mode", "model")
 
 Key = tuple[str, str, str, str]
 """Device, build, mode and model of a cell."""

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from timmgate.core.described import columns
 from timmgate.core.outcome import Outcome
-from timmgate.core.schemas import KEY
+from timmgate.core.schemas import KEY_COLUMNS
 from timmgate.core.spec import Cell
 from timmgate.tables import parquet
 
@@ -27,7 +27,7 @@ FIGURES = (
 """Columns of a performance check that a row has, as `core.checks` describes them."""
 
 COLUMNS = (
-    *KEY,
+    *KEY_COLUMNS,
     *columns(
         "pair",
         [

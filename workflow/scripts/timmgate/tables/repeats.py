@@ -44,7 +44,7 @@ def table(cell: Row, number: int, repeated: Iterable[tuple[Spec, Outcome]], rule
             status, _ = status_by_rule(outcome.verdict.status, result.columns.get("strict"), rule)
         rows.append(
             {
-                **{column.name: cell[column.name] for column in KEY},
+                **{name: cell[name] for name in KEY},
                 "check_name": spec.check,
                 "number": number,
                 "status": status,

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from timmgate.core.checks import CHECKS
 from timmgate.core.described import columns
-from timmgate.core.schemas import PASSED, SHOWN_STATUS
+from timmgate.core.schemas import KEY, PASSED, SHOWN_STATUS
 from timmgate.tables import changes, history, parquet
 from timmgate.tables.changes import Change
 from timmgate.tables.figures import EAGER, JUDGED, RELATIVE, Figure, comparable
@@ -47,8 +47,6 @@ SCHEMA = parquet.schema(COLUMNS)
 
 VERSIONS = ("torch", "torch_revision", "triton", "timm", "cuda", "cudnn", "driver", "cxx", "python", "commit", "host")
 """Columns of an entry in which the two sides of a change may differ."""
-
-KEY = ("device", "build", "mode", "model")
 
 SUITE = ("device", "device_name", "build", "mode", "suite")
 """What the models of a figure of a suite have in common."""

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from timmgate.core.protocol import Reporter
-from timmgate.core.spec import Spec
+from timmgate.core.spec import DYNAMIC_SHARES, Spec
 from timmgate.core.statistics import Sample
 from timmgate.system import cpu_topology, gpus, machine, timing_lock
 from timmgate.worker import backends, flops, models, peak_memory, timed_output, timing, torch_device
@@ -24,9 +24,6 @@ from timmgate.worker.training_step import Setup, fresh, iterate, load, make_opti
 
 TARGET = {"cpu": 0.02}
 """Relative half-width of the speedup's interval at which sampling stops, by device; 0.01 on the others."""
-
-DYNAMIC_SHARES = (1.0, 0.75, 0.5)
-"""Batch sizes of a dynamic mode's iteration, as shares of the batch size; both sides see all of them."""
 
 PADDING_BYTES = 1 << 17
 """Largest random gap before a tensor that is moved: more than a page, and more than a first-level cache."""

@@ -9,15 +9,9 @@ import torch
 from torch.utils._pytree import tree_map_only
 
 from timmgate.core.protocol import Reporter
-from timmgate.core.spec import Spec
+from timmgate.core.spec import LEARNING_RATE, LOSS_SCALE, Spec
 from timmgate.worker import models, torch_device
 from timmgate.worker.compile_cache import Cache
-
-LEARNING_RATE = 0.01
-"""Of both optimizers (benchmarks/dynamo)."""
-
-LOSS_SCALE = 1000
-"""Divisor of the loss for the suite's scaled_loss models (benchmarks/dynamo)."""
 
 
 @dataclass(frozen=True)
