@@ -101,6 +101,20 @@ def test_more_than_a_twentieth_of_undecided_leaves_makes_a_cell_undecided(chaoti
     assert judge(null, [NullRun("a", null), NullRun("b", null)]).strict == strict
 
 
+@pytest.mark.parametrize(("other", "strict"), [(0.01, "pass"), (0.5, "undecided")])
+def test_a_gradient_is_judged_if_that_of_either_loss_is(other, strict):
+    def run(chaotic: float, twin: float) -> dict[str, LeafErrors]:
+        pairs = [
+            errors(chaotic, f"{loss}gradient.{number}", "gradient")
+            for loss, chaotic in (("", chaotic), ("cotangent.", twin))
+            for number in range(10)
+        ]
+        return {name: leaf for pair in (errors(0.001), *pairs) for name, leaf in pair.items()}
+
+    runs = [NullRun(str(number), run(0.5, other), number) for number in range(3)]
+    assert judge(run(0.5, other), runs).strict == strict
+
+
 def test_a_leaf_that_fails_makes_a_cell_fail_although_others_are_undecided():
     null = errors(0.5) | errors(1e-6, "w", "gradient")
     verdict = judge(errors(0.5) | errors(1e-3, "w", "gradient"), [NullRun("a", null)])

@@ -40,6 +40,14 @@ def test_a_backend_computes_the_same(backend):
         torch.testing.assert_close(compiled(IMAGES), model(IMAGES))
 
 
+@pytest.mark.compiles
+def test_what_is_compiled_ahead_of_time_computes_the_same():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.ReLU())
+    with torch.no_grad():
+        compiled = backends.compile_model(spec(backend="aot_inductor"), model, IMAGES)
+        torch.testing.assert_close(compiled(IMAGES), model(IMAGES))
+
+
 def test_a_dynamic_export_takes_other_batch_sizes():
     model = torch.nn.Linear(3, 2)
     with torch.no_grad():

@@ -43,6 +43,14 @@ def test_a_cache_that_was_left_half_way_is_emptied_and_cold_again(tmp_path, tool
     assert not (tmp_path / "program" / "kernel.so").exists()
 
 
+def test_a_cache_whose_costs_a_power_failure_cut_off_is_cold_again(tmp_path, toolchain):
+    cache = OwnCache(tmp_path / "program", toolchain)
+    cache.open()
+    cache.keep_cold(COSTS)
+    (tmp_path / "program" / "cold.json").write_text("")
+    assert OwnCache(tmp_path / "program", toolchain).open()
+
+
 def test_a_cache_without_a_toolchain_is_opened_too(tmp_path):
     assert OwnCache(tmp_path / "program", None).open()
     assert OwnCache(tmp_path / "other", tmp_path / "absent").open()

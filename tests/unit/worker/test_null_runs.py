@@ -45,9 +45,13 @@ class Case:
             self.model, self.images = self.model.bfloat16(), self.images.bfloat16()
         self.expected = reference(self.run, self.model, self.images, self.dtype)
         about = self.run, self.model, self.images, self.dtype, SEED
-        self.null_leaves = [*null_runs(*about), *kinks(*about, self.expected)]
+        self.null_leaves = [*self.null_runs(SEED), *kinks(*about, self.expected)]
         self.reference = Reference(self.expected, self.dtype)
         self.nulls = strict_verdict.measured(self.null_leaves, self.reference)
+
+    def null_runs(self, seed: int) -> list[tuple[str, list[Leaf]]]:
+        with torch.set_grad_enabled(self.training):
+            return list(null_runs(self.run, self.model, self.images, self.dtype, seed))
 
     def autocast(self, images: Tensor):
         return torch.autocast("cpu", self.dtype, enabled=self.is_amp and images.dtype != torch.float64)
@@ -128,7 +132,7 @@ CHECKS = pytest.mark.parametrize("training", [False, True], ids=["inference", "t
 @CHECKS
 def test_healthy_variants_of_eager_pass(cases, precision, training):
     case = cases(precision, training)
-    for family, leaves in null_runs(case.run, case.model, case.images, case.dtype, SEED + 100):
+    for family, leaves in case.null_runs(SEED + 100):
         found = case.judge(leaves)
         assert found.strict == "pass", (family, found.worst_leaf, found.worst_statistic, found.margin)
 
@@ -139,7 +143,8 @@ def test_the_families_are_those_that_apply(cases, precision, training):
     case = cases(precision, training)
     families = {null.family for null in case.nulls}
     expected = {"eager", "outputs", "memory_format", "library"}
-    expected |= {"operands", "sums"} if precision == "float32" else set()
+    expected |= {"operands"} if precision == "float32" else set()
+    expected |= {"sums"} if precision == "float32" and training else set()
     expected |= set() if training else {"halves", "folded"}  # with norms in training, samples depend on each other
     assert families == expected | ({"kinks"} if training and precision == "float32" else set())
 
@@ -167,7 +172,8 @@ def test_a_family_changes_what_is_computed_by_rounding_alone(family):
         return [Leaf("output", "output", model(images).detach())]
 
     (plain,) = run(model, images)
-    ((_, (other,)),) = null_runs(run, model, images, torch.float32, SEED, [family])
+    with torch.set_grad_enabled(family == "sums"):  # which is about gradients alone
+        ((_, (other,)),) = null_runs(run, model, images, torch.float32, SEED, [family])
     assert torch.allclose(plain.value, other.value, rtol=1e-4, atol=1e-5)
     assert torch.equal(plain.value, other.value) or family != "eager"
 
@@ -181,6 +187,48 @@ def test_jitter_moves_some_elements_to_a_neighbour(dtype):
     assert 0.1 < (moved != tensor).double().mean() < 0.5
 
 
+def test_norms_are_not_folded_where_gradients_are_compared():
+    """In eval mode too: those of folded weights are those of other parameters."""
+
+    def run(model, images):
+        return [Leaf("output", "output", model(images).detach())]
+
+    asked = run, network().eval(), torch.randn(2, 3, 16, 16), torch.float32, SEED, ["folded"]
+    assert not list(null_runs(*asked))
+    with torch.no_grad():
+        assert list(null_runs(*asked))
+
+
+def test_a_family_that_raises_costs_its_own_runs_alone(monkeypatch):
+    def fails(subject):
+        raise RuntimeError("required rank 4 tensor to use channels_last format")
+
+    def run(model, images):
+        return [Leaf("output", "output", model(images).detach())]
+
+    monkeypatch.setitem(FAMILIES, "memory_format", fails)
+    asked = run, network().eval(), torch.randn(2, 3, 16, 16), torch.float32, SEED
+    assert {"eager", "library"} <= {family for family, _ in null_runs(*asked)} <= {*FAMILIES} - {"memory_format"}
+    with pytest.raises(RuntimeError, match="rank 4"):
+        list(null_runs(*asked, ["memory_format"]))
+
+
+def test_volumes_keep_their_layout():
+    class Volumes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.volume = nn.Conv2d(3, 4, 3), nn.Conv3d(1, 2, 3, padding=1)
+
+        def forward(self, images):
+            return self.volume(self.conv(images).unsqueeze(1)).mean((2, 3, 4))
+
+    def run(model, images):
+        return [Leaf("output", "output", model(images).detach())]
+
+    ((_, _),) = null_runs(run, Volumes(), torch.randn(2, 3, 8, 8), torch.float32, SEED, ["memory_format"])
+
+
+@torch.no_grad()
 def test_a_convolution_with_another_consumer_than_its_norm_is_not_folded():
     class Shared(nn.Module):
         def __init__(self):

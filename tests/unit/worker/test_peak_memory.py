@@ -29,11 +29,12 @@ def test_memory_that_an_earlier_iteration_left_in_the_heap_counts_again():
     assert peak_memory.peak_bytes("cpu", run, resident=0) > 38 * MEBIBYTE
 
 
-def test_two_phases_of_one_process_are_told_apart():
-    small, large = (peak_memory.peak_bytes("cpu", lambda amount=amount: allocate(amount), 0) for amount in (60, 180))
-    again = peak_memory.peak_bytes("cpu", lambda: allocate(60), 0)
-    assert large / small > 2.5
-    assert abs(again - small) < 5 * MEBIBYTE
+def test_tensors_on_the_host_count_once_each_storage_and_packed_ones_too():
+    before = peak_memory.host_tensor_bytes()
+    kept = torch.ones(MEBIBYTE, dtype=torch.uint8)
+    views, packed = [kept[:10], kept[10:]], torch.ones(4, 3, 8, 8).to_mkldnn()
+    assert len(views) == 2
+    assert peak_memory.host_tensor_bytes() - before == MEBIBYTE + packed.numel() * 4
 
 
 def test_weights_and_images_have_their_bytes():

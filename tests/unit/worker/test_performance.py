@@ -56,6 +56,28 @@ def test_tensors_move_where_the_spec_says_so(relocate, moves):
     assert torch.equal(model.weight, values)
 
 
+@pytest.mark.parametrize(("freezing", "beside"), [(False, 0), (True, 4 << 20)])
+def test_what_freezing_makes_of_the_weights_belongs_to_the_memory_of_compiled(freezing, beside):
+    model, images, kept = torch.nn.Linear(3, 2), torch.ones(4, 3), []
+    with torch._inductor.config.patch(freezing=freezing):
+        iterations = performance.Iterations(spec(), model, [images], reporter=Reporter(io.StringIO()))
+    with iterations.constants_counted():
+        kept.append(torch.ones(1 << 20))
+    eager, compiled = (iterations.memory(side)[1] for side in (model, lambda images: model(images)))
+    assert compiled - eager == beside
+
+
+def test_an_iteration_begins_again_with_the_weights_from_before_the_optimizer(monkeypatch):
+    monkeypatch.setattr(performance, "make_optimizer", lambda spec, model: torch.optim.SGD(model.parameters(), lr=1.0))
+    model, images = torch.nn.Linear(3, 2), torch.ones(4, 3)
+    before = [weight.clone() for weight in model.parameters()]
+    iterations = performance.Iterations(spec(training=True), model, [images], reporter=Reporter(io.StringIO()))
+    iterations.run(model)
+    assert not any(map(torch.equal, model.parameters(), before))
+    iterations.begin_again()
+    assert all(map(torch.equal, model.parameters(), before))
+
+
 def measure(measured: Spec, limit_s: float = 0.1, batch_size: int = BATCH_SIZE) -> Said:
     setup = Setup(threads=1, cache=ColdCache(Path("unused")), batch_size=batch_size, timing_limit_s=limit_s)
     return listen("performance", lambda reporter: performance.measure(measured, setup, reporter))
@@ -185,8 +207,8 @@ def test_a_dynamic_mode_runs_the_same_batch_sizes_on_both_sides(compiler):
     assert said.columns["images_per_s"] == pytest.approx(18 / said.columns["compiled_ms"] * 1e3)
 
 
-@pytest.mark.parametrize(("batch_size", "sizes"), [(8, [8, 6, 4]), (2, [2, 1]), (1, [1])])
-def test_batch_sizes_of_a_dynamic_mode_are_distinct_and_at_least_one(batch_size, sizes):
+@pytest.mark.parametrize(("batch_size", "sizes"), [(8, [8, 6, 4]), (3, [3, 2]), (2, [2]), (1, [1])])
+def test_batch_sizes_of_a_dynamic_mode_are_distinct_and_at_least_two_where_there_are_two(batch_size, sizes):
     assert performance.batch_sizes(spec(dynamic=True), batch_size) == sizes
     assert performance.batch_sizes(spec(), batch_size) == [batch_size]
 

@@ -170,6 +170,20 @@ def test_of_several_batches_the_worst_counts(memory):
     assert judge(spec(dynamic=True), wrong_except_for(20), sizes=(20, 15, 10))["timed_output_ok"] is False
 
 
+def test_every_tensor_that_a_model_returns_is_judged(memory):
+    class Two(Tiny):
+        def forward(self, images):
+            logits = super().forward(images)
+            return {"logits": logits, "features": logits * 2, "classes": logits.argmax(1)}
+
+    def wrong(model):
+        return lambda images: (returned := model(images)) | {"features": returned["features"] + (len(images) == IMAGES)}
+
+    memory(PLENTY)
+    assert judge(spec(), model=Two())["timed_output_ok"]
+    assert judge(spec(), wrong, model=Two())["timed_output_ok"] is False
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "amp"])
 @BOTH
 def test_compiled_may_be_off_by_what_the_dynamo_rule_allows_over_eagers_own_error(memory, training, precision):

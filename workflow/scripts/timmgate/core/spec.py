@@ -14,7 +14,7 @@ from timmgate.core.described import described
 
 C = TypeVar("C", bound="Cell")
 
-PROTOCOL = 10
+PROTOCOL = 11
 """Number of the measurement protocol. Raise it when the meaning of a recorded figure changes: every cell is then redone."""
 
 SEEDED_WEIGHTS = ("random", "random-timm")
@@ -33,7 +33,15 @@ LOSS_SCALE = 1000
 """Divisor of the loss for the suite's scaled_loss models (benchmarks/dynamo)."""
 
 DYNAMIC_SHARES = (1.0, 0.75, 0.5)
-"""Batch sizes of a dynamic mode's timed iteration, as shares of the batch size; eager and compiled see all of them."""
+"""Batch sizes of a dynamic mode's timed iteration, as shares of the batch size."""
+
+
+def dynamic_batch_sizes(batch_size: int) -> list[int]:
+    """Images of each batch of a dynamic mode's timed iteration; eager and compiled see all of them.
+
+    From 2 on, unless `batch_size` is less: a size of 1 is a constant for torch in programs of any size.
+    """
+    return list(dict.fromkeys(min(batch_size, max(2, round(batch_size * share))) for share in DYNAMIC_SHARES))
 
 
 @dataclass(frozen=True)

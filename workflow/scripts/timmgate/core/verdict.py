@@ -24,6 +24,9 @@ CLOSE = 0.1
 UNDECIDED_LEAVES = 0.05
 """A cell is undecided if more than this share of its leaves is."""
 
+OTHER_LOSS = "cotangent."
+"""Before the name of a gradient that is of another loss: by the same backward pass, to the same tensor."""
+
 OUTPUTS = ("output", "prediction")
 """Kinds of leaves without which a cell is undecided."""
 
@@ -140,7 +143,8 @@ def judge(run: Errors, nulls: Sequence[NullRun], base: float = MULTIPLIER) -> Ce
     leaves = judge_leaves(run, nulls, base)
     decided = [leaf for leaf in leaves if leaf.strict is not None]
     worst = max(decided or leaves, key=lambda leaf: leaf.margin)
-    undecided = [leaf for leaf in leaves if leaf.strict is None]
+    judged = {leaf.leaf.removeprefix(OTHER_LOSS) for leaf in decided}  # a gradient is, if that of either loss is
+    undecided = [leaf for leaf in leaves if leaf.leaf.removeprefix(OTHER_LOSS) not in judged]
     if any(leaf.strict is False for leaf in leaves):
         strict: Strict = "fail"
     elif len(undecided) > UNDECIDED_LEAVES * len(leaves) or any(leaf.kind in OUTPUTS for leaf in undecided):

@@ -170,7 +170,10 @@ def _loops(applications: int) -> Search:
             if (yield variant).ended == "pass":
                 return replace(found, switch=variant.name)
         return found
-    return (yield from bisect("lowerings", applications, REPEAT))
+    found = yield from bisect("lowerings", applications, REPEAT)
+    # Where no loop was interpreted, as on accelerators, nothing tells them from the code that is made of them.
+    was_tried = interpreted.ended == "fail" and interpreted.applications
+    return found if was_tried else replace(found, layer="loops")
 
 
 def _passes(layer: str, switch: Variant) -> Search:

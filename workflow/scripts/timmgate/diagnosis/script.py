@@ -20,7 +20,8 @@ from timmgate.core.diagnosis import RUNS_OF_A_CRASH
 from timmgate.core.files import write_text
 from timmgate.core.run_options import RunOptions
 from timmgate.core.schemas import FAILED, SHOWN_STATUS
-from timmgate.core.spec import DYNAMIC_SHARES, LEARNING_RATE, LOSS_SCALE, Cell, Spec
+from timmgate.core.spec import LEARNING_RATE, LOSS_SCALE, Cell, Spec, dynamic_batch_sizes
+from timmgate.core.verdict import OTHER_LOSS
 from timmgate.supervisor import study
 
 NAME = "repro.py"
@@ -163,7 +164,7 @@ def text(case: Case, run: RunOptions, facts: Row, module: str | None = None) -> 
         guard=with_guard if facts["amp_dtype"] else None,
         deeper="    " if facts["amp_dtype"] else "",
         call=", ".join(["images.clone()" if facts["in_place"] else "images", *others]),
-        losses='("", "cotangent.")' if rule == "strict" else '("", "")' if rule == "dynamo" else '("",)',
+        losses=f'("", "{OTHER_LOSS}")' if rule == "strict" else '("", "")' if rule == "dynamo" else '("",)',
         loss_scale=f" / {LOSS_SCALE}" if spec.traits.scaled_loss else "",
         optimizer=_optimizer(spec) if rule == "dynamo" else None,
         learning_rate=LEARNING_RATE,
@@ -181,7 +182,7 @@ def _sizes(case: Case) -> tuple[int, ...]:
     """The batch sizes of an iteration, the first one last, if a mode with dynamic shapes sees several."""
     if case.spec.check != "performance" or not case.spec.options.dynamic:
         return ()
-    sizes = tuple(dict.fromkeys(max(1, round(case.batch_size * share)) for share in DYNAMIC_SHARES))
+    sizes = tuple(dynamic_batch_sizes(case.batch_size))
     return (*sizes, sizes[0])
 
 

@@ -114,8 +114,8 @@ def aot_inductor(model: torch.nn.Module, images: torch.Tensor, dynamic: bool) ->
 
 
 def exported_program(model: torch.nn.Module, images: torch.Tensor, dynamic: bool) -> torch.export.ExportedProgram:
-    """What torch.export makes of the model, with a free batch size if `dynamic`."""
-    dynamic_shapes = ({0: torch.export.Dim.DYNAMIC},) if dynamic else None
+    """What torch.export makes of the model, with a free batch size if `dynamic`, unless it is 1: that is a constant."""
+    dynamic_shapes = ({0: torch.export.Dim.DYNAMIC},) if dynamic and len(images) > 1 else None
     return torch.export.export(model, (images,), dynamic_shapes=dynamic_shapes)
 
 

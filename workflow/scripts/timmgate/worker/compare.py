@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 from torch.torch_version import TorchVersion
 
+from timmgate.worker.torch_device import with_float64
+
 # The numbers of `same`. A multiplier is how often eager's own rmse the compiled run may have; see `multiplier`.
 _MULTIPLIER = 2.0
 _MULTIPLIER_HALF_PRECISION = 3.0
@@ -171,8 +173,8 @@ def compare_leaf(
     """Compare two tensors of any shape, dtype and layout, as `same` does, and measure by how much they differ.
 
     `reference` is what float64 arithmetic gives, of the same shape; one that is not float64 is not used (so for integer
-    buffers). Figures are computed in float64 on eager's device. Another dtype, shape, device or layout is failed
-    evidence, never an exception.
+    buffers). Figures are computed in float64, on eager's device or, where that has none, on the host. Another dtype, shape,
+    device or layout is failed evidence, never an exception.
     """
     mismatch = _mismatch(eager, compiled, reference)
     if mismatch:
@@ -264,7 +266,7 @@ def _tensor(value: Tensor | float | None) -> Tensor | None:
 
 
 def _strided(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach()
+    tensor = with_float64(tensor.detach())
     return tensor if tensor.layout == torch.strided else tensor.to_dense()
 
 

@@ -63,7 +63,7 @@ class OwnCache(Cache):
 
     def open(self) -> bool:
         """Make the compiler use the folder; whether it is new. One that was left half way is emptied."""
-        new = not (self.folder / COLD).is_file()
+        new = not self.cold()
         if new:
             shutil.rmtree(self.folder, ignore_errors=True)
             if self._toolchain and self._toolchain.is_dir():
@@ -77,7 +77,10 @@ class OwnCache(Cache):
         scratch.replace(self.folder / COLD)
 
     def cold(self) -> dict[str, Any]:
-        return json.loads((self.folder / COLD).read_text())
+        try:
+            return json.loads((self.folder / COLD).read_text())
+        except (FileNotFoundError, ValueError):  # cut off by a power failure
+            return {}
 
 
 def build_toolchain(device: str) -> None:

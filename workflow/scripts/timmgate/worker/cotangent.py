@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from timmgate.core.verdict import OTHER_LOSS
 from timmgate.worker.compare import Leaf
 
 KIND = "cotangent_gradient"
@@ -38,7 +39,7 @@ def cotangent_leaves(
     output.backward(cotangent_of(output.shape, seed).to(output))
     named = [("input_gradient", images), *((f"gradient.{name}", weight) for name, weight in model.named_parameters())]
     return [
-        Leaf(f"cotangent.{name}", KIND, torch.zeros_like(tensor) if tensor.grad is None else tensor.grad)
+        Leaf(f"{OTHER_LOSS}{name}", KIND, torch.zeros_like(tensor) if tensor.grad is None else tensor.grad)
         for name, tensor in named
     ]
 

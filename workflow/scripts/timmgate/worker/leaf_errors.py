@@ -11,6 +11,7 @@ from torch import Tensor
 from timmgate.core.verdict import OUTPUTS, Errors, LeafErrors, Statistic
 from timmgate.worker.compare import Leaf, is_half
 from timmgate.worker.cotangent import KIND
+from timmgate.worker.torch_device import with_float64
 
 GRADIENTS = ("gradient", KIND)
 """Kinds of leaves that have a typical size: the median over those of a kind."""
@@ -124,7 +125,7 @@ def tensors(run: Iterable[Leaf]) -> Iterator[tuple[str, tuple[str, Any]]]:
     """Name, and kind and value, of every tensor or plain value."""
     for leaf in run:
         for name, value in _flat(leaf.name, leaf.value):
-            yield name, (leaf.kind, value)
+            yield name, (leaf.kind, with_float64(value) if isinstance(value, Tensor) else value)
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -6,6 +6,7 @@ rounding. What a run is, and which leaves it gives, is the caller's: `Run`.
 
 import copy
 import inspect
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -61,14 +62,31 @@ def null_runs(
     """Family and leaves of every null run that applies to the model, one after the other, plain eager first.
 
     `dtype` is what convolutions and matrix products compute in, under autocast its dtype. `families` are names of
-    `FAMILIES`, one of them for each run, by default `default_families` for `gmacs`. Model and images are left as they are.
+    `FAMILIES`, one of them for each run, by default `default_families` for `gmacs`; of these, those that raise are left out,
+    but for plain eager and a lack of memory. Model and images are left as they are.
     """
     for number, family in enumerate(default_families(dtype, gmacs) if families is None else families):
         generator = torch.Generator(images.device).manual_seed(_stream(seed, number))
         subject = Subject(copy.deepcopy(model), images.detach().clone(), dtype, generator)
-        if FAMILIES[family](subject):
-            with subject.settings or nullcontext():
-                yield family, run(subject.model, subject.images)
+        try:
+            leaves = _null_run(run, family, subject)
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception:
+            if families is not None or number == 0:
+                raise
+            traceback.print_exc()
+            continue
+        if leaves is not None:
+            yield family, leaves
+
+
+def _null_run(run: Run, family: str, subject: Subject) -> list[Leaf] | None:
+    """The leaves of one null run; None if the family does not apply."""
+    if not FAMILIES[family](subject):
+        return None
+    with subject.settings or nullcontext():
+        return run(subject.model, subject.images)
 
 
 def _stream(seed: int, number: int) -> int:
@@ -230,7 +248,9 @@ def memory_format(subject: Subject) -> bool:
         return False
     is_last = subject.images.is_contiguous(memory_format=torch.channels_last) and not subject.images.is_contiguous()
     layout = torch.contiguous_format if is_last else torch.channels_last
-    subject.model.to(memory_format=layout)
+    for tensor in (*subject.model.parameters(), *subject.model.buffers()):
+        if tensor.ndim == 4:  # Module.to takes this for a layout of volumes too
+            tensor.data = tensor.data.contiguous(memory_format=layout)
     subject.images = subject.images.contiguous(memory_format=layout)
     return True
 
@@ -384,9 +404,12 @@ class _Scale(torch.autograd.Function):
 
 
 def folded(subject: Subject) -> bool:
-    """Norms folded into the convolutions before them, in the dtype of the weights, where the norm is fixed."""
+    """Norms folded into the convolutions before them, in the dtype of the weights, where the norm is fixed.
+
+    At inference only: gradients of folded weights are those of other parameters.
+    """
     model, images = subject.model, subject.images
-    pairs = [] if model.training else _convolutions_before_norms(model, images)
+    pairs = [] if model.training or torch.is_grad_enabled() else _convolutions_before_norms(model, images)
     if not pairs:
         return False
     exact, folded_exact = copy.deepcopy(model).double(), copy.deepcopy(model).double()

@@ -63,6 +63,20 @@ def tensor_bytes(model: torch.nn.Module, *images: torch.Tensor) -> int:
     return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers(), *images))
 
 
+def host_tensor_bytes() -> int:
+    """Bytes of all tensors that Python holds on the host, each storage once; one that a library has packed, by its shape."""
+    gc.collect()
+    storages: dict[int, int] = {}
+    for each in gc.get_objects():
+        if type(each) not in (torch.Tensor, torch.nn.Parameter) or each.device.type != "cpu":  # no fake ones
+            continue
+        if each.layout == torch.strided:
+            storages[each.untyped_storage().data_ptr()] = each.untyped_storage().nbytes()
+        else:
+            storages[id(each)] = each.numel() * each.element_size()
+    return sum(storages.values())
+
+
 def _host_peak_bytes(run: Callable[[], object], resident: int) -> int | None:
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)  # glibc only: what the heap kept of earlier iterations goes back

@@ -8,14 +8,15 @@ import gc
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from timmgate.core.protocol import Reporter
-from timmgate.core.spec import DYNAMIC_SHARES, Spec
+from timmgate.core.spec import Spec, dynamic_batch_sizes
 from timmgate.core.statistics import Sample
 from timmgate.system import cpu_topology, gpus, machine, timing_lock
 from timmgate.worker import backends, flops, models, peak_memory, timed_output, timing, torch_device
@@ -35,6 +36,9 @@ class Iterations:
     def __init__(self, spec: Spec, model: torch.nn.Module, batches: list[torch.Tensor], reporter: Reporter):
         self._spec, self._model, self._batches, self._clock = spec, model, batches, reporter.clock
         self._optimizer = make_optimizer(spec, model)
+        self._weights = _on_the_host(model) if self._optimizer else []
+        self._is_frozen = spec.device == "cpu" and torch._inductor.config.freezing
+        self._constants_bytes = 0
         self._random, self._padding = random.Random(seed(spec)), []
 
     def run(self, forward: Callable[..., Any]) -> Any:
@@ -44,12 +48,26 @@ class Iterations:
         returned = [iterate(self._spec, self._model, forward, batch, self._optimizer) for batch in self._batches]
         return returned[0]
 
+    def begin_again(self) -> None:
+        """Have the weights that there were before an optimizer made others of them."""
+        with torch.no_grad():
+            for tensor, first in zip((*self._model.parameters(), *self._model.buffers()), self._weights, strict=False):
+                tensor.copy_(first)
+
+    @contextmanager
+    def constants_counted(self) -> Iterator[None]:
+        """A compilation; what freezing makes of the weights lies beside them from then on, and belongs to compiled."""
+        before = peak_memory.host_tensor_bytes() if self._is_frozen else 0
+        yield
+        self._constants_bytes = peak_memory.host_tensor_bytes() - before if self._is_frozen else 0
+
     def memory(self, forward: Callable[..., Any]) -> tuple[int | None, int | None]:
         """Peak memory in bytes of an iteration, with its gradients if it makes any, and what torch's allocator gave of it.
 
         On an accelerator both are the allocator's.
         """
         resident, device = peak_memory.tensor_bytes(self._model, *self._batches), self._spec.device
+        resident += self._constants_bytes if forward is not self._model else 0
         self._without_gradients()
         peak = peak_memory.peak_bytes(device, lambda: self.run(forward), resident)
         if device != "cpu":
@@ -84,6 +102,10 @@ class Iterations:
         return self._clock() - start
 
 
+def _on_the_host(model: torch.nn.Module) -> list[torch.Tensor]:
+    return [tensor.detach().to("cpu", copy=True) for tensor in (*model.parameters(), *model.buffers())]
+
+
 def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
     """Run the check and report stages, columns, samples and result."""
     torch.set_num_threads(setup.threads)
@@ -111,6 +133,7 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
             compression_ratio=eager_peak / compiled_peak if eager_peak and compiled_peak else None,
         )
         reporter.stage("compare")
+        iterations.begin_again()
         reporter.columns(**timed_output.judge(spec, model, forward, batches, eager_peak, setup.memory_bytes))
         reporter.columns(**backends.statistics())
         reporter.stage("warmup")
@@ -121,8 +144,7 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
 
 def batch_sizes(spec: Spec, batch_size: int) -> list[int]:
     """Images of each batch of an iteration: one batch, or several sizes for a mode with dynamic shapes."""
-    shares = DYNAMIC_SHARES if spec.options.dynamic else (1.0,)
-    return list(dict.fromkeys(max(1, round(batch_size * share)) for share in shares))
+    return dynamic_batch_sizes(batch_size) if spec.options.dynamic else [batch_size]
 
 
 def compile_cold_and_warm(
@@ -135,7 +157,7 @@ def compile_cold_and_warm(
 ) -> Callable[..., Any]:
     """The compiled model, compiled last with a cache that was filled before, here or by the other check."""
     while True:
-        with backends.compiling(spec, cache, reporter) as first:
+        with iterations.constants_counted(), backends.compiling(spec, cache, reporter) as first:
             forward = backends.compile_model(spec, model, images)
             reporter.stage("run")
             iterations.run(forward)

@@ -41,9 +41,11 @@ def run(spec: Spec, model: torch.nn.Module, images: torch.Tensor, forward: Calla
     forward = model if forward is None else forward
     torch_device.seed_everything(spec.seed)
     images = fresh(spec, images)
+    returned = iterate(spec, model, forward, images)
+    torch_device.synchronize(spec.device)  # what goes wrong there is to be raised here
     if not spec.options.training:
-        return [Leaf("output", "output", iterate(spec, model, forward, images))]
-    prediction, loss = iterate(spec, model, forward, images)
+        return [Leaf("output", "output", returned)]
+    prediction, loss = returned
     leaves = [
         Leaf("prediction", "prediction", prediction.clone()),
         Leaf("loss", "loss", loss.clone()),
@@ -76,8 +78,14 @@ def run_compiled(
 ) -> list[Leaf]:
     """The same of a compiled model, which starts from the weights of `original` again."""
     if spec.options.training:
-        model.load_state_dict(original.state_dict())
+        with torch.no_grad():  # no state dict: it leaves out some buffers
+            for tensor, first in zip(_state(model), _state(original), strict=True):
+                tensor.copy_(first)
     return run(spec, model, images, forward)
+
+
+def _state(model: torch.nn.Module) -> list[torch.Tensor]:
+    return [*model.parameters(), *model.buffers()]
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from timmgate.core.spec import ACCURACY_BATCH_SIZE, Spec
 from timmgate.system.process_tree import machine_memory_bytes, tree_rss_bytes
 from timmgate.worker import compare, models, peak_memory, torch_device
 from timmgate.worker.accuracy import rule
 from timmgate.worker.null_runs import null_runs
-from timmgate.worker.training_step import fresh, gradient, iterate, logits
+from timmgate.worker.training_step import fresh, gradient, iterate
 
 NULL_RUNS = ["outputs"] * 3
 """Families of the null runs."""
@@ -140,7 +141,8 @@ def computed(spec: Spec, model: torch.nn.Module, forward: Callable[..., Any], im
     images = fresh(spec, images)
     returned = iterate(spec, model, forward, images)
     if not spec.options.training:
-        return {"output": [logits(returned).clone()]}  # a CUDA graph writes its next output into the same place
+        outputs = [leaf for leaf in tree_leaves(returned) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+        return {"output": [leaf.clone() for leaf in outputs]}  # a CUDA graph writes its next output into the same place
     gradients = [gradient(parameter).clone() for parameter in model.parameters()]
     return {"gradient": gradients, "input_gradient": [gradient(images).clone()]}
 
@@ -174,7 +176,7 @@ def _in_parts(spec: Spec, model: torch.nn.Module, parts: Sequence[Tensor]) -> Le
     results = [computed(spec, model, model, part.double()) for part in parts]
     if len(results) == 1:
         return results[0]
-    return {"output": [torch.cat([result["output"][0] for result in results])]}
+    return {"output": [torch.cat(parts) for parts in zip(*(result["output"] for result in results), strict=True)]}
 
 
 def relative_error(leaves: list[Tensor], reference: list[Tensor]) -> float:
@@ -203,14 +205,17 @@ def _distance(leaves: list[Tensor], others: list[Tensor], weights: Sequence[floa
     """Norm of the difference of two vectors, each leaf of it by its weight, in float64; inf where shapes differ."""
     if any(leaf.shape != other.shape for leaf, other in zip(leaves, others, strict=True)):
         return math.inf
-    norms = [
-        torch.linalg.vector_norm(leaf.double() - other.double()).item() for leaf, other in zip(leaves, others, strict=True)
-    ]
+    norms = [torch.linalg.vector_norm(wide(leaf) - wide(other)).item() for leaf, other in zip(leaves, others, strict=True)]
     return math.hypot(*(norm * weight for norm, weight in zip(norms, weights or [1.0] * len(norms), strict=True)))
 
 
+def wide(tensor: Tensor) -> Tensor:
+    """The tensor in float64."""
+    return torch_device.with_float64(tensor).double()
+
+
 def _quotient(distance: float, reference: list[Tensor]) -> float:
-    norm = math.hypot(*(torch.linalg.vector_norm(leaf.double()).item() for leaf in reference))
+    norm = math.hypot(*(torch.linalg.vector_norm(wide(leaf)).item() for leaf in reference))
     if math.isnan(distance) or not norm:
         return 0.0 if distance == 0 else math.inf
     return distance / norm

@@ -6,6 +6,7 @@ import random
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,21 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+@cache
+def has_float64(device: str) -> bool:
+    """Whether the device computes in float64, as Apple's GPUs do not."""
+    try:
+        torch.ones(1, dtype=torch.float64, device=device)
+    except (TypeError, RuntimeError):
+        return False
+    return True
+
+
+def with_float64(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor where it can be made float64: on the host, if its device cannot do that."""
+    return tensor if has_float64(tensor.device.type) else tensor.cpu()
 
 
 def synchronize(device: str) -> None:

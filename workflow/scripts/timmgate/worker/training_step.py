@@ -111,13 +111,14 @@ def gradient(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def make_optimizer(spec: Spec, model: torch.nn.Module) -> torch.optim.Optimizer | None:
-    """The optimizer of the mode; `auto` is the suite's on CUDA and none elsewhere (benchmarks/dynamo)."""
+    """The optimizer of the mode; `auto` is the suite's on CUDA and none elsewhere (benchmarks/dynamo), nor in float16."""
     choice = spec.options.optimizer
     if choice == "auto":
         suite_choice = spec.traits.training_optimizer
         if spec.check == "accuracy":
             suite_choice = spec.traits.accuracy_optimizer or suite_choice
-        choice = suite_choice if spec.device == "cuda" else "none"
+        narrow = spec.options.precision == "float16"  # where Adam divides by squares that are 0
+        choice = suite_choice if spec.device == "cuda" and not narrow else "none"
     if not spec.options.training or choice == "none":
         return None
     if choice == "sgd":

@@ -85,7 +85,7 @@ class FaultBackend:
         self.broken: list[str] = []
         self.graphs: list[str] = []
         self._frame: int | None = None
-        self._memory: dict[str, dict] = {}
+        self._memory: dict[int | None, dict] = {}
 
     def compile(self, graph_module: torch.fx.GraphModule, example_inputs: list[Any]) -> Callable[..., Any]:
         """Compile one graph of dynamo's."""
@@ -126,7 +126,7 @@ class FaultBackend:
         self._frame = frame
         for node in choose(sites, choice.place or DEFAULT_PLACE, str(choice)):
             self.broken.append(node.name)
-            edit.apply(node, sites, choice.size, self._memory)
+            edit.apply(node, sites, choice.size, self._memory.setdefault(frame, {}))
 
     def _break_process(self, name: str, run: Callable[..., Any]) -> Callable[..., Any]:
         """The compiled graph with what happens before it runs, if the compiler gets that far."""

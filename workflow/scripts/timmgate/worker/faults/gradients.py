@@ -59,7 +59,7 @@ def scale_gradient(gradient: Tensor, call: Call) -> Tensor:
 @breaks_result("unwritten-gradient", gradients)
 def unwritten_gradient(gradient: Tensor, call: Call) -> Tensor:
     gradient = gradient.clone()
-    gradient[-1:] = 0
+    (gradient[-1:] if gradient.ndim else gradient).zero_()
     return gradient
 
 

@@ -77,7 +77,10 @@ class Call:
 
 @dataclass(frozen=True)
 class Edit:
-    """What a fault does: `apply(node, sites, size, memory)` edits one of the nodes `where` it applies."""
+    """What a fault does: `apply(node, sites, size, memory)` edits one of the nodes `where` it applies.
+
+    `memory` has, by name of a node, what it remembers from call to call, also where its graph is compiled again.
+    """
 
     where: Where
     apply: Callable[[Node, Sequence[Node], Size | None, dict], None]

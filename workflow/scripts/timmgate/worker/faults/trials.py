@@ -32,11 +32,11 @@ class Trials(FaultBackend):
     def choose(self, choice: Choice | None) -> bool:
         """Run with a fault from now on; whether it applies to what was captured so far."""
         self.choice = choice
-        memory: dict[str, dict] = {}
+        memory: dict[int | None, dict] = {}
         frame, applies = None, False
         for program in self._programs:
             elsewhere = choice is not None and choice.place != "all" and frame not in (None, program.frame)
-            if program.choose(None if elsewhere else choice, memory):
+            if program.choose(None if elsewhere else choice, memory.setdefault(program.frame, {})):
                 frame, applies = program.frame, True
         return applies
 
