@@ -5,6 +5,7 @@ import gzip
 import itertools
 import json
 import re
+from datetime import datetime, timezone
 
 import pyarrow.parquet as pq
 import pytest
@@ -13,7 +14,7 @@ import synthetic_sweep
 from timmgate.core.checks import CHECKS
 from timmgate.core.schemas import FAILED
 from timmgate.report import figures, page, page_data
-from timmgate.tables import comparison, parquet, power
+from timmgate.tables import comparison, parquet, power, trends
 
 HEALTHY = {
     "accuracy": "pass",
@@ -262,6 +263,33 @@ def test_what_the_gate_found_is_there_until_the_cells_are_newer(folder, tmp_path
         assert "expected pass, got timeout" not in said(page.render(folder))
     finally:
         (folder / "gate.tsv").unlink()
+
+
+def test_what_changed_in_a_history_is_there(tmp_path):
+    folder = written(tmp_path, {})
+    about = {"device": "cpu", "build": "default", "mode": "inference", "suite": "tiny", "finding": "count"}
+    since = {"since": datetime(2026, 11, 29, 2, tzinfo=timezone.utc), "measured_since": 3, "torch": "2.15"}
+    count = {"class": "more_graph_breaks", "figure": "graph_breaks", "before": "0", "after": "3"}
+    suite = {"class": "slower", "figure": "relative_time", "change": 0.05, "models": 40}
+    rows = [{**about, **since, **suite}, {**about, **since, **count, "model": "vit"}]
+    parquet.write_tsv(parquet.table(rows, trends.SCHEMA), folder / "history.tsv")
+    text = said(page.render(folder))
+    assert "inference/vit graph_breaks 0 -&gt; 3 since 2026-11-29 02:00 UTC (3 measurements from then on)" in text
+    assert "40 models of tiny relative_time (+5.0%)" in text
+
+
+def test_what_was_measured_apart_is_no_pair_that_took_turns(tmp_path):
+    folder = written(tmp_path, {}, {})
+    compare(folder, {"processes": None})
+    assert page.unpacked(held(page.render(folder))["cells"]["change"]) == [None, 0.03]
+
+
+@pytest.mark.parametrize(
+    ("skipped", "sentence"), [(1, "2 of 3 cells pass, 1 was not judged."), (3, "Of 3 cells none was judged.")]
+)
+def test_what_was_not_judged_did_not_pass(skipped, sentence, tmp_path):
+    nothing = dict.fromkeys(("accuracy", "accuracy_by_rule", "performance"), "not_applicable") | {"counted": False}
+    assert sentence in said(page.render(written(tmp_path, *([{}] * (3 - skipped)), *([nothing] * skipped))))
 
 
 def test_what_differs_between_two_builds_is_there_with_what_it_is_worth(tmp_path):

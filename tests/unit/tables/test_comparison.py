@@ -217,6 +217,13 @@ def test_a_machine_that_became_slower_as_a_whole_slows_no_cell():
     assert "the +10.0% that eager of all moved is taken off" in printed(rows)
 
 
+def test_on_a_slower_machine_it_is_told_which_side_of_a_cell_moved():
+    slower = {f"m{number}": {"eager_ms": 1.1, "compiled_ms": 1.1} for number in range(20)}
+    rows = apart(slower | {"m3": {"eager_ms": 1.1, "compiled_ms": 1.21}})
+    moved = {row["model"]: row["moved"] for row in rows if row["figure"] == "relative_time"}
+    assert moved == {model: "compiled" if model == "m3" else "neither" for model in slower}
+
+
 def test_between_devices_no_change_has_a_verdict():
     ignored = deviations.IGNORED["device"]
     rows = apart({}, {"device_name": "other", "compiled_ms": 5.0}, ignored)

@@ -258,8 +258,8 @@ def test_a_suspect_is_the_same_after_json_to_the_digits_that_make_a_difference()
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"status": "OOM", "compiled_ms": None}, "2 of 3 fresh processes did not: 2 OOM"),
-        ({"batch_size": 16}, "2 of 3 fresh processes did not: 2 another batch size"),
+        ({"status": "OOM", "compiled_ms": None}, "2 of 3 fresh processes could not time it so: 2 OOM"),
+        ({"batch_size": 16}, "2 of 3 fresh processes could not time it so: 2 another batch size"),
     ],
 )
 def test_a_cell_that_most_fresh_processes_could_not_time_again_is_a_failure(judged, change, words):
@@ -367,6 +367,12 @@ def test_a_baseline_of_another_machine_is_a_wrong_request(judged):
     assert "Nothing was compared" in gate.sentence(judged.rows)
 
 
+def test_cells_that_were_not_judged_make_no_request_right(judged):
+    skipped = cell("b", accuracy="pass_due_to_skip", performance="pass_due_to_skip", device_name=None)
+    assert judged([cell("a"), skipped], [cell("a", device_name="other"), skipped]) == {("a", "not_comparable")}
+    assert gate.outcome(judged.rows) == Outcome.WRONG_REQUEST
+
+
 def test_statuses_of_the_baseline_are_what_is_expected(judged):
     before = [cell("a", accuracy="fail_accuracy"), cell("b"), cell("gone")]
     now = [cell("a", accuracy="fail_accuracy"), cell("b", performance="OOM"), cell("new")]
@@ -411,6 +417,24 @@ def test_a_timing_counts_once_although_accuracy_was_measured_after_it(tmp_path):
     found = deviations.compare(now.to_pylist(), before)
     assert found.known["relative_time"] == {("inference", "a"): 1}
     assert before.expectations({"inference": ["a"]})["inference"]["a"].accuracy == "fail_accuracy"
+
+
+def test_of_an_entry_the_check_that_is_still_the_current_one_is_left_out_and_the_other_counts(tmp_path):
+    history.record(merged.cells([of_night(0)]), tmp_path, night(0))
+    timed_anew = merged.cells([{**of_night(0), "performance_started_at": night(1), "compiled_ms": 11.0}])
+    before = deviations.load(Measured("history", str(tmp_path)), timed_anew)
+    (row,) = deviations.deviations(timed_anew.to_pylist(), before, Thresholds())
+    assert row["class"] == "slower"
+
+
+def test_a_timing_alone_does_not_repeat_what_accuracy_was(tmp_path):
+    """Else one failure would be two in succession, and so expected."""
+    for number, status in enumerate(["pass", "pass", "fail_accuracy"]):
+        history.record(merged.cells([of_night(number, accuracy=status)]), tmp_path, night(number))
+    timed = {"performance_started_at": night(3), "accuracy_started_at": night(2), "accuracy": "fail_accuracy"}
+    history.record(merged.cells([{**of_night(3), **timed}]), tmp_path, night(3))
+    before = deviations.load(Measured("history", str(tmp_path)), merged.cells([of_night(9)]))
+    assert before.expectations({"inference": ["a"]})["inference"]["a"].accuracy == "pass"
 
 
 def test_a_measurement_in_another_way_in_between_is_not_the_baseline(tmp_path):
@@ -513,6 +537,16 @@ def test_a_cell_in_quarantine_is_flaky_until_its_day_has_passed(judged, entries)
     after = list(gate.quarantined(judged.rows, listed, date(2027, 1, 1)))
     assert gate.failed(after)
     assert "its quarantine for #2 ended on 2026-12-31" in {row["flaky"] for row in after}
+
+
+def test_what_is_said_of_all_cells_is_in_no_quarantine(tmp_path, entries):
+    before, now = ([cell(f"m{each}", eager_ms=eager_ms) for each in range(4)] for eager_ms in (20.0, 22.0))
+    pq.write_table(merged.cells(before), tmp_path / "cells.parquet")
+    measured, models = Measured("folder", str(tmp_path / "cells.parquet")), {"inference": [row["model"] for row in now]}
+    found = gate.against(merged.cells(now), BOTH, {}, measured, vars(Thresholds()), models)
+    listed = entries(HEADER, "*\t*\t\t#1\t2026-12-31")
+    rows = gate.table(gate.quarantined(found, listed, date(2026, 1, 1))).to_pylist()
+    assert [(row["class"], row["mode"]) for row in rows if row["model"] is None] == [("eager_slower", None)]
 
 
 def test_an_entry_covers_its_own_check_alone(judged, entries):

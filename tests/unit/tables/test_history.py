@@ -184,6 +184,23 @@ def test_another_batch_or_device_is_another_series(nights):
     assert nights(cells_of, 12) == []
 
 
+def test_a_model_that_does_not_load_any_more_or_does_not_fit_changed_its_status(nights):
+    lost = {"device_name": None, "performance_batch_size": None, "compiled_ms": None}
+
+    def cells_of(number):
+        late = number >= 6
+        unknown = cell("a", number, **(lost | {"performance": "model_fail_to_load"} if late else {}))
+        small = {"performance": "OOM", "performance_batch_size": 1, "compiled_ms": None} if late else {}
+        usual = {"device_name": "one", "performance_batch_size": 32}
+        return [usual | unknown, {**cell("b", number), **usual, **small}]
+
+    told = nights(cells_of, 9)
+    assert {(row["model"], row["class"], row["before"], row["after"], row["since"]) for row in told} == {
+        ("a", "new_failure", "pass", "model_fail_to_load", night(6)),
+        ("b", "new_failure", "pass", "OOM", night(6)),
+    }
+
+
 def test_a_suite_moves_where_no_model_does_enough_to_be_told(nights):
     rng = np.random.default_rng(1337)
 

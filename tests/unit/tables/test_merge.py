@@ -1,6 +1,7 @@
 """Merging the files of cells: what the tables of a folder hold, whatever became of a file, and what is renewed."""
 
 import os
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pyarrow as pa
@@ -117,6 +118,45 @@ def test_the_rows_of_both_checks_become_one_row_and_the_later_check_has_the_last
     assert folder.column("batch_size") == {"a": 64, "b": 8, "c": None}
     assert folder.column("torch") == {"a": "2.9", "b": None, "c": None}
     assert folder.column("speedup") == {"a": 1.5, "b": None, "c": 2.0}
+
+
+def test_software_is_that_of_what_was_measured_last(folder):
+    early, late = (datetime(2026, 11, day, tzinfo=timezone.utc) for day in (1, 2))
+    for model, accuracy_at, performance_at in (("a", late, early), ("b", early, late)):
+        folder.write(model, batch_size=8, torch="accuracy's", accuracy_started_at=accuracy_at)
+        timed = {"torch": "performance's", "device_name": "one", "performance_started_at": performance_at}
+        folder.write(model, check="performance", batch_size=64, **timed)
+    folder.merge("a", "b", checks=BOTH)
+    assert folder.column("torch") == {"a": "accuracy's", "b": "performance's"}
+    assert folder.column("device_name") == {"a": "one", "b": "one"}, "what only one of them says"
+    assert folder.column("batch_size") == {"a": 64, "b": 64}
+
+
+@pytest.mark.parametrize(
+    ("stale", "counted"),
+    [((), False), (("accuracy",), True), (("performance",), False), (("accuracy", "performance"), False)],
+)
+def test_a_wrong_cell_counts_only_if_it_was_timed_after_it_was_changed(stale, counted, folder):
+    folder.write("a", accuracy="fail_accuracy")
+    folder.write("a", check="performance")
+    folder.identities = {("a", check): "another" for check in stale}
+    folder.merge("a", checks=BOTH)
+    assert folder.column("counted") == {"a": counted}
+
+
+def test_while_a_run_goes_on_what_an_earlier_one_measured_in_another_way_is_not_run(folder):
+    for model in ("done", "old", "other"):
+        folder.write(model, margin=0.5)
+        folder.write(model, check="performance", speedup=2.0)
+    folder.identities = {("old", "performance"): "another", ("other", "accuracy"): "another"}
+    folder.merge("done", "old", checks=BOTH)
+    cells = merge.without_stale(folder.table(), BOTH, lambda cell, check: folder.identities.get((cell[3], check), "today"))
+    names = ("model", "accuracy_by_rule", "margin", "performance", "speedup", "counted")
+    assert [tuple(row[name] for name in names) for row in cells.to_pylist()] == [
+        ("done", "pass", 0.5, "pass", 2.0, True),
+        ("old", "pass", 0.5, "not_run", None, False),
+        ("other", "pass", 0.5, "pass", 2.0, True),
+    ]
 
 
 def test_the_details_of_both_checks_have_their_tables(folder):

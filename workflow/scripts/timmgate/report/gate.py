@@ -31,10 +31,12 @@ def table(judged: list[dict[str, Any]]) -> Table:
         shown.add_column(key.removesuffix("_name"), overflow="fold")
     for column in ("cells", *occurring):
         shown.add_column(column, justify="right", overflow="fold")
-    for key in dict.fromkeys(tuple(row[key] for key in keys) for row in judged if row["mode"]):
-        of_key = [counts[(*key, name)] for name in occurring]
-        cells = sum(counts[(*key, name)] for name in gate.CLASSES)
-        shown.add_row(*key, str(cells), *(str(count or "") for count in of_key))
+    models: dict[tuple[str, ...], set[str]] = {}
+    for row in judged:
+        if row["mode"]:
+            models.setdefault(tuple(row[key] for key in keys), set()).add(row["model"])
+    for key, of_key in models.items():
+        shown.add_row(*key, str(len(of_key)), *(str(counts[(*key, name)] or "") for name in occurring))
     return shown
 
 

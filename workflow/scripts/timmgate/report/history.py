@@ -26,7 +26,7 @@ def show(found: list[dict[str, Any]], extent: str, console: Console) -> None:
             console.print(line(row), soft_wrap=True)
         if len(of_class) > MOST:
             console.print(f"{name}: {len(of_class) - MOST} more cells", soft_wrap=True)
-    console.print(f"{len(suites)} changes of suites, {len(cells)} of cells.", soft_wrap=True)
+    console.print(f"{len(suites)} change{'s' * (len(suites) != 1)} of suites, {len(cells)} of cells.", soft_wrap=True)
 
 
 def line(row: dict[str, Any]) -> Text:
@@ -34,7 +34,7 @@ def line(row: dict[str, Any]) -> Text:
     place = "/".join(filter(None, (row["build"], row["mode"], row["model"])))
     if row["model"] is None:
         place += f", {row['models']} models of {row['suite']}"
-    what = f"{row['figure']} {row['before']} -> {row['after']}" if row["before"] else row["figure"]
+    what = f"{row['figure']} {row['before']} -> {row['after']}" if row["before"] is not None else row["figure"]
     if row["change"] is not None:
         what += f" ({row['change']:+.1%})"
     if row["eager_change"] is not None:

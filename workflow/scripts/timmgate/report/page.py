@@ -60,6 +60,15 @@ FACTS = {
 }
 """Columns of which the headline says the value, and what it calls them."""
 
+TSV_TYPES = {
+    **dict.fromkeys(("build", "mode", "model", "before", "after"), str),
+    **dict.fromkeys(("models", "measured_since"), "Int64"),
+}
+"""Types of columns that pandas would not guess."""
+
+TIMES = {"since"}
+"""Columns that are times."""
+
 Row = dict[str, Any]
 
 
@@ -162,9 +171,9 @@ def read_tsv(path: Path, newer_than: Path) -> list[Row]:
     """The rows of a table that a person asked for beside the others; none where it is gone, or older than those."""
     if not path.is_file() or path.stat().st_mtime_ns < newer_than.stat().st_mtime_ns:
         return []
-    table = pd.read_csv(
-        path, sep="\t", na_values=[""], keep_default_na=False, dtype={"mode": str, "build": str, "model": str}
-    )
+    table = pd.read_csv(path, sep="\t", na_values=[""], keep_default_na=False, dtype=TSV_TYPES)
+    for name in TIMES & {*table}:
+        table[name] = pd.to_datetime(table[name])
     return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
@@ -240,17 +249,22 @@ def verdict(states: Counter[str]) -> str:
         return f"{states['failure']:,} of {cells} fail{'s' * (states['failure'] == 1)}."
     if states["not_run"]:
         return f"{states['not_run']:,} of {cells} {'have' if states['not_run'] != 1 else 'has'} no result."
+    if states["skipped"] == total:
+        return f"Of {cells} none was judged."
+    if states["skipped"]:
+        were = "was" if states["skipped"] == 1 else "were"
+        return f"{total - states['skipped']:,} of {cells} pass, {states['skipped']:,} {were} not judged."
     return f"All {cells} pass." if total != 1 else "The only cell passes."
 
 
 def lead(requested: pd.DataFrame, states: Counter[str], checks: Sequence[str]) -> str:
     """The second sentence: what was measured, and when."""
-    words = [f"{requested['model'].nunique():,} models in {requested['mode'].nunique()} modes"]
+    words = [" in ".join(_counted(requested[name].nunique(), name) for name in ("model", "mode"))]
     if requested["build"].nunique() > 1:
         words.append(f"{requested['build'].nunique()} builds")
     parts = [f"{' and '.join(checks)} of {', '.join(words)}"]
     if states["warning"]:
-        parts.append(f"{states['warning']:,} pass with a warning")
+        parts.append(f"{states['warning']:,} pass{'es' * (states['warning'] == 1)} with a warning")
     if states["not_run"] and states["failure"]:
         parts.append(f"{states['not_run']:,} without a result")
     started = pd.concat(
@@ -262,6 +276,10 @@ def lead(requested: pd.DataFrame, states: Counter[str], checks: Sequence[str]) -
         parts.append(f"measured {first:%Y-%m-%d %H:%M} to {until} UTC")
     text = "; ".join(parts)
     return f"{text[:1].upper()}{text[1:]}."
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def facts(requested: pd.DataFrame) -> list[Row]:

@@ -284,14 +284,14 @@ def _drifts(folder: Path) -> dict[Key, Row]:
 
 
 def _changes(folder: Path) -> dict[Key, Row]:
-    """By cell of the later of two builds, what a comparison says of its compiled time over eager's."""
+    """By cell of the later of two builds, timed in turns, what a comparison says of its compiled time over eager's."""
     return {
         (row["device"], row["after"], row["mode"], row["model"]): {
             **{name: row[name] for name in ("change", "change_ci_low", "change_ci_high")},
             "change_verdict": row["verdict"] or "same_or_unknown",
         }
         for row in comparison(folder)
-        if row["figure"] == RELATIVE.column
+        if row["figure"] == RELATIVE.column and row["processes"] is not None
     }
 
 

@@ -40,8 +40,7 @@ def main(path: Path) -> str:
         if not is_up_to_date(folder):
             for (cell, check), problem in make(folder, asked).items():
                 print(f"{'/'.join(cell)} {check}: {problem}", file=sys.stderr)
-    statuses = [SHOWN_STATUS[check] for check in asked.checks]
-    return sentence(path, pq.read_table(folder / "cells.parquet", columns=["requested", *statuses]))
+    return sentence(path, current(folder, asked).select(["requested", *(SHOWN_STATUS[check] for check in asked.checks)]))
 
 
 def is_up_to_date(folder: Path) -> bool:
@@ -56,13 +55,18 @@ def make(folder: Path, asked: Request) -> merge.Problems:
     """Make all tables; what could not be read."""
     under_way = stages.under_way(folder.name)
     problems = merge.merge(folder, asked.cells, asked.checks, asked.identities(), asked.accuracy_rule, under_way)
-    cells = pq.read_table(folder / "cells.parquet")
+    cells = current(folder, asked)
     found = failures.failures(cells, asked.checks, asked.thresholds)
     parquet.write(found, folder / "failures.parquet")
     parquet.write_tsv(found, folder / "failures.tsv")
     parquet.write_tsv(summary.summary(cells, asked.checks), folder / "summary.tsv")
     date_before(folder, merge.find(folder))
     return problems
+
+
+def current(folder: Path, asked: Request) -> pa.Table:
+    """The cells as this run has measured them."""
+    return merge.without_stale(pq.read_table(folder / "cells.parquet"), asked.checks, asked.identities())
 
 
 def date_before(folder: Path, files: Mapping[merge.Key, Mapping[str, merge.Stamp]]) -> None:

@@ -136,7 +136,8 @@ def apart(cells: pa.Table, baseline: Baseline, before: str, after: str) -> pa.Ta
             continue
         known = [figure for figure in ALONE if cell in found.moves[figure.column]]
         tests = {figure: found.test(figure.column, cell) for figure in known} if same_device else {}
-        moved = _moved(*(tests.get(figure) for figure in ALONE[:3]))
+        eager = found.test(EAGER.column, cell, found.eager) if EAGER in tests else None
+        moved = _moved(tests.get(RELATIVE), tests.get(COMPILED), eager)
         for figure in known:
             move = found.moves[figure.column][cell]
             shown = _apart(cell, figure, figure.of(row) or 0.0, move, tests.get(figure))

@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from scipy import stats
 
-from timmgate.core.schemas import PASSED, SHOWN_STATUS
+from timmgate.core.checks import CHECKS
+from timmgate.core.schemas import OF_CHECK, PASSED, SHOWN_STATUS
 from timmgate.core.thresholds import Thresholds
 from timmgate.tables import history
 from timmgate.tables.baseline import Expectation, Expectations, Measured
@@ -119,9 +120,9 @@ def _of_history(measured: Measured, cells: pa.Table) -> dict[Key, list[Row]]:
     where = (pc.field("device") == _first(cells, "device")) & (pc.field("build") == _first(cells, "build"))
     if measured.name:
         where &= pc.field("run") == measured.name
-    starts = [name for name in cells.column_names if name.endswith("_started_at") and name != "timing_started_at"]
+    starts = [f"{check}_started_at" for check in CHECKS]
     own = {
-        (row["mode"], row["model"], row[name])
+        (row["mode"], row["model"], name, row[name])
         for row in cells.select(["mode", "model", *starts]).to_pylist()
         for name in starts
     }
@@ -129,7 +130,11 @@ def _of_history(measured: Measured, cells: pa.Table) -> dict[Key, list[Row]]:
     found: dict[Key, list[Row]] = {}
     for row in entries.to_pylist():
         key = row["mode"], row["model"]
-        if not any(row[name] is not None and (*key, row[name]) in own for name in starts):
+        for check in CHECKS:
+            name = f"{check}_started_at"
+            if (*key, name, row[name]) in own:
+                row |= dict.fromkeys(OF_CHECK[check] & row.keys())
+        if any(row[name] for name in starts):
             found.setdefault(key, []).append(row)
     return {key: sorted(rows, key=lambda row: max(row[name] for name in starts if row[name])) for key, rows in found.items()}
 
@@ -233,9 +238,9 @@ class Comparison:
         eager -= self.eager
         return abs(eager) > max(SCREENING * self.scatter(EAGER.column, key), 2 * abs(compiled))
 
-    def test(self, column: str, key: Key) -> Test:
-        """Whether a figure that is known moved by more than the scatter of all cells."""
-        move, error = self.own(column, key) or 0.0, max(self.scatter(column, key), SMALLEST_NOISE)
+    def test(self, column: str, key: Key, common: float = 0.0) -> Test:
+        """Whether a figure that is known moved by more than the scatter of all cells, without what is `common` to them."""
+        move, error = (self.own(column, key) or 0.0) - common, max(self.scatter(column, key), SMALLEST_NOISE)
         freedom = max(len(self.moves[column]), MANY_CELLS) - 1
         return Test(move, error, freedom, float(2 * stats.t.sf(abs(move) / error, freedom)))
 
@@ -335,16 +340,16 @@ def deviations(
     decides. A cell that fails in most of `times` has a `new_failure` too.
     """
     found = compare(cells, baseline)
+    builds = {row["build"] for row in cells}
+    of_all = {"build": builds.pop() if len(builds) == 1 else None, "mode": None, "model": None, "check_name": "performance"}
     if abs(found.eager) > math.log1p(thresholds.max_slowdown):
         words = f"eager of all cells moved by {math.expm1(found.eager):+.1%}, which was taken off compiled"
         name = EAGER.worse if found.eager > 0 else EAGER.better
-        build = cells[0]["build"]
-        yield {"build": build, "class": name, "check_name": "performance", "cause": EAGER.column, "reason": words}
+        yield {**of_all, "class": name, "cause": EAGER.column, "reason": words}
     noise = SCREENING * found.scatter(RELATIVE.column)
     if noise > math.log1p(MUCH_NOISE):
         words = f"most cells moved, so that less than {math.expm1(noise):+.0%} against the baseline is taken for noise"
-        about = {"build": cells[0]["build"], "class": "noisy", "check_name": "performance"}
-        yield {**about, "cause": RELATIVE.column, "reason": words}
+        yield {**of_all, "class": "noisy", "cause": RELATIVE.column, "reason": words}
     for row in cells:
         key = row["mode"], row["model"]
         about = {name: row.get(name) for name in ("build", "mode", "model", "log")} | {"check_name": "performance"}
@@ -393,7 +398,7 @@ def _failed(ran: Sequence[Row], batch_size: int) -> str:
     """What became of a cell that passed, and did not in fresh processes."""
     why = Counter(reason for row in ran if (reason := unusable(row, batch_size)))
     words = ", ".join(f"{count} {reason}" for reason, count in why.most_common())
-    return f"it passed, and {why.total()} of {len(ran)} fresh processes did not: {words}"
+    return f"it passed, and {why.total()} of {len(ran)} fresh processes could not time it so: {words}"
 
 
 def _moves(row: Row, found: Comparison) -> Iterator[tuple[Figure, float, float]]:

@@ -184,13 +184,17 @@ def _text(value: Any) -> str:
 def benchmark(cells: pa.Table, training: bool) -> pa.Table:
     """timm's benchmark CSV of the compiled models, in its units: images per s, ms, pixels, 1e9 MACs, 1e6 activations.
 
-    It has the models that were loaded, and of a run without the performance check no more than their sizes.
+    It has the models that were loaded, and of a run without the performance check no more than their sizes. Of a model that
+    does not count, as what was timed is wrong, there are no times.
     """
     loaded = cells.filter(pc.is_valid(cells["parameters"]))
     prefix = "train" if training else "infer"
     timed = {
-        f"{prefix}_samples_per_sec": pc.round(loaded["images_per_s"], 2),
-        f"{prefix}_step_time": pc.round(loaded["compiled_ms"], 3),
+        name: pc.if_else(pc.fill_null(loaded["counted"], False), values, None)
+        for name, values in (
+            (f"{prefix}_samples_per_sec", pc.round(loaded["images_per_s"], 2)),
+            (f"{prefix}_step_time", pc.round(loaded["compiled_ms"], 3)),
+        )
     }
     sizes = {f"{prefix}_batch_size": loaded["batch_size"], f"{prefix}_img_size": pc.list_element(loaded["input_size"], 2)}
     counts = (

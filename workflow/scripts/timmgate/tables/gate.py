@@ -70,12 +70,12 @@ SCHEMA = parquet.schema(
             ("model", "string", "", "timm model name; null for what concerns all cells"),
             ("check_name", "string", "", "accuracy or performance"),
             ("class", "string", "", "how it differs from what is expected; config/expected/README.md has the words"),
-            ("expected", "string", "", "status or figure that was expected"),
-            ("status", "string", "", "status or figure that was measured"),
+            ("expected", "string", "", "status that was expected; null of a figure that moved"),
+            ("status", "string", "", "status that was measured; null of a figure that moved"),
             ("flaky", "string", "", "why a difference does not fail the gate, or since when it does again"),
-            ("cause", "string", "", "type of the exception, a signal, or what was wrong"),
-            ("reason", "string", "", "one sentence: what happened, and in what"),
-            ("reason_class", "string", "", "what kind of reason that is"),
+            ("cause", "string", "", "of a failure as in `cells`; else the column of the figure that moved"),
+            ("reason", "string", "", "in one sentence, with the figures"),
+            ("reason_class", "string", "", "of a failure, what kind of reason that is, as in `cells`"),
             ("log", "string", "", "path of the log, relative to the working directory"),
         ],
     )
@@ -230,7 +230,7 @@ def outcome(judged: Sequence[Row]) -> Outcome:
     """A regression; or that nothing could be compared, of which most likely the request is the reason; or neither."""
     if failed(judged):
         return Outcome.REGRESSION
-    timed = {_cell(row) for row in judged if row["check_name"] == "performance" and row["class"] == "pass"}
+    timed = {_cell(row) for row in judged if row["check_name"] == "performance" and row.get("status") == "pass"}
     incomparable = {_cell(row) for row in judged if row["class"] == "not_comparable"}
     return Outcome.WRONG_REQUEST if timed and timed <= incomparable else Outcome.AS_EXPECTED
 

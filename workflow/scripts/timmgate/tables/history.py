@@ -23,13 +23,6 @@ from timmgate.tables import parquet
 
 SCHEMA = parquet.schema(schemas.HISTORY)
 
-OF_CHECK = {
-    name: {column.name for column in schemas.of_check(check)}
-    - {column.name for other in CHECKS.values() if other is not check for column in schemas.of_check(other)}
-    for name, check in CHECKS.items()
-}
-"""By check, the columns that are about it alone."""
-
 
 def record(cells: pa.Table, root: Path, at: datetime) -> int:
     """Add what is not in the history yet of a table of cells, by today's protocol; how many entries that were.
@@ -46,7 +39,7 @@ def record(cells: pa.Table, root: Path, at: datetime) -> int:
         for check in CHECKS
     }
     for check, is_new in new.items():
-        for name in OF_CHECK[check]:
+        for name in schemas.OF_CHECK[check]:
             kept = pc.if_else(is_new, entries[name], pa.scalar(None, entries[name].type))
             entries = entries.set_column(entries.schema.get_field_index(name), entries.schema.field(name), kept)
     entries = entries.filter(pc.or_kleene(*new.values()))

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from timmgate.core.build import RESERVED
 from timmgate.core.checks import CHECKS
-from timmgate.core.schemas import KEY, PASSED, REASON, REPEATED, SHOWN_STATUS
+from timmgate.core.schemas import KEY, OF_CHECK, OF_CHECKS, PASSED, REASON, REPEATED, SHOWN_STATUS
 from timmgate.core.verdict import status_by_rule
 from timmgate.supervisor import journal
 from timmgate.tables import parquet, reasons, repeats
@@ -57,6 +57,9 @@ UNJUDGED = (None, "not_run", "not_applicable")
 
 CELLS_AT_ONCE = 250
 """Cells that are in memory together where a table of many rows per cell is merged."""
+
+LAST_CHECKS = {"batch_size", "batch_size_requested", *(column.name for column in OF_CHECKS)}
+"""Columns of several checks that are taken from the last of them."""
 
 ROWS_AT_ONCE = 50_000
 """Fewest rows of a row group but the last."""
@@ -177,17 +180,25 @@ def _tables(folder: Path) -> dict[str, Stamp]:
 def join(cells: Sequence[Key], measured: Mapping[str, Sequence[pa.Table]], problems: Problems) -> pa.Table:
     """One row per cell of `cells`, in their order, of the rows of each check.
 
-    What two checks both say, as the versions or the batch size, is taken from the later one. A check without a row has no
-    status; if its file could not be read, the cause says why.
+    What two checks both say of the software and the machine is taken from the one that was measured later, what both say of
+    the program and its batch size (`LAST_CHECKS`) from the last of them. A check without a row has no status; if its file
+    could not be read, the cause says why.
     """
     schema = parquet.SCHEMAS["cells"]
     columns = dict(zip(KEY, map(pa.array, zip(*cells, strict=True)), strict=True)) if cells else {}
+    latest = pa.nulls(len(cells), pa.timestamp("us", tz="UTC"))
     for check, parts in measured.items():
         rows = pa.concat_tables([_of_row(check).empty_table(), *parts])
         numbers = {cell: number for number, cell in enumerate(keys(rows))}
         aligned = rows.take(pa.array([numbers.get(cell) for cell in cells], pa.int64()))
+        start = aligned[f"{check}_started_at"]
+        is_earlier = pc.fill_null(pc.less(start, latest), False)
+        latest = pc.if_else(is_earlier, latest, pc.coalesce(start, latest))
         for name in aligned.column_names:
-            columns[name] = pc.coalesce(aligned[name], columns[name]) if name in columns else aligned[name]
+            before = columns.get(name, aligned[name])
+            both = pc.coalesce(aligned[name], before)
+            kept = both if name in LAST_CHECKS else pc.if_else(is_earlier, pc.coalesce(before, aligned[name]), both)
+            columns[name] = kept
         reasons = pa.array([problems.get((cell, check)) for cell in cells], pa.string())
         columns[f"{check}_cause"] = pc.coalesce(columns[f"{check}_cause"], reasons)
     missing = {field.name: pa.nulls(len(cells), field.type) for field in schema if field.name not in columns}
@@ -230,7 +241,7 @@ def _in_order(
         "passed_by": pa.array(rules, pa.string()),
         "requested": asked,
         "stale": pa.array([_any(of_cell) for of_cell in zip(*stale.values(), strict=True)], pa.bool_()),
-        "counted": _counted(rows, accuracy, pa.array(stale["accuracy"], pa.bool_())),
+        "counted": _counted(rows, accuracy, stale),
     }
     for name, values in state.items():
         rows = rows.set_column(rows.schema.get_field_index(name), rows.schema.field(name), values)
@@ -306,6 +317,23 @@ def _aligned(rows: pa.Table, cells: Sequence[Key]) -> pa.Table:
     return aligned
 
 
+def without_stale(cells: pa.Table, checks: Collection[str], identities: Identities) -> pa.Table:
+    """The cells, where a requested check that was measured with another identity than today's is `not_run`.
+
+    So it is while a run goes on: the file of an earlier one lies there until the job that makes it anew begins.
+    """
+    asked = pc.fill_null(cells["requested"], False)
+    for check in checks:
+        is_stale = pc.and_(asked, pa.array(map(bool, _stale(cells, keys(cells), check, identities)), pa.bool_()))
+        known = {check: "not_run", SHOWN_STATUS[check]: "not_run"} | ({"counted": False} if check == "performance" else {})
+        for name in {*OF_CHECK[check], *known}:
+            number, field = cells.schema.get_field_index(name), cells.schema.field(name)
+            cells = cells.set_column(
+                number, field, pc.if_else(is_stale, pa.scalar(known.get(name), field.type), cells[name])
+            )
+    return cells
+
+
 def _stale(rows: pa.Table, cells: Sequence[Key], check: str, identities: Identities) -> list[bool | None]:
     """Of each cell, whether its row of a check was measured with another identity than today's; None without one of both."""
     measured = rows[f"{check}_identity"].to_pylist()
@@ -318,13 +346,14 @@ def _any(of_checks: Iterable[bool | None]) -> bool | None:
     return any(known) if known else None
 
 
-def _counted(rows: pa.Table, accuracy: pa.Array, accuracy_is_stale: pa.Array) -> pa.ChunkedArray:
+def _counted(rows: pa.Table, accuracy: pa.Array, stale: Mapping[str, Sequence[bool | None]]) -> pa.ChunkedArray:
     """Whether a cell's speedup is in the means: timed, and neither its accuracy nor its timed output was found wrong.
 
-    An accuracy that was never measured, or that is of another identity, says nothing of what was timed.
+    An accuracy that was never measured, or that is of an identity before that of the timing, says nothing of what was timed.
     """
     timed = pc.and_(pc.equal(rows["performance"], "pass"), pc.fill_null(rows["timed_output_ok"], True))
-    unknown = pc.or_(pc.is_null(accuracy), pc.fill_null(accuracy_is_stale, False))
+    is_earlier = [bool(one) and not other for one, other in zip(stale["accuracy"], stale["performance"], strict=True)]
+    unknown = pc.or_(pc.is_null(accuracy), pa.array(is_earlier, pa.bool_()))
     return pc.fill_null(pc.and_(timed, pc.or_(unknown, pc.is_in(accuracy, pa.array(PASSED)))), False)
 
 

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from timmgate.core.checks import CHECKS
 from timmgate.core.described import columns
+from timmgate.core.outcome import OUT_OF_MEMORY
 from timmgate.core.schemas import KEY, PASSED, SHOWN_STATUS
 from timmgate.tables import changes, history, parquet
 from timmgate.tables.changes import Change
@@ -72,8 +73,8 @@ class Measurements:
     def __init__(self, entries: pa.Table, check: str, latest: int):
         self.entries, self.check = entries, check
         measured = np.flatnonzero(np.asarray(pc.is_valid(entries[f"{check}_started_at"])))
-        codes = _codes([entries[name] for name in (*KEY, *comparable(check))])[measured]
         starts = np.asarray(entries[f"{check}_started_at"].cast(pa.int64()).fill_null(0))[measured]
+        codes = self._series_of(measured, starts)
         order = np.argsort(codes, kind="stable")
         if ((np.diff(starts[order]) < 0) & (np.diff(codes[order]) == 0)).any():  # runs were not added as they were measured
             order = np.lexsort((starts, codes))
@@ -81,6 +82,32 @@ class Measurements:
         ends = np.cumsum(np.bincount(codes))
         is_late = np.arange(len(codes)) >= ends[codes] - latest
         self._order, self._codes, self.series = order[is_late], codes[is_late], len(ends)
+
+    def _series_of(self, measured: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        """For each measurement the number of its series.
+
+        One that ended before its device or its batch size was known, or ran out of memory with ever smaller batches, is in
+        the series that the cell had before, or after: it changed its status, and has no figures.
+        """
+        entries, names = self.entries, (*KEY, *comparable(self.check))
+        codes: np.ndarray = _codes([entries[name] for name in names])[measured]
+        told = ("device_name", f"{self.check}_batch_size")
+        is_known = np.logical_and.reduce([np.asarray(pc.is_valid(entries[name])) for name in told])[measured]
+        status = _dictionary(entries[SHOWN_STATUS[self.check]])
+        lacking = [number for number, word in enumerate(status.dictionary.to_pylist()) if word in OUT_OF_MEMORY]
+        is_known &= ~np.isin(np.asarray(status.indices.fill_null(-1))[measured], lacking)
+        if is_known.all():
+            return codes
+        cells = _codes([entries[name] for name in names if name not in told])[measured]
+        some = np.flatnonzero(np.isin(cells, cells[~is_known]))
+        some = some[np.lexsort((starts[some], cells[some]))]
+        places = np.arange(len(some))
+        before = np.maximum.accumulate(np.where(is_known[some], places, -1))
+        after = np.minimum.accumulate(np.where(is_known[some], places, len(some))[::-1])[::-1]
+        for nearest in (after.clip(max=len(some) - 1), before.clip(min=0)):
+            is_own = is_known[some[nearest]] & (cells[some[nearest]] == cells[some])
+            codes[some[is_own]] = codes[some[nearest[is_own]]]
+        return _renumbered(codes)
 
     @cached_property
     def suites(self) -> np.ndarray:
@@ -300,7 +327,7 @@ def extent(entries: pa.Table, runs: int) -> str:
     """In words, what the history has, and what of it was looked at."""
     times = history.start(entries)
     number, first, last = len(pc.unique(entries["run"])), pc.min(times).as_py(), pc.max(times).as_py()
-    words = f"{len(entries)} entries of {number} run{'s' * (number > 1)}"
+    words = f"{len(entries)} entr{'y' if len(entries) == 1 else 'ies'} of {number} run{'s' * (number != 1)}"
     if not len(entries):
         return words
     return f"{words} from {first:%Y-%m-%d} to {last:%Y-%m-%d}; changes in the last {runs} measurements of each cell"
