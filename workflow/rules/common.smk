@@ -11,6 +11,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from snakemake.cli import get_argument_parser
 from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, f"{workflow.basedir}/workflow/scripts")
@@ -294,6 +295,14 @@ def refuse_folders_that_cannot_be_written():
         )
 
 
+def options_alone(arguments):
+    """A command line of Snakemake without its targets, which it takes in one place only."""
+    left = [word for word in arguments if word != "--"]
+    for target in get_argument_parser().parse_args(arguments).targets:
+        del left[len(left) - 1 - left[::-1].index(target)]
+    return left
+
+
 def refuse_what_is_not_possible():
     """End with a sentence for each reason if cells are to be measured that cannot be measured here.
 
@@ -316,7 +325,7 @@ def refuse_what_is_not_possible():
     if not workflow.local_exec:  # a node has to answer: a run within this one, with the same options
         only = ["--until", "preflight", "--forcerun", "preflight", "--quiet", "all", "--nolock"]
         answers = [preflight.answer_file(SETTINGS.device, label) for label in logs]
-        subprocess.run([sys.executable, "-m", "snakemake", *only, *sys.argv[1:], "--", *answers])
+        subprocess.run([sys.executable, "-m", "snakemake", *only, *options_alone(sys.argv[1:]), "--", *answers])
     problems = preflight.problems(SETTINGS.device, logs, SETTINGS.builds)
     if problems:
         outcome.write(outcome.Outcome.WRONG_REQUEST, problems, Path(OUTCOME))
@@ -353,10 +362,11 @@ def announce_conditions():
     lane = len(cpu_topology.lanes(SETTINGS.run.timing_lanes)[0])
     if on_cpu and workflow.local_exec and SETTINGS.run.timing_lanes != 1 and threads > lane:
         sys.exit(f"timing_lanes is {SETTINGS.run.timing_lanes}: each lane has {lane} cores here, but threads is {threads}")
+    given = next((job.threads for job in workflow.dag.needrun_jobs() if job.rule.name in ("measure", "pair")), threads)
+    if on_cpu and given != threads:
+        sys.exit(f"threads is {threads}, but Snakemake's own options, as --cores, give a cell {given}; set threads={given}")
     told = words(threads, *((SETTINGS.allocator, SETTINGS.relocate) if on_cpu else ()))
     print(f"each cell with {told}", file=sys.stderr)
-    if on_cpu and workflow.local_exec and threads > workflow.cores:
-        print(f"but --cores {workflow.cores} gives it fewer: its figures are not those of {threads}", file=sys.stderr)
 
 
 def announce():

@@ -16,7 +16,8 @@ if __name__ == "__main__":
     build = builds.load(Path(snakemake.resources.facts), cell.build)
     run = job.policy(snakemake, build=build.options)
     weights = job.weights_file(snakemake)
-    runs = study.rows("timmgate.worker.calibration", cell.spec("accuracy"), run, weights, log)
+    asked = "timmgate.worker.calibration", cell.spec("accuracy"), run, weights, log
+    runs = study.rows(*asked, timeout_s=study.TIMEOUTS * run.timeout)
     about = {name: getattr(cell, name) for name in ("device", "mode", "model", "weights")}
     kind = {"precision": cell.options.precision, "training": cell.options.training}
     parquet.write(calibration.table(about | kind | each for each in runs), Path(snakemake.output[0]))

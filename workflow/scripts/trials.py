@@ -16,7 +16,8 @@ if __name__ == "__main__":
     build = builds.load(Path(snakemake.resources.facts), cell.build)
     run = job.policy(snakemake, build=build.options)
     weights = job.weights_file(snakemake)
-    trials = study.rows("timmgate.worker.power", cell.spec("accuracy"), run, weights, log, places=snakemake.params.places)
+    asked = "timmgate.worker.power", cell.spec("accuracy"), run, weights, log
+    trials = study.rows(*asked, timeout_s=study.TIMEOUTS * run.timeout, places=snakemake.params.places)
     about = {name: getattr(cell, name) for name in ("device", "mode", "model", "weights")}
     kind = {"precision": cell.options.precision, "training": cell.options.training}
     parquet.write(power.table(about | kind | trial for trial in trials), Path(snakemake.output[0]))

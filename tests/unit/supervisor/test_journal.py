@@ -51,12 +51,19 @@ def test_an_attempt_says_what_became_of_it_where_and_when(path):
     assert row["began_at"] <= row["ended_at"]
 
 
+def test_attempts_at_what_the_cell_was_before_do_not_count(path):
+    Journal(path, identities={"accuracy": "old"}).began("accuracy")
+    assert Journal(path, identities={"accuracy": "old"}).failed_attempts["accuracy"] == 1
+    assert Journal(path, identities={"accuracy": "new"}).failed_attempts["accuracy"] == 0
+    assert len(table(path)) == 1
+
+
 def test_a_beginning_without_an_end_is_a_lost_attempt(path):
     Journal(path).began("accuracy")
     (row,) = table(path)
     assert (row["attempt"], row["status"], row["cause"], row["stage"]) == (1, "infra_error", "lost", None)
     journal = Journal(path)
-    assert (journal.attempts["accuracy"], journal.failed_attempts["accuracy"]) == (1, 1)
+    assert (journal.attempts["accuracy"], journal.failed_attempts["accuracy"], journal.has_loss) == (1, 1, True)
     ended(journal)
     assert [row["attempt"] for row in table(path)] == [1, 2]
 

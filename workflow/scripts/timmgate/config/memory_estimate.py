@@ -21,7 +21,7 @@ WEIGHTS_BYTES = 40e6
 UNKNOWN_COST = 100.0
 """About that of a ViT-B/16, more than that of most models; no limit is made of what follows from it."""
 
-IMAGE_BYTES, IMAGE_BYTES_PER_COST = 60e6, 8e6
+IMAGE_BYTES, IMAGE_BYTES_PER_COST = 120e6, 8e6
 """Activations of one image in float32 training: what small models take, and what large ones take beside that."""
 
 INFERENCE_SHARE = 0.3

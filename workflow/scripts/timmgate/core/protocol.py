@@ -2,8 +2,8 @@
 
 `{"check": name}` when a check begins, `{"stage": name}` when a stage of it does, `{"columns": {name: value}}` as soon as
 they are known, `{"detail": {...}}` per row of the check's second table, and at the end `{"result": {...}}` or
-`{"failure": {...}}`, the final message. `{"result_so_far": {...}}` in a stage is the result, with its details, should a
-limit end this stage. A process that has several checks to do goes on to the next one after a result.
+`{"failure": {...}}`, the final message. `{"result_so_far": {...}}` is the result, with its details, should a limit end the
+check from then on. A process that has several checks to do goes on to the next one after a result.
 """
 
 import json

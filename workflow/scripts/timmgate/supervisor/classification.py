@@ -5,7 +5,9 @@ import signal
 from timmgate.core.checks import CHECKS
 from timmgate.core.outcome import OUT_OF_MEMORY, AttemptResult, Verdict
 
-OWN_SIGNALS = frozenset({signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})
+OWN_SIGNALS = frozenset(
+    {signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP, signal.SIGSYS}
+)
 """Signals that a process brings upon itself. Any other signal came from outside."""
 
 
@@ -20,7 +22,7 @@ def classify(attempt: AttemptResult) -> Verdict:
         return Verdict("infra_error", *attempt.supervisor_error)
     fail, out_of_memory = CHECKS[attempt.check].statuses(attempt.stage, attempt.visits[attempt.stage or ""])
     if attempt.failure is not None:
-        status = out_of_memory if attempt.failure["out_of_memory"] else fail
+        status = out_of_memory if attempt.failure["out_of_memory"] or attempt.oom_killed else fail
         if attempt.failure.get("is_ours"):
             status = "infra_error"
         return Verdict(status, attempt.failure["cause"], attempt.failure["message"])

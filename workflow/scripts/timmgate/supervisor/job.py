@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -107,7 +108,9 @@ def _measure(job: Job, write: Write) -> None:
         memory_bytes=int(min(limit_bytes - SUPERVISION_BYTES, machine_memory_bytes())),
     )
     remove_scratch(folder)
-    attempts = journal.Journal(folder / journal.NAME, job.retry)
+    attempts = journal.Journal(folder / journal.NAME, job.retry, {spec.check: spec.identity() for spec in specs})
+    if attempts.has_loss and run.cache and not run.shared_cache:  # after a power failure its files may be empty
+        shutil.rmtree(run.cache, ignore_errors=True)
     if attempts.error and not job.attempts:
         sys.exit(f"{job}: {attempts.error}")  # this was no loss: another run may well measure it
     with contextlib.closing(stages.of_cell(job.cell)) as stage, attempts.kept():

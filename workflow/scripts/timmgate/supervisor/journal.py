@@ -8,7 +8,7 @@ import json
 import os
 import socket
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
@@ -29,23 +29,30 @@ LOST = Verdict("infra_error", "lost", "whatever supervised it was ended from out
 """What becomes of a check whose supervisor did not live to see its end."""
 
 
+NO_IDENTITIES: Mapping[str, str] = {}
+
+
 class Journal:
     """The attempts at one cell since its rows were written last. `retry` is how often a rerun of it was requested.
 
+    `identities` are those of its checks: attempts at what the cell was before, as with another torch, do not count.
     By check, `attempts` counts them, `failed_attempts` those that ended in a way that another attempt can cure, and
-    `last_failed` has what is known of the last of these; `wall_s` is the duration of all. `error` is what kept the rows from
-    being written the last time, if it was not somebody's request. Methods that write raise OSError if they cannot.
+    `last_failed` has what is known of the last of these; `wall_s` is the duration of all. `has_loss` says whether one of
+    them left only a trace. `error` is what kept the rows from being written the last time, if it was not somebody's request.
+    Methods that write raise OSError if they cannot.
     """
 
-    def __init__(self, path: Path, retry: int = 0):
-        self._path, self._retry = path, retry
+    def __init__(self, path: Path, retry: int = 0, identities: Mapping[str, str] = NO_IDENTITIES):
+        self._path, self._retry, self._identities = path, retry, identities
         self.attempts: Counter[str] = Counter()
         self.failed_attempts: Counter[str] = Counter()
         self.wall_s: defaultdict[str, float] = defaultdict(float)
         self.last_failed: dict[str, dict[str, Any]] = {}
         self.error: str | None = None
+        self.has_loss = False
         for entry in entries(path):
-            self._count(entry)
+            if entry.get("identity") == identities.get(entry.get("check_name", "")):
+                self._count(entry)
 
     def began(self, check: str) -> None:
         """An attempt at a check begins."""
@@ -61,7 +68,8 @@ class Journal:
         self._end(check, 0, attempt, verdict)
 
     def _about(self, event: str, check: str, number: int) -> dict[str, Any]:
-        return {"event": event, "check_name": check, "attempt": number, "retry": self._retry, "host": socket.gethostname()}
+        about = {"event": event, "check_name": check, "attempt": number, "retry": self._retry, "host": socket.gethostname()}
+        return about | ({"identity": self._identities[check]} if check in self._identities else {})
 
     def _end(self, check: str, number: int, attempt: AttemptResult, verdict: Verdict) -> None:
         entry = {
@@ -103,13 +111,14 @@ class Journal:
             case "rows":
                 for of_checks in (self.attempts, self.failed_attempts, self.wall_s, self.last_failed):
                     of_checks.clear()
-                self.error = None
+                self.error, self.has_loss = None, False
             case "interrupted":
                 self.error = entry.get("error")
             case "ended":
                 check = entry["check_name"]
                 self.attempts[check] += 1
                 self.wall_s[check] += entry.get("wall_s") or 0.0
+                self.has_loss |= entry["cause"] == LOST.cause
                 if entry["status"] in RETRYABLE:
                     self.failed_attempts[check] += 1
                     self.last_failed[check] = entry
@@ -175,7 +184,7 @@ def rows_of(path: Path, key: dict[str, str], is_measured_now: bool = False) -> l
     return [
         {
             **key,
-            **{name: value for name, value in entry.items() if name not in ("event", *times)},
+            **{name: value for name, value in entry.items() if name not in ("event", "identity", *times)},
             **{name: datetime.fromisoformat(entry[name]) for name in times if name in entry},
         }
         for entry in entries(path, is_measured_now)

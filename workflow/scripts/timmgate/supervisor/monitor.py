@@ -109,7 +109,8 @@ def run_worker(
             drain(printed.reading, log, DRAIN_S)
     attempt = follower.attempt
     attempt.returncode, attempt.survivors = returncode, survivors
-    attempt.oom_killed = worker.returncode == -signal.SIGKILL and oom_kills() > oom_kills_before
+    is_hit = worker.returncode == -signal.SIGKILL or attempt.failure is not None  # itself, or what it has started
+    attempt.oom_killed = is_hit and oom_kills() > oom_kills_before
     attempt.cpu_s = children_cpu_s() - cpu_before_s - follower.earlier_cpu_s
     attempt.wall_s = time.monotonic() - began - follower.earlier_wall_s
     on_end(attempt, False)
@@ -258,7 +259,7 @@ class Follower:
             case "check" if self.attempt.result is not None:
                 self._next_check(elapsed_s)
             case "stage":
-                self.attempt.stage, self.attempt.result_so_far = content, None
+                self.attempt.stage = content
                 self.attempt.visits[content] += 1
             case "columns":
                 self.attempt.columns.update(content)

@@ -16,7 +16,11 @@ from timmgate.supervisor import cell
 from timmgate.supervisor.classification import signal_name
 from timmgate.system import device_locks, gpus, process_tree
 from timmgate.system.process_tree import die_with_run
+from timmgate.system.timing_lock import ActivityLock
 from timmgate.weights import record
+
+TIMEOUTS = 20
+"""Of the time limit of a check, how often a study of one model may take it: it has many runs. Its rules ask for as much."""
 
 
 class StudyError(SystemExit):
@@ -58,6 +62,7 @@ def process(
 ) -> str | None:
     """Run a process of the module on a device of its own until it ends; how it failed, in words, or None if it did not.
 
+    It is paused while a measurement is timed on the device.
     What it printed is in the log, and of what it started nothing is left. Raises StudyError if there are no weights.
     """
     die_with_run(signal.SIGTERM)
@@ -70,10 +75,13 @@ def process(
     with (
         process_tree.interruptible(),
         contextlib.closing(device_locks.lease(cell.slot_request(spec.device, run))) as lease,
+        contextlib.closing(ActivityLock(lease.device)) as activity,
         log.open("wb") as stream,
     ):
         environment = {**module_environment(run.build.env), **gpus.only(lease.device)}
-        returncode = process_tree.run(command, environment, stream, lease.filenos, lease.cores, timeout_s)
+        kept_open = [*activity.filenos, *lease.filenos]
+        pausing = activity.may_run, activity.release
+        returncode = process_tree.run(command, environment, stream, kept_open, lease.cores, timeout_s, *pausing)
     if returncode is None:
         return f"did not end in {timeout_s:.0f} s"
     if returncode < 0:

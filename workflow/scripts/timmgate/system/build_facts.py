@@ -34,7 +34,8 @@ ENTRY_POINTS = ("torch_dynamo_backends", "torch.backends")
 SOURCES = ("torch", "triton", "timm")
 """Modules whose files change what is compiled or run."""
 
-SUFFIXES = (".py", ".so", ".h")
+SUFFIXES = (".py", ".so", ".h", ".hpp", ".cuh", ".c", ".cpp", ".cu", ".jinja", ".bc", ".ld")
+"""Of files that are run, or that generated code includes or is made of."""
 
 LIBRARY = "timmgate"
 
@@ -46,8 +47,17 @@ CHUNK_BYTES = 1 << 20
 IDENTITY_VARIABLES = (
     "TORCH*",
     "PYTORCH_*",
+    "ATEN_*",
+    "AOT_INDUCTOR_*",
+    "AOTINDUCTOR_*",
+    "AOTI_*",
+    "TIMM_*",
     "TRITON*",
+    "DISABLE_PTXAS_OPT",
+    "ENABLE_*TMA*",
     "CUDA_*",
+    "CUBLAS_*",
+    "CUDNN_*",
     "CXX",
     "CFLAGS",
     "OMP_*",
@@ -68,6 +78,10 @@ OTHER_VARIABLES = (
     "CUDA_HOME",
     "CUDA_PATH",
     "CUDA_CACHE_*",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "CUBLAS_LOG*",
+    "CUDNN_LOG*",
+    "AOT_INDUCTOR_DEBUG*",
     "TORCH_LOGS*",
     "TORCH_TRACE",
     "TORCH_HOME",
@@ -93,11 +107,9 @@ def find(digests_file: Path, imports: Sequence[str] = (), variables: Sequence[st
     """
     for module in (*NEEDED, *imports):
         places(module.split(".")[0])
-    backends = {
-        point.dist.name: point for group in ENTRY_POINTS for point in entry_points(group=group) if point.dist is not None
-    }
+    points = [point for group in ENTRY_POINTS for point in entry_points(group=group) if point.dist is not None]
     torch = _texts("torch")
-    registered = (*(point.module for point in backends.values()), *imports)
+    registered = (*(point.module for point in points), *imports)
     modules = {*SOURCES, *(module.split(".")[0] for module in registered)}
     digests = Digests(digests_file)
     facts = {
@@ -109,7 +121,7 @@ def find(digests_file: Path, imports: Sequence[str] = (), variables: Sequence[st
         "cuda": torch.get("cuda") or torch.get("hip"),
         "cudnn": next(filter(None, map(_version, ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12"))), None),
         "cxx": compiler(os.environ.get("CXX", "g++")),
-        "backends": {name: version(name) for name in sorted(backends)},
+        "backends": {name: version(name) for name in sorted({point.dist.name for point in points if point.dist})},
         "imports": list(imports),
         "sources": {module: digests.of_module(module) for module in sorted(modules) if find_spec(module)},
         "environment": environment({**os.environ, **_search_path()}, variables),
@@ -231,7 +243,7 @@ def _files(root: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[tupl
             if entry.is_dir():
                 if entry.name != "__pycache__":
                     yield from _files(Path(entry.path), (*above, here))
-            elif entry.name.endswith(SUFFIXES):
+            elif entry.name.endswith(SUFFIXES) and entry.is_file():  # no broken link, as editors leave
                 status = entry.stat()
                 yield entry.path, (status.st_ino, status.st_size, status.st_mtime_ns)
 

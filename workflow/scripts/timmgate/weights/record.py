@@ -68,9 +68,10 @@ class Weights:
         if self.error:
             return Verdict("model_fail_to_load", self.error["cause"], self.error["message"])
         remedy = "retry=failed makes or fetches them again"
-        if not self.path.is_file():
+        path = self.path
+        if path is None or not path.is_file():
             return Verdict("model_fail_to_load", "FileNotFoundError", f"the weights {self.file} are gone; {remedy}")
-        if digest(self.path) != self.sha256:
+        if digest(path) != self.sha256:
             return Verdict("model_fail_to_load", "checksum", f"the weights {self.file} have changed; {remedy}")
         return None
 
