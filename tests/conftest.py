@@ -68,6 +68,11 @@ class FakeWorker:
         """The processes of it that still live."""
         return [entry for entry in self.entries() if _is_alive(entry["pid"])]
 
+    def hung(self) -> set[int]:
+        """The process ids of those that hang."""
+        path = Path(f"{self.journal}.hung")
+        return {int(line) for line in path.read_text().split()} if path.exists() else set()
+
     def wait_for_start(self, processes: int) -> None:
         """Return when so many processes that measure have started, counting their children."""
         wait_until(lambda: len(self.entries()) - len(self.preflights()) >= processes)
@@ -92,16 +97,16 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-SLOWEST_FIRST = ("workflow", "worker")
-"""Folders whose files take longest, after those with the real compiler."""
+SLOWEST_FIRST = ("test_real_worker.py", "test_cell.py", "test_script.py", "workflow", "browser", "worker")
+"""Files and folders of tests that take longest; the first computes while the second waits."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest comes first, so that two processes of pytest-xdist, which share it file by file, end together."""
 
-    def rank(item: pytest.Item) -> tuple[bool, int]:
-        ranks = (number for number, folder in enumerate(SLOWEST_FIRST) if folder in item.path.parts)
-        return item.get_closest_marker("compiles") is None, next(ranks, len(SLOWEST_FIRST))
+    def rank(item: pytest.Item) -> int:
+        ranks = (number for number, name in enumerate(SLOWEST_FIRST) if name in item.path.parts)
+        return next(ranks, len(SLOWEST_FIRST))
 
     items.sort(key=rank)
 

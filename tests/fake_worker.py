@@ -7,7 +7,8 @@ TIMMGATE_WORKER names this file to the supervisor. FAKE_WORKER says in JSON what
 
 where a place is a stage, a stage's second visit, or `end`, which is after the result. Those of the performance check have
 its name in front, as in `performance.timing`. A cell without words passes.
-FAKE_WORKER_JOURNAL is a file to which every start and every further process appends a line of JSON with its process id.
+FAKE_WORKER_JOURNAL is a file to which every start and every further process appends a line of JSON with its process id; a
+file beside it, with `.hung` at the end, has the process ids of those that hang.
 To the question whether a request is possible it says yes; FAKE_PREFLIGHT is a sentence that says why not, or `hang`.
 FAKE_UNKNOWN has the models that there are not, with commas, and FAKE_DEVICES is how many devices there are.
 FAKE_COMPILED_S are the seconds of a compiled iteration, and FAKE_SCATTER is how much processes differ, relative.
@@ -242,6 +243,9 @@ def allocate(run: Run, megabytes: str) -> None:
 
 
 def hang_here(run: Run) -> None:
+    if path := os.environ.get("FAKE_WORKER_JOURNAL"):
+        with Path(f"{path}.hung").open("a") as file:
+            file.write(f"{os.getpid()}\n")
     time.sleep(FOREVER_S)
 
 

@@ -129,7 +129,14 @@ class Project:
 
     def files(self) -> set[str]:
         """All files of the folder but Snakemake's own and those that the project was set up with."""
-        own = {".snakemake", ".cache", "models.tsv", "mine.yaml", self.worker.journal.name}
+        own = {
+            ".snakemake",
+            ".cache",
+            "models.tsv",
+            "mine.yaml",
+            self.worker.journal.name,
+            f"{self.worker.journal.name}.hung",
+        }
         paths = (path.relative_to(self.folder) for path in self.folder.rglob("*") if path.is_file())
         return {str(path) for path in paths if path.parts[0] not in own}
 
@@ -156,7 +163,8 @@ class Project:
 
     def wait_for_end(self) -> None:
         """Return when nothing of a run lives any more."""
-        psutil.wait_procs(self.processes(), timeout=PATIENCE_S)
+        _, alive = psutil.wait_procs(self.processes(), timeout=PATIENCE_S)
+        assert not alive
         self.worker.wait_for_end()
 
 

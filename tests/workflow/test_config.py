@@ -32,12 +32,18 @@ def test_what_figures_depend_on_is_said_before_and_with_every_speedup(project):
     assert "each cell with 1 thread, memory retained\n" in printed
     assert "speedup (1 thread, memory retained)" in printed
     project.configfile = ROOT / "config" / "like-dynamo.yaml"
-    printed = project.run(models="test_vit", modes="inference", checks="performance", threads=3)
-    assert "each cell with 3 threads, memory left to the system, tensors not moved\n" in printed
-    assert "but --cores 2 gives it fewer: its figures are not those of 3\n" in printed
+    printed = project.run(models="test_vit", modes="inference", checks="performance", threads=2)
+    assert "each cell with 2 threads, memory left to the system, tensors not moved\n" in printed
     (row,) = project.table()
     assert (row["allocator"], row["relocate"], row["performance_threads"]) == ("system", False, 2)
     assert (row["weights"], row["speedup"]) == ("random-timm", pytest.approx(2.0))
+
+
+@pytest.mark.parametrize("options", [(), ("--set-threads", "measure=2"), ("--max-threads", "2")])
+def test_figures_of_other_threads_than_the_key_says_are_not_measured(options, project):
+    refused = project.run(*options, code=1, models="test_vit", modes="inference", threads=3)
+    assert "threads is 3, but Snakemake's own options, as --cores, give a cell 2; set threads=2" in refused
+    assert project.worker.starts() == []
 
 
 def test_a_file_of_ones_own_extends_the_catalogue(project):

@@ -71,10 +71,11 @@ def test_a_crash_and_a_hang_are_diagnosed_in_the_same_way(project):
     ]  # fmt: skip
     crashed = project.table("trials")[0]
     assert (crashed["status"], crashed["cause"], crashed["stage"]) == ("fail_to_run", "SIGSEGV", "compile")
-    diagnosed(project, {"eager": "pass", "*": "hang"}, models="test_resnet", timeout=2)
+    hangs = {"eager": "pass", "places": "pass", "*": "hang"}
+    diagnosed(project, hangs, models="test_resnet", timeout=3)
     (row,) = project.table("diagnosis")
     assert (row["model"], row["status"], row["layer"]) == ("test_resnet", "timeout", "aot_autograd")
-    assert "time.sleep" in project.table("trials")[0]["last_lines"] or "diagnose" in project.table("trials")[0]["last_lines"]
+    assert "in diagnose" in project.table("trials")[0]["last_lines"]
 
 
 def test_what_does_not_fail_again_is_flaky(project):
@@ -84,10 +85,9 @@ def test_what_does_not_fail_again_is_flaky(project):
     assert trials(project) == ["as it is", "as it is, again"]
 
 
-@pytest.mark.parametrize("behaviour", ["raise@load", "raise@eager", "_exit:3@import", ""])
-def test_a_cell_that_failed_for_another_reason_is_not_diagnosed(behaviour, project):
-    project.worker.behaviours = {"*": behaviour}
-    printed = diagnosed(project, {}, models="test_vit")
+def test_cells_that_failed_for_another_reason_are_not_diagnosed(project):
+    project.worker.behaviours = {"test_vit": "raise@load", "test_resnet": "raise@eager", "test_convnext": "_exit:3@import"}
+    printed = diagnosed(project, {}, models="test_vit,test_resnet,test_convnext,test_nfnet")
     assert "No requested cell failed for a reason that may be the compiler's." in printed
     assert trials(project) == []
     assert project.table("diagnosis") == []

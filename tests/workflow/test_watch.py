@@ -79,10 +79,9 @@ def test_a_pipe_has_a_line_for_each_cell_and_nothing_of_snakemakes_progress(two)
     assert "Finished jobid" in log.read_text() and "rule measure" in log.read_text()
 
 
-@pytest.mark.parametrize(("option", "says"), [("--verbose", "Finished jobid"), ("--dry-run", "rule measure")])
-def test_all_that_snakemake_says_is_there_where_it_is_wanted(two, option, says):
-    printed = two.run(option, models="test_vit")
-    assert says in printed
+def test_all_that_snakemake_says_is_there_where_it_is_wanted(two):
+    printed = two.run("--verbose", models="test_vit")
+    assert "Finished jobid" in printed
     assert not re.search(r"^\d of 1 inference/", printed, flags=re.MULTILINE)
 
 

@@ -402,7 +402,7 @@ def as_text(value, data):
     return text.removesuffix("...\n").strip()
 
 
-@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.settings(max_examples=30, deadline=None)
 @given(configurations(), st.data())
 def test_a_configuration_loads_the_same_from_a_file_and_from_the_command_line(changes, data):
     try:

@@ -11,6 +11,7 @@ from specs import cell
 from timmgate.core.outcome import Outcome
 from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Cell
+from timmgate.supervisor import monitor
 from timmgate.supervisor.cell import supervise
 from timmgate.supervisor.job import Job
 from timmgate.supervisor.journal import NAME, Journal
@@ -67,6 +68,21 @@ class Measure:
         rows.writer(job, "tiny", {"python": "3.10", "sources": {"torch": "0" * 64}})(spec, outcome, job.run)
         (row,) = pq.read_table(file).to_pylist()
         return row
+
+
+@pytest.fixture
+def limit_at_a_hang(fake_worker, monkeypatch) -> None:
+    """The time limit is reached as soon as a worker hangs, however slow the machine is."""
+    limit_s, seen = monitor.Follower._limit_s, set()
+
+    def limit(follower: monitor.Follower) -> float:
+        pid = follower._worker.pid
+        if pid in seen:  # one turn later, so that what it said before it hung has been read
+            return -1.0
+        seen.update({pid} & fake_worker.hung())
+        return limit_s(follower)
+
+    monkeypatch.setattr(monitor.Follower, "_limit_s", limit)
 
 
 @pytest.fixture

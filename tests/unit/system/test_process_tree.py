@@ -85,6 +85,7 @@ def test_leftovers_are_known_by_their_supervisor_wherever_they_have_gone(start):
     deadline = time.monotonic() + PATIENCE_S
     while not all(psutil.Process(process.pid).children() for process in (daemon, reused)):
         assert time.monotonic() < deadline
+        time.sleep(0.02)
     leftovers = {daemon.pid, reused.pid, *(psutil.Process(process.pid).children()[0].pid for process in (daemon, reused))}
     assert not leftovers & set(process_tree.kill_leftovers())
     assert [process_tree.start_ticks(pid) for pid in leftovers] == [None] * 4
