@@ -182,6 +182,17 @@ def oom(run: Run, counter: str) -> None:
     send_signal(run, "SIGKILL")
 
 
+def count(run: Run, counter: str) -> None:
+    """Something else is killed by the kernel's out-of-memory killer."""
+    Path(counter).write_text("low 0\noom 1\noom_kill 1\n")
+
+
+def oom_once(run: Run, counter: str) -> None:
+    """Die so in the first start of this cell."""
+    if journalled("cell").count(run.cell) == 1:
+        oom(run, counter)
+
+
 def flaky(run: Run, starts: str) -> None:
     """Die of SIGKILL in the first so many starts of this cell."""
     if journalled("cell").count(run.cell) <= int(starts):
@@ -304,6 +315,8 @@ ACTIONS = {
     "orphan_once": orphan_once,
     "dismiss": dismiss,
     "oom": oom,
+    "oom_once": oom_once,
+    "count": count,
     "flaky": flaky,
     "sleep": lambda run, seconds: time.sleep(float(seconds)),
     "tick": tick,

@@ -11,12 +11,11 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from snakemake.cli import get_argument_parser
 from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, f"{workflow.basedir}/workflow/scripts")
 
-from timmgate.config import builds, cells, history_path, memory_estimate, settings, shards, suites
+from timmgate.config import builds, cells, command_line, history_path, memory_estimate, settings, shards, suites
 from timmgate.core import files
 from timmgate.core.build import DEFAULT
 from timmgate.core.checks import CHECKS
@@ -67,6 +66,7 @@ LOSSES = SETTINGS.run.attempts * len(SETTINGS.checks)  # so many supervisors of 
 CELLS = [(build, mode, model) for build in SETTINGS.builds for mode in SETTINGS.modes for model in MODELS]
 SHARED_CACHE = os.environ.get("TORCHINDUCTOR_CACHE_DIR", ".cache/inductor/shared")
 WEIGHTS = [] if SETTINGS.weights in SEEDED_WEIGHTS else f"weights/{SETTINGS.weights}/{{model}}.json"  # says where they lie
+MEASURING = ("measure", "pair", "repeat", "time_again", "examine", "trials", "healthy_runs")
 MEMORY_IS_KNOWN = bool(SETTINGS.run.memory) or None not in map(SUITE.size, MODELS)
 
 
@@ -171,13 +171,16 @@ def duration(wildcards):
 
 def memory_mb(wildcards, attempt):
     """Memory of a job in MB; twice as much once its supervisor was killed, for it may have been too little."""
-    if attempt > LOSSES:
-        return memory_estimate.SUPERVISION_MB
     if SETTINGS.run.memory:
         return memory_estimate.SUPERVISION_MB + 1000 * SETTINGS.run.memory
     specs = [cell(wildcards).spec(check) for check in SETTINGS.checks]
     measured_bytes = memory_estimate.memory_bytes(specs, SUITE.size(wildcards.model), SETTINGS.run.threads)
     return memory_estimate.SUPERVISION_MB + min(attempt, 2) * measured_bytes // 10**6
+
+
+def memory_left_mb(wildcards, attempt):
+    """The same of a measurement, whose last attempt only writes the row."""
+    return memory_mb(wildcards, attempt) if attempts_left(wildcards, attempt) else memory_estimate.SUPERVISION_MB
 
 
 def cell_file(build, mode, model, check):
@@ -295,14 +298,6 @@ def refuse_folders_that_cannot_be_written():
         )
 
 
-def options_alone(arguments):
-    """A command line of Snakemake without its targets, which it takes in one place only."""
-    left = [word for word in arguments if word != "--"]
-    for target in get_argument_parser().parse_args(arguments).targets:
-        del left[len(left) - 1 - left[::-1].index(target)]
-    return left
-
-
 def refuse_what_is_not_possible():
     """End with a sentence for each reason if cells are to be measured that cannot be measured here.
 
@@ -325,7 +320,7 @@ def refuse_what_is_not_possible():
     if not workflow.local_exec:  # a node has to answer: a run within this one, with the same options
         only = ["--until", "preflight", "--forcerun", "preflight", "--quiet", "all", "--nolock"]
         answers = [preflight.answer_file(SETTINGS.device, label) for label in logs]
-        subprocess.run([sys.executable, "-m", "snakemake", *only, *options_alone(sys.argv[1:]), "--", *answers])
+        subprocess.run([sys.executable, "-m", "snakemake", *only, *command_line.options_alone(sys.argv[1:]), "--", *answers])
     problems = preflight.problems(SETTINGS.device, logs, SETTINGS.builds)
     if problems:
         outcome.write(outcome.Outcome.WRONG_REQUEST, problems, Path(OUTCOME))
@@ -362,9 +357,13 @@ def announce_conditions():
     lane = len(cpu_topology.lanes(SETTINGS.run.timing_lanes)[0])
     if on_cpu and workflow.local_exec and SETTINGS.run.timing_lanes != 1 and threads > lane:
         sys.exit(f"timing_lanes is {SETTINGS.run.timing_lanes}: each lane has {lane} cores here, but threads is {threads}")
-    given = next((job.threads for job in workflow.dag.needrun_jobs() if job.rule.name in ("measure", "pair")), threads)
-    if on_cpu and given != threads:
-        sys.exit(f"threads is {threads}, but Snakemake's own options, as --cores, give a cell {given}; set threads={given}")
+    jobs = {job.rule.name: job for job in workflow.dag.needrun_jobs()}  # one of each rule tells
+    given = {jobs[name].threads for name in jobs if name in MEASURING} - {threads}
+    if on_cpu and given and not workflow.touch:
+        number = min(given)
+        sys.exit(
+            f"threads is {threads}, but Snakemake's own options, as --cores, give a cell {number}; set threads={number}"
+        )
     told = words(threads, *((SETTINGS.allocator, SETTINGS.relocate) if on_cpu else ()))
     print(f"each cell with {told}", file=sys.stderr)
 

@@ -44,6 +44,7 @@ rule pair:
     resources:
         run_options=SETTINGS.run.to_json(),
         mem_mb=memory_mb,
+        mem_is_limit=int(MEMORY_IS_KNOWN),
         runtime=runtime_min(2 * SETTINGS.run.processes),
         compile_cache=SHARED_CACHE if SETTINGS.run.shared_cache else ".cache/inductor",
         facts=FACTS,

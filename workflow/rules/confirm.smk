@@ -35,6 +35,7 @@ rule repeat:
     resources:
         run_options=SETTINGS.run.to_json(),
         mem_mb=memory_mb,
+        mem_is_limit=int(MEMORY_IS_KNOWN),
         runtime=runtime_min(len(SETTINGS.checks) * (SETTINGS.run.attempts + 1)),
         facts=FACTS,
         gpu=int(SETTINGS.device == "cuda"),

@@ -53,6 +53,7 @@ rule examine:
     resources:
         run_options=SETTINGS.run.to_json(),
         mem_mb=memory_mb,
+        mem_is_limit=int(MEMORY_IS_KNOWN),
         runtime=runtime_min(20),
         compile_cache=".cache/inductor",
         facts=FACTS,

@@ -63,6 +63,7 @@ rule time_again:
     resources:
         run_options=SETTINGS.run.to_json(),
         mem_mb=memory_mb,
+        mem_is_limit=int(MEMORY_IS_KNOWN),
         runtime=runtime_min(SETTINGS.run.confirm),
         facts=FACTS,
         gpu=int(SETTINGS.device == "cuda"),

@@ -15,7 +15,7 @@ rule measure:
         # Policy, not identity: changing these redoes nothing.
         run_options=SETTINGS.run.to_json(),
         attempts=attempts_left,
-        mem_mb=memory_mb,
+        mem_mb=memory_left_mb,
         mem_is_limit=int(MEMORY_IS_KNOWN),
         # One more attempt is for those that do not count, as with smaller batches.
         runtime=runtime_min(len(SETTINGS.checks) * (SETTINGS.run.attempts + 1)),

@@ -3,13 +3,13 @@
 from contextlib import ExitStack
 
 from timmgate import module_environment
+from timmgate.core.schemas import KEY
 from timmgate.supervisor import stages
 from timmgate.tables import renewal, request
 
 RESULTS = Path("results", SETTINGS.device)
 WATCHING = ExitStack()
 WHEN_INCOMPLETE = ExitStack()
-KEY = ("device", "build", "mode", "model")
 
 
 def watch():

@@ -60,6 +60,13 @@ def test_the_layer_follows_from_what_passes(passing, layer, switch):
     assert found.layer in LAYERS
 
 
+@pytest.mark.parametrize("known", [{"applications": 0}, {"other": ("loops interpreted",)}])
+def test_where_loops_cannot_be_interpreted_they_are_not_told_from_their_code(known):
+    """As on accelerators: the trial ends as the cell does, and says nothing."""
+    found, _ = follow(Mode(), BELOW_INDUCTOR | {"without lowerings (bisector)"}, **known)
+    assert found.layer == "loops"
+
+
 @pytest.mark.parametrize("culprit", [0, 1, 17, 39])
 @pytest.mark.parametrize("layer", [*BISECTED, CODE_LAYER])
 def test_the_application_that_it_takes_is_found_in_few_trials(layer, culprit):

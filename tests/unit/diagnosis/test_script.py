@@ -23,9 +23,9 @@ BOTH = ("accuracy", "performance")
 WRONG = {"accuracy": "fail_accuracy", "strict": "fail", "accuracy_stage": "null_runs", "comparison": "error"}
 
 
-def case(options=None, checks=BOTH, **columns):
+def case(options=None, checks=BOTH, by="strict", **columns):
     row = {**NOTHING, **columns}
-    row["accuracy_by_rule"], row["passed_by"] = status_by_rule(row["accuracy"], row["strict"], "strict")
+    row["accuracy_by_rule"], row["passed_by"] = status_by_rule(row["accuracy"], row["strict"], by)
     return script.case(specs.cell(options=options), row, checks)
 
 
@@ -46,6 +46,20 @@ def case(options=None, checks=BOTH, **columns):
 def test_the_check_that_failed_is_repeated_and_judged_by_the_rule_that_decided(columns, check, rule, compiles):
     found = case(**columns)
     assert (found.spec.check, found.rule, found.compiles) == (check, rule, compiles)
+
+
+@pytest.mark.parametrize(
+    ("by", "strict", "comparison", "rule"),
+    [
+        ("both", "pass", "error", "dynamo"),
+        ("both", "fail", "error", "strict"),
+        ("dynamo", "pass", "error", "dynamo"),
+        ("strict", "fail", "cosine", "strict"),
+    ],
+)
+def test_a_script_has_the_rule_that_failed_the_cell(by, strict, comparison, rule):
+    found = case(by=by, accuracy="fail_accuracy", strict=strict, comparison=comparison)
+    assert found.rule == rule
 
 
 def test_a_wrong_timed_output_is_judged_by_the_error_that_it_was_allowed_at_the_batch_size_that_ran():

@@ -171,11 +171,12 @@ def test_drift_is_of_each_side_from_the_first_third_to_the_last(tmp_path):
     assert (cells["eager_drift"], cells["compiled_drift"]) == ([2.0], [1.0])
 
 
-def test_the_end_of_the_log_of_a_failed_cell_is_there_without_the_codes_of_a_terminal(tmp_path):
-    (tmp_path / "a.log").write_text("first\n" * 1000 + "\x1b[31mlast\x1b[0m\u202e\n")
+def test_the_end_of_the_log_of_a_failed_cell_is_there_without_codes_of_a_terminal_and_secrets(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_0123456789abcdef")
+    (tmp_path / "a.log").write_text("first\n" * 1000 + "denied for hf_0123456789abcdef \x1b[31mlast\x1b[0m\u202e\n")
     data = page_data.page_data(written(tmp_path, failed(log="a.log"), {"log": "a.log"}, failed(log="gone.log")))
     logs = {number: detail.get("log") for number, detail in data["details"].items()}
-    assert logs[0].splitlines()[-1] == "last\\u202e"
+    assert logs[0].splitlines()[-1] == "denied for <HF_TOKEN> last\\u202e"
     assert len(logs[0].splitlines()) == page_data.LOG_LINES
     assert (logs[1], logs[2]) == (None, None)
 

@@ -26,6 +26,8 @@ from timmgate.core.protocol import Request, parse
 from timmgate.core.run_options import RunOptions
 from timmgate.supervisor import cell, journal, monitor
 from timmgate.supervisor.capped_log import CappedLog
+from timmgate.supervisor.job import Job
+from timmgate.supervisor.job import measure as measure_job
 from timmgate.supervisor.journal import Journal
 from timmgate.system import cgroups, cpu_topology, device_locks, process_tree
 from timmgate.system.device_locks import SlotRequest
@@ -283,6 +285,41 @@ def test_a_kill_by_the_kernel_for_lack_of_memory_shows_in_its_counter(measure, t
     assert verdict(by_kernel) == ("OOM", "compile", "SIGKILL")
     by_someone = measure("signal:SIGKILL@compile")  # the counter stays at 1
     assert verdict(by_someone) == ("infra_error", "compile", "SIGKILL")
+
+
+def test_a_killed_child_is_a_lack_of_memory_only_where_the_failure_says_so(measure, tmp_path, monkeypatch):
+    counter = tmp_path / "memory.events"
+    counter.write_text("oom_kill 0\n")
+    monkeypatch.setattr(cgroups, "_groups", lambda: iter([tmp_path / "absent", tmp_path]))
+    of_compiler = measure(f"count:{counter}@load raise:Killed%signal%terminated%program%cc1plus@compile")
+    assert verdict(of_compiler) == ("OOM", "compile", "RuntimeError")
+    counter.write_text("oom_kill 0\n")
+    of_another = measure(f"count:{counter}@load raise:no%such%kernel@compile")
+    assert verdict(of_another) == ("fail_to_run", "compile", "RuntimeError")
+
+
+def test_what_the_kernel_ended_beside_others_is_tried_again_with_all_cores(measure, fake_worker, tmp_path, monkeypatch):
+    counter, shared = tmp_path / "memory.events", [True]
+    counter.write_text("oom_kill 0\n")
+    monkeypatch.setattr(cgroups, "_groups", lambda: iter([tmp_path / "absent", tmp_path]))
+    monkeypatch.setattr(device_locks.SlotLease, "was_shared", lambda lease: shared.pop() if shared else False)
+    again = measure(f"oom_once:{counter}@compile")
+    assert (again.verdict.status, again.attempt) == ("pass", 2)
+    assert len(fake_worker.starts()) == 2
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["lost", "not lost"])
+def test_a_cell_that_was_lost_with_its_machine_compiles_into_an_empty_cache(known, measure):
+    (cache := measure.folder / "cache").mkdir()
+    (cache / "half.so").touch()
+    if known:
+        Journal(measure.journal, 0, {"accuracy": measure.cell.spec("accuracy").identity()}).began("accuracy")
+    for name, value in measure.worker.environment.items():
+        measure.patch.setenv(name, value)
+    file = measure.folder / "accuracy.parquet"
+    job = Job(cell=measure.cell, files={"accuracy": file}, run=measure.run_options(), log=measure.log, attempts=2)
+    measure_job(job, lambda *_: None)
+    assert (cache / "half.so").exists() is not known
 
 
 def test_stage_seconds_add_up_over_visits_to_no_more_than_the_time_from_outside(measure):

@@ -147,15 +147,15 @@ def test_a_wrong_cell_counts_only_if_it_was_timed_after_it_was_changed(stale, co
 def test_while_a_run_goes_on_what_an_earlier_one_measured_in_another_way_is_not_run(folder):
     for model in ("done", "old", "other"):
         folder.write(model, margin=0.5)
-        folder.write(model, check="performance", speedup=2.0)
+        folder.write(model, check="performance", speedup=2.0, graph_breaks=3)
     folder.identities = {("old", "performance"): "another", ("other", "accuracy"): "another"}
     folder.merge("done", "old", checks=BOTH)
     cells = merge.without_stale(folder.table(), BOTH, lambda cell, check: folder.identities.get((cell[3], check), "today"))
-    names = ("model", "accuracy_by_rule", "margin", "performance", "speedup", "counted")
+    names = ("model", "accuracy_by_rule", "margin", "performance", "speedup", "graph_breaks", "counted")
     assert [tuple(row[name] for name in names) for row in cells.to_pylist()] == [
-        ("done", "pass", 0.5, "pass", 2.0, True),
-        ("old", "pass", 0.5, "not_run", None, False),
-        ("other", "pass", 0.5, "pass", 2.0, True),
+        ("done", "pass", 0.5, "pass", 2.0, 3, True),
+        ("old", "pass", 0.5, "not_run", None, None, False),
+        ("other", "pass", 0.5, "pass", 2.0, 3, True),
     ]
 
 

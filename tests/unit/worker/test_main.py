@@ -14,7 +14,7 @@ from timmgate import PACKAGE_ROOT
 from timmgate.core.protocol import Request
 from timmgate.core.run_options import RunOptions
 from timmgate.worker import __main__ as worker_main
-from timmgate.worker import accuracy
+from timmgate.worker import accuracy, memory_errors
 
 WITHOUT = """
 from importlib.machinery import PathFinder
@@ -110,4 +110,4 @@ def chained(outer: Exception, inner: Exception) -> Exception:
     ],
 )
 def test_out_of_memory_is_told_from_other_errors(error, expected):
-    assert worker_main.is_out_of_memory(error) is expected
+    assert memory_errors.is_out_of_memory(error) is expected

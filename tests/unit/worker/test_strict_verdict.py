@@ -248,6 +248,17 @@ def test_null_runs_that_fail_leave_the_dynamo_rule_and_a_reason(monkeypatch):
     assert "strict" not in said.columns
 
 
+def test_a_family_of_null_runs_that_fails_costs_its_own_runs_alone(monkeypatch):
+    def broken(subject):
+        raise RuntimeError("required rank 4 tensor to use channels_last format")
+
+    usual = measure(monkeypatch, same).columns
+    monkeypatch.setitem(null_runs.FAMILIES, "library", broken)
+    columns = measure(monkeypatch, same).columns
+    assert (columns["strict"], columns.get("strict_error")) == ("pass", None)
+    assert 0 < columns["null_runs"] < usual["null_runs"]
+
+
 def test_by_the_dynamo_rule_alone_nothing_runs_twice(monkeypatch):
     calls = []
 

@@ -19,6 +19,7 @@ from timmgate.worker import (
     accuracy,
     backends,
     compile_cache,
+    memory_errors,
     models,
     peak_memory,
     performance,
@@ -317,4 +318,4 @@ def in_a_circle() -> Exception:
     ],
 )
 def test_every_way_in_which_gpu_memory_runs_out_is_told_from_other_errors(error, expected):
-    assert worker_main.is_out_of_memory(error) is expected
+    assert memory_errors.is_out_of_memory(error) is expected

@@ -30,7 +30,7 @@ LAYERS = {
     "post_grad": "inductor's passes over a forward or a backward graph",
     "lowerings": "operators become loops that compute something else",
     "code_generation": "loops become code that computes something else: fusion, vectors, buffers, the compiler behind it",
-    "loops": "lowerings or code_generation, which cannot be told apart here: loops are interpreted for a CPU alone",
+    "loops": "lowerings or code_generation, not told apart, as loops could not be interpreted, which only a CPU's can",
     "cudagraphs": "graphs are recorded and replayed",
     "inductor": "inductor, in no layer of it that can be left out",
     "backend": "the backend that the mode names",

@@ -23,7 +23,7 @@ class AttemptResult:
 
     `visits` counts how often each stage was entered. `columns` are what the worker reported of its row, `details` the rows
     of the check's second table. `result` and `failure` are the worker's final message, `result_so_far` is what the result is
-    should a limit end the stage (see `protocol`).
+    should a limit end the check (see `protocol`).
     `supervisor_error` is cause and message of what kept worker and supervisor from working together at all.
     `device_number` is which of several devices it had, as in `protocol.Request`.
     `returncode` is that of `subprocess.Popen` (negative: the signal that ended it), None when a limit was reached.

@@ -77,7 +77,7 @@ class Mode:
     inductor_config: dict[str, Any] = described("Keys of torch._inductor.config, with dots.", default_factory=dict)
     optimizer: Literal["auto", "none", "sgd", "adam"] = described(
         "Optimizer whose step is part of a training iteration. `auto` follows benchmarks/dynamo: SGD or Adam "
-        "by the suite's column on CUDA, none elsewhere.",
+        "by the suite's column on CUDA, none elsewhere and in float16.",
         default="auto",
     )
     batch_size: int | None = described(
@@ -194,6 +194,16 @@ class Spec(Cell):
         The number of threads is part of it: inductor writes it into the code that it generates for CPUs.
         """
         return _digest({**self.to_dict(), "check": None, "batch_size": batch_size, "threads": threads})[:16]
+
+    def optimizer(self) -> str:
+        """The optimizer whose step is part of a training iteration: none, sgd or adam."""
+        choice: str = self.options.optimizer
+        if choice == "auto":
+            own = self.traits.accuracy_optimizer if self.check == "accuracy" else None
+            # In float16 Adam divides by squares that are 0.
+            is_possible = self.device == "cuda" and self.options.precision != "float16"
+            choice = (own or self.traits.training_optimizer) if is_possible else "none"
+        return choice if self.options.training else "none"
 
     def identity(self) -> str:
         """Hex digest (SHA-256) of all fields but the build's label: equal if and only if the same thing is measured."""

@@ -22,7 +22,7 @@ CLOSE = 0.1
 """A leaf whose error's rms is at most this share of its size is right, however far off null runs are."""
 
 UNDECIDED_LEAVES = 0.05
-"""A cell is undecided if more than this share of its leaves is."""
+"""A cell is undecided if more than this share of its leaves is; gradients of both losses to a tensor are one."""
 
 OTHER_LOSS = "cotangent."
 """Before the name of a gradient that is of another loss: by the same backward pass, to the same tensor."""
@@ -143,11 +143,13 @@ def judge(run: Errors, nulls: Sequence[NullRun], base: float = MULTIPLIER) -> Ce
     leaves = judge_leaves(run, nulls, base)
     decided = [leaf for leaf in leaves if leaf.strict is not None]
     worst = max(decided or leaves, key=lambda leaf: leaf.margin)
-    judged = {leaf.leaf.removeprefix(OTHER_LOSS) for leaf in decided}  # a gradient is, if that of either loss is
-    undecided = [leaf for leaf in leaves if leaf.leaf.removeprefix(OTHER_LOSS) not in judged]
+    names, judged = ({leaf.leaf.removeprefix(OTHER_LOSS) for leaf in some} for some in (leaves, decided))
+    undecided = names - judged  # a gradient is judged, if that of either loss is
     if any(leaf.strict is False for leaf in leaves):
         strict: Strict = "fail"
-    elif len(undecided) > UNDECIDED_LEAVES * len(leaves) or any(leaf.kind in OUTPUTS for leaf in undecided):
+    elif len(undecided) > UNDECIDED_LEAVES * len(names) or any(
+        leaf.kind in OUTPUTS and leaf.strict is None for leaf in leaves
+    ):
         strict = "undecided"
     else:
         strict = "pass"

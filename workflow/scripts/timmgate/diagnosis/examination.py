@@ -14,6 +14,7 @@ from typing import Any
 from timmgate.core.checks import EAGER_1ST, EAGER_2ND, EAGER_TWICE, NULL_RUNS, REFERENCE
 from timmgate.core.diagnosis import GRAPH, GRAPH_SCRIPT, IN_EAGER, SIGNAL, TrialRequest, Variant
 from timmgate.core.outcome import RETRYABLE, AttemptResult, Verdict
+from timmgate.core.redact import redacted
 from timmgate.core.run_options import RunOptions
 from timmgate.core.schemas import PASSED, SHOWN_STATUS
 from timmgate.core.spec import Cell, Spec
@@ -23,10 +24,9 @@ from timmgate.diagnosis.script import Case
 from timmgate.diagnosis.suspects import failed_check
 from timmgate.supervisor import trial
 from timmgate.supervisor.capped_log import CappedLog
-from timmgate.supervisor.job import SUPERVISION_BYTES
+from timmgate.supervisor.journal import shortened
 from timmgate.supervisor.study import StudyError
-from timmgate.system.cgroups import memory_limit_bytes
-from timmgate.system.process_tree import die_with_run, interruptible, machine_memory_bytes
+from timmgate.system.process_tree import die_with_run, interruptible
 from timmgate.weights import record
 
 PLACES = Variant("places")
@@ -97,8 +97,7 @@ def patient(
     if check is None:
         sys.exit(f"{cell.mode}/{cell.model} did not fail")
     found = record.read_optional(weights)
-    memory_bytes = int(min(memory_limit_bytes(), machine_memory_bytes())) - SUPERVISION_BYTES
-    run = replace(run, cache=run.cache / "diagnosis", weights=found.path if found else None, memory_bytes=memory_bytes)
+    run = replace(run, cache=run.cache / "diagnosis", weights=found.path if found else None)
     batch_size = row[f"{check}_batch_size"] or cell.spec(check).requested_batch_size
     measured_at = row[f"{check}_started_at"]
     cause = what_ended(row[SHOWN_STATUS[check]], row[f"{check}_cause"])
@@ -236,13 +235,15 @@ class Trials:
         return {
             "status": verdict.status,
             "cause": verdict.cause,
-            "message": verdict.message,
+            "message": shortened(verdict.message),
             "stage": attempt.stage,
             "wall_s": attempt.wall_s,
             "cpu_s": attempt.cpu_s,
             "started_at": attempt.started_at.isoformat(),
             "log": str(log),
-            "last_lines": "\n".join(log.read_text(errors="replace").splitlines()[-LAST_LINES:]) if crashed else None,
+            "last_lines": redacted("\n".join(log.read_text(errors="replace").splitlines()[-LAST_LINES:]))
+            if crashed
+            else None,
         }
 
     def _keep(self, row: Row) -> Row:

@@ -171,7 +171,7 @@ def _loops(applications: int) -> Search:
                 return replace(found, switch=variant.name)
         return found
     found = yield from bisect("lowerings", applications, REPEAT)
-    # Where no loop was interpreted, as on accelerators, nothing tells them from the code that is made of them.
+    # Where loops could not be interpreted, as on accelerators, nothing tells them from the code that is made of them.
     was_tried = interpreted.ended == "fail" and interpreted.applications
     return found if was_tried else replace(found, layer="loops")
 

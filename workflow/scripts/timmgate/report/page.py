@@ -26,6 +26,7 @@ from markupsafe import Markup
 
 from timmgate import PACKAGE_ROOT
 from timmgate.core.files import write_text
+from timmgate.core.schemas import KEY
 from timmgate.report import comparison, figures
 from timmgate.report import gate as gate_lines
 from timmgate.report import history as history_lines
@@ -371,7 +372,7 @@ def listed(finding: Row, columns: dict[str, list[Any]]) -> Row:
     shown = {"kind": finding["kind"], "words": ": ".join(filter(None, (check, reason))), "cell": None}
     if finding["cell"] is None:
         return {**shown, "words": reason}
-    device, build, mode, model = (columns[name][finding["cell"]] for name in ("device", "build", "mode", "model"))
+    device, build, mode, model = (columns[name][finding["cell"]] for name in KEY)
     return {**shown, "cell": {"id": cell_id(device, build, mode, model), "build": build, "mode": mode, "model": model}}
 
 

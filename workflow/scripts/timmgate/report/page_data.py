@@ -4,7 +4,6 @@ Every text goes through `plain`, so that nothing invisible reorders or hides wha
 """
 
 import math
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -14,8 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from timmgate.core import plain_text
 from timmgate.core.checks import CHECKS
 from timmgate.core.described import Column, columns
+from timmgate.core.redact import redacted
 from timmgate.core.schemas import FAILED, KEY, REASON_CLASSES, SHOWN_STATUS, STATUSES
 from timmgate.tables.failures import KINDS
 from timmgate.tables.figures import RELATIVE
@@ -91,11 +92,6 @@ WORST = {"worst_eager_rmse": "eager_rmse", "worst_compiled_rmse": "compiled_rmse
 FINDING = ("cell", "severity", "kind", "check_name", "status", "reason", "reason_class")
 """What the page has of a row of `failures`; `cell` is the number of the cell, null for the whole run."""
 
-HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
-"""Characters that cannot be seen, or that change the direction of others; without tab and line feed."""
-
-TERMINAL_CODE = re.compile("\x1b\\[[0-9;?]*[A-Za-z]")
-
 Row = dict[str, Any]
 
 
@@ -137,7 +133,7 @@ def board_columns(schema: pa.Schema) -> list[Column]:
 def plain(value: Any) -> Any:
     """A value as JSON has it; what a text hides is spelt out, as `\\u202e`; what is not finite is `inf`, `-inf`, `nan`."""
     if isinstance(value, str):
-        return HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", TERMINAL_CODE.sub("", value.replace("\r\n", "\n")))
+        return plain_text.plain(value)
     if isinstance(value, float):
         return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else str(value)
     if isinstance(value, datetime):
@@ -239,7 +235,7 @@ def log_end(folder: Path, log: str | None) -> str | None:
             text = file.read().decode("utf-8", "replace")
     except OSError:
         return None
-    return str(plain("\n".join(text.splitlines()[-LOG_LINES:])))
+    return str(plain(redacted("\n".join(text.splitlines()[-LOG_LINES:]))))
 
 
 def _key(row: Row) -> Key:

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from timmgate.core.schemas import FAILED
+from timmgate.core.schemas import FAILED, KEY
 from timmgate.core.verdict import status_by_rule
 from timmgate.report.time_left import Done, Estimate, Law
 from timmgate.supervisor import journal, stages
@@ -145,7 +145,7 @@ class Progress:
 
     def started(self, number: int, rule: str, wildcards: Mapping[str, str], now_s: float) -> None:
         """Snakemake has started a job, or handed it to a cluster."""
-        cell = tuple(wildcards[name] for name in ("device", "build", "mode", "model")) if rule == "measure" else None
+        cell = tuple(wildcards[name] for name in KEY) if rule == "measure" else None
         name = self.plan.name(cell) if cell else " ".join([rule, *wildcards.values()])
         self.jobs[number] = Job(name, rule, now_s, cell)
         if not cell:

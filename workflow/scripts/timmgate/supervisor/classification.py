@@ -58,6 +58,8 @@ def _limit_reached(attempt: AttemptResult, out_of_memory: str) -> Verdict:
 
 def lacked_memory(attempt: AttemptResult, verdict: Verdict) -> bool:
     """Whether the attempt ran out of memory, or its reference or null runs did: without them the verdict is weaker."""
+    if attempt.oom_killed:
+        return True
     weaker = (str(attempt.columns.get(name)).lower() for name in ("reference_error", "strict_error"))
     return verdict.status in OUT_OF_MEMORY or any("out of memory" in error for error in weaker)
 

@@ -67,8 +67,19 @@ class Job:
 
 
 def policy(snakemake: Any, **own: Any) -> RunOptions:
-    """The policy that a job of Snakemake is told, with the threads that it got, and what is its `own`."""
-    return replace(RunOptions.from_dict(json.loads(snakemake.resources.run_options)), threads=snakemake.threads, **own)
+    """The policy that a job of Snakemake is told, with the threads and the memory that it got, and what is its `own`."""
+    limits = snakemake.resources
+    got = {
+        "threads": snakemake.threads,
+        "memory_bytes": memory_bytes(limits.mem_mb if limits.get("mem_is_limit") else math.inf),
+    }
+    return replace(RunOptions.from_dict(json.loads(limits.run_options)), **got, **own)
+
+
+def memory_bytes(job_mb: float) -> int:
+    """What the processes of a measurement may take in a job that may take so much itself."""
+    limit_bytes = min(job_mb * 10**6, memory_limit_bytes())
+    return int(min(limit_bytes - SUPERVISION_BYTES, machine_memory_bytes()))
 
 
 def weights_file(snakemake: Any) -> Path | None:
@@ -105,7 +116,7 @@ def _measure(job: Job, write: Write) -> None:
         job.run,
         attempts=job.attempts,
         weights=weights.path if weights else None,
-        memory_bytes=int(min(limit_bytes - SUPERVISION_BYTES, machine_memory_bytes())),
+        memory_bytes=memory_bytes(job.memory_mb),
     )
     remove_scratch(folder)
     attempts = journal.Journal(folder / journal.NAME, job.retry, {spec.check: spec.identity() for spec in specs})

@@ -6,6 +6,7 @@ measurement is being timed on the device it is paused.
 
 import contextlib
 import os
+import re
 import select
 import selectors
 import signal
@@ -39,6 +40,9 @@ DRAIN_S = 1.0
 
 TEARDOWN_S = 10.0
 """Time that a worker gets to exit by itself after its final message."""
+
+KILLED = re.compile(r"signal 9\b|SIGKILL|\bKilled\b|BrokenProcessPool|terminated abruptly")
+"""How compilers and pools of processes say that one of theirs was killed."""
 
 OWN_TIMING = ("queue", "timing")
 """Stages in which a worker waits for the device or has it alone: others are paused then, not it."""
@@ -109,8 +113,8 @@ def run_worker(
             drain(printed.reading, log, DRAIN_S)
     attempt = follower.attempt
     attempt.returncode, attempt.survivors = returncode, survivors
-    is_hit = worker.returncode == -signal.SIGKILL or attempt.failure is not None  # itself, or what it has started
-    attempt.oom_killed = is_hit and oom_kills() > oom_kills_before
+    child = attempt.failure and KILLED.search(f"{attempt.failure['cause']}: {attempt.failure['message']}")
+    attempt.oom_killed = bool(worker.returncode == -signal.SIGKILL or child) and oom_kills() > oom_kills_before
     attempt.cpu_s = children_cpu_s() - cpu_before_s - follower.earlier_cpu_s
     attempt.wall_s = time.monotonic() - began - follower.earlier_wall_s
     on_end(attempt, False)

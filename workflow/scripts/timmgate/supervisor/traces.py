@@ -31,8 +31,11 @@ def take(spec: Spec, run: RunOptions, weights: Path | None, folders: Mapping[str
         run = replace(run, cache=cache, compile_cache="cell", build=build)
         profiler = str(folders["profiler"].absolute()) if "profiler" in folders else None
         done = Path(scratch, "done.json")
-        if how := study.process(MODULE, spec, run, weights, log, done, run.timeout, profiler=profiler):
-            print(f"{spec.mode}/{spec.model}: its trace {how}; see {log}", file=sys.stderr)
+        try:
+            if how := study.process(MODULE, spec, run, weights, log, done, run.timeout, profiler=profiler):
+                print(f"{spec.mode}/{spec.model}: its trace {how}; see {log}", file=sys.stderr)
+        except study.StudyError as error:  # no weights, which its row says too
+            print(error, file=sys.stderr)
         if "code" in folders:
             keep_code(cache, folders["code"])
 

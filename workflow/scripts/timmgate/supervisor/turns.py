@@ -14,10 +14,8 @@ from timmgate.core.outcome import Outcome
 from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Spec
 from timmgate.supervisor import cell
-from timmgate.supervisor.job import SUPERVISION_BYTES
 from timmgate.supervisor.journal import NAME, Journal
-from timmgate.system.cgroups import memory_limit_bytes
-from timmgate.system.process_tree import die_with_run, interruptible, machine_memory_bytes
+from timmgate.system.process_tree import die_with_run, interruptible
 from timmgate.weights.record import Weights
 
 
@@ -54,8 +52,7 @@ def again(specs: Sequence[Spec], run: RunOptions, weights: Weights | None, log: 
 def once(spec: Spec, run: RunOptions, weights: Weights | None, log: Path) -> Outcome:
     """What becomes of a check in a fresh process, with no trace beside its log."""
     failure = weights.failure() if weights else None
-    memory_bytes = int(min(memory_limit_bytes(), machine_memory_bytes())) - SUPERVISION_BYTES
-    run = replace(run, weights=weights.path if weights else None, memory_bytes=memory_bytes)
+    run = replace(run, weights=weights.path if weights else None)
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder, NAME))
         if failure:

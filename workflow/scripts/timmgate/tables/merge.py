@@ -58,7 +58,10 @@ UNJUDGED = (None, "not_run", "not_applicable")
 CELLS_AT_ONCE = 250
 """Cells that are in memory together where a table of many rows per cell is merged."""
 
-LAST_CHECKS = {"batch_size", "batch_size_requested", *(column.name for column in OF_CHECKS)}
+OF_BOTH = {column.name for column in OF_CHECKS} - set().union(*OF_CHECK.values())
+"""Columns of the program, which several checks have."""
+
+LAST_CHECKS = {"batch_size", "batch_size_requested", *OF_BOTH}
 """Columns of several checks that are taken from the last of them."""
 
 ROWS_AT_ONCE = 50_000
@@ -326,7 +329,7 @@ def without_stale(cells: pa.Table, checks: Collection[str], identities: Identiti
     for check in checks:
         is_stale = pc.and_(asked, pa.array(map(bool, _stale(cells, keys(cells), check, identities)), pa.bool_()))
         known = {check: "not_run", SHOWN_STATUS[check]: "not_run"} | ({"counted": False} if check == "performance" else {})
-        for name in {*OF_CHECK[check], *known}:
+        for name in {*OF_CHECK[check], *OF_BOTH, *known}:
             number, field = cells.schema.get_field_index(name), cells.schema.field(name)
             cells = cells.set_column(
                 number, field, pc.if_else(is_stale, pa.scalar(known.get(name), field.type), cells[name])

@@ -7,8 +7,9 @@ import pyarrow as pa
 
 from timmgate.core.described import columns
 from timmgate.core.outcome import Outcome
-from timmgate.core.schemas import KEY_COLUMNS
+from timmgate.core.schemas import KEY, KEY_COLUMNS
 from timmgate.core.spec import Cell
+from timmgate.supervisor.journal import shortened
 from timmgate.tables import parquet
 
 FIGURES = (
@@ -59,12 +60,12 @@ def rows(cells: Sequence[Cell], measured: Iterable[tuple[int, int, Outcome]]) ->
         cell, verdict, measured_columns = cells[side], outcome.verdict, outcome.result.columns
         found.append(
             {
-                **{name: getattr(cell, name) for name in ("device", "build", "mode", "model")},
+                **{name: getattr(cell, name) for name in KEY},
                 "turn": turn,
                 "position": position,
                 "status": verdict.status,
                 "cause": verdict.cause,
-                "message": verdict.message,
+                "message": shortened(verdict.message),
                 "identity": cell.spec("performance").identity(),
                 **{name: measured_columns.get(name) for name, *_ in FIGURES},
                 "started_at": outcome.result.started_at,

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from timmgate.core.checks import CHECKS, EAGER_1ST
+from timmgate.core.plain_text import plain
 from timmgate.core.schemas import PASSED, SHOWN_STATUS
 from timmgate.core.verdict import OUTPUTS
 
@@ -251,4 +252,4 @@ def listed(words: Sequence[str]) -> str:
 
 
 def _first_line(text: str | None) -> str:
-    return next(iter((text or "").strip().splitlines()), "")
+    return plain(next(iter((text or "").strip().splitlines()), ""))

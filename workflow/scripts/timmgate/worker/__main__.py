@@ -31,15 +31,13 @@ from timmgate.core.protocol import Reporter, ReportError, Request
 from timmgate.core.spec import Spec
 from timmgate.system.process_tree import die_with_parent
 from timmgate.system.timing_lock import PausedTime
+from timmgate.worker.memory_errors import is_out_of_memory
 
 GLIBC_SETTINGS = {-1: 2**31 - 1, -2: 64 << 20, -4: 0}
 """M_TRIM_THRESHOLD: never; M_TOP_PAD: grow the heap by 64 MiB; M_MMAP_MAX: everything on the heap (malloc.h)."""
 
 PREFLIGHT = "--preflight"
 DIAGNOSE = "--diagnose"
-
-OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "_status_alloc_failed")
-"""How torch's allocators, CUDA, cuBLAS and cuDNN say in a plain RuntimeError that memory is short."""
 
 
 def main(arguments: list[str]) -> int:
@@ -159,20 +157,6 @@ def set_environment(threads: int, cache: Path) -> None:
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # what cuBLAS needs to be deterministic
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # whatever timm asks for: a pickle from outside runs no code
-
-
-def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an exception, or the one that it was raised from, says that host or device memory ran out."""
-    seen = []
-    while error is not None and error not in seen:
-        seen.append(error)
-        names = {cls.__name__ for cls in type(error).__mro__}
-        if names & {"MemoryError", "OutOfMemoryError"}:
-            return True
-        if isinstance(error, RuntimeError) and any(words in str(error).lower() for words in OUT_OF_MEMORY_WORDS):
-            return True
-        error = error.__cause__ or getattr(error, "inner_exception", None) or error.__context__
-    return False
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
         if setup.strict:
 
             def keep(strict: dict[str, LeafVerdict]) -> None:
-                """Say what the result is should a limit end the stage that has begun."""
+                """Say what the result is should a limit end the check from here on."""
                 details = [asdict(leaf) for leaf in with_strict(leaves, strict)]
                 reporter.result_so_far(*result(spec, leaves, different), details)
 

@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from timmgate.core.verdict import KINKS
 from timmgate.worker.compare import Leaf, is_half
+from timmgate.worker.memory_errors import is_out_of_memory
 from timmgate.worker.torch_device import NarrowDraws
 
 Run = Callable[[nn.Module, Tensor], list[Leaf]]
@@ -70,10 +71,8 @@ def null_runs(
         subject = Subject(copy.deepcopy(model), images.detach().clone(), dtype, generator)
         try:
             leaves = _null_run(run, family, subject)
-        except (MemoryError, torch.OutOfMemoryError):
-            raise
-        except Exception:
-            if families is not None or number == 0:
+        except Exception as error:
+            if families is not None or number == 0 or is_out_of_memory(error):
                 raise
             traceback.print_exc()
             continue

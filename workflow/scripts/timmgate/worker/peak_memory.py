@@ -3,7 +3,8 @@
 import contextlib
 import ctypes
 import gc
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 from pathlib import Path
 
@@ -63,18 +64,33 @@ def tensor_bytes(model: torch.nn.Module, *images: torch.Tensor) -> int:
     return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers(), *images))
 
 
-def host_tensor_bytes() -> int:
-    """Bytes of all tensors that Python holds on the host, each storage once; one that a library has packed, by its shape."""
-    gc.collect()
-    storages: dict[int, int] = {}
+class HostTensors:
+    """The tensors that Python holds on the host at a time."""
+
+    def __init__(self) -> None:
+        gc.collect()
+        self._known = {id(each): weakref.ref(each) for each in _on_the_host()}
+
+    def added_bytes(self) -> int:
+        """Bytes of those that have come since then, each storage once; one that a library has packed, by its shape."""
+        gc.collect()
+        known, added = set(), {}
+        for each in _on_the_host():
+            is_packed = each.layout != torch.strided
+            key = id(each) if is_packed else each.untyped_storage().data_ptr()
+            reference = self._known.get(id(each))
+            if reference is not None and reference() is each:
+                known.add(key)
+            else:
+                added[key] = each.numel() * each.element_size() if is_packed else each.untyped_storage().nbytes()
+        return sum(size for key, size in added.items() if key not in known)
+
+
+def _on_the_host() -> Iterator[torch.Tensor]:
+    """No fake ones, which have another type."""
     for each in gc.get_objects():
-        if type(each) not in (torch.Tensor, torch.nn.Parameter) or each.device.type != "cpu":  # no fake ones
-            continue
-        if each.layout == torch.strided:
-            storages[each.untyped_storage().data_ptr()] = each.untyped_storage().nbytes()
-        else:
-            storages[id(each)] = each.numel() * each.element_size()
-    return sum(storages.values())
+        if type(each) in (torch.Tensor, torch.nn.Parameter) and each.device.type == "cpu":
+            yield each
 
 
 def _host_peak_bytes(run: Callable[[], object], resident: int) -> int | None:

@@ -56,10 +56,10 @@ class Iterations:
 
     @contextmanager
     def constants_counted(self) -> Iterator[None]:
-        """A compilation; what freezing makes of the weights lies beside them from then on, and belongs to compiled."""
-        before = peak_memory.host_tensor_bytes() if self._is_frozen else 0
+        """Compilation; what freezing makes of the weights lies beside them from then on, and belongs to compiled."""
+        before = peak_memory.HostTensors() if self._is_frozen else None
         yield
-        self._constants_bytes = peak_memory.host_tensor_bytes() - before if self._is_frozen else 0
+        self._constants_bytes = before.added_bytes() if before else 0
 
     def memory(self, forward: Callable[..., Any]) -> tuple[int | None, int | None]:
         """Peak memory in bytes of an iteration, with its gradients if it makes any, and what torch's allocator gave of it.
@@ -123,7 +123,8 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
         iterations.run(model)
         eager_peak, eager_allocated = iterations.memory(model)
         reporter.stage("compile")
-        forward = compile_cold_and_warm(spec, setup.cache, model, images, iterations, reporter)
+        with iterations.constants_counted():
+            forward = compile_cold_and_warm(spec, setup.cache, model, images, iterations, reporter)
         compiled_peak, compiled_allocated = iterations.memory(forward)
         reporter.columns(
             eager_peak_bytes=eager_peak,
@@ -157,7 +158,7 @@ def compile_cold_and_warm(
 ) -> Callable[..., Any]:
     """The compiled model, compiled last with a cache that was filled before, here or by the other check."""
     while True:
-        with iterations.constants_counted(), backends.compiling(spec, cache, reporter) as first:
+        with backends.compiling(spec, cache, reporter) as first:
             forward = backends.compile_model(spec, model, images)
             reporter.stage("run")
             iterations.run(forward)

@@ -138,7 +138,8 @@ def prepare(spec: Spec, setup: Setup, folder: Path, module: str | None, rule: st
             limits, has_reference = strict_limits(judge), judge.is_exact
         elif rule == "dynamo":
             limits = dynamo_limits(spec, model, images)
-    inputs |= {f"limits.{_own(name)}": torch.tensor(each, dtype=torch.float64) for name, each in limits.items()}
+    named = {_own(name) if module else name: torch.tensor(each, dtype=torch.float64) for name, each in limits.items()}
+    inputs |= {f"limits.{name}": each for name, each in named.items()}
     folder.mkdir(parents=True, exist_ok=True)
     save(state, folder / "weights.safetensors")
     save(inputs, folder / "inputs.safetensors")

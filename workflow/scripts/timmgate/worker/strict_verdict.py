@@ -143,9 +143,8 @@ def _without_kinks(spec: Spec, model: torch.nn.Module, images: torch.Tensor, fam
     except Exception:
         traceback.print_exc()
         leaves, is_exact = one(model, images), False
-    families = families or null_runs.default_families(dtype, gmacs(spec, model, images))
-    reference = Reference(leaves, dtype)
-    nulls = measured(null_runs.null_runs(one, model, images, dtype, spec.seed, families), reference)
+    reference, cost = Reference(leaves, dtype), 0.0 if families else gmacs(spec, model, images)
+    nulls = measured(null_runs.null_runs(one, model, images, dtype, spec.seed, families, cost), reference)
     return Judge(reference, nulls, is_exact, multiplier(dtype, spec.options.training))
 
 

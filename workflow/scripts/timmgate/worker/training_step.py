@@ -111,16 +111,10 @@ def gradient(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def make_optimizer(spec: Spec, model: torch.nn.Module) -> torch.optim.Optimizer | None:
-    """The optimizer of the mode; `auto` is the suite's on CUDA and none elsewhere (benchmarks/dynamo), nor in float16."""
-    choice = spec.options.optimizer
-    if choice == "auto":
-        suite_choice = spec.traits.training_optimizer
-        if spec.check == "accuracy":
-            suite_choice = spec.traits.accuracy_optimizer or suite_choice
-        narrow = spec.options.precision == "float16"  # where Adam divides by squares that are 0
-        choice = suite_choice if spec.device == "cuda" and not narrow else "none"
-    if not spec.options.training or choice == "none":
-        return None
-    if choice == "sgd":
-        return torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, foreach=True)
-    return torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, foreach=True, capturable=spec.device == "cuda")
+    """The optimizer of a training iteration, if it has one."""
+    match spec.optimizer():
+        case "sgd":
+            return torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, foreach=True)
+        case "adam":
+            return torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, foreach=True, capturable=spec.device == "cuda")
+    return None

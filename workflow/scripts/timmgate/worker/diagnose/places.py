@@ -18,8 +18,8 @@ from timmgate.core.protocol import Reporter
 from timmgate.core.spec import Spec
 from timmgate.core.verdict import OUTPUTS
 from timmgate.worker import backends, strict_verdict, torch_device
-from timmgate.worker.__main__ import is_out_of_memory
 from timmgate.worker.calls import first_calls, is_floats
+from timmgate.worker.memory_errors import is_out_of_memory
 from timmgate.worker.training_step import Setup, make
 
 RUNS_S = 10.0
@@ -117,7 +117,8 @@ def goes_wrong(spec: Spec, setup: Setup, fed: "Fed", request: TrialRequest, repo
         compiled = copy.deepcopy(fed)
         try:
             forward = backends.compile_model(spec, compiled, fed.images)
-            strict_verdict.run(spec, compiled, fed.images, forward)  # some things are wrong from the second run on
+            # Some things are wrong from the second run on, or keep what the first one had.
+            strict_verdict.run(spec, compiled, fed.images.flip(-1) if fed.images.ndim else fed.images, forward)
             leaves = strict_verdict.run_compiled(spec, fed, compiled, fed.images, forward)
             if request.cause == SIGNAL:
                 again_and_again(lambda: strict_verdict.run(spec, compiled, fed.images, forward))
