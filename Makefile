@@ -6,7 +6,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint r
 # File by file, as the tests of a file share what takes long to make.
 PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: run report gate run-gate test test-unit test-slow test-gpu test-slurm lint lock
+.PHONY: run report gate run-gate test test-unit test-worker test-slow test-gpu test-slurm lint lock
 
 run: $(BIN)/snakemake
 	$(BIN)/snakemake --cores all
@@ -34,7 +34,10 @@ test: lint
 	$(PYTEST) $(TESTFLAGS)
 
 test-unit: $(BIN)/snakemake
-	$(PYTEST) tests/unit -m 'not compiles and not slow and not gpu and not slurm'
+	$(PYTEST) tests/unit --ignore tests/unit/worker -m 'not compiles and not slow and not gpu and not slurm'
+
+test-worker: $(BIN)/snakemake
+	$(PYTEST) tests/unit/worker -m 'not compiles and not slow and not gpu and not slurm'
 
 test-slurm: $(BIN)/snakemake
 	$(INSTALL) '.[dev,slurm]'

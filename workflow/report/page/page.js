@@ -103,7 +103,7 @@ function orthogonal(name) {
 }
 
 const PAGE = 100;
-byId("list").innerHTML = asMarkup(html`<table><thead><tr>${listed.map((name) => html`<th><span data-tip="${definition(name)}">${words(name)}</span></th>`)}</tr></thead></table>`);
+byId("list").innerHTML = asMarkup(html`<table><thead><tr>${listed.map((name) => html`<th data-tip="${definition(name)}">${words(name)}</th>`)}</tr></thead></table>`);
 const list = $("#list table").DataTable({
   data: all.map((cell) => cell),
   columns: listed.map((name) => ({
@@ -234,7 +234,11 @@ byId("states").addEventListener("click", (event) => {
   if (!filter.states.delete(state)) filter.states.add(state);
   refilter();
 });
-for (const name of ["mode", "build", "kind"]) byId(name)?.addEventListener("change", (event) => { filter[name] = event.target.value; refilter(); });
+for (const name of ["mode", "build", "kind"]) byId(name)?.addEventListener("change", (event) => {
+  filter[name] = event.target.value;
+  if (name === "kind") history.replaceState(null, "", "#board");  // the same link is to work again
+  refilter();
+});
 byId("others")?.addEventListener("change", (event) => { filter.others = event.target.checked; refilter(); });
 byId("search").addEventListener("input", later((event) => list.search(event.target.value).draw(), 120));
 byId("shown").addEventListener("change", (event) => { metric = event.target.value; matrix.rows().invalidate("data").draw(); });
@@ -317,7 +321,7 @@ for (const figure of data.figures) watcher.observe(byId(`figure-${figure.name}`)
 
 let open = null, cameFrom = null;
 const facts = (cell, names) => html`<dl class="figures-of">${names.filter((name) => value(name, cell) !== null).map((name) =>
-  html`<dt data-tip="${definition(name)}">${words(name)}</dt><dd>${shownInList(name === "model" ? "" : name, cell)}</dd>`)}</dl>`;
+  html`<dt tabindex="0" data-tip="${definition(name)}">${words(name)}</dt><dd>${shownInList(name === "model" ? "" : name, cell)}</dd>`)}</dl>`;
 function table(rows, names, leaf) {
   const known = names.filter((name) => name in rows), size = rows[known[0]]?.length ?? 0;
   const numeric = (name) => rows[name].some((each) => typeof each === "number");
