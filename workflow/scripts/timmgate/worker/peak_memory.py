@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from itertools import accumulate
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -64,6 +65,13 @@ def tensor_bytes(model: torch.nn.Module, *images: torch.Tensor) -> int:
     return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers(), *images))
 
 
+class Added(NamedTuple):
+    """Bytes of tensors. MKL reserves megabytes for each packed matrix and touches few: those are in `allocated` alone."""
+
+    used: int = 0
+    allocated: int = 0
+
+
 class HostTensors:
     """The tensors that Python holds on the host at a time."""
 
@@ -71,19 +79,21 @@ class HostTensors:
         gc.collect()
         self._known = {id(each): weakref.ref(each) for each in _on_the_host()}
 
-    def added_bytes(self) -> int:
+    def added_bytes(self) -> Added:
         """Bytes of those that have come since then, each storage once; one that a library has packed, by its shape."""
         gc.collect()
-        known, added = set(), {}
+        known, added, reserved = set(), {}, {}
         for each in _on_the_host():
             is_packed = each.layout != torch.strided
             key = id(each) if is_packed else each.untyped_storage().data_ptr()
             reference = self._known.get(id(each))
             if reference is not None and reference() is each:
                 known.add(key)
-            else:
-                added[key] = each.numel() * each.element_size() if is_packed else each.untyped_storage().nbytes()
-        return sum(size for key, size in added.items() if key not in known)
+                continue
+            sizes = reserved if is_packed and each.ndim == 2 and each.shape[1] == 1 else added
+            sizes[key] = each.numel() * each.element_size() if is_packed else each.untyped_storage().nbytes()
+        used = sum(size for key, size in added.items() if key not in known)
+        return Added(used, used + sum(reserved.values()))
 
 
 def _on_the_host() -> Iterator[torch.Tensor]:

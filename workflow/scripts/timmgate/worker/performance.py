@@ -38,7 +38,7 @@ class Iterations:
         self._optimizer = make_optimizer(spec, model)
         self._weights = _on_the_host(model) if self._optimizer else []
         self._is_frozen = spec.device == "cpu" and torch._inductor.config.freezing
-        self._constants_bytes = 0
+        self._constants = peak_memory.Added()
         self._random, self._padding = random.Random(seed(spec)), []
 
     def run(self, forward: Callable[..., Any]) -> Any:
@@ -59,7 +59,7 @@ class Iterations:
         """Compilation; what freezing makes of the weights lies beside them from then on, and belongs to compiled."""
         before = peak_memory.HostTensors() if self._is_frozen else None
         yield
-        self._constants_bytes = before.added_bytes() if before else 0
+        self._constants = before.added_bytes() if before else peak_memory.Added()
 
     def memory(self, forward: Callable[..., Any]) -> tuple[int | None, int | None]:
         """Peak memory in bytes of an iteration, with its gradients if it makes any, and what torch's allocator gave of it.
@@ -67,13 +67,13 @@ class Iterations:
         On an accelerator both are the allocator's.
         """
         resident, device = peak_memory.tensor_bytes(self._model, *self._batches), self._spec.device
-        resident += self._constants_bytes if forward is not self._model else 0
+        beside = self._constants if forward is not self._model else peak_memory.Added()
         self._without_gradients()
-        peak = peak_memory.peak_bytes(device, lambda: self.run(forward), resident)
+        peak = peak_memory.peak_bytes(device, lambda: self.run(forward), resident + beside.used)
         if device != "cpu":
             return peak, peak
         self._without_gradients()
-        return peak, peak_memory.allocated_bytes(lambda: self.run(forward), resident)
+        return peak, peak_memory.allocated_bytes(lambda: self.run(forward), resident + beside.allocated)
 
     def _without_gradients(self) -> None:
         for tensor in (*self._model.parameters(), *self._batches):
