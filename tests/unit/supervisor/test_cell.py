@@ -277,20 +277,23 @@ def test_the_row_has_the_number_of_the_last_attempt_and_the_time_of_all(measure)
     assert 0 < row["accuracy_cpu_s"] < row["accuracy_wall_s"]
 
 
-def test_a_kill_by_the_kernel_for_lack_of_memory_shows_in_its_counter(measure, tmp_path, monkeypatch):
-    counter = tmp_path / "memory.events"
-    counter.write_text("low 0\noom 0\noom_kill 0\n")
+@pytest.fixture
+def counter(tmp_path, monkeypatch) -> Path:
+    """The file in which the kernel counts what it killed for lack of memory: nothing yet."""
+    path = tmp_path / "memory.events"
+    path.write_text("low 0\noom 0\noom_kill 0\n")
     monkeypatch.setattr(cgroups, "_groups", lambda: iter([tmp_path / "absent", tmp_path]))
+    return path
+
+
+def test_a_kill_by_the_kernel_for_lack_of_memory_shows_in_its_counter(measure, counter):
     by_kernel = measure(f"oom:{counter}@compile")
     assert verdict(by_kernel) == ("OOM", "compile", "SIGKILL")
     by_someone = measure("signal:SIGKILL@compile")  # the counter stays at 1
     assert verdict(by_someone) == ("infra_error", "compile", "SIGKILL")
 
 
-def test_a_killed_child_is_a_lack_of_memory_only_where_the_failure_says_so(measure, tmp_path, monkeypatch):
-    counter = tmp_path / "memory.events"
-    counter.write_text("oom_kill 0\n")
-    monkeypatch.setattr(cgroups, "_groups", lambda: iter([tmp_path / "absent", tmp_path]))
+def test_a_killed_child_is_a_lack_of_memory_only_where_the_failure_says_so(measure, counter):
     of_compiler = measure(f"count:{counter}@load raise:Killed%signal%terminated%program%cc1plus@compile")
     assert verdict(of_compiler) == ("OOM", "compile", "RuntimeError")
     counter.write_text("oom_kill 0\n")
@@ -298,10 +301,8 @@ def test_a_killed_child_is_a_lack_of_memory_only_where_the_failure_says_so(measu
     assert verdict(of_another) == ("fail_to_run", "compile", "RuntimeError")
 
 
-def test_what_the_kernel_ended_beside_others_is_tried_again_with_all_cores(measure, fake_worker, tmp_path, monkeypatch):
-    counter, shared = tmp_path / "memory.events", [True]
-    counter.write_text("oom_kill 0\n")
-    monkeypatch.setattr(cgroups, "_groups", lambda: iter([tmp_path / "absent", tmp_path]))
+def test_what_the_kernel_ended_beside_others_is_tried_again_with_all_cores(measure, fake_worker, counter, monkeypatch):
+    shared = [True]
     monkeypatch.setattr(device_locks.SlotLease, "was_shared", lambda lease: shared.pop() if shared else False)
     again = measure(f"oom_once:{counter}@compile")
     assert (again.verdict.status, again.attempt) == ("pass", 2)

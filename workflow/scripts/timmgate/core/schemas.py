@@ -257,14 +257,16 @@ OF_CHECKS = tuple(reversed(dict.fromkeys(reversed(_ALL))))
 
 CELLS = (*IDENTITY, *STATE, *OF_CHECKS, *PROVENANCE)
 
+OF_RULE = {"accuracy": {"accuracy_by_rule", "passed", "passed_by"}}
+"""By check, what the merge derives of it by the key `accuracy_rule`."""
+
 OF_CHECK = {
     name: {column.name for column in (*of_check(check), *columns("state", reason_columns(name)))}
     - {column.name for other in CHECKS.values() if other is not check for column in of_check(other)}
+    | OF_RULE.get(name, set())
     for name, check in CHECKS.items()
 }
 """By check, the columns of `cells` that are about it alone."""
-
-OF_CHECK["accuracy"] |= {"accuracy_by_rule", "passed", "passed_by"}
 
 HISTORY = (
     *columns(

@@ -164,9 +164,7 @@ class Cell:
         self._log.line(" ".join(filter(None, (f"{check}:", verdict.status, verdict.cause, verdict.message))))
         smaller = next_batch_size(self._batch_size or spec.requested_batch_size)
         failed_attempts = self._journal.failed_attempts[check]
-        # On a CPU it is the cell's own limit that ends it, unless the kernel does.
-        is_shared = (spec.device != "cpu" or attempt.oom_killed) and lease is not None and lease.was_shared()
-        if lacked_memory(attempt, verdict) and is_shared:
+        if lacked_memory(attempt, verdict, spec.device) and lease and lease.was_shared():
             self._request = replace(self._request, count=len(self._request.slots))
         elif verdict.status in OUT_OF_MEMORY and CHECKS[check].shrinks and smaller:
             self._batch_size = smaller

@@ -56,10 +56,13 @@ def _limit_reached(attempt: AttemptResult, out_of_memory: str) -> Verdict:
     return Verdict("timeout", f"limit of {attempt.timeout_s:g} s", f"it had not ended{survivors}")
 
 
-def lacked_memory(attempt: AttemptResult, verdict: Verdict) -> bool:
-    """Whether the attempt ran out of memory, or its reference or null runs did: without them the verdict is weaker."""
-    if attempt.oom_killed:
-        return True
+def lacked_memory(attempt: AttemptResult, verdict: Verdict, device: str) -> bool:
+    """Whether what had a neighbour may have lacked the memory that this one took, for its reference or null runs too.
+
+    Without these the verdict is weaker. On a CPU it is the cell's own limit that ends it, unless the kernel does.
+    """
+    if attempt.oom_killed or device == "cpu":
+        return attempt.oom_killed
     weaker = (str(attempt.columns.get(name)).lower() for name in ("reference_error", "strict_error"))
     return verdict.status in OUT_OF_MEMORY or any("out of memory" in error for error in weaker)
 

@@ -34,7 +34,7 @@ class Job:
     """What a job is told: the cell, the file of each check that is requested, and the policy.
 
     `weights` is the file that says where the weights lie, if they are not random. With no `attempts` left nothing is
-    measured. `memory_mb` is what the job may take, if it is a limit at all. `retry` is how often a rerun was requested.
+    measured. `retry` is how often a rerun was requested.
     """
 
     cell: Cell
@@ -43,7 +43,6 @@ class Job:
     log: Path
     weights: Path | None = None
     attempts: int
-    memory_mb: float = math.inf
     retry: int = 0
 
     @classmethod
@@ -58,7 +57,6 @@ class Job:
             log=Path(snakemake.log[0]),
             weights=weights_file(snakemake),
             attempts=limits.attempts,
-            memory_mb=limits.mem_mb if limits.mem_is_limit else math.inf,
             retry=snakemake.params.retry,
         )
 
@@ -110,13 +108,11 @@ def measure(job: Job, write: Write) -> None:
 
 def _measure(job: Job, write: Write) -> None:
     specs, folder = [job.cell.spec(check) for check in job.files], next(iter(job.files.values())).parent
-    limit_bytes = min(job.memory_mb * 10**6, memory_limit_bytes())
     weights = record.read_optional(job.weights)
     run = replace(
         job.run,
         attempts=job.attempts,
         weights=weights.path if weights else None,
-        memory_bytes=memory_bytes(job.memory_mb),
     )
     remove_scratch(folder)
     attempts = journal.Journal(folder / journal.NAME, job.retry, {spec.check: spec.identity() for spec in specs})
@@ -125,8 +121,9 @@ def _measure(job: Job, write: Write) -> None:
     if attempts.error and not job.attempts:
         sys.exit(f"{job}: {attempts.error}")  # this was no loss: another run may well measure it
     with contextlib.closing(stages.of_cell(job.cell)) as stage, attempts.kept():
-        if job.attempts and limit_bytes <= SUPERVISION_BYTES:
-            raise OSError(f"the job has {limit_bytes // 10**6} MB, but its supervisor alone takes {SUPERVISION_MB}")
+        if job.attempts and run.memory_bytes is not None and run.memory_bytes <= 0:
+            has_mb = run.memory_bytes // 10**6 + SUPERVISION_MB
+            raise OSError(f"the job has {has_mb} MB, but its supervisor alone takes {SUPERVISION_MB}")
         for spec, outcome in zip(specs, _outcomes(specs, run, weights, job.log, attempts, stage.tell), strict=True):
             write(spec, outcome, run)
 

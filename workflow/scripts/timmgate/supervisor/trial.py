@@ -21,8 +21,7 @@ def run(request: TrialRequest, log: CappedLog) -> tuple[AttemptResult, Verdict]:
     """
     slots = slot_request(request.spec.device, request.run)
     attempt, was_shared = _once(request, slots, log)
-    is_of_others = was_shared and (request.spec.device != "cpu" or attempt.oom_killed)
-    if is_of_others and lacked_memory(attempt, classify(attempt)):
+    if was_shared and lacked_memory(attempt, classify(attempt), request.spec.device):
         attempt, _ = _once(request, replace(slots, count=len(slots.slots)), log)
     verdict = classify(attempt)
     log.line(" ".join(filter(None, (verdict.status, verdict.cause, verdict.message))))

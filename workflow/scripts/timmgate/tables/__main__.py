@@ -36,11 +36,17 @@ def main(path: Path) -> str:
     if not files:
         return f"{path} has none of {len(asked.cells)} requested cells yet"
     os.chdir(folder.parents[1])  # where the run was started: what it was asked for speaks of files there
+    identities = asked.identities()
     with merge.alone(folder):
-        if not is_up_to_date(folder):
-            for (cell, check), problem in make(folder, asked).items():
+        if is_renewed := not is_up_to_date(folder):
+            under_way = stages.under_way(folder.name)
+            problems = merge.merge(folder, asked.cells, asked.checks, identities, asked.accuracy_rule, under_way)
+            for (cell, check), problem in problems.items():
                 print(f"{'/'.join(cell)} {check}: {problem}", file=sys.stderr)
-    return sentence(path, current(folder, asked).select(["requested", *(SHOWN_STATUS[check] for check in asked.checks)]))
+        cells = merge.without_stale(pq.read_table(folder / "cells.parquet"), asked.checks, identities)
+        if is_renewed:
+            summarize(folder, asked, cells)
+    return sentence(path, cells.select(["requested", *(SHOWN_STATUS[check] for check in asked.checks)]))
 
 
 def is_up_to_date(folder: Path) -> bool:
@@ -51,22 +57,13 @@ def is_up_to_date(folder: Path) -> bool:
     return all(path.is_file() and path.stat().st_ctime_ns >= asked_ns for path in paths) and merge.is_up_to_date(folder)
 
 
-def make(folder: Path, asked: Request) -> merge.Problems:
-    """Make all tables; what could not be read."""
-    under_way = stages.under_way(folder.name)
-    problems = merge.merge(folder, asked.cells, asked.checks, asked.identities(), asked.accuracy_rule, under_way)
-    cells = current(folder, asked)
+def summarize(folder: Path, asked: Request, cells: pa.Table) -> None:
+    """Make the tables that are made of the cells, as this run has measured them."""
     found = failures.failures(cells, asked.checks, asked.thresholds)
     parquet.write(found, folder / "failures.parquet")
     parquet.write_tsv(found, folder / "failures.tsv")
     parquet.write_tsv(summary.summary(cells, asked.checks), folder / "summary.tsv")
     date_before(folder, merge.find(folder))
-    return problems
-
-
-def current(folder: Path, asked: Request) -> pa.Table:
-    """The cells as this run has measured them."""
-    return merge.without_stale(pq.read_table(folder / "cells.parquet"), asked.checks, asked.identities())
 
 
 def date_before(folder: Path, files: Mapping[merge.Key, Mapping[str, merge.Stamp]]) -> None:

@@ -200,8 +200,7 @@ def join(cells: Sequence[Key], measured: Mapping[str, Sequence[pa.Table]], probl
         for name in aligned.column_names:
             before = columns.get(name, aligned[name])
             both = pc.coalesce(aligned[name], before)
-            kept = both if name in LAST_CHECKS else pc.if_else(is_earlier, pc.coalesce(before, aligned[name]), both)
-            columns[name] = kept
+            columns[name] = both if name in LAST_CHECKS else pc.if_else(is_earlier, pc.coalesce(before, aligned[name]), both)
         reasons = pa.array([problems.get((cell, check)) for cell in cells], pa.string())
         columns[f"{check}_cause"] = pc.coalesce(columns[f"{check}_cause"], reasons)
     missing = {field.name: pa.nulls(len(cells), field.type) for field in schema if field.name not in columns}

@@ -137,8 +137,12 @@ def run_compiled(
         reporter.columns(**backends.statistics())
         if others is None:
             return leaves, []
-        leaves = [replace(leaf, value=cloned(leaf.value)) for leaf in leaves]  # the next run writes into buffers
-        return leaves, strict_verdict.run_compiled(spec, others[0], compiled, others[1], forward)
+        return kept(leaves), strict_verdict.run_compiled(spec, others[0], compiled, others[1], forward)
+
+
+def kept(leaves: Result) -> Result:
+    """Copies of leaves that the next run would write into: buffers, gradients, outputs of a CUDA graph."""
+    return [replace(leaf, value=cloned(leaf.value)) for leaf in leaves]
 
 
 def run_reference(

@@ -138,3 +138,15 @@ def weights_hash(model: torch.nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def state(model: torch.nn.Module) -> list[torch.Tensor]:
+    """Its parameters and buffers, in their order; a state dict leaves out some buffers."""
+    return [*model.parameters(), *model.buffers()]
+
+
+@torch.no_grad()
+def set_state(model: torch.nn.Module, values: list[torch.Tensor]) -> None:
+    """Copy the values of another `state` into that of the model."""
+    for tensor, value in zip(state(model), values, strict=True):
+        tensor.copy_(value)

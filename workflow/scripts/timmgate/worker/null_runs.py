@@ -20,6 +20,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
 from timmgate.core.verdict import KINKS
+from timmgate.worker import models
 from timmgate.worker.compare import Leaf, is_half
 from timmgate.worker.memory_errors import is_out_of_memory
 from timmgate.worker.torch_device import NarrowDraws
@@ -247,7 +248,7 @@ def memory_format(subject: Subject) -> bool:
         return False
     is_last = subject.images.is_contiguous(memory_format=torch.channels_last) and not subject.images.is_contiguous()
     layout = torch.contiguous_format if is_last else torch.channels_last
-    for tensor in (*subject.model.parameters(), *subject.model.buffers()):
+    for tensor in models.state(subject.model):
         if tensor.ndim == 4:  # Module.to takes this for a layout of volumes too
             tensor.data = tensor.data.contiguous(memory_format=layout)
     subject.images = subject.images.contiguous(memory_format=layout)

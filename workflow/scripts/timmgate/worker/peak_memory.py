@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from timmgate.worker import models
+
 CLEAR_REFS, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 ALLOCATION = "[memory]"
@@ -62,7 +64,7 @@ def allocated_bytes(run: Callable[[], object], resident: int) -> int | None:
 
 def tensor_bytes(model: torch.nn.Module, *images: torch.Tensor) -> int:
     """Bytes of the model's parameters and buffers and of the images."""
-    return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers(), *images))
+    return sum(tensor.nbytes for tensor in (*models.state(model), *images))
 
 
 class Added(NamedTuple):

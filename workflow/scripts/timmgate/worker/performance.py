@@ -36,7 +36,7 @@ class Iterations:
     def __init__(self, spec: Spec, model: torch.nn.Module, batches: list[torch.Tensor], reporter: Reporter):
         self._spec, self._model, self._batches, self._clock = spec, model, batches, reporter.clock
         self._optimizer = make_optimizer(spec, model)
-        self._weights = _on_the_host(model) if self._optimizer else []
+        self._weights = [tensor.detach().to("cpu", copy=True) for tensor in models.state(model)] if self._optimizer else None
         self._is_frozen = spec.device == "cpu" and torch._inductor.config.freezing
         self._constants = peak_memory.Added()
         self._random, self._padding = random.Random(seed(spec)), []
@@ -50,9 +50,8 @@ class Iterations:
 
     def begin_again(self) -> None:
         """Have the weights that there were before an optimizer made others of them."""
-        with torch.no_grad():
-            for tensor, first in zip((*self._model.parameters(), *self._model.buffers()), self._weights, strict=False):
-                tensor.copy_(first)
+        if self._weights:
+            models.set_state(self._model, self._weights)
 
     @contextmanager
     def constants_counted(self) -> Iterator[None]:
@@ -88,7 +87,7 @@ class Iterations:
         if not self._spec.relocate:
             return
         padding = []
-        for tensor in (*self._model.parameters(), *self._model.buffers(), *self._batches):
+        for tensor in (*models.state(self._model), *self._batches):
             padding.append(torch.empty(self._random.randrange(PADDING_BYTES), dtype=torch.uint8))
             tensor.data = tensor.data.clone()
         self._padding = padding
@@ -100,10 +99,6 @@ class Iterations:
         self.run(forward)
         torch_device.synchronize(self._spec.device)
         return self._clock() - start
-
-
-def _on_the_host(model: torch.nn.Module) -> list[torch.Tensor]:
-    return [tensor.detach().to("cpu", copy=True) for tensor in (*model.parameters(), *model.buffers())]
 
 
 def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:

@@ -130,8 +130,7 @@ class Program:
 
     def both(self, choice: Choice) -> tuple[list[Leaf], list[Leaf]]:
         """The leaves of both rules, of one life of the fault."""
-        leaves = [replace(leaf, value=accuracy.cloned(leaf.value)) for leaf in self.dynamo(choice)]
-        return leaves, self._of_other_values()
+        return accuracy.kept(self.dynamo(choice)), self._of_other_values()
 
     def _of_other_values(self) -> list[Leaf]:
         model, images = self._other_model, self._other_images

@@ -78,14 +78,8 @@ def run_compiled(
 ) -> list[Leaf]:
     """The same of a compiled model, which starts from the weights of `original` again."""
     if spec.options.training:
-        with torch.no_grad():  # no state dict: it leaves out some buffers
-            for tensor, first in zip(_state(model), _state(original), strict=True):
-                tensor.copy_(first)
+        models.set_state(model, models.state(original))
     return run(spec, model, images, forward)
-
-
-def _state(model: torch.nn.Module) -> list[torch.Tensor]:
-    return [*model.parameters(), *model.buffers()]
 
 
 @dataclass(frozen=True)

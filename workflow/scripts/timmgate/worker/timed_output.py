@@ -205,17 +205,17 @@ def _distance(leaves: list[Tensor], others: list[Tensor], weights: Sequence[floa
     """Norm of the difference of two vectors, each leaf of it by its weight, in float64; inf where shapes differ."""
     if any(leaf.shape != other.shape for leaf, other in zip(leaves, others, strict=True)):
         return math.inf
-    norms = [torch.linalg.vector_norm(wide(leaf) - wide(other)).item() for leaf, other in zip(leaves, others, strict=True)]
+    norms = [torch.linalg.vector_norm(_wide(leaf) - _wide(other)).item() for leaf, other in zip(leaves, others, strict=True)]
     return math.hypot(*(norm * weight for norm, weight in zip(norms, weights or [1.0] * len(norms), strict=True)))
 
 
-def wide(tensor: Tensor) -> Tensor:
+def _wide(tensor: Tensor) -> Tensor:
     """The tensor in float64."""
     return torch_device.with_float64(tensor).double()
 
 
 def _quotient(distance: float, reference: list[Tensor]) -> float:
-    norm = math.hypot(*(torch.linalg.vector_norm(wide(leaf)).item() for leaf in reference))
+    norm = math.hypot(*(torch.linalg.vector_norm(_wide(leaf)).item() for leaf in reference))
     if math.isnan(distance) or not norm:
         return 0.0 if distance == 0 else math.inf
     return distance / norm

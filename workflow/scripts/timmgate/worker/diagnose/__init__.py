@@ -108,9 +108,9 @@ def run_compiled(
         begin()
         compiled = copy.deepcopy(model)
         forward = backends.compile_model(spec, compiled, images)
-        leaves = [replace(leaf, value=accuracy.cloned(leaf.value)) for leaf in accuracy.run(spec, compiled, images, forward)]
+        leaves = accuracy.kept(accuracy.run(spec, compiled, images, forward))
         found = strict_verdict.run_compiled(spec, others[0], compiled, others[1], forward) if others else []
-        strict = [replace(leaf, value=accuracy.cloned(leaf.value)) for leaf in found]
+        strict = accuracy.kept(found)
         if spec.check == "performance":
             with torch.compiler.set_stance("fail_on_recompile"):
                 again = fresh(spec, images)
