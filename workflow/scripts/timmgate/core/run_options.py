@@ -51,8 +51,8 @@ class RunOptions:
         minimum=1,
     )
     attempts: int = described(
-        "How often a measurement is started at most when something other than the model ends it, also when "
-        "all that is left of it is a trace.",
+        "How often each check of a cell is started at most when something other than the model ends it, also when it "
+        "was killed without a result.",
         default=2,
         minimum=1,
     )

@@ -106,7 +106,8 @@ class Traits:
         "Never cast this model; a bfloat16 or float16 mode runs it under autocast of that dtype instead.", default=False
     )
     nondeterministic: bool = described(
-        "Eager training is not deterministic, so its accuracy is not judged (pass_due_to_skip).", default=False
+        "Eager training is not deterministic: the dynamo rule does not judge it (`pass_due_to_skip`), the strict rule does.",
+        default=False,
     )
     training_optimizer: Literal["adam", "sgd", "none"] = described(
         "Optimizer of training on CUDA when the mode's optimizer is `auto`.", default="adam"
@@ -152,6 +153,11 @@ class Cell:
     traits: Traits = field(default_factory=Traits)
     seed: int = SEED
     protocol: int = PROTOCOL
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """Device, build, mode and model: which one of a folder of results it is."""
+        return self.device, self.build, self.mode, self.model
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, strings, numbers and None all the way down. Change nothing in it: equal parts are in memory once."""

@@ -37,7 +37,7 @@ class Thresholds:
         minimum=0,
     )
     max_slowdown: float = described(
-        "An iteration of compiled that takes longer than in the baseline, by a larger share than this and than noise "
+        "`compiled_ms` over `eager_ms` that is larger than in the baseline by more than this share, and than noise "
         "explains, fails the gate as `slower`.",
         default=0.02,
         exclusiveMinimum=0,
@@ -46,5 +46,5 @@ class Thresholds:
         "The same of the processor seconds of a cold compile, `slower_compile`.", default=0.1, exclusiveMinimum=0
     )
     max_memory_growth: float = described(
-        "The same of the peak memory of a compiled iteration, `more_memory`.", default=0.05, exclusiveMinimum=0
+        "The same of `compiled_allocated_bytes`, `more_memory`.", default=0.05, exclusiveMinimum=0
     )

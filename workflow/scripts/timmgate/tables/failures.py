@@ -65,7 +65,7 @@ KINDS = {
             "others used the machine during the timing, by `max_busy_cores`, or it slowed down",
         ),
         Kind("mixed_machines", "warning", "cells were measured on different devices, drivers or numbers of threads"),
-        Kind("no_reference", "note", "float64 did not run: judged by cosine similarity, which is weak evidence"),
+        Kind("no_reference", "note", "float64 did not run: judged against eager, which is weaker evidence"),
         Kind("smaller_batch", "note", "timed with a smaller batch than requested, for lack of memory"),
         Kind("weak_evidence", "note", "random weights, comparison by cosine, or undecided null runs: a pass says less"),
         Kind("not_judged", "note", "not judged, by the suite's table"),

@@ -1,6 +1,6 @@
 """What was measured over months: an append-only data set of Parquet files that pandas, DuckDB and pyarrow can read.
 
-    {root}/protocol=7/month=2026-11/20261125T141703Z-5f0c9a17.parquet
+    {root}/protocol=N/month=2026-11/20261125T141703Z-5f0c9a17.parquet
 
 A file has the entries that one run added, a row for each cell of which something was newly measured. No file is ever
 changed. Figures of different protocols mean different things, so each protocol has a folder.
