@@ -14,7 +14,7 @@ FAKE_UNKNOWN has the models that there are not, with commas, and FAKE_DEVICES is
 FAKE_COMPILED_S are the seconds of a compiled iteration, and FAKE_SCATTER is how much processes differ, relative.
 FAKE_DIAGNOSIS says in JSON how trials of a diagnosis end, by the name of the variant: a status, `signal:SIGSEGV` or `hang`;
 all others end like that of `*`, by default with fail_accuracy. Its `module` is the one that a search of modules finds.
-With `--repro` it stands in for `python -m timmgate.worker.repro`: its answer fits any model, and its files are empty.
+Of studies it knows that for the script of a cell: its answer fits any model, and its files are empty.
 """
 
 import contextlib
@@ -36,6 +36,7 @@ from timmgate.core.preflight import Answer, Question
 from timmgate.core.protocol import Reporter, Request
 from timmgate.core.schemas import STATUSES
 from timmgate.core.spec import Spec
+from timmgate.core.study import StudyRequest
 from timmgate.system import gpus, timing_lock
 from timmgate.system.process_tree import die_with_parent
 
@@ -385,19 +386,19 @@ FACTS = {
 """What `timmgate.worker.repro` says of a plain model."""
 
 
-def prepare_script(request: str, file: str) -> int:
+def prepare_script(request: StudyRequest) -> int:
     """Make the folder of a script, and its files without content."""
-    folder = Path(json.loads(request)["folder"])
+    folder = Path(request.options["folder"])
     folder.mkdir(parents=True)
     for name in ("weights", "inputs"):
         (folder / f"{name}.safetensors").touch()
-    Path(file).write_text(json.dumps([FACTS]))
+    request.answer.write_text(json.dumps([FACTS]))
     return 0
 
 
 def main() -> int:
-    if sys.argv[1] == "--repro":
-        return prepare_script(*sys.argv[2:])
+    if sys.argv[1] == "--study":
+        return prepare_script(StudyRequest.from_json(sys.argv[2]))
     if sys.argv[1] == "--preflight":
         die_with_parent(signal.SIGKILL)
         return answer(Question.from_json(sys.argv[2]))

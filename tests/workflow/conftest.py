@@ -42,7 +42,6 @@ PYTHON = """\
 # The Python of an environment, in which the stand-in for the worker is installed as the worker.
 case "$1 $2" in
     "-m timmgate.worker") shift 2; ACME_HOME={label} exec {python} {worker} "$@" ;;
-    "-m timmgate.worker.repro") shift 2; exec {python} {worker} --repro "$@" ;;
 esac
 exec {python} "$@"
 """

@@ -57,7 +57,7 @@ def test_a_problem_ends_the_run_before_any_cell_and_the_next_run_works(impossibl
 def test_an_environment_that_does_not_answer_is_a_problem(project, monkeypatch):
     monkeypatch.setenv("FAKE_PREFLIGHT", "hang")
     printed = project.run(code=1, models="test_vit", timeout=3)
-    assert "cannot measure: it did not answer within 3 s; logs/cpu/default/preflight.log has what it printed" in printed
+    assert "cannot measure (limit of 3 s: it had not ended); logs/cpu/default/preflight.log has what it printed" in printed
     assert project.worker.starts() == []
     assert project.worker.alive() == []
 

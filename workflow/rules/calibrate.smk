@@ -29,11 +29,8 @@ rule healthy_runs:
         "../envs/timmgate.yaml"
     threads: SETTINGS.run.threads
     resources:
-        run_options=SETTINGS.run.to_json(),
-        mem_mb=memory_mb,
+        **MEASURING,
         runtime=runtime_min(20),
-        facts=FACTS,
-        gpu=int(SETTINGS.device == "cuda"),
     params:
         cell=identity,
     script:

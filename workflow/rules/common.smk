@@ -183,6 +183,18 @@ def memory_left_mb(wildcards, attempt):
     return memory_mb(wildcards, attempt) if attempts_left(wildcards, attempt) else memory_estimate.SUPERVISION_MB
 
 
+MEASURING = {
+    "run_options": SETTINGS.run.to_json(),
+    "mem_mb": memory_mb,
+    "mem_is_limit": int(MEMORY_IS_KNOWN),
+    "shared_cache": SHARED_CACHE,
+    "facts": FACTS,
+    "gpu": int(SETTINGS.device == "cuda"),
+}
+"""Resources of every job that runs a model: policy, and not identity, so that changing them redoes nothing. `gpu` is for cluster
+executors: on one machine measurements share GPUs by themselves."""
+
+
 def cell_file(build, mode, model, check):
     """The file of a check of one cell."""
     return f"results/{SETTINGS.device}/{build}/{mode}/{model}/{check}.parquet"

@@ -42,13 +42,8 @@ rule pair:
         "../envs/timmgate.yaml"
     threads: SETTINGS.run.threads
     resources:
-        run_options=SETTINGS.run.to_json(),
-        mem_mb=memory_mb,
-        mem_is_limit=int(MEMORY_IS_KNOWN),
+        **MEASURING,
         runtime=runtime_min(2 * SETTINGS.run.processes),
-        compile_cache=SHARED_CACHE if SETTINGS.run.shared_cache else ".cache/inductor",
-        facts=FACTS,
-        gpu=int(SETTINGS.device == "cuda"),
     params:
         cells=lambda wildcards: [cell(wildcards, build).to_dict() for build in (wildcards.before, wildcards.after)],
     script:

@@ -33,12 +33,8 @@ rule repeat:
         "../envs/timmgate.yaml"
     threads: SETTINGS.run.threads
     resources:
-        run_options=SETTINGS.run.to_json(),
-        mem_mb=memory_mb,
-        mem_is_limit=int(MEMORY_IS_KNOWN),
+        **MEASURING,
         runtime=runtime_min(len(SETTINGS.checks) * (SETTINGS.run.attempts + 1)),
-        facts=FACTS,
-        gpu=int(SETTINGS.device == "cuda"),
     params:
         cell=identity,
         checks=list(SETTINGS.checks),

@@ -51,13 +51,8 @@ rule examine:
         "../envs/timmgate.yaml"
     threads: SETTINGS.run.threads
     resources:
-        run_options=SETTINGS.run.to_json(),
-        mem_mb=memory_mb,
-        mem_is_limit=int(MEMORY_IS_KNOWN),
+        **MEASURING,
         runtime=runtime_min(20),
-        compile_cache=".cache/inductor",
-        facts=FACTS,
-        gpu=int(SETTINGS.device == "cuda"),
     params:
         cell=identity,
         checks=list(SETTINGS.checks),

@@ -61,12 +61,8 @@ rule time_again:
         "../envs/timmgate.yaml"
     threads: SETTINGS.run.threads
     resources:
-        run_options=SETTINGS.run.to_json(),
-        mem_mb=memory_mb,
-        mem_is_limit=int(MEMORY_IS_KNOWN),
+        **MEASURING,
         runtime=runtime_min(SETTINGS.run.confirm),
-        facts=FACTS,
-        gpu=int(SETTINGS.device == "cuda"),
     params:
         cell=identity,
         times=SETTINGS.run.confirm,

@@ -17,7 +17,7 @@ if __name__ == "__main__":
     policy = job.policy(snakemake)
     cells = [Cell.from_dict(each) for each in snakemake.params.cells]
     runs = [
-        job.with_build(policy, cell, builds.load(facts, cell.build).options, Path(limits.compile_cache)) for cell in cells
+        job.with_build(policy, cell, builds.load(facts, cell.build).options, Path(limits.shared_cache)) for cell in cells
     ]
     weights = record.read_optional(job.weights_file(snakemake))
     measured = turns.measure([cell.spec("performance") for cell in cells], runs, weights, Path(snakemake.log[0]))

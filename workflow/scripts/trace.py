@@ -3,17 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from timmgate.config import builds
-from timmgate.core.spec import Cell
 from timmgate.supervisor import job, traces
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
-    cell = Cell.from_dict(snakemake.params.cell)
-    build = builds.load(Path(snakemake.resources.facts), cell.build)
-    run = job.policy(snakemake, build=build.options)
-    weights = job.weights_file(snakemake)
+    cell, run, weights = job.told(snakemake)
     folders = {kind: Path(folder) for kind, folder in snakemake.output.items()}
     traces.take(cell.spec(snakemake.params.check), run, weights, folders, Path(snakemake.log[0]))

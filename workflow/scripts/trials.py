@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from timmgate.config import builds
-from timmgate.core.spec import Cell
 from timmgate.supervisor import job, study
 from timmgate.tables import parquet, power
 
@@ -12,12 +10,9 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
-    cell, log = Cell.from_dict(snakemake.params.cell), Path(snakemake.log[0])
-    build = builds.load(Path(snakemake.resources.facts), cell.build)
-    run = job.policy(snakemake, build=build.options)
-    weights = job.weights_file(snakemake)
-    asked = "timmgate.worker.power", cell.spec("accuracy"), run, weights, log
-    trials = study.rows(*asked, timeout_s=study.TIMEOUTS * run.timeout, places=snakemake.params.places)
+    cell, run, weights = job.told(snakemake)
+    asked = "timmgate.worker.power", cell.spec("accuracy"), run, weights, Path(snakemake.log[0])
+    trials = study.rows(*asked, study.TIMEOUTS * run.timeout, places=snakemake.params.places)
     about = {name: getattr(cell, name) for name in ("device", "mode", "model", "weights")}
     kind = {"precision": cell.options.precision, "training": cell.options.training}
     parquet.write(power.table(about | kind | trial for trial in trials), Path(snakemake.output[0]))

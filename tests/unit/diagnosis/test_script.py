@@ -131,13 +131,11 @@ def written(tmp_path, monkeypatch):
     """
     from timmgate.worker import repro
 
-    def run(command, *_):
-        assert command[1:3] == ["-m", repro.__name__]
-        repro.main(*command[3:])
-        return 0
+    def rows(module, spec, run, weights, log, timeout_s, /, **options):
+        assert module == repro.__name__
+        return repro.study(spec, run, None, **options)
 
-    monkeypatch.setattr(repro, "set_environment", lambda *_: None)  # of a process of its own, before torch is there
-    monkeypatch.setattr(study.process_tree, "run", run)
+    monkeypatch.setattr(study, "rows", rows)
 
     def write(case, module=None):
         run = RunOptions(cache=tmp_path / "cache")

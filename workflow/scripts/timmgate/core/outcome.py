@@ -25,7 +25,8 @@ class AttemptResult:
     of the check's second table. `result` and `failure` are the worker's final message, `result_so_far` is what the result is
     should a limit end the check (see `protocol`).
     `supervisor_error` is cause and message of what kept worker and supervisor from working together at all.
-    `device_number` is which of several devices it had, as in `protocol.Request`.
+    `device` is the name of the one that it had (`gpus.names`), `device_number` which of several that is, as in
+    `protocol.Request`; `was_shared` is whether somebody else had a part of it meanwhile.
     `returncode` is that of `subprocess.Popen` (negative: the signal that ended it), None when a limit was reached.
     `stage` is None where nobody knows it. `peak_rss_bytes` is of all processes of the worker together.
     """
@@ -51,7 +52,9 @@ class AttemptResult:
     peak_rss_bytes: int = 0
     oom_killed: bool = False
     survivors: tuple[int, ...] = ()
+    device: str | None = None
     device_number: int | None = None
+    was_shared: bool = False
 
     @property
     def reached_limit(self) -> bool:
@@ -72,6 +75,15 @@ class Verdict:
     status: str
     cause: str | None = None
     message: str | None = None
+
+    def __str__(self) -> str:
+        """Why, and in words."""
+        return ": ".join(filter(None, (self.cause, self.message)))
+
+    @property
+    def as_line(self) -> str:
+        """The same with the status, for a log."""
+        return " ".join(filter(None, (self.status, str(self))))
 
 
 @dataclass(frozen=True)

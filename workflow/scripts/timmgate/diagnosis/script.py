@@ -111,7 +111,7 @@ def write(case: Case, run: RunOptions, weights: Path | None, folder: Path, log: 
     shutil.rmtree(folder, ignore_errors=True)
     options = {"folder": str(folder.absolute()), "module": module, "rule": rule, "batch_size": case.batch_size}
     timeout_s = max(run.timeout, LEAST_TIMEOUT_S)
-    (facts,) = study.rows("timmgate.worker.repro", case.spec, run, weights, log, timeout_s=timeout_s, **options)
+    (facts,) = study.rows("timmgate.worker.repro", case.spec, run, weights, log, timeout_s, **options)
     path = folder / NAME
     content = text(replace(case, rule=rule), run, facts, module)
     write_text(path, content)

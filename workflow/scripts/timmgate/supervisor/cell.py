@@ -5,7 +5,6 @@ its cache. A check that does not come to a result ends the worker, and the next 
 torch.
 """
 
-import contextlib
 import os
 import random
 import shlex
@@ -14,7 +13,6 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -27,11 +25,10 @@ from timmgate.core.spec import Spec
 from timmgate.supervisor.capped_log import CappedLog
 from timmgate.supervisor.classification import classify, lacked_memory
 from timmgate.supervisor.journal import LOST, Journal
-from timmgate.supervisor.monitor import Limits, run_worker
+from timmgate.supervisor.monitor import Limits, Wiring, run_worker
 from timmgate.supervisor.stages import WAITING
-from timmgate.system import cpu_topology, device_locks, gpus
-from timmgate.system.device_locks import SlotLease, SlotRequest, StuckError
-from timmgate.system.process_tree import kill_leftovers
+from timmgate.system import cpu_topology, gpus
+from timmgate.system.device_locks import SlotRequest
 from timmgate.weights.record import STAGE as WEIGHTS
 
 BACKOFF_S = 1.0
@@ -74,7 +71,6 @@ def supervise(
     with smaller batches. What runs out of memory beside a neighbour is first tried again with the whole device, for that
     says nothing about the model.
     """
-    device_locks.report_unkillable(kill_leftovers())
     with CappedLog(log) as stream:
         cell = Cell(specs, run, stream, journal, tell)
         while cell.pending:
@@ -107,7 +103,7 @@ class Cell:
         self._under_way: list[Spec] = []
         self._batch_size: int | None = None
         self._pause_s = 0.0
-        self._request = slot_request(specs[0].device, run)
+        self._slots = slot_request(specs[0].device, run)
         self.outcomes = {
             spec.check: given_up(journal, spec.check)
             for spec in specs
@@ -130,42 +126,35 @@ class Cell:
         self._log.line(f"{now():%F %T} attempt {number}: {shlex.join(worker_command(request))}")
 
         self._tell(self._under_way[0].check, WAITING, False)
-        try:
-            with contextlib.closing(device_locks.lease(self._request)) as lease:
-                request = replace(request, device_number=gpus.number_of(lease.device))
 
-                def start(messages: int, paused: int) -> list[str]:
-                    return worker_command(replace(request, messages=messages, paused=paused))
+        def start(wiring: Wiring) -> list[str]:
+            self._journal.began(self._under_way[0].check)
+            return worker_command(replace(request, **asdict(wiring)))
 
-                self._journal.began(self._under_way[0].check)
-                limits = Limits(self._run.timeout, self._run.memory_bytes)
-                ended, variables = partial(self.ended, lease), self._run.build.env
-                run_worker(start, lease, limits, self._log, ended, self.looked_at, variables)
-        except StuckError as error:
-            self.ended(None, AttemptResult(stage=None, supervisor_error=("stuck", str(error))), goes_on=False)
+        limits = Limits(self._run.timeout, self._run.memory_bytes)
+        run_worker(start, self._slots, limits, self._log, self.ended, self.looked_at, self._run.build.env)
         time.sleep(self._pause_s)
 
     def looked_at(self, stage: str | None, is_paused: bool) -> None:
         """The worker is in a stage of the check that is under way."""
         self._tell(self._under_way[0].check, stage, is_paused)
 
-    def ended(self, lease: SlotLease | None, attempt: AttemptResult, goes_on: bool) -> None:
-        """A check came to an end, if it had a device at all, and the worker goes on to the next one or not."""
+    def ended(self, attempt: AttemptResult, goes_on: bool) -> None:
+        """A check came to an end, and the worker goes on to the next one or not."""
         spec = self._under_way.pop(0)
         check = attempt.check = spec.check
-        attempt.columns["device_uuid"] = lease and gpus.uuid_of(lease.device)
-        attempt.device_number = gpus.number_of(lease.device) if lease else None
+        attempt.columns["device_uuid"] = attempt.device and gpus.uuid_of(attempt.device)
         if check == "performance" and spec.device == "cpu":
-            attempt.columns["timing_lanes"] = len(self._request.devices)
+            attempt.columns["timing_lanes"] = len(self._slots.devices)
         settle_for_less(attempt)
         estimate(spec, attempt, self._log)
         verdict = classify(attempt)
         self._journal.ended(check, attempt, verdict)
-        self._log.line(" ".join(filter(None, (f"{check}:", verdict.status, verdict.cause, verdict.message))))
+        self._log.line(f"{check}: {verdict.as_line}")
         smaller = next_batch_size(self._batch_size or spec.requested_batch_size)
         failed_attempts = self._journal.failed_attempts[check]
-        if lacked_memory(attempt, verdict, spec.device) and lease and lease.was_shared():
-            self._request = replace(self._request, count=len(self._request.slots))
+        if attempt.was_shared and lacked_memory(attempt, verdict, spec.device):
+            self._slots = replace(self._slots, count=len(self._slots.slots))
         elif verdict.status in OUT_OF_MEMORY and CHECKS[check].shrinks and smaller:
             self._batch_size = smaller
         elif verdict.status in RETRYABLE and failed_attempts < self._run.attempts:

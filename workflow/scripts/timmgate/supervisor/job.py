@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from timmgate.config import builds
 from timmgate.config.memory_estimate import SUPERVISION_MB
 from timmgate.core.build import BuildOptions
 from timmgate.core.files import remove_scratch
@@ -24,6 +25,9 @@ from timmgate.system.process_tree import die_with_run, machine_memory_bytes
 from timmgate.weights import record
 
 SUPERVISION_BYTES = SUPERVISION_MB * 10**6
+
+CACHES = Path(".cache", "inductor")
+"""Folder with one for each cell, relative to the working directory."""
 
 Write = Callable[[Spec, Outcome, RunOptions], None]
 """Writes the file of one check."""
@@ -53,7 +57,7 @@ class Job:
         return cls(
             cell=cell,
             files=files,
-            run=with_build(policy(snakemake), cell, build, Path(limits.compile_cache)),
+            run=with_build(policy(snakemake), cell, build, Path(limits.shared_cache)),
             log=Path(snakemake.log[0]),
             weights=weights_file(snakemake),
             attempts=limits.attempts,
@@ -62,6 +66,14 @@ class Job:
 
     def __str__(self) -> str:
         return f"{self.cell.mode}/{self.cell.model}"
+
+
+def told(snakemake: Any, **own: Any) -> tuple[Cell, RunOptions, Path | None]:
+    """What a job about one cell is told: the cell, how it is run with what is the job's `own`, and `weights_file`."""
+    cell = Cell.from_dict(snakemake.params.cell)
+    build = builds.load(Path(snakemake.resources.facts), cell.build)
+    run = with_build(policy(snakemake, **own), cell, build.options, Path(snakemake.resources.shared_cache))
+    return cell, run, weights_file(snakemake)
 
 
 def policy(snakemake: Any, **own: Any) -> RunOptions:
@@ -85,12 +97,11 @@ def weights_file(snakemake: Any) -> Path | None:
     return Path(snakemake.input.weights) if snakemake.input.get("weights") else None
 
 
-def with_build(run: RunOptions, cell: Cell, build: BuildOptions, compile_caches: Path) -> RunOptions:
-    """The options of a cell of a build. `compile_caches` is the shared folder, or that with a folder for each cell."""
-    own = (cell.device, cell.build, cell.mode, cell.model)
+def with_build(run: RunOptions, cell: Cell, build: BuildOptions, shared_cache: Path) -> RunOptions:
+    """The options of a cell of a build; `shared_cache` is the folder of all programs, unless each cell has its own."""
     return replace(
         run,
-        cache=compile_caches.joinpath(*([] if run.shared_cache else own)).absolute(),
+        cache=(shared_cache if run.shared_cache else CACHES.joinpath(*cell.key)).absolute(),
         toolchain=toolchain_folder(cell.device, cell.build).absolute(),
         build=build,
         devices=devices(cell.device, cell.build),

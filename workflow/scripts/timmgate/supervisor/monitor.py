@@ -22,7 +22,7 @@ from timmgate.core.outcome import AttemptResult
 from timmgate.supervisor.capped_log import CappedLog
 from timmgate.system import device_locks, gpus, process_tree
 from timmgate.system.cgroups import oom_kills
-from timmgate.system.device_locks import SlotLease
+from timmgate.system.device_locks import SlotLease, SlotRequest, StuckError
 from timmgate.system.process_tree import SUPERVISOR, children_cpu_s, signal_all, tree_cpu_s, tree_rss_bytes
 from timmgate.system.timing_lock import ActivityLock, PausedTime
 
@@ -56,23 +56,59 @@ class Limits:
     memory_bytes: int | None = None
 
 
+@dataclass(frozen=True)
+class Wiring:
+    """What a worker is given: file descriptors for its messages and for the time that it was paused, and a device.
+
+    The fields of `protocol.Request` with these names.
+    """
+
+    messages: int
+    paused: int
+    device_number: int | None
+
+
 def run_worker(
-    start: Callable[[int, int], list[str]],
-    lease: SlotLease,
+    start: Callable[[Wiring], list[str]],
+    slots: SlotRequest,
     limits: Limits,
     log: CappedLog,
     on_end: Callable[[AttemptResult, bool], None],
     on_look: Callable[[str | None, bool], None] = lambda *_: None,
     variables: Mapping[str, str] | None = None,
 ) -> None:
-    """Start a worker and follow it until it ends or a limit is reached. No process of it is left behind.
+    """Wait for a device, start a worker and follow it until it ends or a limit is reached. No process of it is left behind.
 
-    `start` makes its command from two file descriptors: for its messages, and for the time that it was paused. `variables`
-    are added to its environment.
+    `start` makes its command, as soon as it can start. `variables` are added to its environment.
 
     `on_end` is told how each check that it began ended, at least one, and whether the worker goes on to another one.
     `on_look` is told several times a second which stage it is in, and whether it is paused.
     """
+    device_locks.report_unkillable(process_tree.kill_leftovers())
+    try:
+        lease = device_locks.lease(slots)
+    except StuckError as error:
+        on_end(AttemptResult(stage=None, supervisor_error=("stuck", str(error))), False)
+        return
+
+    def ended(attempt: AttemptResult, goes_on: bool) -> None:
+        attempt.device, attempt.device_number = lease.device, gpus.number_of(lease.device)
+        attempt.was_shared = lease.was_shared()
+        on_end(attempt, goes_on)
+
+    with contextlib.closing(lease):
+        _run(start, lease, limits, log, ended, on_look, variables)
+
+
+def _run(
+    start: Callable[[Wiring], list[str]],
+    lease: SlotLease,
+    limits: Limits,
+    log: CappedLog,
+    on_end: Callable[[AttemptResult, bool], None],
+    on_look: Callable[[str | None, bool], None],
+    variables: Mapping[str, str] | None,
+) -> None:
     oom_kills_before, others = oom_kills(), process_tree.descendants()
     cpu_before_s, began = children_cpu_s(), time.monotonic()
     process_tree.become_subreaper()
@@ -87,7 +123,7 @@ def run_worker(
         try:
             with process_tree.bound_to(lease.cores):
                 worker = subprocess.Popen(
-                    start(said.writing, paused.fileno()),
+                    start(Wiring(said.writing, paused.fileno(), gpus.number_of(lease.device))),
                     stdin=subprocess.DEVNULL,
                     stdout=printed.writing,
                     stderr=subprocess.STDOUT,

@@ -5,7 +5,6 @@
 The answer is in the file that the request names, whatever becomes of the asking.
 """
 
-import contextlib
 import json
 import signal
 import subprocess
@@ -22,9 +21,9 @@ from timmgate.core.preflight import Answer, Question
 from timmgate.core.run_options import RunOptions
 from timmgate.supervisor.capped_log import CappedLog
 from timmgate.supervisor.cell import slot_request, worker_program
+from timmgate.supervisor.classification import classify
 from timmgate.supervisor.monitor import Limits, run_worker
-from timmgate.system import device_locks
-from timmgate.system.process_tree import die_with_run, interruptible, kill_leftovers
+from timmgate.system.process_tree import die_with_run, interruptible
 
 if TYPE_CHECKING:
     from timmgate.config.builds import Build
@@ -109,26 +108,13 @@ def ask(question: Question, run: RunOptions, log: Path) -> Answer:
     ended: list[AttemptResult] = []
     question.answer.unlink(missing_ok=True)
     question.answer.parent.mkdir(parents=True, exist_ok=True)
-    device_locks.report_unkillable(kill_leftovers())
+    command = [*worker_program(run.build), "--preflight", question.to_json()]
+    slots, limits = slot_request(question.device, run), Limits(run.timeout)
     with CappedLog(log) as stream, interruptible():
-        try:
-            with contextlib.closing(device_locks.lease(slot_request(question.device, run))) as lease:
-                command = [*worker_program(run.build), "--preflight", question.to_json()]
-                limits, env = Limits(run.timeout), run.build.env
-                run_worker(lambda *_: command, lease, limits, stream, lambda end, _: ended.append(end), variables=env)
-        except device_locks.StuckError as error:
-            return Answer([str(error)])
+        run_worker(lambda _: command, slots, limits, stream, lambda end, _: ended.append(end), variables=run.build.env)
     if question.answer.is_file():
         return Answer.from_json(question.answer.read_text(encoding="utf-8"))
-    return Answer([f"{command[0]} cannot measure: it {_how(ended[-1])}; {log} has what it printed"])
-
-
-def _how(end: AttemptResult) -> str:
-    if end.supervisor_error:
-        return ": ".join(end.supervisor_error)
-    if end.returncode is None:
-        return f"did not answer within {end.timeout_s:g} s"
-    return f"ended with exit code {end.returncode} before it answered"
+    return Answer([f"{command[0]} cannot measure ({classify(ended[-1])}); {log} has what it printed"])
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def path_of(cell: Key) -> Path:
 
 def of_cell(cell: Cell) -> StageFile:
     """The file of a cell, to write it."""
-    return StageFile(path_of((cell.device, cell.build, cell.mode, cell.model)))
+    return StageFile(path_of(cell.key))
 
 
 def read(path: Path) -> Stage | None:

@@ -1,6 +1,5 @@
-"""Runs a worker module that studies one model in one mode with many runs, and hands its rows on."""
+"""Has a worker study one model in one mode with many runs, and hands its rows on."""
 
-import contextlib
 import json
 import signal
 import sys
@@ -9,14 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from timmgate import module_environment
+from timmgate.core.outcome import AttemptResult
 from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Spec
-from timmgate.supervisor import cell
-from timmgate.supervisor.classification import signal_name
-from timmgate.system import device_locks, gpus, process_tree
-from timmgate.system.process_tree import die_with_run
-from timmgate.system.timing_lock import ActivityLock
+from timmgate.core.study import StudyRequest
+from timmgate.supervisor.capped_log import CappedLog
+from timmgate.supervisor.cell import slot_request
+from timmgate.supervisor.classification import classify
+from timmgate.supervisor.monitor import Limits, Wiring, run_worker
+from timmgate.system.process_tree import die_with_run, interruptible
 from timmgate.weights import record
 
 TIMEOUTS = 20
@@ -28,62 +28,31 @@ class StudyError(SystemExit):
 
 
 def rows(
-    module: str,
-    spec: Spec,
-    run: RunOptions,
-    weights: Path | None,
-    log: Path,
-    /,
-    timeout_s: float | None = None,
-    **options: Any,
+    module: str, spec: Spec, run: RunOptions, weights: Path | None, log: Path, timeout_s: float, /, **options: Any
 ) -> list[dict[str, Any]]:
-    """What `python -m module REQUEST FILE` writes into the file: a list of objects. Raises StudyError if that fails.
+    """What the function `study` of a worker's module returns for a spec, the policy and its own `options`.
 
-    `weights` is the file that says where the weights lie, unless they are drawn from the seed. `options` are the module's.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        answer = Path(folder, "rows.json")
-        if how := process(module, spec, run, weights, log, answer, timeout_s, **options):
-            raise StudyError(f"{spec.mode}/{spec.model}: {module} {how}; see {log}")
-        written: list[dict[str, Any]] = json.loads(answer.read_text(encoding="utf-8"))
-        return written
-
-
-def process(
-    module: str,
-    spec: Spec,
-    run: RunOptions,
-    weights: Path | None,
-    log: Path,
-    answer: Path,
-    timeout_s: float | None,
-    /,
-    **options: Any,
-) -> str | None:
-    """Run a process of the module on a device of its own until it ends; how it failed, in words, or None if it did not.
-
-    It is paused while a measurement is timed on the device.
-    What it printed is in the log, and of what it started nothing is left. Raises StudyError if there are no weights.
+    `weights` is the file that says where the weights lie, unless they are drawn from the seed. The study has a device of its
+    own, with the limits and locks of a measurement. What it printed is in the log, and of what it started nothing is left.
+    Raises StudyError if it fails, or if there are no weights.
     """
     die_with_run(signal.SIGTERM)
     found = record.read_optional(weights)
     if found and (failure := found.failure()):
         raise StudyError(f"{spec.mode}/{spec.model}: {failure.message}")
     run = replace(run, weights=found.path if found else None)
-    request = json.dumps({"spec": spec.to_dict(), "run": run.to_dict(), **options})
-    command = [run.build.python or sys.executable, "-m", module, request, str(answer)]
-    with (
-        process_tree.interruptible(),
-        contextlib.closing(device_locks.lease(cell.slot_request(spec.device, run))) as lease,
-        contextlib.closing(ActivityLock(lease.device)) as activity,
-        log.open("wb") as stream,
-    ):
-        environment = {**module_environment(run.build.env), **gpus.only(lease.device)}
-        kept_open = [*activity.filenos, *lease.filenos]
-        pausing = activity.may_run, activity.release
-        returncode = process_tree.run(command, environment, stream, kept_open, lease.cores, timeout_s, *pausing)
-    if returncode is None:
-        return f"did not end in {timeout_s:.0f} s"
-    if returncode < 0:
-        return f"was killed by {signal_name(-returncode)}"
-    return f"ended with exit code {returncode}" if returncode else None
+    ended: list[AttemptResult] = []
+    with interruptible(), tempfile.TemporaryDirectory() as folder, CappedLog(log) as stream:
+        answer = Path(folder, "rows.json")
+        request = StudyRequest(module, spec, run, answer, options)
+
+        def start(wiring: Wiring) -> list[str]:
+            own = replace(request, device_number=wiring.device_number)
+            return [run.build.python or sys.executable, "-m", "timmgate.worker", "--study", own.to_json()]
+
+        slots, limits = slot_request(spec.device, run), Limits(timeout_s, run.memory_bytes)
+        run_worker(start, slots, limits, stream, lambda end, _: ended.append(end), variables=run.build.env)
+        if not answer.is_file():
+            raise StudyError(f"{spec.mode}/{spec.model}: {module} failed ({classify(ended[-1])}); see {log}")
+        written: list[dict[str, Any]] = json.loads(answer.read_text(encoding="utf-8"))
+        return written

@@ -1,7 +1,6 @@
 """Traces of one cell: how its process is started, and what is kept of what it leaves."""
 
 import shutil
-import signal
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -11,7 +10,6 @@ from pathlib import Path
 from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Spec
 from timmgate.supervisor import study
-from timmgate.system.process_tree import die_with_run
 
 MODULE = "timmgate.worker.trace"
 
@@ -21,7 +19,6 @@ SOURCES = {".py", ".cpp", ".cu", ".h", ".ttir", ".ttgir", ".llir", ".ptx"}
 
 def take(spec: Spec, run: RunOptions, weights: Path | None, folders: Mapping[str, Path], log: Path) -> None:
     """Fill the folder of each kind of trace. Whatever becomes of the process, what it left is kept."""
-    die_with_run(signal.SIGTERM)
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
@@ -30,11 +27,9 @@ def take(spec: Spec, run: RunOptions, weights: Path | None, folders: Mapping[str
         build = replace(run.build, env={**run.build.env, **variables})
         run = replace(run, cache=cache, compile_cache="cell", build=build)
         profiler = str(folders["profiler"].absolute()) if "profiler" in folders else None
-        done = Path(scratch, "done.json")
         try:
-            if how := study.process(MODULE, spec, run, weights, log, done, run.timeout, profiler=profiler):
-                print(f"{spec.mode}/{spec.model}: its trace {how}; see {log}", file=sys.stderr)
-        except study.StudyError as error:  # no weights, which its row says too
+            study.rows(MODULE, spec, run, weights, log, run.timeout, profiler=profiler)
+        except study.StudyError as error:  # as the cell may, which its row says too
             print(error, file=sys.stderr)
         if "code" in folders:
             keep_code(cache, folders["code"])

@@ -12,9 +12,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 POLL_S = 0.05
 """Pause between two attempts to kill what is left of a worker, or two looks at it."""
@@ -127,60 +127,6 @@ def kill_all(worker: subprocess.Popen, others: set[Process]) -> tuple[int, ...]:
             return ()
         if time.monotonic() > deadline:
             return (*left, *([worker.pid] if worker.returncode is None else []))
-
-
-def run(
-    command: list[str],
-    environment: Mapping[str, str],
-    printed: BinaryIO,
-    kept_open: Sequence[int],
-    cores: Collection[int] | None,
-    timeout_s: float | None,
-    may_run: Callable[[], bool] = lambda: True,
-    paused: Callable[[], object] = lambda: None,
-) -> int | None:
-    """Exit code of a process on these cores, negative after a signal; None if it was killed at the limit.
-
-    It inherits the file descriptors `kept_open`. Nothing that it has started is left, also when we are asked to end. While
-    it may not run, it is paused, for which no time counts; `paused` is called when it just was.
-    """
-    while not may_run():
-        time.sleep(POLL_S)
-    become_subreaper()
-    others = descendants()
-    with bound_to(cores):
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=printed,
-            stderr=subprocess.STDOUT,
-            pass_fds=kept_open,
-            start_new_session=True,
-            env={**environment, SUPERVISOR: mark()},
-        )
-    used_s, last, runs = 0.0, time.monotonic(), True
-    try:
-        while (returncode := _ended(process, POLL_S)) is None:
-            now = time.monotonic()
-            used_s, last = used_s + (now - last) * runs, now
-            if timeout_s is not None and used_s > timeout_s:
-                return None
-            if may_run() != runs:
-                runs = not runs
-                signal_all(process, signal.SIGCONT if runs else signal.SIGSTOP)
-                if not runs:
-                    paused()
-        return returncode
-    finally:
-        kill_all(process, others)
-
-
-def _ended(process: subprocess.Popen, seconds: float) -> int | None:
-    """Exit code of a process that ends in so many seconds."""
-    try:
-        return process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return None
 
 
 def mark() -> str:

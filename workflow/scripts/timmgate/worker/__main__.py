@@ -3,15 +3,17 @@
     python -m timmgate.worker '{"specs": [{"check": "accuracy", ...}], "run": {"threads": 2, ...}}'
     python -m timmgate.worker --preflight '{"device": "cpu", "modes": {...}, ...}'
     python -m timmgate.worker --diagnose '{"spec": {...}, "variant": {...}, ...}'
+    python -m timmgate.worker --study '{"module": "timmgate.worker.power", "spec": {...}, ...}'
 
-The argument is a `protocol.Request` or, about the environment, a `preflight.Question`, or a `diagnosis.TrialRequest`, as
-JSON; every row has the whole command in its column `command`. Messages go to the standard output, or to the file descriptor
-that the supervisor names.
+The argument is a `protocol.Request` or, about the environment, a `preflight.Question`, or a `diagnosis.TrialRequest`, or a
+`study.StudyRequest`, as JSON; every row has the whole command in its column `command`. Messages go to the standard output,
+or to the file descriptor that the supervisor names.
 """
 
 import contextlib
 import ctypes
 import faulthandler
+import json
 import os
 import signal
 import sys
@@ -29,6 +31,7 @@ from timmgate.core.files import write_text
 from timmgate.core.preflight import Answer, Question
 from timmgate.core.protocol import Reporter, ReportError, Request
 from timmgate.core.spec import Spec
+from timmgate.core.study import StudyRequest
 from timmgate.system.process_tree import die_with_parent
 from timmgate.system.timing_lock import PausedTime
 from timmgate.worker.memory_errors import is_out_of_memory
@@ -38,19 +41,21 @@ GLIBC_SETTINGS = {-1: 2**31 - 1, -2: 64 << 20, -4: 0}
 
 PREFLIGHT = "--preflight"
 DIAGNOSE = "--diagnose"
+STUDY = "--study"
 
 
 def main(arguments: list[str]) -> int:
     """Measure, or answer; the exit code is 1 if an exception ended it, 2 if the arguments are not one request."""
     if arguments[:1] == [PREFLIGHT]:
         return preflight(Question.from_json(*arguments[1:]))
+    if arguments[:1] == [STUDY]:
+        return study(StudyRequest.from_json(*arguments[1:]))
     try:
         request = TrialRequest.from_json(*arguments[1:]) if arguments[:1] == [DIAGNOSE] else Request.from_json(*arguments)
     except (TypeError, ValueError, KeyError) as error:
         print(f"usage: python -m timmgate.worker REQUEST, which is a JSON object: {error}", file=sys.stderr)
         return 2
-    faulthandler.enable()
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    tell_stacks()
     if request.messages != sys.stdout.fileno():
         die_with_parent(signal.SIGKILL)
     set_environment(request.run.threads, request.run.toolchain or request.run.cache)
@@ -91,6 +96,26 @@ def preflight(question: Question) -> int:
     if not found.problems:
         build_toolchain(question)
     return 0
+
+
+def study(request: StudyRequest) -> int:
+    """Have a module study a model, and write its rows. What it raises, is raised."""
+    tell_stacks()
+    die_with_parent(signal.SIGKILL)
+    set_environment(request.run.threads, request.run.toolchain or request.run.cache)
+    import_first(request.run.build.import_)
+    from timmgate.worker import torch_device  # and with it torch
+
+    torch_device.use(request.spec.device, request.device_number)
+    rows = import_module(request.module).study(request.spec, request.run, request.device_number, **request.options)
+    write_text(request.answer, json.dumps(rows))
+    return 0
+
+
+def tell_stacks() -> None:
+    """Print Python's stacks when the process crashes, and when it hangs and gets SIGUSR1."""
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
 
 
 def import_first(modules: Sequence[str]) -> None:

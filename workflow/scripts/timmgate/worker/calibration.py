@@ -1,29 +1,23 @@
 """How far runs that are known to be right come from the strict limit: what `core.verdict` has its multipliers from.
 
-    python -m timmgate.worker.calibration '{"spec": {"check": "accuracy", ...}, "run": {...}}' runs.json
-
 Null runs are judged by those independent of them; eager with another number of threads, AOTAutograd without a
-compiler and the backend of the mode are judged by all of them. The file is a list of objects, a `HealthyRun` each.
+compiler and the backend of the mode are judged by all of them.
 """
 
 import copy
-import json
-import sys
 import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import torch
 
 from timmgate.core import verdict
-from timmgate.core.files import write_text
 from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Spec
 from timmgate.core.verdict import Errors, NullRun
 from timmgate.worker import backends, null_runs, strict_verdict, torch_device
-from timmgate.worker.__main__ import import_first, set_environment
 from timmgate.worker.compile_cache import Cache
 from timmgate.worker.training_step import Setup, make
 
@@ -97,16 +91,8 @@ def _row(seed: int, run: str, errors: Errors, nulls: list[NullRun], base: float)
     return HealthyRun(seed, run, *verdict.needed(errors, nulls), base, judged.strict, len(judged.leaves), undecided)
 
 
-def main(request: str, path: str) -> None:
-    """Write the runs of one model and mode."""
-    values = json.loads(request)
-    spec, run = Spec.from_dict(values["spec"]), RunOptions.from_dict(values["run"])
-    set_environment(run.threads, run.cache)
-    import_first(run.build.import_)
-    setup = Setup(run.threads, Cache(run.cache), spec.requested_batch_size, run.weights, strict=True)
-    text = json.dumps([asdict(each) for each in runs(spec, setup)])
-    write_text(Path(path), text)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+def study(spec: Spec, run: RunOptions, device_number: int | None) -> list[dict[str, Any]]:
+    """The runs of one model and mode, a `HealthyRun` each."""
+    about = run.weights, run.timing_limit, run.memory_bytes, device_number
+    setup = Setup(run.threads, Cache(run.cache), spec.requested_batch_size, *about, strict=True)
+    return [asdict(each) for each in runs(spec, setup)]

@@ -1,30 +1,23 @@
 """What the accuracy check catches: every fault that applies to a model, judged by each rule.
 
-    python -m timmgate.worker.power '{"spec": {"check": "accuracy", ...}, "run": {...}, "places": ["all"]}' trials.json
-
 The model is compiled once, and reference, eager and null runs are made once for each seed; then each fault is a run of the
-compiled model. The file is a list of objects, a `Trial` each.
+compiled model.
 """
 
 import copy
-import json
 import math
-import sys
 import traceback
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from timmgate.core.faults import PLACES, Choice, choices
-from timmgate.core.files import write_text
 from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Spec
 from timmgate.core.verdict import majority
 from timmgate.worker import accuracy, backends, compare, strict_verdict, torch_device
-from timmgate.worker.__main__ import import_first, set_environment
 from timmgate.worker.compare import Leaf
 from timmgate.worker.compile_cache import Cache
 from timmgate.worker.faults import Trials
@@ -194,16 +187,8 @@ def _verdict(subject: Subject, choice: Choice) -> str:
         return "fail"
 
 
-def main(request: str, path: str) -> None:
-    """Write the trials of one model and mode."""
-    values = json.loads(request)
-    spec, run = Spec.from_dict(values["spec"]), RunOptions.from_dict(values["run"])
-    set_environment(run.threads, run.cache)
-    import_first(run.build.import_)
-    setup = Setup(run.threads, Cache(run.cache), spec.requested_batch_size, run.weights, strict=True)
-    text = json.dumps([asdict(trial) for trial in trials(spec, setup, values["places"])])
-    write_text(Path(path), text)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+def study(spec: Spec, run: RunOptions, device_number: int | None, places: Sequence[str]) -> list[dict[str, Any]]:
+    """The trials of one model and mode, a `Trial` each."""
+    about = run.weights, run.timing_limit, run.memory_bytes, device_number
+    setup = Setup(run.threads, Cache(run.cache), spec.requested_batch_size, *about, strict=True)
+    return [asdict(trial) for trial in trials(spec, setup, places)]

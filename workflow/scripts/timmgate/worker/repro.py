@@ -1,16 +1,12 @@
 """What a script needs that repeats a cell without us: weights and inputs, and the limits that its result is held to.
 
-    python -m timmgate.worker.repro '{"spec": {"check": "accuracy", ...}, "run": {...}, "folder": ..., ...}' facts.json
-
 Nothing is compiled here, so that a cell whose compiler crashes or hangs has its script too. The folder gets
 `weights.safetensors`, the state dict, and `inputs.safetensors`: `input.0` and so on, in training `cotangent`, and for each
 tensor that is judged `limits.<name>`, its scale and then its limits in the order of `STATISTICS`, those of slices for up to
-two dimensions, and that of the contrast for outputs in half precision. The file is a list of one object, of `Facts`.
+two dimensions, and that of the contrast for outputs in half precision.
 """
 
 import copy
-import json
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,11 +17,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from timmgate.core.files import write_text
 from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Spec
 from timmgate.worker import accuracy, backends, models, strict_verdict, torch_device
-from timmgate.worker.__main__ import import_first, set_environment
 from timmgate.worker.calls import Call, first_calls, is_floats
 from timmgate.worker.compare import compare_leaves
 from timmgate.worker.compile_cache import Cache
@@ -199,16 +193,9 @@ def _name(dtype: torch.dtype | None) -> str | None:
     return str(dtype).removeprefix("torch.") if dtype else None
 
 
-def main(request: str, file: str) -> None:
-    """Prepare what the JSON object asks for."""
-    values = json.loads(request)
-    spec, run = Spec.from_dict(values["spec"]), RunOptions.from_dict(values["run"])
-    set_environment(run.threads, run.cache)
-    import_first(run.build.import_)
-    setup = Setup(run.threads, Cache(run.cache), values["batch_size"], run.weights, strict=True)
-    facts = prepare(spec, setup, Path(values["folder"]), values["module"], values["rule"])
-    write_text(Path(file), json.dumps([asdict(facts)]))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+def study(
+    spec: Spec, run: RunOptions, number: int | None, batch_size: int, folder: str, module: str | None, rule: str | None
+) -> list[dict[str, Any]]:
+    """The facts of the script of a cell or of a module of its model, in one row; what it needs is in the folder then."""
+    setup = Setup(run.threads, Cache(run.cache), batch_size, run.weights, device_number=number, strict=True)
+    return [asdict(prepare(spec, setup, Path(folder), module, rule))]

@@ -1,14 +1,10 @@
 """Traces of one cell, in a process of its own: it compiles with an empty cache, and runs a few iterations.
 
-    python -m timmgate.worker.trace '{"spec": {"check": "performance", ...}, "run": {...}, "profiler": "folder"}' done.json
-
-`profiler` is a folder, or null. Structured logs and generated code come by TORCH_TRACE and the compile cache, which whoever
-starts this sets, so that they are there also where the compiler crashes.
+Structured logs and generated code come by TORCH_TRACE and the compile cache, which whoever starts this sets, so that they
+are there also where the compiler crashes.
 """
 
 import copy
-import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,12 +12,9 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from timmgate.core.files import write_text
-from timmgate.core.protocol import Request
 from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Spec
 from timmgate.worker import backends, torch_device
-from timmgate.worker.__main__ import import_first, set_environment
 from timmgate.worker.compile_cache import Cache
 from timmgate.worker.training_step import Setup, fresh, iterate, make, make_optimizer
 
@@ -66,17 +59,8 @@ def activities(device: str) -> list[ProfilerActivity]:
     return [getattr(ProfilerActivity, name) for name in names if hasattr(ProfilerActivity, name)]
 
 
-def main(request: str, file: str) -> None:
-    """Trace what the JSON object asks for."""
-    values = json.loads(request)
-    spec, run = Spec.from_dict(values["spec"]), RunOptions.from_dict(values["run"])
-    set_environment(run.threads, run.cache)
-    import_first(run.build.import_)
-    batch_size = Request((spec,), run).batch_size(spec)
-    profiler = Path(values["profiler"]) if values["profiler"] else None
-    trace(spec, Setup(run.threads, Cache(run.cache), batch_size, run.weights), profiler)
-    write_text(Path(file), "[]")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+def study(spec: Spec, run: RunOptions, device_number: int | None, profiler: str | None) -> list[dict[str, Any]]:
+    """Trace a cell; there are no rows."""
+    setup = Setup(run.threads, Cache(run.cache), spec.requested_batch_size, run.weights, device_number=device_number)
+    trace(spec, setup, Path(profiler) if profiler else None)
+    return []
