@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -647,3 +648,17 @@ def test_no_file_descriptor_stays_open_after_a_measurement(measure):
     for words in ("", "signal:SIGKILL@load", "family@load"):
         measure(words)
     assert psutil.Process().num_fds() == before
+
+
+def test_a_device_that_does_not_answer_is_left_to_others(measure, fake_worker):
+    measure = replace(measure, cell=replace(measure.cell, device="acme"))
+    outcome = measure("raise_at_first:2@import", devices=3, attempts=3)
+    assert outcome.verdict.status == "pass"
+    assert {request.device_number for request in fake_worker.requests()} == {0, 1, 2}
+
+
+@pytest.mark.parametrize(("cores", "expected"), [((), ()), (((0,), (1,), (2,)), ((1,),))])
+def test_a_part_of_the_devices_keeps_its_cores(cores, expected):
+    request = SlotRequest(("cpu:0", "cpu:1", "cpu:2"), (0,), cores=cores)
+    assert request.of("cpu:1") == SlotRequest(("cpu:1",), (0,), cores=expected)
+    assert request.without("cpu:1").devices == ("cpu:0", "cpu:2")

@@ -162,3 +162,30 @@ def test_the_command_says_why_there_are_none(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], env=module_environment(), capture_output=True, text=True)
     assert done.returncode == 1
     assert "libcuda.so.1" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        (
+            "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.161.08  Sat Feb 17 22:55:48 UTC 2024\nGCC version: 12",
+            "535.161.08",
+        ),
+        ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build  (dvs)\n", "580.65.06"),
+        ("something else\n", None),
+        (None, None),
+    ],
+)
+def test_the_drivers_version_is_what_the_kernel_says(text, version, tmp_path, monkeypatch):
+    file = tmp_path / "version"
+    if text:
+        file.write_text(text)
+    ((_, pattern), *_) = gpus.DRIVER_FILES.items()
+    monkeypatch.setattr(gpus, "DRIVER_FILES", {file: pattern})
+    assert gpus.driver_version() == version
+
+
+def test_without_uuids_several_gpus_are_numbered_as_torch_counts_them(driver_says, monkeypatch):
+    driver_says()
+    monkeypatch.delenv(gpus.VISIBLE, raising=False)
+    assert gpus.names("cuda", 2) == ["cuda:0", "cuda:1"]

@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 
 from timmgate.core.build import BuildOptions
-from timmgate.core.checks import CHECKS, EAGER_2ND
+from timmgate.core.checks import CHECKS, EAGER_2ND, IMPORT
 from timmgate.core.outcome import OUT_OF_MEMORY, RETRYABLE, AttemptResult, Outcome, Verdict, now
 from timmgate.core.protocol import Request
 from timmgate.core.run_options import RunOptions
@@ -60,11 +60,17 @@ def worker_command(request: Request) -> list[str]:
 
 
 def supervise(
-    specs: Sequence[Spec], run: RunOptions, log: Path, journal: Journal, tell: Tell = lambda *_: None
+    specs: Sequence[Spec],
+    run: RunOptions,
+    log: Path,
+    journal: Journal,
+    tell: Tell = lambda *_: None,
+    device: str | None = None,
 ) -> list[Outcome]:
     """Measure the checks of one cell and always come back with an outcome for each. What workers print goes to `log`.
 
-    `tell` is told which check is in which stage, and whether its worker is paused, again and again.
+    `tell` is told which check is in which stage, and whether its worker is paused, again and again. `device` is the name of
+    the only one that it may have, if not any of its type.
 
     What a second attempt can cure (`outcome.RETRYABLE`) is tried up to `run.attempts` times, those counted whose supervisor
     was lost; with 0 nothing is measured, and what has no outcome yet was lost. A timing that runs out of memory is tried
@@ -72,7 +78,8 @@ def supervise(
     says nothing about the model.
     """
     with CappedLog(log) as stream:
-        cell = Cell(specs, run, stream, journal, tell)
+        slots = slot_request(specs[0].device, run)
+        cell = Cell(specs, run, stream, journal, tell, slots.of(device) if device else slots)
         while cell.pending:
             cell.run_worker()
     return [cell.outcomes[spec.check] for spec in specs]
@@ -98,12 +105,14 @@ def given_up(journal: Journal, check: str) -> Outcome:
 class Cell:
     """The checks of one cell on the way to their outcomes."""
 
-    def __init__(self, specs: Sequence[Spec], run: RunOptions, log: CappedLog, journal: Journal, tell: Tell):
+    def __init__(
+        self, specs: Sequence[Spec], run: RunOptions, log: CappedLog, journal: Journal, tell: Tell, slots: SlotRequest
+    ):
         self._specs, self._run, self._log, self._journal, self._tell = specs, run, log, journal, tell
         self._under_way: list[Spec] = []
         self._batch_size: int | None = None
         self._pause_s = 0.0
-        self._slots = slot_request(specs[0].device, run)
+        self._slots = slots
         self.outcomes = {
             spec.check: given_up(journal, spec.check)
             for spec in specs
@@ -158,6 +167,8 @@ class Cell:
         elif verdict.status in OUT_OF_MEMORY and CHECKS[check].shrinks and smaller:
             self._batch_size = smaller
         elif verdict.status in RETRYABLE and failed_attempts < self._run.attempts:
+            if attempt.stage == IMPORT.name and attempt.device and len(self._slots.devices) > 1:
+                self._slots = self._slots.without(attempt.device)  # one that fails at once is always the emptiest
             self._pause_s = random.uniform(0, BACKOFF_S * 2 ** (failed_attempts - 1))
         else:
             self.outcomes[check] = Outcome(attempt, verdict, self._journal.attempts[check], self._journal.wall_s[check])

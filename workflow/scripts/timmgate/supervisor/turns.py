@@ -32,10 +32,12 @@ def measure(
     Once one does not pass there is nothing to compare, and it ends. Each process has a log beside `log`.
     """
     die_with_run(signal.SIGTERM)
-    turns = [0, 0]
+    turns, device = [0, 0], None
     for side in order(runs[0].processes):
+        own_log = log.with_suffix(f".{specs[side].build}.{turns[side]}.log")
         with interruptible():
-            outcome = once(specs[side], runs[side], weights, log.with_suffix(f".{specs[side].build}.{turns[side]}.log"))
+            outcome = once(specs[side], runs[side], weights, own_log, device)
+        device = outcome.result.device
         yield turns[side], side, outcome
         if outcome.verdict.status != "pass":
             return
@@ -49,12 +51,12 @@ def again(specs: Sequence[Spec], run: RunOptions, weights: Weights | None, log: 
         return [(spec, once(spec, run, weights, log.with_suffix(f".{spec.check}.log"))) for spec in specs]
 
 
-def once(spec: Spec, run: RunOptions, weights: Weights | None, log: Path) -> Outcome:
-    """What becomes of a check in a fresh process, with no trace beside its log."""
+def once(spec: Spec, run: RunOptions, weights: Weights | None, log: Path, device: str | None = None) -> Outcome:
+    """What becomes of a check in a fresh process, with no trace beside its log; on this device, if one is named."""
     failure = weights.failure() if weights else None
     run = replace(run, weights=weights.path if weights else None)
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder, NAME))
         if failure:
             return cell.not_started([spec], failure, log, journal)[0]
-        return cell.supervise([spec], run, log, journal)[0]
+        return cell.supervise([spec], run, log, journal, device=device)[0]

@@ -16,7 +16,7 @@ import random
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote
@@ -44,6 +44,16 @@ class SlotRequest:
     slots: tuple[int, ...]
     count: int = 1
     cores: tuple[tuple[int, ...], ...] = ()
+
+    def of(self, *devices: str) -> "SlotRequest":
+        """The same of these of its devices alone."""
+        numbers = [number for number, device in enumerate(self.devices) if device in devices]
+        cores = tuple(self.cores[number] for number in numbers) if self.cores else ()
+        return replace(self, devices=tuple(self.devices[number] for number in numbers), cores=cores)
+
+    def without(self, device: str) -> "SlotRequest":
+        """The same of all its devices but this one."""
+        return self.of(*(each for each in self.devices if each != device))
 
 
 class SlotLease:

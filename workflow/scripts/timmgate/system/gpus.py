@@ -7,9 +7,11 @@ prints the UUIDs of the GPUs that NVIDIA's driver shows to this process, one a l
 
 import ctypes
 import os
+import re
 import subprocess
 import sys
 import uuid
+from pathlib import Path
 from typing import Any
 
 from timmgate import module_environment
@@ -25,18 +27,25 @@ DRIVER_TIMEOUT_S = 60.0
 """Longest wait for the driver's answer. A choice: hosts with many GPUs take some seconds to start them all."""
 
 
+DRIVER_FILES = {
+    Path("/proc/driver/nvidia/version"): re.compile(r"Kernel Module\s.*?\s(\d+(?:\.\d+)+)"),
+    Path("/sys/module/amdgpu/version"): re.compile(r"(\S+)"),
+}
+"""Where kernels tell the version of a driver, and how to read it."""
+
+
 class DriverError(RuntimeError):
     """The driver refused a call; the message has its number for why (CUresult in cuda.h)."""
 
 
 def names(device: str, count: int = 1) -> list[str]:
-    """The devices of a torch device type that we may use: UUIDs of GPUs on CUDA, else by number, as torch counts `count`.
+    """The devices of a torch device type that we may use: UUIDs of NVIDIA's GPUs, else by number, as torch counts `count`.
 
     A single one is the type itself. That is also what there is where CUDA has no GPU or no driver: the worker will say so
     better than we could.
     """
-    if device == "cuda":
-        return visible() or [device]
+    if device == "cuda" and (uuids := visible()):
+        return uuids
     return [f"{device}:{number}" for number in range(count)] if count > 1 else [device]
 
 
@@ -58,6 +67,14 @@ def visible() -> list[str]:
     if entries and all(map(is_uuid, entries)):
         return list(dict.fromkeys(entries))
     return [] if allowed is not None and not entries else ask_driver()
+
+
+def driver_version() -> str | None:
+    """Version of the GPUs' driver, as `580.65.06`; None where the kernel does not tell it."""
+    for path, pattern in DRIVER_FILES.items():
+        if path.is_file() and (found := pattern.search(path.read_text())):
+            return found[1]
+    return None
 
 
 def is_uuid(name: str) -> bool:

@@ -139,6 +139,7 @@ def measure(spec: Spec, request: Request, reporter: Reporter) -> None:
     from timmgate.worker import compile_cache, torch_device, training_step  # and with them torch
 
     torch_device.use(spec.device, request.device_number)
+    torch_device.answer(spec.device)  # one that is broken, or that the check before has broken, is not the model's fault
     check, run = import_module(CHECKS[spec.check].module), request.run
     folder = request.cache(spec)
     cache = compile_cache.Cache(folder) if run.shared_cache else compile_cache.OwnCache(folder, run.toolchain)

@@ -23,25 +23,35 @@ RESET_PEAK_RSS = "5"
 """What sets VmHWM back to VmRSS when written to clear_refs (man 5 proc)."""
 
 
-def peak_bytes(device: str, run: Callable[[], object], resident: int) -> int | None:
+def left_bytes(device: str) -> int:
+    """What an accelerator's allocator has given out and nobody will give back: frozen weights of an earlier program."""
+    gc.collect()
+    return getattr(torch, device).memory_allocated() if device != "cpu" and _has_peaks(device) else 0
+
+
+def _has_peaks(device: str) -> bool:
+    return hasattr(getattr(torch, device), "reset_peak_memory_stats")
+
+
+def peak_bytes(device: str, run: Callable[[], object], resident: int, left: int = 0) -> int | None:
     """Peak memory in bytes while `run` runs, with the `resident` bytes of weights and images that were there before.
 
-    On an accelerator it is the peak of what its allocator gave out. On a CPU it is `resident` and the growth of the resident
-    set from a heap without free memory to its peak, so that neither libraries nor the compiler's own garbage are in it. None
-    where that cannot be had.
+    On an accelerator it is the peak of what its allocator gave out, less what was `left` of an earlier check. On a CPU it is
+    `resident` and the growth of the resident set from a heap without free memory to its peak, so that neither libraries nor
+    the compiler's own garbage are in it. None where that cannot be had.
     """
     gc.collect()
     if device == "cpu":
         return _host_peak_bytes(run, resident)
-    allocator = getattr(torch, device)
-    if not hasattr(allocator, "reset_peak_memory_stats"):
+    if not _has_peaks(device):
         run()
         return None
+    allocator = getattr(torch, device)
     allocator.synchronize()
     allocator.reset_peak_memory_stats()
     run()
     allocator.synchronize()
-    return allocator.max_memory_allocated()
+    return allocator.max_memory_allocated() - left
 
 
 def allocated_bytes(run: Callable[[], object], resident: int) -> int | None:

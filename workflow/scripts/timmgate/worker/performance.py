@@ -31,14 +31,14 @@ PADDING_BYTES = 1 << 17
 
 
 class Iterations:
-    """Runs one iteration of either side: every batch once."""
+    """Runs one iteration of either side: every batch once. `left` are bytes of an accelerator that are none of its own."""
 
-    def __init__(self, spec: Spec, model: torch.nn.Module, batches: list[torch.Tensor], reporter: Reporter):
+    def __init__(self, spec: Spec, model: torch.nn.Module, batches: list[torch.Tensor], reporter: Reporter, left: int = 0):
         self._spec, self._model, self._batches, self._clock = spec, model, batches, reporter.clock
         self._optimizer = make_optimizer(spec, model)
         self._weights = [tensor.detach().to("cpu", copy=True) for tensor in models.state(model)] if self._optimizer else None
         self._is_frozen = spec.device == "cpu" and torch._inductor.config.freezing
-        self._constants = peak_memory.Added()
+        self._constants, self._left = peak_memory.Added(), left
         self._random, self._padding = random.Random(seed(spec)), []
 
     def run(self, forward: Callable[..., Any]) -> Any:
@@ -68,7 +68,7 @@ class Iterations:
         resident, device = peak_memory.tensor_bytes(self._model, *self._batches), self._spec.device
         beside = self._constants if forward is not self._model else peak_memory.Added()
         self._without_gradients()
-        peak = peak_memory.peak_bytes(device, lambda: self.run(forward), resident + beside.used)
+        peak = peak_memory.peak_bytes(device, lambda: self.run(forward), resident + beside.used, self._left)
         if device != "cpu":
             return peak, peak
         self._without_gradients()
@@ -109,11 +109,12 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
     if models.skipped(spec):
         reporter.result("pass_due_to_skip", spec.traits.skip_reason, "not run here, by the suite's table")
         return
+    left = peak_memory.left_bytes(spec.device)
     model, images = load(spec, setup, reporter)
     reporter.columns(**flops.count(model, images[:1]))
     batches = [fresh(spec, images[:size]) for size in batch_sizes(spec, setup.batch_size)]
     with torch.set_grad_enabled(spec.options.training), backends.configured(spec):
-        iterations = Iterations(spec, model, batches, reporter)
+        iterations = Iterations(spec, model, batches, reporter, left)
         reporter.stage("eager")
         iterations.run(model)
         eager_peak, eager_allocated = iterations.memory(model)

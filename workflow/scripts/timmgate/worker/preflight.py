@@ -13,9 +13,13 @@ from torch._inductor.cpp_builder import get_cpp_compiler
 from timmgate.core.faults import is_fault
 from timmgate.core.names import UnknownModelError, check_name
 from timmgate.core.preflight import Answer, Question
+from timmgate.system import gpus
 from timmgate.worker import backends, compile_cache, torch_device
 
 DEVICES = ("cpu", "cuda", "xpu", "mps")
+
+OF_TRITON = ("cuda", "xpu")
+"""Those for which inductor writes kernels in Triton."""
 
 
 def answer(question: Question) -> Answer:
@@ -29,7 +33,7 @@ def answer(question: Question) -> Answer:
         return Answer(problems)
     return Answer(
         device_name=torch_device.name(question.device),
-        driver=torch_device.driver(question.device),
+        driver=gpus.driver_version() if question.device == "cuda" else None,
         unknown_models=unknown_models,
         devices=torch_device.count(question.device),
     )
@@ -49,8 +53,7 @@ def build_toolchain(question: Question) -> None:
 def device_problem(device: str) -> str | None:
     """Why the device does not answer, None if it does."""
     try:
-        torch.ones(1, device=device).add_(1)
-        torch_device.synchronize(device)
+        torch_device.answer(device)
     except Exception as error:
         others = ", ".join(each for each in DEVICES if each != device and _answers(each)) or "no other"
         return f"device: {device} does not answer ({backends.first_line(error)}); this machine has {others}"
@@ -81,6 +84,15 @@ def mode_problems(question: Question) -> Iterator[str]:
         except Exception as error:
             reason = backends.first_line(error)
             yield f"there is no C++ compiler that works, and inductor needs one on a CPU ({reason}); install g++, or set CXX"
+
+    if question.device in OF_TRITON and uses_inductor(question):
+        try:
+            from triton.runtime import driver
+
+            driver.active.get_current_target()
+        except Exception as error:
+            reason = f"{type(error).__name__}: {backends.first_line(error)}"
+            yield f"triton does not work on {question.device}, and inductor needs it ({reason}); it needs gcc and Python.h"
 
 
 def load_backend(backend: str) -> None:

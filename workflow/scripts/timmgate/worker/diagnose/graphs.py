@@ -243,6 +243,7 @@ from safetensors.torch import load_file
 from torch import device
 
 torch.set_grad_enabled(False)
+torch.backends.cudnn.allow_tf32 = False
 torch._inductor.config.patch({config}).__enter__()
 
 
