@@ -1,5 +1,6 @@
 """The strict verdict in the accuracy check: what it judges that the dynamo rule does not, and what the row says of it."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import specs
 from said import Said, listen
 from timmgate.core.checks import ACCURACY
 from timmgate.core.verdict import KINKS
-from timmgate.worker import accuracy, backends, models, null_runs, strict_verdict
+from timmgate.worker import accuracy, backends, iterations, models, null_runs, strict_verdict
 from timmgate.worker.compile_cache import Cache
 from timmgate.worker.training_step import Setup
 
@@ -137,6 +138,45 @@ def wrong_at_first(model):
     return forward
 
 
+def writes_into_its_images(model):
+    def forward(images):
+        output = model(images)
+        images.data.add_(1)
+        return output
+
+    return forward
+
+
+def writes_into_its_weights(model):
+    def forward(images):
+        output = model(images)
+        model.head.bias.data.add_(1e-6)
+        return output
+
+    return forward
+
+
+def wrong_in_the_second_call(model):
+    calls = []
+
+    def forward(images):
+        calls.append(1)
+        return model(images) * (100 if len(calls) == 2 else 1)
+
+    return forward
+
+
+def no_gradient_at_first(model):
+    calls = []
+
+    def forward(images):
+        calls.append(1)
+        output = model(images)
+        return output.detach() + (output - output.detach()) * (0 if len(calls) == 1 else 1)
+
+    return forward
+
+
 def keeps_weights(model):
     kept = {}
 
@@ -156,11 +196,32 @@ def keeps_weights(model):
         (keeps_output, {}),
         (wrong_at_first, {}),
         (wrong_at_first, {"training": True}),
+        (writes_into_its_images, {}),
+        (writes_into_its_images, {"training": True}),
+        (writes_into_its_weights, {}),
+        (wrong_in_the_second_call, {}),
+        (wrong_in_the_second_call, {"training": True}),
+        (no_gradient_at_first, {"training": True}),
         (keeps_weights, {"training": True, "optimizer": "sgd"}),
     ],
 )
 def test_what_a_program_keeps_of_its_first_call_and_what_is_wrong_in_it_alone_fails(wrap, options, monkeypatch):
     assert measure(monkeypatch, wrap, **options).columns["strict"] == "fail"
+
+
+def test_a_mode_with_dynamic_shapes_is_judged_with_another_number_of_images(monkeypatch):
+    sizes = []
+
+    def for_its_own_size(model):
+        def forward(images):
+            sizes.append(len(images))
+            return model(images) * (1 if len(images) == sizes[0] else 1.01)
+
+        return forward
+
+    assert measure(monkeypatch, for_its_own_size, dynamic=True).columns["strict"] == "fail"
+    assert [*dict.fromkeys(sizes)] == [8, 6]
+    assert measure(monkeypatch, same, dynamic=True).columns["strict"] == "pass"
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -176,40 +237,68 @@ def test_another_shape_or_structure_is_the_compilers(wrap, monkeypatch):
     assert said.result["status"] == "fail_accuracy" and said.columns["strict"] == "fail"
 
 
-def test_what_raises_with_another_seed_leaves_the_first_verdict_and_a_reason(monkeypatch):
+def beyond(monkeypatch, margin: float):
+    """A compiler that is wrong by so many limits."""
+
+    def by(share):
+        def wrap(model):
+            return lambda images: model(images) * torch.ones(10).index_fill(0, torch.tensor([3]), 1 + share)
+
+        return wrap
+
+    share = 1e-2
+    return by(share * margin / measure(monkeypatch, by(share)).columns["strict_margin"])
+
+
+def test_a_seed_that_raises_does_not_take_a_failure_back(monkeypatch):
+    off = beyond(monkeypatch, 2.0)
+
     def compile_model(spec, model, images):
         if spec.seed != 1337:
             raise RuntimeError("not twice")
-        return one_sample_off(model)
+        return off(model)
 
     said = measure_with(monkeypatch, compile_model)
-    assert said.result["status"] == "pass" and said.columns["strict"] == "undecided"
+    assert said.result["status"] == "pass" and said.columns["strict"] == "fail"
     assert said.columns["strict_error"] == "RuntimeError: not twice"
 
 
-def test_a_failure_needs_two_of_three_seeds(monkeypatch):
+def test_a_failure_that_may_be_chance_needs_two_of_three_seeds(monkeypatch):
     """One that only the first seed shows is a chance that would repeat in every night."""
-    seeds = []
+    seeds, off = [], beyond(monkeypatch, 2.0)
 
     def only_for_the_first(spec, model, images):
         seeds.append(spec.seed)
-        return one_sample_off(model) if len(seeds) == 1 else model
+        return off(model) if len(seeds) == 1 else model
 
-    said = measure(monkeypatch, one_sample_off)
-    assert said.columns["strict_of_seeds"] == ["fail", "fail"]
+    said = measure(monkeypatch, off)
+    assert said.columns["strict_of_seeds"] == ["fail", "fail"] and 1 < said.columns["strict_margin"] < 3
     said = measure_with(monkeypatch, only_for_the_first)
     assert said.columns["strict_of_seeds"] == ["fail", "pass", "pass"] and said.columns["strict"] == "pass"
     assert len(set(seeds)) == 3 and said.columns["strict_message"] is None
 
 
+@pytest.mark.parametrize("factor", [1.5, math.nan])
+def test_what_chance_does_not_make_needs_no_other_seed(factor, monkeypatch):
+    """As of a race: a program that is wrong in one call and right in the next ones."""
+    seeds = []
+
+    def only_for_the_first(spec, model, images):
+        seeds.append(spec.seed)
+        return (lambda images: model(images) * factor) if len(seeds) == 1 else model
+
+    said = measure_with(monkeypatch, only_for_the_first)
+    assert (said.columns["strict"], said.columns["strict_of_seeds"], seeds) == ("fail", ["fail"], [1337])
+
+
 def test_what_is_known_by_then_is_said_before_each_stage_that_a_limit_may_end(monkeypatch):
     columns, known = {}, []
-    for message in measure(monkeypatch, one_sample_off).messages:
+    for message in measure(monkeypatch, beyond(monkeypatch, 2.0)).messages:
         columns.update(message.get("columns", {}))
         if so_far := message.get("result_so_far"):
             (leaf,) = so_far["details"]
             known.append((so_far["status"], leaf["strict"], columns.get("strict"), columns.get("strict_of_seeds")))
-    assert known == [("pass", None, None, None), *[("pass", False, "undecided", ["fail"])] * 2]
+    assert known == [("pass", None, None, None), *[("pass", False, "fail", ["fail"])] * 2]
 
 
 def test_the_columns_of_the_row_are_those_of_the_first_seed(monkeypatch):
@@ -270,7 +359,7 @@ def test_by_the_dynamo_rule_alone_nothing_runs_twice(monkeypatch):
         return forward
 
     said = measure(monkeypatch, counted, strict=False)
-    assert len(calls) == accuracy.ITERATIONS
+    assert len(calls) == iterations.ITERATIONS
     assert "strict" not in said.columns and "null_runs" not in said.stages
 
 

@@ -212,7 +212,8 @@ def test_samples_are_taken_alone_on_this_gpu_after_another_warm_up(one_linear, c
 
 def test_a_run_of_the_accuracy_check_ends_when_the_gpu_is_done(calls):
     images = torch.ones(2, 3)
-    (leaf,) = accuracy.run(spec("accuracy"), torch.nn.Linear(3, 2), images, after_first=lambda _: calls.append("first"))
+    found = accuracy.run(spec("accuracy"), torch.nn.Linear(3, 2), images, after_first=lambda: calls.append("first"))
+    (leaf,) = found.leaves
     assert leaf.value.shape == (2, 2)
     assert calls == ["first", "synchronize"]
 

@@ -223,7 +223,8 @@ PERFORMANCE = Check(
                     "timed_output_error",
                     "float64",
                     "",
-                    "norm of compiled - reference over norm of reference, in training of all gradients or of the input's",
+                    "norm of compiled - reference over norm of reference, of the output; in training of the prediction, all "
+                    "gradients or the input's",
                 ),
                 ("timed_output_margin", "float64", "", "timed_output_error over the error that is allowed, 1 is the limit"),
                 (
@@ -231,7 +232,7 @@ PERFORMANCE = Check(
                     "string",
                     "",
                     "what compiled is held against: fp64 at the timed batch size, eager with an error extrapolated from "
-                    "batch 8 (extrapolated), or eager by cosine similarity (eager)",
+                    "batch 8 (extrapolated), or eager by cosine similarity (eager); none where eager is not finite",
                 ),
                 ("gmacs", "float64", "1e9", "multiply-accumulate operations of the forward pass of one image"),
                 ("mactivations", "float64", "1e6", "output elements of convolutions and matrix products in the same"),

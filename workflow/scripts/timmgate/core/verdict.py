@@ -21,6 +21,12 @@ low rank, whose mean and projection are near 0 in any one of them by chance.
 CLOSE = 0.1
 """A leaf whose error's rms is at most this share of its size is right, however far off null runs are."""
 
+CERTAIN = 3.0
+"""So many limits are no chance: 3^-5 = 0.4 % of the cases where a healthy run is beyond its limit, with five sources."""
+
+MISMATCH = "mismatch"
+"""Statistic of a leaf that differs whatever the rounding."""
+
 UNDECIDED_LEAVES = 0.05
 """A cell is undecided if more than this share of its leaves is; gradients of both losses to a tensor are one."""
 
@@ -203,6 +209,17 @@ def _multiplier(errors: Errors, nulls: Sequence[NullRun], base: float) -> float:
     return multiplier_for(sum(len(each.statistics) for each in errors.values()), independent(nulls), base)
 
 
+def is_certain(found: CellVerdict) -> bool:
+    """Whether a failure is none that chance makes.
+
+    That a statistic is t times its limit by chance is t^k times rarer than that it is beyond it, with k independent null
+    runs. A gradient may be, where rounding crosses a kink; where NaN are, or which shape a leaf has, rounding does not
+    decide.
+    """
+    failed = [leaf for leaf in found.leaves if leaf.strict is False]
+    return any(leaf.statistic == MISMATCH or (leaf.margin > CERTAIN and "gradient" not in leaf.kind) for leaf in failed)
+
+
 def majority(verdicts: Iterable[Strict]) -> Strict:
     """The verdict on three seeds of weights and images: what two of them say, else undecided."""
     verdicts = list(verdicts)
@@ -231,12 +248,12 @@ def _judge_leaf(name: str, errors: LeafErrors | None, nulls: Sequence[LeafErrors
     null_rms = max((null.statistics["rms"].value for null in comparable), default=math.inf)
     if errors is None or errors.mismatch:
         message = errors.mismatch if errors else "missing in the run"
-        return LeafVerdict(name, kind, None if unusable else False, math.inf, "mismatch", null_rms, message)
+        return LeafVerdict(name, kind, None if unusable else False, math.inf, MISMATCH, null_rms, message)
     if unusable:
         return LeafVerdict(name, kind, None, math.inf, "mismatch", null_rms, f"a null run: {unusable[0]}")
     if errors.dtype != comparable[0].dtype:
         message = f"{errors.dtype} instead of {comparable[0].dtype}"
-        return LeafVerdict(name, kind, False, math.inf, "mismatch", null_rms, message)
+        return LeafVerdict(name, kind, False, math.inf, MISMATCH, null_rms, message)
     allowed = _allowed(errors, comparable, multiplier)
     margins = {name: _margin(found.value, allowed[name]) for name, found in errors.statistics.items()}
     worst = max(margins, key=margins.__getitem__)

@@ -150,7 +150,7 @@ def text(case: Case, run: RunOptions, facts: Row, module: str | None = None) -> 
         config={} if faults.is_fault(options.backend) else facts["inductor_config"],
         compiles=case.compiles,
         compiled=_compiled(spec),
-        loop=_loop(sizes, is_mirrored, RUNS_OF_A_CRASH if module and not rule else 2),
+        loop=_loop(spec, sizes, is_mirrored, RUNS_OF_A_CRASH if module and not rule else 2),
         given="images[:size]" if sizes else "given" if is_mirrored else "images",
         model=repr(spec.model),
         submodule=f".get_submodule({module!r})" if module else "",
@@ -171,7 +171,7 @@ def text(case: Case, run: RunOptions, facts: Row, module: str | None = None) -> 
         loss_scale=f" / {LOSS_SCALE}" if spec.traits.scaled_loss else "",
         optimizer=_optimizer(spec) if rule == "dynamo" else None,
         learning_rate=LEARNING_RATE,
-        timed_leaves=("gradient", "input_gradient") if options.training else ("output",),
+        timed_leaves=("prediction", "gradient", "input_gradient") if options.training else ("output",),
         limit=case.limit,
     )
 
@@ -186,11 +186,14 @@ def _returned(is_tree: bool, rule: str | None) -> str:
     return f'{{"output": torch.cat([each.flatten() for each in {parts}.values() if each.is_floating_point()])}}'
 
 
-def _loop(sizes: Sequence[int], is_mirrored: bool, times: int) -> str:
+def _loop(spec: Spec, sizes: Sequence[int], is_mirrored: bool, times: int) -> str:
     """What the compiled program is run for; of which the last run is judged."""
     if sizes:
         return f"size in {tuple(sizes)}"
-    return "given in (images.flip(-1), images)" if is_mirrored else f"_ in range({times})"
+    if not is_mirrored:
+        return f"_ in range({times})"
+    others = "torch.cat([images, images[:len(images) // 3]])" if spec.options.dynamic else "images"
+    return f"given in ({others}.flip(-1), images)"
 
 
 def _wrapped(text: str) -> str:

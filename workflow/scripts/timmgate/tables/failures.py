@@ -241,6 +241,10 @@ def _of_run(cells: list[Row], checks: Sequence[str]) -> Iterator[Row]:
         without = [cell for cell in measured if cell["strict"] is None and cell["strict_error"] is not None]
         words = "have no null runs, as strict_error says, and are judged by the dynamo rule"
         yield from of_cells("weak_evidence", "accuracy", "strict_error", without, words)
+    if "performance" in checks:
+        unjudged = [cell for cell in measured if cell["timed_reference"] == "none"]
+        words = "have an eager output at the timed batch size that is not finite, so that compiled's is not judged"
+        yield from of_cells("weak_evidence", "performance", "timed_reference", unjudged, words)
     for check in checks:
         skipped = [cell for cell in measured if cell[SHOWN_STATUS[check]] == "pass_due_to_skip"]
         yield from of_cells("not_judged", check, "pass_due_to_skip", skipped, "are not judged")

@@ -16,22 +16,17 @@ from torch._dynamo.utils import counters
 
 from timmgate.core.protocol import Reporter
 from timmgate.core.spec import Spec
-from timmgate.core.verdict import OUTPUTS, CellVerdict, LeafVerdict
-from timmgate.worker import backends, models, strict_verdict, torch_device
-from timmgate.worker.compare import Leaf, LeafEvidence, Rule, all_finite, compare_leaves
-from timmgate.worker.training_step import Setup, cloned, fresh, gradient, iterate, load, make, make_optimizer
-
-ITERATIONS = 2
-"""Iterations of a run, of which the last is compared (benchmarks/dynamo --iterations)."""
+from timmgate.core.verdict import CellVerdict, LeafVerdict, Strict
+from timmgate.worker import backends, iterations, models, strict_verdict, torch_device
+from timmgate.worker.compare import LeafEvidence, Rule, all_finite, compare_leaves
+from timmgate.worker.iterations import Result, Run, kept, run
+from timmgate.worker.training_step import Setup, load, make
 
 INFERENCE_TOLERANCE = 1e-3
 """Tolerance at inference, but for freezing (benchmarks/dynamo timm_models)."""
 
 NO_TOLERANCE = Rule(tolerance=0.0)
 """Two eager runs with the same seeds must agree exactly."""
-
-Result = list[Leaf]
-"""What one run computed: its output, or its prediction, loss, gradients, parameters and buffers."""
 
 
 def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
@@ -44,30 +39,30 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
         return
     model, images = load(spec, setup, reporter)
     with torch.set_grad_enabled(spec.options.training), backends.configured(spec):
-        firsts = Firsts()
         reporter.stage("reference")
-        reference = run_reference(spec, model, images, reporter, firsts.of("reference"))
+        reference = run_reference(spec, model, images, reporter)
         reporter.stage("eager")
-        eager = run(spec, copy.deepcopy(model), images, after_first=firsts.of("eager"))
-        if bad := not_finite(eager) or not_finite(reference or []):
+        eager = run(spec, copy.deepcopy(model), images, original=model)
+        if bad := not_finite(eager.leaves) or not_finite(reference.leaves if reference else []):
             reporter.result("eager_not_finite", "NaN or Inf", f"{bad} of eager or of its float64 reference is not finite")
             return
         reporter.stage("eager")
         again = run(spec, copy.deepcopy(model), images)
-        different = [] if spec.traits.nondeterministic else differing(eager, again)
+        different = [] if spec.traits.nondeterministic else differing(eager.leaves, again.leaves)
         if different and not setup.strict:
             reporter.result("eager_two_runs_differ", "comparison", _differs_from_itself(different))
             return
         others = strict_verdict.other_values(spec, model, images) if setup.strict else None
         reporter.stage("compile")
         torch_device.set_deterministic(False)  # what is judged is the program that the performance check times
-        compiled, strict_leaves = run_compiled(spec, setup, model, images, others, reporter, firsts.of("compiled"))
+        compiled, strict_leaves = run_compiled(spec, setup, model, images, others, reporter)
         reporter.stage("compare")
         how = rule(spec, reference is not None)
-        leaves = compare_leaves(eager, compiled, reference, how)
-        at_first = [] if different or spec.traits.nondeterministic else firsts.wrong(leaves, how)
-        leaves += at_first
-        report_dynamo(spec, leaves, eager, compiled, reference is not None, reporter)
+        leaves = compare_leaves(eager.leaves, compiled.leaves, reference.leaves if reference else None, how)
+        repeats_itself = not different and not spec.traits.nondeterministic
+        certain = list(iterations.wrong(eager, compiled, reference, leaves, how)) if repeats_itself else []
+        leaves += certain
+        report_dynamo(spec, leaves, eager.leaves, compiled.leaves, reference is not None, reporter)
         del eager, again, compiled, reference
         strict = {}
         if setup.strict:
@@ -77,41 +72,10 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
                 details = [asdict(leaf) for leaf in with_strict(leaves, strict)]
                 reporter.result_so_far(*result(spec, leaves, different), details)
 
-            strict = judge_strictly(spec, setup, *others, strict_leaves, at_first, reporter, keep)
+            strict = judge_strictly(spec, setup, *others, strict_leaves, certain, reporter, keep)
         for leaf in with_strict(leaves, strict):
             reporter.detail(asdict(leaf))
         reporter.result(*result(spec, leaves, different))
-
-
-CLEARLY = 2.0
-"""Margin of the dynamo rule from which on the first iteration is wrong: that rule's limit has false alarms, which elsewhere
-null runs and other seeds take back."""
-
-
-class Firsts:
-    """What the first iteration of eager, the reference and compiled returned; else only the last one is compared.
-
-    A program may be wrong in its first call alone, as where a kernel that is tried out writes over its own inputs.
-    """
-
-    def __init__(self) -> None:
-        self._returned: dict[str, Any] = {}
-
-    def of(self, run: str) -> Callable[[Any], None]:
-        """Keeps what the first iteration of a run returns."""
-        return lambda returned: self._returned.__setitem__(run, cloned(returned))
-
-    def wrong(self, leaves: list[LeafEvidence], how: Rule) -> list[LeafEvidence]:
-        """The outputs of the first iteration that are wrong where those of the last one, in `leaves`, are right."""
-        outputs = [leaf for leaf in leaves if leaf.kind in OUTPUTS]
-        if not all(leaf.accuracy for leaf in outputs):
-            return []
-        kind = outputs[0].kind
-        value = {run: returned if kind == "output" else returned[0] for run, returned in self._returned.items()}
-        eager, compiled = ([Leaf(f"first_iteration.{kind}", kind, value[run])] for run in ("eager", "compiled"))
-        reference = [Leaf(f"first_iteration.{kind}", kind, value["reference"])] if not how.cosine else None
-        found = compare_leaves(eager, compiled, reference, how)
-        return [leaf for leaf in found if leaf.margin is not None and leaf.margin > CLEARLY]
 
 
 def run_compiled(
@@ -121,36 +85,24 @@ def run_compiled(
     images: torch.Tensor,
     others: tuple[torch.nn.Module, torch.Tensor] | None,
     reporter: Reporter,
-    after_first: Callable[[Any], None] = lambda _: None,
-) -> tuple[Result, Result]:
+) -> tuple[Run, Result]:
     """Compile a copy of the model, and run it as eager is run, then as null runs are, on other values, if there are any."""
-
-    def stop(returned: Any) -> None:
-        first_iteration.stop()
-        after_first(returned)
-
     compiled = copy.deepcopy(model)
     with backends.compiling(spec, setup.cache, reporter) as first_iteration:
         forward = backends.compile_model(spec, compiled, images)
         reporter.stage("run")
-        leaves = run(spec, compiled, images, forward, after_first=stop)
+        found = run(spec, compiled, images, forward, original=model, after_first=first_iteration.stop)
         reporter.columns(**backends.statistics())
         if others is None:
-            return leaves, []
-        return kept(leaves), strict_verdict.run_compiled(spec, others[0], compiled, others[1], forward)
+            return found, []
+        found = replace(found, leaves=kept(found.leaves))
+        return found, strict_verdict.run_compiled(spec, others[0], compiled, others[1], forward)
 
 
-def kept(leaves: Result) -> Result:
-    """Copies of leaves that the next run would write into: buffers, gradients, outputs of a CUDA graph."""
-    return [replace(leaf, value=cloned(leaf.value)) for leaf in leaves]
-
-
-def run_reference(
-    spec: Spec, model: torch.nn.Module, images: torch.Tensor, reporter: Reporter, after_first: Callable[[Any], None]
-) -> Result | None:
+def run_reference(spec: Spec, model: torch.nn.Module, images: torch.Tensor, reporter: Reporter) -> Run | None:
     """The same weights and images in float64; None, with the reason in the row, where that is not possible."""
     try:
-        reference = run_exact(spec, model, images, after_first)
+        reference = run_exact(spec, model, images)
     except Exception as error:
         reporter.columns(reference="none", reference_error=f"{type(error).__name__}: {error}")
         return None
@@ -158,43 +110,10 @@ def run_reference(
     return reference
 
 
-def run_exact(
-    spec: Spec, model: torch.nn.Module, images: torch.Tensor, after_first: Callable[[Any], None] = lambda _: None
-) -> Result:
+def run_exact(spec: Spec, model: torch.nn.Module, images: torch.Tensor) -> Run:
     """A run of a copy of the model in float64, with the random masks of a run in float32."""
     with torch_device.NarrowDraws():
-        return run(spec, copy.deepcopy(model).double(), images.double(), after_first=after_first)
-
-
-def run(
-    spec: Spec,
-    model: torch.nn.Module,
-    images: torch.Tensor,
-    forward: Callable[..., Any] | None = None,
-    after_first: Callable[[Any], None] = lambda _: None,
-) -> Result:
-    """Seed, iterate, and return what the last iteration computed. `model` is changed by training.
-
-    `after_first` gets what the first one returned.
-    """
-    torch_device.seed_everything(spec.seed)
-    images, optimizer = fresh(spec, images), make_optimizer(spec, model)
-    for number in range(ITERATIONS):
-        returned = iterate(spec, model, model if forward is None else forward, images, optimizer)
-        if number == 0:
-            after_first(returned)
-    torch_device.synchronize(spec.device)
-    if not spec.options.training:
-        return [Leaf("output", "output", returned)]
-    prediction, loss = returned
-    return [
-        Leaf("prediction", "prediction", prediction),
-        Leaf("loss", "loss", loss),
-        *(Leaf(f"gradient.{name}", "gradient", gradient(weight)) for name, weight in model.named_parameters()),
-        *(Leaf(f"parameter.{name}", "parameter", weight.detach()) for name, weight in model.named_parameters()),
-        *(Leaf(f"buffer.{name}", "buffer", buffer) for name, buffer in model.named_buffers()),
-        Leaf("input_gradient", "input_gradient", gradient(images)),
-    ]
+        return run(spec, copy.deepcopy(model).double(), images.double())
 
 
 def rule(spec: Spec, has_reference: bool) -> Rule:
@@ -262,19 +181,20 @@ def judge_strictly(
     model: torch.nn.Module,
     images: torch.Tensor,
     compiled: Result,
-    at_first: list[LeafEvidence],
+    certain: list[LeafEvidence],
     reporter: Reporter,
     keep: Callable[[dict[str, LeafVerdict]], None],
 ) -> dict[str, LeafVerdict]:
     """The strict verdict on every leaf, by name; nothing, with the reason in the row, where null runs are not possible.
 
-    `model` and `images` are other values than those that were compiled, and `compiled` is what came of them. `at_first` is
-    what was wrong in the first iteration alone, which needs no other seeds. `keep` says what is known when a stage begins. A
-    failure that has not been tried with other seeds is undecided.
+    `model` and `images` are other values than those that were compiled, and `compiled` is what came of them. `certain` is
+    what is wrong whatever null runs say. `keep` says what is known when a stage begins.
+
+    A failure may be chance: then two of three seeds decide. A seed that could not be tried does not take it back.
     """
 
-    def examine(seed: int) -> CellVerdict:
-        """The verdict with another seed, undecided if it raises; it compiles again: weights may be part of the program."""
+    def examine(seed: int) -> Strict:
+        """The verdict with another seed, that of the first if it raises; it compiles again: programs may contain weights."""
         other = replace(spec, seed=seed)
         try:
             model, images = make(other, setup)
@@ -284,11 +204,11 @@ def judge_strictly(
             _, compiled = run_compiled(other, setup, model, images, others, reporter)
             reporter.stage("null_runs")
             keep(leaves)
-            return strict_verdict.examine(other, *others, compiled)
+            return strict_verdict.examine(other, *others, compiled).strict
         except Exception as error:
             traceback.print_exc()
             reporter.columns(strict_error=f"{type(error).__name__}: {error}")
-            return replace(found, strict="undecided")
+            return found.strict
 
     reporter.stage("null_runs")
     keep({})
@@ -298,11 +218,11 @@ def judge_strictly(
         traceback.print_exc()
         reporter.columns(strict_error=f"{type(error).__name__}: {error}")
         return {}
-    if at_first and found.strict != "fail":
-        found = wrong_at_first(found, at_first)
+    if certain:
+        found = with_certain(found, certain)
     leaves = {leaf.leaf: leaf for leaf in found.leaves}
     reporter.columns(
-        strict="undecided" if found.strict == "fail" else found.strict,
+        strict=found.strict,
         strict_margin=found.margin,
         strict_worst_leaf=found.worst_leaf,
         strict_worst_statistic=found.worst_statistic,
@@ -311,23 +231,21 @@ def judge_strictly(
         null_runs=found.null_runs,
         null_scatter=found.null_scatter,
     )
-    strict, of_seeds = ("fail", ["fail"]) if at_first else strict_verdict.after_seeds(found, examine, spec.seed)
+    strict, of_seeds = strict_verdict.after_seeds(found, examine, spec.seed)
     message = f"{found.worst_leaf}: {leaves[found.worst_leaf].message}" if strict == "fail" else None
     reporter.columns(strict=strict, strict_of_seeds=of_seeds, strict_message=message)
     return leaves
 
 
-def wrong_at_first(found: CellVerdict, at_first: list[LeafEvidence]) -> CellVerdict:
-    """The verdict where the first iteration was wrong."""
-    worst = max(at_first, key=lambda leaf: leaf.margin or 0.0)
+def with_certain(found: CellVerdict, certain: list[LeafEvidence]) -> CellVerdict:
+    """The verdict with what is wrong whatever null runs say."""
     wrong = [
-        LeafVerdict(
-            leaf.leaf, leaf.kind, False, leaf.margin or math.inf, "mismatch", 0.0, "wrong in the first iteration alone"
-        )
-        for leaf in at_first
+        LeafVerdict(leaf.leaf, leaf.kind, False, leaf.margin or math.inf, "mismatch", 0.0, leaf.message) for leaf in certain
     ]
-    margin, leaves = worst.margin or math.inf, (*found.leaves, *wrong)
-    return replace(found, strict="fail", margin=margin, worst_leaf=worst.leaf, worst_statistic="mismatch", leaves=leaves)
+    worst, leaves = max(wrong, key=lambda leaf: leaf.margin), (*found.leaves, *wrong)
+    return replace(
+        found, strict="fail", margin=worst.margin, worst_leaf=worst.leaf, worst_statistic="mismatch", leaves=leaves
+    )
 
 
 def with_strict(leaves: list[LeafEvidence], strict: dict[str, LeafVerdict]) -> Iterator[LeafEvidence]:

@@ -16,6 +16,9 @@ from timmgate.worker.torch_device import with_float64
 GRADIENTS = ("gradient", KIND)
 """Kinds of leaves that have a typical size: the median over those of a kind."""
 
+VANISHING = 1e-7
+"""A gradient in float64 of at most this share of a typical one is zero but for rounding: float32's resolution."""
+
 SLICED = 2
 """Slices are taken along so many of the first dimensions: samples and classes, output and input channels."""
 
@@ -26,7 +29,7 @@ class Size:
 
     * `scale`: what errors are relative to: its rms, if that is not too small; 1 for zeros. The others are over it.
     * `rms`, `max`: of its elements; `slices`: the largest rms of a slice along each of the first dimensions.
-    * `vanishes`: it is so small that nothing can be told from zero.
+    * `vanishes`: it is zero but for the rounding of the reference itself.
     * `is_finite`: there is no NaN or Inf in it; else all is of the rest.
     """
 
@@ -47,9 +50,9 @@ class Reference:
     def __init__(self, leaves: Iterable[Leaf], dtype: torch.dtype):
         self.leaves, self.dtype = list(leaves), dtype
         self._values = dict(tensors(self.leaves))
-        resolutions = {kind: torch.finfo(dtype).eps * self._typical_size(kind) for kind in GRADIENTS}
+        typical = {kind: self._typical_size(kind) for kind in GRADIENTS}
         self._sizes = {
-            name: _size(value, resolutions.get(kind))
+            name: _size(value, typical.get(kind, 0.0), dtype)
             for name, (kind, value) in self._values.items()
             if isinstance(value, Tensor) and value.numel()
         }
@@ -103,15 +106,21 @@ class Reference:
         return LeafErrors(name, kind, statistics, size.vanishes, dtype=str(run.dtype).removeprefix("torch."))
 
 
-def _size(value: Tensor, resolution: float | None) -> Size:
-    """The size of a leaf; where there is a `resolution`, nothing smaller can be told from zero."""
+def _size(value: Tensor, typical: float, dtype: torch.dtype) -> Size:
+    """The size of a leaf. `typical` is that of its kind, if there is one, and `dtype` what runs compute in.
+
+    A gradient whose terms cancel is 1e-16 of a typical one in float64; in a reference that is a run itself, as much as that
+    resolves. What it is in a run depends on the run's own resolution.
+    """
     is_finite = bool(torch.isfinite(value).all())
+    resolution = torch.finfo(dtype).eps * typical
+    smallest = VANISHING * typical if value.dtype == torch.float64 else resolution
     value = value.double()
     if not is_finite:
         value = torch.where(torch.isfinite(value), value, 0.0)
     rms = _rms(value)
-    scale = max(rms, resolution or 0.0) or 1.0
-    vanishes = bool(resolution) and rms <= resolution
+    vanishes = bool(typical) and rms <= min(smallest, resolution)
+    scale = (resolution if vanishes else rms) or 1.0
     slices = tuple(_slices(value, axis)[1].max().item() / scale for axis in _axes(value))
     return Size(scale, rms / scale, _largest(value) / scale, slices, vanishes, is_finite)
 

@@ -9,6 +9,7 @@ import math
 import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,12 +17,13 @@ import torch
 from timmgate.core.faults import PLACES, Choice, choices
 from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Spec
-from timmgate.core.verdict import majority
-from timmgate.worker import accuracy, backends, compare, strict_verdict, torch_device
+from timmgate.core.verdict import CellVerdict, Strict
+from timmgate.worker import accuracy, backends, compare, iterations, strict_verdict, torch_device
 from timmgate.worker.compare import Leaf
 from timmgate.worker.compile_cache import Cache
 from timmgate.worker.faults import Trials
 from timmgate.worker.faults.effect import effect_of
+from timmgate.worker.iterations import Run
 from timmgate.worker.training_step import Setup, make
 
 WHOLE_PROGRAM = "process"
@@ -63,7 +65,7 @@ class Subject:
         others = strict_verdict.other_values(spec, self.model, self.images)
         self.judge = strict_verdict.prepare(spec, *others)
         self.reference = accuracy.run_exact(spec, self.model, self.images)
-        self.eager = accuracy.run(spec, copy.deepcopy(self.model), self.images)
+        self.eager = accuracy.run(spec, copy.deepcopy(self.model), self.images, original=self.model)
         self.strict_eager = strict_verdict.run(spec, copy.deepcopy(others[0]), others[1])
         self.program = Program(spec, self.model, self.images, *others)
         exact = copy.deepcopy(self.model).double(), self.images.double()
@@ -83,12 +85,20 @@ class Subject:
             healthy, faulty = self.healthy_exact, self.exact.strict(choice)
         return effect_of(self.judge.reference.leaves, self.strict_eager, healthy, faulty)
 
-    def differs(self, leaves: list[Leaf], cosine: bool) -> bool:
+    def differs(self, run: Run, cosine: bool) -> bool:
         """Whether the dynamo rule, or its cosine mode, finds the result of a run wrong."""
         how = accuracy.rule(self.spec, has_reference=True)
-        how = replace(how, cosine=True) if cosine else how
-        found = compare.compare_leaves(self.eager, leaves, self.reference, how)
-        return not all(leaf.accuracy for leaf in found)
+        return not all(leaf.accuracy for leaf in self._compared(run, replace(how, cosine=True) if cosine else how))
+
+    def verdict(self, run: Run, strict_leaves: list[Leaf]) -> CellVerdict:
+        """The strict verdict, with what is wrong whatever null runs say."""
+        how = accuracy.rule(self.spec, has_reference=True)
+        certain = list(iterations.wrong(self.eager, run, self.reference, self._compared(run, how), how))
+        found = self.judge.judge(strict_leaves)
+        return accuracy.with_certain(found, certain) if certain else found
+
+    def _compared(self, run: Run, how: compare.Rule) -> list[compare.LeafEvidence]:
+        return compare.compare_leaves(self.eager.leaves, run.leaves, self.reference.leaves, how)
 
 
 class Program:
@@ -109,11 +119,11 @@ class Program:
         self._forward: Callable[..., Any] = torch.compile(self._model, backend=self.trials.compile)
         self.dynamo(None)  # captures the graphs of both passes
 
-    def dynamo(self, choice: Choice | None) -> list[Leaf]:
-        """The leaves that the dynamo rule compares."""
+    def dynamo(self, choice: Choice | None) -> Run:
+        """The run that the dynamo rule looks at."""
         self.trials.choose(choice)
         self._model.load_state_dict(self._original.state_dict())
-        return accuracy.run(self._spec, self._model, self._images, self._forward)
+        return accuracy.run(self._spec, self._model, self._images, self._forward, original=self._original)
 
     def strict(self, choice: Choice | None) -> list[Leaf]:
         """The leaves that the strict rule compares; not after the first call, as some faults are wrong only later."""
@@ -121,9 +131,10 @@ class Program:
         strict_verdict.run_compiled(self._spec, self._original, self._model, self._images, self._forward)
         return self._of_other_values()
 
-    def both(self, choice: Choice) -> tuple[list[Leaf], list[Leaf]]:
-        """The leaves of both rules, of one life of the fault."""
-        return accuracy.kept(self.dynamo(choice)), self._of_other_values()
+    def both(self, choice: Choice) -> tuple[Run, list[Leaf]]:
+        """The run of the dynamo rule and the leaves of the strict one, of one life of the fault."""
+        run = self.dynamo(choice)
+        return replace(run, leaves=iterations.kept(run.leaves)), self._of_other_values()
 
     def _of_other_values(self) -> list[Leaf]:
         model, images = self._other_model, self._other_images
@@ -135,21 +146,13 @@ def trials(spec: Spec, setup: Setup, places: Collection[str] = tuple(PLACES)) ->
     torch.set_num_threads(setup.threads)
     torch_device.set_deterministic(True)
     with torch.set_grad_enabled(spec.options.training), backends.configured(spec):
-        first, others = Subject(spec, setup), []
+        first = Subject(spec, setup)
+        of_seed = cache(lambda seed: Subject(replace(spec, seed=seed), setup))
         for choice in first.faults(places):
-            found = _try(first, choice)
-            for repeat in range(1, strict_verdict.REPEATS + 1):
-                if found.strict_of_seeds[0] != "fail" or majority(found.strict_of_seeds) != "undecided":
-                    break
-                if len(others) < repeat:
-                    others.append(Subject(replace(spec, seed=spec.seed + repeat), setup))
-                found.strict_of_seeds.append(_verdict(others[repeat - 1], choice))
-            if len(found.strict_of_seeds) > 1:
-                found.strict = majority(found.strict_of_seeds)
-            yield found
+            yield _try(first, choice, of_seed)
 
 
-def _try(subject: Subject, choice: Choice) -> Trial:
+def _try(subject: Subject, choice: Choice, of_seed: Callable[[int], Subject]) -> Trial:
     about = {
         "fault": str(choice),
         "family": choice.fault.family,
@@ -158,27 +161,28 @@ def _try(subject: Subject, choice: Choice) -> Trial:
         "backward": choice.fault.backward,
     }
     try:
-        leaves, strict_leaves = subject.program.both(choice)
-        found = subject.judge.judge(strict_leaves)
+        run, strict_leaves = subject.program.both(choice)
+        found = subject.verdict(run, strict_leaves)
+        effect = subject.effect(choice, strict_leaves)
+        by_dynamo = {"dynamo": subject.differs(run, cosine=False), "cosine": subject.differs(run, cosine=True)}
+        strict, of_seeds = strict_verdict.after_seeds(found, lambda seed: _verdict(of_seed(seed), choice), subject.spec.seed)
         return Trial(
             **about,
-            effect=subject.effect(choice, strict_leaves),
-            dynamo=subject.differs(leaves, cosine=False),
-            cosine=subject.differs(leaves, cosine=True),
-            strict=found.strict,
+            **by_dynamo,
+            effect=effect,
+            strict=strict,
             strict_margin=found.margin,
             strict_worst_leaf=found.worst_leaf,
-            strict_of_seeds=[found.strict],
+            strict_of_seeds=list(of_seeds),
         )
     except Exception as error:
         traceback.print_exc()
-        seeds = ["fail"] * (strict_verdict.REPEATS + 1)
         told = f"{type(error).__name__}: {error}"[:200]
         return Trial(**about, effect=math.inf, dynamo=True, cosine=True, strict="fail", strict_margin=math.inf,
-                     strict_worst_leaf="", strict_of_seeds=seeds, error=told)  # fmt: skip
+                     strict_worst_leaf="", strict_of_seeds=["fail"], error=told)  # fmt: skip
 
 
-def _verdict(subject: Subject, choice: Choice) -> str:
+def _verdict(subject: Subject, choice: Choice) -> Strict:
     """The strict verdict on a fault with the weights and images of another seed."""
     try:
         return subject.judge.judge(subject.program.both(choice)[1]).strict

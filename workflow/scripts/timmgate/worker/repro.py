@@ -96,8 +96,8 @@ def strict_limits(judge: strict_verdict.Judge) -> Limits:
 
 def dynamo_limits(spec: Spec, model: nn.Module, images: Tensor) -> Limits:
     """What the dynamo rule allows, of the rms alone."""
-    reference = accuracy.run_exact(spec, model, images)
-    eager = accuracy.run(spec, copy.deepcopy(model), images)
+    reference = accuracy.run_exact(spec, model, images).leaves
+    eager = accuracy.run(spec, copy.deepcopy(model), images).leaves
     found = {leaf.leaf: leaf for leaf in compare_leaves(eager, eager, reference, accuracy.rule(spec, True))}
     scales = Reference(reference, strict_verdict.computing_dtype(spec)).scales()
     return {
@@ -112,7 +112,7 @@ def prepare(spec: Spec, setup: Setup, folder: Path, module: str | None, rule: st
     torch.set_num_threads(setup.threads)
     torch_device.set_deterministic(True)
     model, images = make(spec, setup)
-    call = Call((images,), {})
+    call = Call((strict_verdict.resized(spec, images) if rule == "strict" else images,), {})
     if module:
         call = recorded(spec, model, images, module)
         model = model.get_submodule(module)

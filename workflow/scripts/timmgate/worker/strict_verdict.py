@@ -32,7 +32,7 @@ MOVED = 0.01
 REPEATS = 2
 """Further seeds of weights and images that a failure is tried with: it takes two of three."""
 
-Examination = Callable[[int], CellVerdict]
+Examination = Callable[[int], verdict.Strict]
 """The verdict with another seed."""
 
 
@@ -59,9 +59,11 @@ def run(spec: Spec, model: torch.nn.Module, images: torch.Tensor, forward: Calla
 def other_values(spec: Spec, model: torch.nn.Module, images: torch.Tensor) -> tuple[torch.nn.Module, torch.Tensor]:
     """Model and images that a program which was compiled for these ones has not seen: what it keeps of them is wrong there.
 
-    The images are mirrored. In training parameters are moved by up to half a percent, and buffers are what one more batch
-    leaves; at inference weights stay, which a compiler may make part of the program.
+    The images are mirrored, and fewer in a mode with dynamic shapes. In training parameters are moved by up to half a
+    percent, and buffers are what one more batch leaves; at inference weights stay, which a compiler may make part of the
+    program.
     """
+    images = resized(spec, images)
     mirrored = torch.empty_like(images).copy_(images.flip(-1))
     if not spec.options.training:
         return model, mirrored
@@ -71,6 +73,11 @@ def other_values(spec: Spec, model: torch.nn.Module, images: torch.Tensor) -> tu
         for parameter in other.parameters():
             parameter.copy_(null_runs.jittered(parameter, generator, MOVED))
     return other, mirrored
+
+
+def resized(spec: Spec, images: torch.Tensor) -> torch.Tensor:
+    """So many of these images as are judged: three of four, where the program is one for every number of them."""
+    return images[: -(len(images) // 4) or None] if spec.options.dynamic else images
 
 
 def run_compiled(
@@ -180,11 +187,11 @@ def computing_dtype(spec: Spec) -> torch.dtype:
 
 
 def after_seeds(first: CellVerdict, again: Examination, seed: int) -> tuple[verdict.Strict, list[verdict.Strict]]:
-    """The verdict after further seeds, where the first one failed, and that of every seed that was tried."""
+    """The verdict after further seeds, where the first may have failed by chance, and that of every seed that was tried."""
     words: list[verdict.Strict] = [first.strict]
-    if first.strict == "fail":
+    if first.strict == "fail" and not verdict.is_certain(first):
         for repeat in range(1, REPEATS + 1):
-            words.append(again(seed + repeat).strict)
+            words.append(again(seed + repeat))
             if verdict.majority(words) != "undecided":
                 break
         return verdict.majority(words), words

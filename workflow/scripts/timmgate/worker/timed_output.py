@@ -32,7 +32,7 @@ NULL_RUNS = ["outputs"] * 3
 """Families of the null runs."""
 
 Leaves = dict[str, list[Tensor]]
-"""What one iteration computed, by kind: the output at inference; the gradients and the input gradient in training."""
+"""What one iteration computed, by kind: the output; in training prediction, gradients and input gradient."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,14 @@ def judge(
     eager_peak_bytes: int | None,
     memory_bytes: int | None,
 ) -> dict[str, Any]:
-    """The columns `timed_...`: the worst of the batches of an iteration. None where eager itself is not finite.
+    """The columns `timed_...`: the worst of the batches of an iteration, of those where eager itself is finite.
 
     `eager_peak_bytes` is the peak of an eager iteration over all of them, `memory_bytes` what the process may take.
     """
     room = images_that_fit(spec, model, batches, eager_peak_bytes, memory_bytes)
     judgements = [made for batch in batches if (made := _judge_batch(spec, model, forward, batch, room))]
     if not judgements:
-        return {}
+        return {"timed_reference": "none"}
     worst = max(judgements, key=lambda made: made.margin)
     return {
         "timed_output_ok": worst.margin <= 1.0,
@@ -144,7 +144,7 @@ def computed(spec: Spec, model: torch.nn.Module, forward: Callable[..., Any], im
         outputs = [leaf for leaf in tree_leaves(returned) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
         return {"output": [leaf.clone() for leaf in outputs]}  # a CUDA graph writes its next output into the same place
     gradients = [gradient(parameter).clone() for parameter in model.parameters()]
-    return {"gradient": gradients, "input_gradient": [gradient(images).clone()]}
+    return {"prediction": [returned[0].clone()], "gradient": gradients, "input_gradient": [gradient(images).clone()]}
 
 
 def rounded_differently(spec: Spec, model: torch.nn.Module, images: Tensor) -> Iterator[Leaves]:

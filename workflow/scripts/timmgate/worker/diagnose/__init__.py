@@ -22,10 +22,12 @@ from timmgate.core.files import write_atomically
 from timmgate.core.protocol import Reporter
 from timmgate.core.spec import Mode, Spec
 from timmgate.core.verdict import status_by_rule
-from timmgate.worker import accuracy, backends, strict_verdict, torch_device
+from timmgate.worker import accuracy, backends, iterations, strict_verdict, torch_device
 from timmgate.worker.compare import compare_leaves
 from timmgate.worker.compile_cache import SeededCache
 from timmgate.worker.diagnose import applications, graphs, places, tricks
+from timmgate.worker.iterations import Result, Run, kept
+from timmgate.worker.iterations import run as run_iterations
 from timmgate.worker.strict_verdict import Judge
 from timmgate.worker.training_step import Setup, fresh, iterate, make
 
@@ -81,12 +83,16 @@ def judge(spec: Spec, setup: Setup, request: TrialRequest, reporter: Reporter) -
             reporter.result("pass")
             return
         reporter.stage("compare")
-        leaves = compare_leaves(known.eager, compiled, known.reference, accuracy.rule(spec, known.reference is not None))
+        how = accuracy.rule(spec, known.reference is not None)
+        leaves = compare_leaves(known.eager.leaves, compiled.leaves, known.exact, how)
+        certain = list(iterations.wrong(known.eager, compiled, known.reference, leaves, how))
+        leaves += certain
     worst = max(leaves, key=lambda leaf: leaf.margin)
     reporter.columns(margin=worst.margin, worst_leaf=worst.leaf)
     status, strict, message = "pass" if all(leaf.accuracy for leaf in leaves) else "fail_accuracy", None, worst.message
     if known.judge:
         found = known.judge.judge(strict_leaves)
+        found = accuracy.with_certain(found, certain) if certain else found
         strict = found.strict
         message = message or next((leaf.message for leaf in found.leaves if leaf.strict is False), "")
         reporter.columns(strict=strict, strict_margin=found.margin, strict_worst_leaf=found.worst_leaf)
@@ -102,30 +108,36 @@ def run_compiled(
     others: tuple[torch.nn.Module, torch.Tensor] | None,
     reporter: Reporter,
     begin: Callable[[], None],
-) -> tuple[accuracy.Result, accuracy.Result]:
+) -> tuple[Run, Result]:
     """As `accuracy.run_compiled`, and in a performance check some iterations more that must not compile anything."""
     with backends.compiling(spec, setup.cache, reporter):
         begin()
         compiled = copy.deepcopy(model)
         forward = backends.compile_model(spec, compiled, images)
-        leaves = accuracy.kept(accuracy.run(spec, compiled, images, forward))
-        found = strict_verdict.run_compiled(spec, others[0], compiled, others[1], forward) if others else []
-        strict = accuracy.kept(found)
+        found = run_iterations(spec, compiled, images, forward, original=model)
+        found = replace(found, leaves=kept(found.leaves))
+        of_others = strict_verdict.run_compiled(spec, others[0], compiled, others[1], forward) if others else []
+        strict = kept(of_others)
         if spec.check == "performance":
             with torch.compiler.set_stance("fail_on_recompile"):
                 again = fresh(spec, images)
                 for _ in range(TIMED_ITERATIONS):
                     iterate(spec, compiled, forward, again)
-        return leaves, strict
+        return found, strict
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What a compiled run is held against: the leaves of eager and of float64, and null runs, if the rule takes any."""
+    """What a compiled run is held against: eager and float64, and null runs, if the rule takes any."""
 
-    eager: accuracy.Result
-    reference: accuracy.Result | None
+    eager: Run
+    reference: Run | None
     judge: Judge | None
+
+    @property
+    def exact(self) -> Result | None:
+        """The leaves of float64."""
+        return self.reference.leaves if self.reference else None
 
 
 def expected(
@@ -151,7 +163,7 @@ def expected(
     except Exception:
         traceback.print_exc()
         reference = None
-    eager = accuracy.run(spec, copy.deepcopy(model), images)
+    eager = run_iterations(spec, copy.deepcopy(model), images, original=model)
     found = Expected(eager, reference, null_runs(spec, *others) if others else None)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(file, lambda scratch: scratch.write_bytes(pickle.dumps(found)))
