@@ -17,7 +17,8 @@ from timmgate.core import verdict
 from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Spec
 from timmgate.core.verdict import Errors, NullRun
-from timmgate.worker import backends, null_runs, strict_verdict, torch_device
+from timmgate.worker import backends, iterations, null_runs, strict_verdict, torch_device
+from timmgate.worker.compare import Leaf
 from timmgate.worker.compile_cache import Cache
 from timmgate.worker.training_step import Setup, make
 
@@ -53,36 +54,44 @@ class HealthyRun:
 def runs(spec: Spec, setup: Setup) -> Iterator[HealthyRun]:
     """All healthy runs of a model in the mode of `spec`."""
     torch.set_num_threads(setup.threads)
-    torch_device.set_deterministic(True)
+    torch_device.set_deterministic(False)  # as null runs and compiled are in the accuracy check
     with torch.set_grad_enabled(spec.options.training), backends.configured(spec):
         for number in range(SEEDS):
             of_seed = replace(spec, seed=spec.seed + number)
             model, images = make(of_seed, setup)
-            judge = strict_verdict.prepare(of_seed, model, images)
+            others = strict_verdict.other_values(of_seed, model, images)
+            judge = strict_verdict.prepare(of_seed, *others)
             for null, others in verdict.left_out(judge.nulls):
                 yield _row(of_seed.seed, null.family, null.errors, others, judge.base)
-            for name, errors in _compared_with_all(of_seed, setup, model, images, judge, number == 0):
-                yield _row(of_seed.seed, name, errors, judge.nulls, judge.base)
+            for name, leaves in _compared_with_all(of_seed, model, images, others, judge.reference.dtype, number == 0):
+                yield _row(of_seed.seed, name, judge.reference.errors(leaves), judge.nulls, judge.base)
 
 
 def _compared_with_all(
-    spec: Spec, setup: Setup, model: torch.nn.Module, images: torch.Tensor, judge: strict_verdict.Judge, is_first: bool
-) -> Iterator[tuple[str, Errors]]:
-    """Runs that are no null runs; the backend of the mode, which may take long to compile, with the first seed alone."""
-    one = partial(strict_verdict.run, spec)
-    for family, leaves in null_runs.null_runs(one, model, images, judge.reference.dtype, spec.seed, ["threads"]):
-        yield family, judge.reference.errors(leaves)
+    spec: Spec,
+    model: torch.nn.Module,
+    images: torch.Tensor,
+    others: tuple[torch.nn.Module, torch.Tensor],
+    dtype: torch.dtype,
+    is_first: bool,
+) -> Iterator[tuple[str, list[Leaf]]]:
+    """Runs that are no null runs; the backend of the mode, which may take long to compile, with the first seed alone.
+
+    A program is compiled and called with these images before it is judged on the other values, as in the accuracy check.
+    """
+    yield from null_runs.null_runs(partial(strict_verdict.run, spec), *others, dtype, spec.seed, ["threads"])
     for backend in dict.fromkeys([BASELINE, spec.options.backend] if is_first else [BASELINE]):
         compiled_spec = replace(spec, options=replace(spec.options, backend=backend))
         torch._dynamo.reset()
         try:
             compiled = copy.deepcopy(model)
             forward = backends.compile_model(compiled_spec, compiled, images)
-            leaves = strict_verdict.run(spec, compiled, images, forward)
+            iterations.run(spec, compiled, images, forward)
+            leaves = strict_verdict.run_compiled(spec, others[0], compiled, others[1], forward)
         except Exception:  # a compiler that fails is a matter of the measurement
             traceback.print_exc()
             continue
-        yield backend, judge.reference.errors(leaves)
+        yield backend, leaves
 
 
 def _row(seed: int, run: str, errors: Errors, nulls: list[NullRun], base: float) -> HealthyRun:

@@ -62,10 +62,12 @@ class Subject:
     def __init__(self, spec: Spec, setup: Setup):
         self.spec = spec
         self.model, self.images = make(spec, setup)
-        others = strict_verdict.other_values(spec, self.model, self.images)
-        self.judge = strict_verdict.prepare(spec, *others)
+        torch_device.set_deterministic(True)
         self.reference = accuracy.run_exact(spec, self.model, self.images)
         self.eager = accuracy.run(spec, copy.deepcopy(self.model), self.images, original=self.model)
+        torch_device.set_deterministic(False)
+        others = strict_verdict.other_values(spec, self.model, self.images)
+        self.judge = strict_verdict.prepare(spec, *others)
         self.strict_eager = strict_verdict.run(spec, copy.deepcopy(others[0]), others[1])
         self.program = Program(spec, self.model, self.images, *others)
         exact = copy.deepcopy(self.model).double(), self.images.double()
@@ -144,7 +146,6 @@ class Program:
 def trials(spec: Spec, setup: Setup, places: Collection[str] = tuple(PLACES)) -> Iterator[Trial]:
     """Try every fault that applies to the model in the mode of `spec`, in each of these places."""
     torch.set_num_threads(setup.threads)
-    torch_device.set_deterministic(True)
     with torch.set_grad_enabled(spec.options.training), backends.configured(spec):
         first = Subject(spec, setup)
         of_seed = cache(lambda seed: Subject(replace(spec, seed=seed), setup))
