@@ -6,7 +6,9 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint r
 # File by file, as the tests of a file share what takes long to make.
 PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: run report gate run-gate test test-unit test-worker test-slow test-gpu test-slurm lint lock
+LINT := lint-ruff lint-snakefmt lint-snakemake lint-imports lint-mypy
+
+.PHONY: run report gate run-gate test test-unit test-worker test-slow test-gpu test-slurm lint lock $(LINT)
 
 run: $(BIN)/snakemake
 	$(BIN)/snakemake --cores all
@@ -50,11 +52,22 @@ test-gpu: $(BIN)/snakemake
 	$(BIN)/pytest -m gpu tests/gpu
 
 lint: $(BIN)/snakemake
+	+@$(MAKE) --no-print-directory --jobs --output-sync $(LINT)
+
+lint-ruff:
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+
+lint-snakefmt:
 	$(BIN)/snakefmt --check Snakefile workflow
+
+lint-snakemake:
 	$(BIN)/snakemake --lint
+
+lint-imports:
 	$(BIN)/lint-imports --no-logo
+
+lint-mypy:
 	$(BIN)/mypy
 
 # The newest versions that pyproject.toml allows. It installs nothing: the next `make test` does, and tries them.

@@ -97,7 +97,10 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-SLOWEST_FIRST = ("test_real_worker.py", "test_cell.py", "test_script.py", "workflow", "browser", "worker")
+SLOWEST_FIRST = (
+    *("test_real_worker.py", "test_cell.py", "test_script.py", "test_diagnose.py", "test_gate.py", "test_retry.py"),
+    *("workflow", "browser", "weights", "worker", "system", "supervisor", "report", "tables", "diagnosis", "config"),
+)
 """Files and folders of tests that take longest; the first computes while the second waits."""
 
 

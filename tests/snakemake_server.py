@@ -3,6 +3,9 @@
 More than half of what Snakemake takes for a dry run of a few cells is the import of itself and of its plugins.
 """
 
+import atexit
+import gc
+import hashlib
 import json
 import os
 import select
@@ -10,13 +13,22 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
-IMPORTED_LATER = ("jsonschema", "pandas", "rich.table")
+from timmgate.core.files import write_text
+
+IMPORTED_LATER = (
+    *("jsonschema", "pandas", "pyarrow.parquet", "rich.live", "rich.table", "yte"),
+    *("snakemake.spawn_jobs", "snakemake.storage"),
+    *("timmgate.config.cells", "timmgate.config.shards", "timmgate.supervisor.preflight", "timmgate.report.board"),
+    *("timmgate.report.terminal", "timmgate.tables.baseline", "timmgate.tables.quarantine", "timmgate.tables.retries"),
+    *("timmgate.tables.renewal", "timmgate.tables.request"),
+)
 """What Snakemake and the workflow import while they parse, compare parameters and show tables."""
 
 
@@ -70,14 +82,58 @@ def serve() -> None:
     for module in IMPORTED_LATER:
         import_module(module)
     cli.get_argument_parser()  # has the plugins imported
+    remember_builds()
+    gc.freeze()  # a child that looks through what it has inherited would copy it
     for line in sys.stdin:
         command = json.loads(line)
         child = os.fork()
         if child == 0:
             become(command)
-            cli.main()
+            end(cli.main)
         _, status, used = os.wait4(child, 0)
         print(json.dumps([os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime]), flush=True)
+
+
+def remember_builds() -> None:
+    """Ask an environment once what it has, for the same environment variables. Not where a test may have changed the answer:
+
+    it does so by another Python, by PYTHONPATH, or by what a build imports. With EXACT_FACTS in the environment it is asked.
+    """
+    from timmgate.config import builds
+
+    find, known = builds.find, Path(tempfile.mkdtemp())
+
+    def remembered(cache: Path, label: str = builds.DEFAULT, options: builds.BuildOptions | None = None) -> builds.Build:
+        options = options or builds.BuildOptions()
+        variables = os.environ | options.env
+        if options.python or options.import_ or {"PYTHONPATH", "EXACT_FACTS"} & variables.keys():
+            return find(cache, label, options)
+        about = sorted(pair for pair in variables.items() if not pair[0].startswith(("FAKE_", "TIMMGATE_", "PYTEST_")))
+        path = known / hashlib.sha256(json.dumps([about, sorted(options.env)]).encode()).hexdigest()
+        if not path.is_file():
+            write_text(path, json.dumps(dict(find(cache, label, options).facts)))
+        return builds.Build(label, options, json.loads(path.read_text()))
+
+    builds.find = remembered
+
+
+def end(main: Callable[[], object]) -> None:
+    """Run a program, and end as Python does, but for taking all modules apart."""
+    code: object = 0
+    try:
+        main()
+    except SystemExit as error:
+        code = error.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    if code is not None and not isinstance(code, int):
+        print(code, file=sys.stderr)
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else code is not None)
 
 
 def become(command: Mapping) -> None:

@@ -36,7 +36,3 @@ def test_parsing_imports_nothing_heavy(project):
     done = subprocess.run([sys.executable, "-c", PARSE, *command], cwd=project.folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "imported:"
-
-
-def test_the_workflow_passes_snakemakes_own_lint(project):
-    project.run("--lint")

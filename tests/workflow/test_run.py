@@ -122,7 +122,8 @@ def test_the_terminal_shows_a_line_per_mode_for_each_check(default):
         assert costs == ["20.0", "1.0", "1.50", "0"]
 
 
-def test_there_is_nothing_to_do_after_a_run_and_it_is_said_quickly(default):
+def test_there_is_nothing_to_do_after_a_run_and_it_is_said_quickly(default, monkeypatch):
+    monkeypatch.setenv("EXACT_FACTS", "1")
     project, _, _ = default
     assert project.planned() == set()
     assert 0 < project.last.cpu_s < 4, "in seconds of the processor, which hardly depend on neighbours"

@@ -29,7 +29,7 @@ rule healthy_runs:
         "../envs/timmgate.yaml"
     threads: SETTINGS.run.threads
     resources:
-        **MEASURING,
+        **WORKER_RESOURCES,
         runtime=runtime_min(20),
     params:
         cell=identity,

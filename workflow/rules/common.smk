@@ -183,7 +183,7 @@ def memory_left_mb(wildcards, attempt):
     return memory_mb(wildcards, attempt) if attempts_left(wildcards, attempt) else memory_estimate.SUPERVISION_MB
 
 
-MEASURING = {
+WORKER_RESOURCES = {
     "run_options": SETTINGS.run.to_json(),
     "mem_mb": memory_mb,
     "mem_is_limit": int(MEMORY_IS_KNOWN),
@@ -316,9 +316,9 @@ def refuse_what_is_not_possible():
     No job that measurements depend on: it would be done in every run that measures anything, and Snakemake then measures all
     cells again although one is missing, also where what they depend on is `ancient`.
     """
-    jobs = list(workflow.dag.needrun_jobs())
-    needed = {job.wildcards.build for job in jobs if job.rule.name == "measure"}
-    needed |= {build for job in jobs if job.rule.name == "pair" for build in (job.wildcards.before, job.wildcards.after)}
+    jobs = [dict(job.wildcards.items()) for job in workflow.dag.needrun_jobs() if job.rule.name in (*MEASURING, "script", "trace")]
+    named = [{job[name] for name in ("build", "before", "after") if name in job} for job in jobs]
+    needed = set().union(*(builds or {FIRST_BUILD} for builds in named))
     if workflow.touch or not needed:
         return
     threads = min(workflow.cores or 1, preflight.THREADS) if workflow.local_exec else preflight.THREADS

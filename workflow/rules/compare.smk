@@ -42,7 +42,7 @@ rule pair:
         "../envs/timmgate.yaml"
     threads: SETTINGS.run.threads
     resources:
-        **MEASURING,
+        **WORKER_RESOURCES,
         runtime=runtime_min(2 * SETTINGS.run.processes),
     params:
         cells=lambda wildcards: [cell(wildcards, build).to_dict() for build in (wildcards.before, wildcards.after)],

@@ -33,7 +33,7 @@ rule repeat:
         "../envs/timmgate.yaml"
     threads: SETTINGS.run.threads
     resources:
-        **MEASURING,
+        **WORKER_RESOURCES,
         runtime=runtime_min(len(SETTINGS.checks) * (SETTINGS.run.attempts + 1)),
     params:
         cell=identity,

@@ -51,7 +51,7 @@ rule examine:
         "../envs/timmgate.yaml"
     threads: SETTINGS.run.threads
     resources:
-        **MEASURING,
+        **WORKER_RESOURCES,
         runtime=runtime_min(20),
     params:
         cell=identity,

@@ -61,7 +61,7 @@ rule time_again:
         "../envs/timmgate.yaml"
     threads: SETTINGS.run.threads
     resources:
-        **MEASURING,
+        **WORKER_RESOURCES,
         runtime=runtime_min(SETTINGS.run.confirm),
     params:
         cell=identity,

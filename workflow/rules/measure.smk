@@ -12,7 +12,7 @@ rule measure:
         "../envs/timmgate.yaml"
     threads: SETTINGS.run.threads
     resources:
-        **{**MEASURING, "mem_mb": memory_left_mb},
+        **{**WORKER_RESOURCES, "mem_mb": memory_left_mb},
         attempts=attempts_left,
         # One more attempt is for those that do not count, as with smaller batches.
         runtime=runtime_min(len(SETTINGS.checks) * (SETTINGS.run.attempts + 1)),

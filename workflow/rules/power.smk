@@ -27,7 +27,7 @@ rule trials:
         "../envs/timmgate.yaml"
     threads: SETTINGS.run.threads
     resources:
-        **MEASURING,
+        **WORKER_RESOURCES,
         runtime=runtime_min(20),
     params:
         cell=identity,

@@ -29,7 +29,7 @@ rule script:
         "../envs/timmgate.yaml"
     threads: SETTINGS.run.threads
     resources:
-        **MEASURING,
+        **WORKER_RESOURCES,
         runtime=runtime_min(1),
     params:
         cell=identity,

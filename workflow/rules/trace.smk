@@ -14,7 +14,7 @@ if SETTINGS.trace:
             "../envs/timmgate.yaml"
         threads: SETTINGS.run.threads
         resources:
-            **MEASURING,
+            **WORKER_RESOURCES,
             runtime=runtime_min(1),
         params:
             cell=identity,

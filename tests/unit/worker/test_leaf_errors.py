@@ -151,3 +151,16 @@ def test_where_most_gradients_are_zero_another_one_is_not_allowed_to_be_large():
     nulls = [NullRun(name, of(0.0)) for name in "ab"]
     assert judge(of(0.0), nulls).strict == "pass"
     assert judge(of(1e-3), nulls).strict == "fail"
+
+
+def test_a_small_gradient_that_does_not_cancel_is_judged_in_half_precision_too():
+    """Less than what bfloat16 resolves of the others, and yet known: null runs say how well."""
+    sizes = {"a": 1.0, "b": 2.0, "c": 1e-3}
+    reference = [Leaf(name, "gradient", size * torch.ones(4, dtype=torch.float64)) for name, size in sizes.items()]
+
+    def run(value):
+        return Reference(reference, torch.bfloat16).errors([*reference[:2], Leaf("c", "gradient", torch.full((4,), value))])
+
+    nulls = [NullRun("eager", run(1.003e-3)), NullRun("outputs", run(0.996e-3))]
+    assert judge(run(1.002e-3), nulls).strict == "pass"
+    assert judge(run(0.0), nulls).strict == "fail"

@@ -223,6 +223,23 @@ def test_gradients_smaller_than_any_tolerance_are_judged_all_the_same(memory):
     assert columns["timed_output_error"] == pytest.approx(1.0) and columns["timed_output_margin"] > 100
 
 
+def test_a_prediction_in_another_order_is_found_in_training_too(memory):
+    """Neither the mean of the logits nor its gradients know the order of the samples."""
+    memory(PLENTY)
+
+    class Reversed(torch.autograd.Function):
+        @staticmethod
+        def forward(context, output):
+            return output.flip(0)
+
+        @staticmethod
+        def backward(context, gradient):
+            return gradient
+
+    columns = judge(spec(training=True), lambda model: lambda images: Reversed.apply(model(images)))
+    assert columns["timed_output_ok"] is False
+
+
 def test_a_fault_in_the_input_gradient_alone_is_found(memory):
     memory(PLENTY)
 

@@ -91,11 +91,11 @@ def geometric_mean(speedups: Sequence[float], seed: int, floor: float | None = N
 
 def _bootstrap_interval(values: np.ndarray, statistic: Callable, seed: int) -> tuple[float, float]:
     """BCa's interval; the statistic itself at an end that BCa does not define, as when the middle values are equal."""
+    value = float(statistic(values))
+    if len(values) < 2 or not np.ptp(values):
+        return value, value
     from scipy import stats  # here, as it takes half a second, and most processes that import this module need no interval
 
-    value = float(statistic(values))
-    if len(values) < 2:
-        return value, value
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         interval = stats.bootstrap(
@@ -119,11 +119,13 @@ def _noise_floor(samples: Sequence[Sample]) -> float:
     (Theil and Sen's, which outliers do not move) is taken off. The sign alternates, so that what befalls every other
     iteration adds up and nothing else does.
     """
+    logs = np.log([sample.eager_s for sample in samples])
+    if not np.ptp(logs):
+        return MIN_NOISE_FLOOR
     from scipy import stats
 
     first = np.array([sample.eager_first for sample in samples])
     positions = 2 * np.arange(len(samples)) + ~first
-    logs = np.log([sample.eager_s for sample in samples])
     logs -= stats.theilslopes(logs, positions).slope * positions
     ratios = (logs[:-1] - logs[1:]) * (-1.0) ** np.arange(len(logs) - 1)
     error = stats.median_abs_deviation(ratios, scale="normal") * math.sqrt(math.pi / 2 / len(ratios))

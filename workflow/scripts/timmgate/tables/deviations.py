@@ -18,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from scipy import stats
 
 from timmgate.core.checks import CHECKS
 from timmgate.core.schemas import OF_CHECK, PASSED, SHOWN_STATUS
@@ -27,7 +26,7 @@ from timmgate.tables import history
 from timmgate.tables.baseline import Expectation, Expectations, Measured
 from timmgate.tables.confirmation import SHARE, Limit, Suspect, is_failing, unusable, usable
 from timmgate.tables.figures import EAGER, FIGURES, JUDGED, RELATIVE, Figure, comparable
-from timmgate.tables.moderated import Test
+from timmgate.tables.moderated import Test, two_sided
 
 MANY_CELLS = 10
 """Fewest cells whose differences say how much two measurements of the same differ."""
@@ -242,7 +241,7 @@ class Comparison:
         """Whether a figure that is known moved by more than the scatter of all cells, without what is `common` to them."""
         move, error = (self.own(column, key) or 0.0) - common, max(self.scatter(column, key), SMALLEST_NOISE)
         freedom = max(len(self.moves[column]), MANY_CELLS) - 1
-        return Test(move, error, freedom, float(2 * stats.t.sf(abs(move) / error, freedom)))
+        return Test(move, error, freedom, two_sided(move / error, freedom))
 
 
 def compare(cells: Sequence[Row], baseline: Baseline) -> Comparison:

@@ -16,7 +16,10 @@ from timmgate.core.described import Column
 from timmgate.core.files import write_atomically
 from timmgate.core.schemas import TABLES, row
 from timmgate.core.spec import PROTOCOL
+from timmgate.tables import without_pandas
 from timmgate.tables.provenance import commit
+
+without_pandas.settle()
 
 ARROW_TYPES = {
     "string": pa.string(),

@@ -61,8 +61,8 @@ def runs(spec: Spec, setup: Setup) -> Iterator[HealthyRun]:
             model, images = make(of_seed, setup)
             others = strict_verdict.other_values(of_seed, model, images)
             judge = strict_verdict.prepare(of_seed, *others)
-            for null, others in verdict.left_out(judge.nulls):
-                yield _row(of_seed.seed, null.family, null.errors, others, judge.base)
+            for null, independent in verdict.left_out(judge.nulls):
+                yield _row(of_seed.seed, null.family, null.errors, independent, judge.base)
             for name, leaves in _compared_with_all(of_seed, model, images, others, judge.reference.dtype, number == 0):
                 yield _row(of_seed.seed, name, judge.reference.errors(leaves), judge.nulls, judge.base)
 
