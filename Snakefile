@@ -56,9 +56,11 @@ onstart:
 onsuccess:
     WATCHING.close()
     show_tables()
+    say_what_changed()
 
 
 onerror:
     WATCHING.close()
     WHEN_INCOMPLETE.close()
+    say_what_changed()
     say_why()

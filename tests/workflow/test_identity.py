@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import PATIENCE_S
 from workflow.conftest import TABLES
 
 CELLS = {"inference/test_vit", "inference/test_resnet", "special/test_vit", "special/test_resnet"}
@@ -65,6 +66,22 @@ def test_an_edit_inside_an_installed_module_is_measured_again(built, packages):
     built.run()
     assert len(built.worker.starts()) == 2
     assert built.planned() == set()
+
+
+def test_a_build_that_changes_while_a_run_goes_on_is_told(built, packages):
+    """As by an upgrade: its cells are recorded as of what it was when the run began."""
+    edited = packages / "edited"
+    built.worker.behaviours = {"*": f"wait:{edited}@load"}
+    before = len(built.worker.starts())
+    with built.start("--forcerun", "measure") as run:
+        built.worker.wait_for_start(before + 1)
+        install(packages, "3.0", "def compile(graph, inputs): return graph\n")
+        edited.touch()
+        printed, _ = run.communicate(timeout=PATIENCE_S)
+    assert run.returncode == 0 and "warning: the build default has changed since the run began" in printed
+    built.worker.behaviours = {}
+    assert built.planned() == {"inference/test_vit", *TABLES}
+    assert "has changed" not in built.run()
 
 
 def test_another_number_of_threads_is_measured_again_on_a_cpu(finished):

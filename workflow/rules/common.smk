@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from functools import cache
 from importlib.util import find_spec
@@ -66,6 +67,7 @@ LOSSES = SETTINGS.run.attempts * len(SETTINGS.checks)  # so many supervisors of 
 CELLS = [(build, mode, model) for build in SETTINGS.builds for mode in SETTINGS.modes for model in MODELS]
 SHARED_CACHE = os.environ.get("TORCHINDUCTOR_CACHE_DIR", ".cache/inductor/shared")
 WEIGHTS = [] if SETTINGS.weights in SEEDED_WEIGHTS else f"weights/{SETTINGS.weights}/{{model}}.json"  # says where they lie
+ASKED = []  # builds, whether they can measure
 MEASURING = ("measure", "pair", "repeat", "time_again", "examine", "trials", "healthy_runs")
 MEMORY_IS_KNOWN = bool(SETTINGS.run.memory) or None not in map(SUITE.size, MODELS)
 
@@ -316,7 +318,11 @@ def refuse_what_is_not_possible():
     No job that measurements depend on: it would be done in every run that measures anything, and Snakemake then measures all
     cells again although one is missing, also where what they depend on is `ancient`.
     """
-    jobs = [dict(job.wildcards.items()) for job in workflow.dag.needrun_jobs() if job.rule.name in (*MEASURING, "script", "trace")]
+    jobs = [
+        dict(job.wildcards.items())
+        for job in workflow.dag.needrun_jobs()
+        if job.rule.name in (*MEASURING, "script", "trace")
+    ]
     named = [{job[name] for name in ("build", "before", "after") if name in job} for job in jobs]
     needed = set().union(*(builds or {FIRST_BUILD} for builds in named))
     if workflow.touch or not needed:
@@ -324,6 +330,7 @@ def refuse_what_is_not_possible():
     threads = min(workflow.cores or 1, preflight.THREADS) if workflow.local_exec else preflight.THREADS
     logs = {label: Path(PREFLIGHT_LOG.format(build=label)) for label in SETTINGS.builds if label in needed}
     for label, log in logs.items():
+        ASKED.append(label)
         print(f"asking {SETTINGS.device} whether it can do that; {log} has what it prints", file=sys.stderr)
         request = Path(REQUEST.format(build=label))
         preflight.request(SETTINGS, BUILDS[label], typed_models(), threads, request)
@@ -399,6 +406,19 @@ def show_tables():
         return
     if (results / "summary.tsv").stat().st_mtime_ns >= (results / "cells.parquet").stat().st_mtime_ns:
         show(results, Console())
+
+
+def say_what_changed():
+    """Say which of the builds that were asked whether they can measure are not any more what they were then."""
+    for label in ASKED:
+        with suppress(ConfigError):
+            if builds.find(Path(".cache/builds"), label, NEEDED[label]).software == BUILDS[label].software:
+                continue
+        print(
+            f"warning: the build {label} has changed since the run began. What it was is recorded of all its cells, and what it is "
+            "now may have measured some; measure them again with --forcerun measure",
+            file=sys.stderr,
+        )
 
 
 def say_why():

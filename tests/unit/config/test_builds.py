@@ -80,9 +80,8 @@ def test_a_relative_python_is_found_from_the_working_directory_and_its_links_are
 
 
 def test_a_python_that_is_not_there_is_refused(tmp_path):
-    assert problem(tmp_path, python="/no/such/python").startswith(
-        "python is '/no/such/python', which does not exist; it must"
-    )
+    for python in ("/no/such/python", "~nobody-of-that-name/bin/python"):
+        assert problem(tmp_path, python=python).startswith(f"python is {python!r}, which does not exist; it must")
 
 
 def test_a_folder_of_an_environment_gets_the_python_in_it_as_a_hint(python, tmp_path):

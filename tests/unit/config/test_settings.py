@@ -427,3 +427,16 @@ def test_a_configuration_loads_the_same_from_a_file_and_from_the_command_line(ch
 def test_auto_follows_the_device_and_the_suite(changes, suite, weights):
     loaded = load(config(**changes))
     assert (loaded.suite, loaded.weights) == (suite, weights)
+
+
+def test_a_home_folder_is_found_wherever_a_path_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    build = {"tree": {"env": {"PYTHONPATH": "~/pytorch:/opt/x", "WORD": "a~b"}}}
+    found = load(config(history_path="~/history", build_catalogue=build, builds="tree"))
+    assert found.history_path == str(tmp_path / "history")
+    assert found.builds["tree"].env == {"PYTHONPATH": f"{tmp_path}/pytorch:/opt/x", "WORD": "a~b"}
+
+
+@pytest.mark.parametrize("suite", ["dashboard-mine.tsv", "dashboards/all.tsv"])
+def test_a_table_of_ones_own_has_random_weights_whatever_it_is_called(suite):
+    assert load(config(suite=suite)).weights == "random"

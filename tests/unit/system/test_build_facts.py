@@ -266,6 +266,15 @@ def test_a_variable_of_the_build_alone_is_part_of_it_whatever_it_is_called(softw
     assert found == software(variables=["ACME_LEVEL", "TORCH_LOGS"]) != before
 
 
+def test_a_variable_without_a_text_is_not_the_same_as_none(software, monkeypatch):
+    """Many of inductor's switches are on unless their variable is other than 1."""
+    before = software(variables=["ACME_LEVEL"])
+    monkeypatch.setenv("ACME_LEVEL", "")
+    assert software(variables=["ACME_LEVEL"]) != before
+    monkeypatch.setenv("TORCHINDUCTOR_ONLINE_SOFTMAX", "")
+    assert len({before, software(), software(variables=["ACME_LEVEL"])}) == 3
+
+
 def test_our_own_folder_on_the_search_path_is_not_part_of_it(packages, software, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "")
     before = software()

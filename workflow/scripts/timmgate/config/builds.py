@@ -20,7 +20,7 @@ from timmgate import module_environment
 from timmgate.config.settings import WHOLE_REGISTRY, Settings
 from timmgate.core.build import DEFAULT, BuildOptions
 from timmgate.core.errors import ConfigError
-from timmgate.core.files import write_text
+from timmgate.core.files import with_home, write_text
 from timmgate.system.build_facts import MISSING, NEEDED
 
 ANSWER_TIMEOUT_S = 900.0
@@ -102,7 +102,7 @@ def program(options: BuildOptions, label: str) -> str:
     """
     if options.python is None:
         return sys.executable
-    where, path = f"build {label!r}: python is {options.python!r}", Path(options.python).expanduser()
+    where, path = f"build {label!r}: python is {options.python!r}", Path(with_home(options.python))
     found = shutil.which(path)
     if found:
         return str(Path(found).absolute())

@@ -19,6 +19,7 @@ from timmgate.core.checks import CHECKS
 from timmgate.core.described import json_schemas
 from timmgate.core.errors import ConfigError, did_you_mean
 from timmgate.core.faults import PLACES
+from timmgate.core.files import with_home
 from timmgate.core.run_options import RunOptions
 from timmgate.core.schemas import FAILED
 from timmgate.core.spec import Mode, Traits
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
 
 INFERENCE_ONLY_BACKENDS = ("export", "aot_inductor")
+
+PATHS = ("suite", "baseline", "quarantine", "history_path")
+"""Keys with a path, or a word in its place."""
 
 WHOLE_REGISTRY = "timm"
 """The suite that has no table: all that timm has."""
@@ -89,6 +93,7 @@ def load(config: dict[str, Any], cores: int | None = None, devices: Callable[[st
     """
     values = coerce(config, schema("config"))
     validate(values, "config", where="config")
+    values |= {name: with_home(values[name]) for name in PATHS if values[name]}
     suite = values["suite"]
     if suite == "auto":
         suite = "tiny" if values["device"] == "cpu" else "dashboard-2024"
@@ -288,7 +293,7 @@ def _threads(values: dict[str, Any], cores: int | None, devices: Callable[[str],
 def _weights(weights: str, suite: str) -> str:
     if weights != "auto":
         return weights
-    if suite.startswith("dashboard"):
+    if suite.startswith("dashboard") and not Path(suite).suffix and "/" not in suite:  # and no table of one's own
         return "pretrained"
     return "packaged" if suite == "packaged" else "random"
 

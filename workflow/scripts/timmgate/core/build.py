@@ -1,9 +1,11 @@
 """What a build of the catalogue says of itself: where what compiles is, and what is different there."""
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
 from timmgate.core.described import described
+from timmgate.core.files import with_home
 
 DEFAULT = "default"
 """The label of the environment that Snakemake itself runs in, unless the catalogue says otherwise."""
@@ -27,6 +29,11 @@ WORKERS_OWN = {
     "CUDA_VISIBLE_DEVICES": "the lock of the GPU; set it for snakemake itself",
 }
 """Variables that are set in every worker, whatever a build says, and by what."""
+
+
+def _with_homes(text: str) -> str:
+    """A value of a variable, with the home folder for a ~ at the begin of each path in it, as a shell would have it."""
+    return os.pathsep.join(with_home(each) if each.startswith("~/") else each for each in text.split(os.pathsep))
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,8 @@ class BuildOptions:
     @classmethod
     def of_config(cls, values: dict[str, Any]) -> "BuildOptions":
         """The options as they are written in a configuration, where `import` is no word of Python's."""
-        return cls(**{"import_" if name == "import" else name: value for name, value in values.items()})
+        env = {name: _with_homes(text) for name, text in values.get("env", {}).items()}
+        return cls(**{"import_" if name == "import" else name: value for name, value in (values | {"env": env}).items()})
 
     def script_environment(self, threads: int, device: str) -> dict[str, str]:
         """Variables of a worker that change what is computed, for a script that repeats it without compile caches."""

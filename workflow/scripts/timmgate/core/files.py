@@ -40,3 +40,13 @@ def not_writable(folders: list[Path]) -> Path | None:
         if not os.access(existing, os.W_OK | os.X_OK):
             return existing
     return None
+
+
+def with_home(text: str) -> str:
+    """A path with the home folder in place of a ~ at its begin, as a shell has it: as it is, where there is no such user."""
+    if not text.startswith("~"):
+        return text
+    try:
+        return str(Path(text).expanduser())
+    except RuntimeError:
+        return text

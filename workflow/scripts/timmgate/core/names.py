@@ -17,7 +17,7 @@ def check_name(name: str, timm: ModuleType) -> None:
 
     `timm` is the module itself: this room must not import it.
     """
-    if timm.is_model(name) and ("." not in name or name in timm.list_models(name, pretrained=True)):
+    if timm.is_model(name) and ("." not in name or name in timm.list_models(name, include_tags=True)):
         return
     tags = timm.list_models(f"{name.split('.')[0]}.*", pretrained=True)
     near = get_close_matches(name, tags or timm.list_models() + timm.list_models(pretrained=True), n=3, cutoff=0.5)

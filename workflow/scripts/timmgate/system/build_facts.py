@@ -143,7 +143,7 @@ def environment(variables: Mapping[str, str], own: Sequence[str] = ()) -> dict[s
     return {
         name: variables[name]
         for name in sorted(variables)
-        if variables[name] and _matches(name, wanted) and not _matches(name, OTHER_VARIABLES)
+        if (variables[name] or name != "PYTHONPATH") and _matches(name, wanted) and not _matches(name, OTHER_VARIABLES)
     }
 
 
