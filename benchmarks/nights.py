@@ -28,7 +28,7 @@ from error_rates import rate, read
 from timmgate.core.thresholds import Thresholds
 from timmgate.tables import gate
 from timmgate.tables.confirmation import is_settled
-from timmgate.tables.deviations import LAST, Baseline, deviations, suspects
+from timmgate.tables.deviations import MAX_HISTORY, Baseline, deviations, suspects
 from timmgate.tables.figures import FIGURES, comparable
 
 PLANTED = {
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--max-slowdown", type=float, default=Thresholds().max_slowdown)
     asked, rng = parser.parse_args(), np.random.default_rng(0)
     suite, thresholds = Suite(read(asked.folders), asked.cells, rng), Thresholds(max_slowdown=asked.max_slowdown)
-    before = [suite.night()[0] for _ in range(LAST)]
+    before = [suite.night()[0] for _ in range(MAX_HISTORY)]
     red, again, processes, classes = 0, 0, 0, Counter[str]()
     for _ in range(asked.nights):
         found, cells, some = judged(suite, before, thresholds, asked.confirm, None)

@@ -291,8 +291,9 @@ def _margin(value: float, allowed: float) -> float:
 
 
 def _proves_something(leaf: LeafErrors, allowed: Mapping[str, float]) -> bool:
-    """Whether zeros in place of the leaf would fail, an error of its own size, and so are its rms and projection; or whether
-    the run is close to the reference, where eager may be far off: sums of many small terms in half precision.
+    """Whether the limits can tell a right leaf from a wrong one: zeros in its place, whose rms and projection are 1, would fail.
+
+    Or the run is close to the reference anyway, where eager may be far off: sums of many small terms in half precision.
     """
     zeros_fail = min(allowed["rms"], allowed.get("projection", math.inf)) < 1
     return leaf.vanishes or zeros_fail or leaf.statistics["rms"].value <= CLOSE

@@ -36,8 +36,8 @@ PLACE = ("module", "module_class", "direction", "fails_in_eager", "graph", "grap
 """Columns that the search of modules reports."""
 
 LOST_WORKERS = 24
-"""So many workers may die of modules in the search of modules: two for each module in which the next one lies, as one that
-kills a worker which has tried others before is tried again in a fresh one.
+"""Most workers that the search of modules may lose: two for each level of modules within modules, as a module that kills a
+worker which has tried others before is tried again in a fresh one.
 """
 
 HUNG_WORKERS = 4

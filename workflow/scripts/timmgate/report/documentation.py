@@ -18,7 +18,7 @@ from timmgate.core import schemas
 from timmgate.core.build import BuildOptions
 from timmgate.core.described import defaults
 from timmgate.core.diagnosis import LAYERS
-from timmgate.core.faults import FAULTS, Fault
+from timmgate.core.faults import FAULTS, MISCOMPILATIONS, Fault
 from timmgate.core.spec import Mode, Traits
 from timmgate.diagnosis.switches import CODE_GENERATION, PASSES
 from timmgate.tables import (
@@ -88,6 +88,9 @@ def tables() -> dict[str, str]:
         "switches": _switches(),
         "kinds": _kinds(),
         "faults": _table(("fault", "family", "what is wrong", "as in pytorch/pytorch"), list(map(_fault, FAULTS.values()))),
+        "miscompilations": _table(
+            ("pytorch/pytorch", "what it saw"), [(f"#{number}", said) for number, said in sorted(MISCOMPILATIONS.items())]
+        ),
         "reasons": _table(("class", "what it says"), [(f"`{word}`", said) for word, said in schemas.REASON_CLASSES.items()]),
         "statuses": _table(("status", "meaning"), [(f"`{word}`", meaning) for word, meaning in schemas.STATUSES.items()]),
     }

@@ -171,9 +171,9 @@ def _drifts(steps: list[Change]) -> Iterator[Change]:
 
 
 def settled(codes: np.ndarray) -> np.ndarray:
-    """Of rows of whole numbers that end together, -1 before a shorter one begins: the last that came twice in succession.
+    """For each position of each row, the latest code that came twice in succession until then; before any did, the first one.
 
-    So a number that came once and went, as of a flaky status, is none. Before any came twice it is the first.
+    Rows end together; a shorter one begins with -1. A code that came once and went, as of a flaky status, is none.
     """
     levels = np.empty_like(codes)
     level = np.full(len(codes), -1, codes.dtype)

@@ -9,7 +9,7 @@ from timmgate.tables.figures import JUDGED, Figure
 SHARE = 0.5
 """Share of a threshold from which on a figure is measured again, and of a limit within which fresh processes clear it."""
 
-CLEARLY, FAR = 3, 1.5
+MIN_BEYOND, BEYOND_FACTOR = 3, 1.5
 """So many fresh processes that are all beyond so many limits leave no doubt."""
 
 Row = dict[str, Any]
@@ -74,7 +74,7 @@ def is_settled(suspect: Suspect, fresh: Sequence[Row], times: int) -> bool:
 def _is_clear(figure: Figure, limit: Limit, fresh: Sequence[Row], times: int) -> bool:
     moves = [figure.move(value, limit.level) for value in figure.known(fresh)]
     if not moves:  # nor will more of them know it
-        return len(fresh) >= CLEARLY
+        return len(fresh) >= MIN_BEYOND
     within = sum(move <= limit.limit for move in moves)
-    is_far_beyond = len(moves) >= CLEARLY and min(moves) > FAR * limit.limit
+    is_far_beyond = len(moves) >= MIN_BEYOND and min(moves) > BEYOND_FACTOR * limit.limit
     return median(moves) <= SHARE * limit.limit or within > times / 2 or is_far_beyond

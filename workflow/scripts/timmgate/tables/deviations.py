@@ -37,16 +37,16 @@ USUAL_NOISE = 0.01
 SMALLEST_NOISE = 0.001
 """Least standard deviation of a difference: where most cells do not differ at all, still nobody looks at less. A choice."""
 
-SCREENING = 2.81
+REPORT_SIGMAS = 2.81
 """Standard deviations from which on a difference is told: two-sided 0.005 of a normal distribution."""
 
-RED = 0.02
+MAX_FALSE_ALARMS = 0.02
 """How many healthy figures, of all that are compared, may fail once their cells were timed again: one in so many nights."""
 
-LAST = 32
+MAX_HISTORY = 32
 """Measurements of a history, at most, whose median is the baseline of a cell."""
 
-LATEST = 8
+MIN_HISTORY = 8
 """So many, or all if there are fewer, are never too old."""
 
 MUCH_NOISE = 0.1
@@ -55,13 +55,13 @@ MUCH_NOISE = 0.1
 SEVERAL_CELLS = 3
 """Cells from which on their eager says what the machine did. A choice."""
 
-KNOWN = 5
+MIN_FOR_OWN_SCATTER = 5
 """Measurements from which on a cell of a history has a scatter of its own. A choice."""
 
-TENTHS = 2.5631
+Z_P10_TO_P90 = 2.5631
 """Standard deviations between the outer tenths of a normal distribution, which a tenth of outliers does not move."""
 
-SUSPICIOUS = 1.3
+RETIME_SIGMAS = 1.3
 """Standard deviations from which on a figure is measured again, where that is asked for. One cell in ten is, and of those
 that got worse by three standard deviations all but one in twenty are.
 """
@@ -157,7 +157,10 @@ def _first(cells: pa.Table, name: str) -> Any:
 
 
 def _filled(rows: list[Row]) -> list[Row]:
-    """The last has what an earlier one has of a check that was not measured with it; its timing then is not there twice."""
+    """Rows of one cell, the last one filled from earlier ones, as a run may measure one check alone.
+
+    The earlier row that its timing came from is left out.
+    """
     latest = {name: next((row[name] for row in reversed(rows) if row[name] is not None), None) for name in rows[-1]}
     start = latest["performance_started_at"]
     return [*(row for row in rows[:-1] if row["performance_started_at"] != start), latest]
@@ -213,12 +216,12 @@ class Comparison:
         """How far the median of `times` fresh processes may be from the baseline where nothing changed.
 
         The baseline has an error too, which does not shrink with them: where it was low by chance, all of them look worse.
-        It is a normal quantile, so that of all figures that are compared together fewer than `RED` are beyond it.
+        It is a normal quantile, so that of all figures that are compared together fewer than `MAX_FALSE_ALARMS` are beyond it.
         """
         compared = sum(len(self.moves[figure.column]) for figure in JUDGED)
         before = variance_of_median(self.known[column].get(key, 1))
         ratio = (variance_of_median(times) + before) / (1 + before)
-        return -NormalDist().inv_cdf(RED / max(1, compared)) * math.sqrt(ratio) * self.scatter(column, key)
+        return -NormalDist().inv_cdf(MAX_FALSE_ALARMS / max(1, compared)) * math.sqrt(ratio) * self.scatter(column, key)
 
     def own(self, column: str, key: Key) -> float | None:
         """How far a cell's figure moved, compiled's time without what eager of all cells has in common; None is unknown."""
@@ -235,7 +238,7 @@ class Comparison:
         if eager is None or compiled is None:
             return False
         eager -= self.eager
-        return abs(eager) > max(SCREENING * self.scatter(EAGER.column, key), 2 * abs(compiled))
+        return abs(eager) > max(REPORT_SIGMAS * self.scatter(EAGER.column, key), 2 * abs(compiled))
 
     def test(self, column: str, key: Key, common: float = 0.0) -> Test:
         """Whether a figure that is known moved by more than the scatter of all cells, without what is `common` to them."""
@@ -266,7 +269,7 @@ def compare(cells: Sequence[Row], baseline: Baseline) -> Comparison:
                 logs = latest_level([math.log(level) for level in levels if level])
                 found.moves[figure.column][key] = math.log(now) - median(logs)
                 found.known[figure.column][key] = len(logs)
-                if len(logs) >= KNOWN:
+                if len(logs) >= MIN_FOR_OWN_SCATTER:
                     found.spread[figure.column][key] = spread(logs) * math.sqrt(1 + variance_of_median(len(logs)))
     if len(found.moves[EAGER.column]) >= SEVERAL_CELLS:
         found.eager = median(found.moves[EAGER.column].values())
@@ -280,7 +283,7 @@ def variance_of_median(number: int) -> float:
 
 def spread(values: Sequence[float]) -> float:
     """Standard deviation of one measurement, by the outer tenths; of n values they lie nearer by 1.5 / n (simulated)."""
-    return float(np.subtract(*np.quantile(values, (0.9, 0.1))) / TENTHS / (1 - 1.5 / len(values)))
+    return float(np.subtract(*np.quantile(values, (0.9, 0.1))) / Z_P10_TO_P90 / (1 - 1.5 / len(values)))
 
 
 def latest_level(values: Sequence[float]) -> Sequence[float]:
@@ -288,14 +291,14 @@ def latest_level(values: Sequence[float]) -> Sequence[float]:
 
     Many say best where a cell lies, but not those from before it changed for good.
     """
-    number = min(len(values), LAST)
-    while number > LATEST:
+    number = min(len(values), MAX_HISTORY)
+    while number > MIN_HISTORY:
         some, half = np.array(values[-number:]), number // 2
         noise = max(float(1.4826 * np.median(np.abs(np.diff(some)))) / math.sqrt(2), SMALLEST_NOISE)
         error = noise * math.sqrt(2 * variance_of_median(half))
-        if abs(np.median(some[:half]) - np.median(some[half:])) <= SCREENING * error:
+        if abs(np.median(some[:half]) - np.median(some[half:])) <= REPORT_SIGMAS * error:
             break
-        number = max(LATEST, half)
+        number = max(MIN_HISTORY, half)
     return values[-number:]
 
 
@@ -345,7 +348,7 @@ def deviations(
         words = f"eager of all cells moved by {math.expm1(found.eager):+.1%}, which was taken off compiled"
         name = EAGER.worse if found.eager > 0 else EAGER.better
         yield {**of_all, "class": name, "cause": EAGER.column, "reason": words}
-    noise = SCREENING * found.scatter(RELATIVE.column)
+    noise = REPORT_SIGMAS * found.scatter(RELATIVE.column)
     if noise > math.log1p(MUCH_NOISE):
         words = f"most cells moved, so that less than {math.expm1(noise):+.0%} against the baseline is taken for noise"
         yield {**of_all, "class": "noisy", "cause": RELATIVE.column, "reason": words}
@@ -412,7 +415,7 @@ def _is_suspect(figure: Figure, move: float, key: Key, found: Comparison, thresh
     """Whether a figure may have got worse by what is too much, though it was measured as less."""
     if figure.is_count:
         return move > 0
-    return move > max(SHARE * _threshold(figure, thresholds), SUSPICIOUS * found.scatter(figure.column, key))
+    return move > max(SHARE * _threshold(figure, thresholds), RETIME_SIGMAS * found.scatter(figure.column, key))
 
 
 def _size(figure: Figure, move: float) -> str:
@@ -437,7 +440,7 @@ def _limit(figure: Figure, key: Key, found: Comparison, thresholds: Thresholds, 
     """How far a figure may move: the threshold, what noise makes of one measurement or the median of `times` fresh ones."""
     if figure.is_count:
         return 0.0
-    noise = found.confirming(figure.column, key, times) if times else SCREENING * found.scatter(figure.column, key)
+    noise = found.confirming(figure.column, key, times) if times else REPORT_SIGMAS * found.scatter(figure.column, key)
     return max(_threshold(figure, thresholds), noise)
 
 

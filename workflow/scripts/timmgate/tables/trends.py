@@ -67,7 +67,7 @@ Row = dict[str, Any]
 class Measurements:
     """The measurements of one check in a history, as time series: comparable ones of one cell, in the order of their starts.
 
-    `entries` are its rows, of which each series has the `latest`. `series` is how many series there are.
+    Each series keeps the `latest` of the rows in `entries`. `series` is how many series there are.
     """
 
     def __init__(self, entries: pa.Table, check: str, latest: int):

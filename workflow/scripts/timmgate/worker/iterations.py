@@ -19,7 +19,7 @@ from timmgate.worker.training_step import cloned, fresh, gradient, iterate, make
 ITERATIONS = 2
 """Iterations of a run, of which the last is compared (benchmarks/dynamo --iterations)."""
 
-CLEARLY = 2.0
+WORSE_FACTOR = 2.0
 """A leaf so many times beyond its limit, and so many times farther from it than in the other iteration, is wrong in one
 alone: the dynamo rule's limit has false alarms, which elsewhere null runs and other seeds take back.
 """
@@ -130,7 +130,7 @@ def wrong(
 
 def _is_worse(leaf: LeafEvidence, other: LeafEvidence | None) -> bool:
     usual = other.margin if other and other.margin is not None else 1.0
-    return leaf.margin is not None and leaf.margin > CLEARLY * max(1.0, usual)
+    return leaf.margin is not None and leaf.margin > WORSE_FACTOR * max(1.0, usual)
 
 
 def _is_repeated(eager: Run) -> bool:

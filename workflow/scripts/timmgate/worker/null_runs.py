@@ -97,9 +97,9 @@ def _stream(seed: int, number: int) -> int:
 def kinks(
     run: Run, model: nn.Module, images: Tensor, dtype: torch.dtype, seed: int, expected: list[Leaf]
 ) -> Iterator[tuple[str, list[Leaf]]]:
-    """The same of the family `kinks`, which a float32 run with gradients has. `expected` are the leaves of `reference`.
+    """For float32 runs with gradients, runs of the family `kinks`: off by what crossing kinks does to gradients, and no more.
 
-    They have what the kinks of activations and poolings can do to their gradients, in float64.
+    They are computed in float64; `expected` are the leaves of `reference`.
     Rounding can take an element over the kink of a ReLU. The output hardly changes, but a gradient loses or gains a term:
     a jump, thousands of times what rounding does else, in few runs and anywhere. Operands moved by +e and by -e change
     what is smooth by opposite amounts, so that the sum of both runs, less the reference, has what is due to jumps alone.

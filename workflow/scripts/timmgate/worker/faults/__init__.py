@@ -2,7 +2,6 @@
 
 from timmgate.core.faults import FaultNotApplicable
 from timmgate.worker.faults.backend import CompiledWithFault, FaultBackend, applies, compile_model
-from timmgate.worker.faults.effect import effect
 from timmgate.worker.faults.trials import Trials
 
-__all__ = ["CompiledWithFault", "FaultBackend", "FaultNotApplicable", "Trials", "applies", "compile_model", "effect"]
+__all__ = ["CompiledWithFault", "FaultBackend", "FaultNotApplicable", "Trials", "applies", "compile_model"]

@@ -126,7 +126,7 @@ class FaultBackend:
         self._frame = frame
         for node in choose(sites, choice.place or DEFAULT_PLACE, str(choice)):
             self.broken.append(node.name)
-            edit.apply(node, sites, choice.size, self._memory.setdefault(frame, {}))
+            edit.apply(node, choice.size, self._memory.setdefault(frame, {}))
 
     def _break_process(self, name: str, run: Callable[..., Any]) -> Callable[..., Any]:
         """The compiled graph with what happens before it runs, if the compiler gets that far."""

@@ -1,37 +1,13 @@
 """How much a fault changes, in units of eager's own rounding error."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from timmgate.core.faults import parse
 from timmgate.worker.compare import Leaf
-
-Run = Callable[[str | None, bool], Sequence[Leaf]]
-"""`run(backend, exact)` runs the model from the same weights, images and seeds: eager if the backend is None, in float64 if
-`exact`, else in the precision of the mode."""
-
-
-def effect(run: Run, backend: str) -> float:
-    """The largest change by a fault over eager's error, over all leaves; 0 is a fault that changes nothing.
-
-    The change is taken in float64, or in the precision of the mode where the fault has no other form. Raises what `run`
-    raises, as FaultNotApplicable.
-    """
-    reference, eager = run(None, True), run(None, False)
-    return effect_of(reference, eager, *pair(run, backend, reference, eager))
-
-
-def pair(run: Run, backend: str, reference: Sequence[Leaf], eager: Sequence[Leaf]) -> tuple[Sequence[Leaf], Sequence[Leaf]]:
-    """The results without and with the fault, in the precision in which its change is computed.
-
-    `reference` and `eager` are eager's results in float64 and in the mode's precision: many faults share them.
-    """
-    exact = parse(backend).fault.exact
-    return (reference if exact else eager), run(backend, exact)
 
 
 def effect_of(reference: Sequence[Leaf], eager: Sequence[Leaf], healthy: Sequence[Leaf], faulty: Sequence[Leaf]) -> float:

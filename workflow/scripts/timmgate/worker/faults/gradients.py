@@ -104,7 +104,7 @@ def is_meeting(node: Node, captured: Captured) -> bool:
 
 
 @rewires("lose-gradient-path", nodes(is_meeting))
-def lose_gradient_path(node: Node, sites: Any, size: Any) -> None:
+def lose_gradient_path(node: Node, size: Any) -> None:
     weaken(node, 1, 0.0)
 
 

@@ -77,13 +77,13 @@ class Call:
 
 @dataclass(frozen=True)
 class Edit:
-    """What a fault does: `apply(node, sites, size, memory)` edits one of the nodes `where` it applies.
+    """What a fault does: `apply(node, size, memory)` edits one of the nodes `where` it applies.
 
     `memory` has, by name of a node, what it remembers from call to call, also where its graph is compiled again.
     """
 
     where: Where
-    apply: Callable[[Node, Sequence[Node], Size | None, dict], None]
+    apply: Callable[[Node, Size | None, dict], None]
 
 
 EDITS: dict[str, Edit] = {}
@@ -94,7 +94,7 @@ def breaks(name: str, where: Where) -> Callable:
     """Registers `function(call)`, which runs in the place of the node and returns what the node should."""
 
     def register(function: Callable[[Call], Any]) -> Callable[[Call], Any]:
-        def apply(node: Node, sites: Sequence[Node], size: Size | None, memory: dict) -> None:
+        def apply(node: Node, size: Size | None, memory: dict) -> None:
             operator, of_node = node.target, memory.setdefault(node.name, {})
 
             def broken(*args: Any, **kwargs: Any) -> Any:
@@ -124,13 +124,10 @@ def breaks_result(name: str, where: Where) -> Callable:
 
 
 def rewires(name: str, where: Where) -> Callable:
-    """Registers `function(node, sites, size)`, which changes the edges of the graph at the node.
+    """Registers `function(node, size)`, which changes the edges of the graph at the node."""
 
-    `sites` are all nodes that the fault applies to.
-    """
-
-    def register(function: Callable[[Node, Sequence[Node], Any], None]) -> Callable:
-        EDITS[name] = Edit(where, lambda node, sites, size, memory: function(node, sites, size))
+    def register(function: Callable[[Node, Any], None]) -> Callable:
+        EDITS[name] = Edit(where, lambda node, size, memory: function(node, size))
         return function
 
     return register

@@ -1,6 +1,6 @@
 """Faults that drop, replace or exchange nodes and edges of a graph."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -46,22 +46,22 @@ def skip_and_branch(node: Node) -> tuple[int, int]:
 
 
 @rewires("drop-skip", nodes(is_residual))
-def drop_skip(node: Node, sites: Sequence[Node], size: Any) -> None:
+def drop_skip(node: Node, size: Any) -> None:
     weaken(node, skip_and_branch(node)[0], 0.0)
 
 
 @rewires("drop-branch", nodes(is_residual))
-def drop_branch(node: Node, sites: Sequence[Node], size: Any) -> None:
+def drop_branch(node: Node, size: Any) -> None:
     weaken(node, skip_and_branch(node)[1], 0.0)
 
 
 @rewires("weaken-skip", nodes(is_residual))
-def weaken_skip(node: Node, sites: Sequence[Node], size: Any) -> None:
+def weaken_skip(node: Node, size: Any) -> None:
     weaken(node, skip_and_branch(node)[0], size)
 
 
 @rewires("overwrite-skip", nodes(is_residual))
-def overwrite_skip(node: Node, sites: Sequence[Node], size: Any) -> None:
+def overwrite_skip(node: Node, size: Any) -> None:
     skip, branch = skip_and_branch(node)
     node.update_arg(skip, node.args[branch])
 
@@ -121,7 +121,7 @@ def is_masked(node: Node, captured: Captured) -> bool:
 
 
 @rewires("ignore-mask", nodes(is_masked))
-def ignore_mask(node: Node, sites: Sequence[Node], size: Any) -> None:
+def ignore_mask(node: Node, size: Any) -> None:
     scores = node.args[0]
     if node.target is aten.add.Tensor and isinstance(scores, Node):
         node.replace_all_uses_with(scores)
@@ -174,6 +174,6 @@ def follows_a_like_layer(node: Node, captured: Captured) -> bool:
 
 
 @rewires("reuse-weight", nodes(follows_a_like_layer))
-def reuse_weight(node: Node, sites: Sequence[Node], size: Any) -> None:
+def reuse_weight(node: Node, size: Any) -> None:
     weight = earlier_weights(node, Captured(node.graph))[-1]
     set_argument(node, FACTORS[node.target][1], weight)

@@ -59,7 +59,7 @@ class _Program:
         if not sites:
             return False
         for node in choose(sites, choice.place or DEFAULT_PLACE, str(choice)):
-            edit.apply(node, sites, choice.size, memory)
+            edit.apply(node, choice.size, memory)
         self._run = torch.fx.GraphModule(self._module, broken.graph).forward
         return True
 
