@@ -291,7 +291,7 @@ def _margin(value: float, allowed: float) -> float:
 
 
 def _proves_something(leaf: LeafErrors, allowed: Mapping[str, float]) -> bool:
-    """Whether the limits can tell a right leaf from a wrong one: zeros in its place, whose rms and projection are 1, would fail.
+    """Whether the limits can tell a right leaf from a wrong one: zeros in its place, of rms and projection 1, fail.
 
     Or the run is close to the reference anyway, where eager may be far off: sums of many small terms in half precision.
     """

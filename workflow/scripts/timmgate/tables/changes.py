@@ -171,7 +171,7 @@ def _drifts(steps: list[Change]) -> Iterator[Change]:
 
 
 def settled(codes: np.ndarray) -> np.ndarray:
-    """For each position of each row, the latest code that came twice in succession until then; before any did, the first one.
+    """For each position of each row, the latest code that came twice in succession until then; before any, the first.
 
     Rows end together; a shorter one begins with -1. A code that came once and went, as of a flaky status, is none.
     """

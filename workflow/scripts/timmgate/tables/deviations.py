@@ -216,7 +216,8 @@ class Comparison:
         """How far the median of `times` fresh processes may be from the baseline where nothing changed.
 
         The baseline has an error too, which does not shrink with them: where it was low by chance, all of them look worse.
-        It is a normal quantile, so that of all figures that are compared together fewer than `MAX_FALSE_ALARMS` are beyond it.
+        It is a normal quantile, so that of all figures that are compared together fewer than
+        `MAX_FALSE_ALARMS` are beyond it.
         """
         compared = sum(len(self.moves[figure.column]) for figure in JUDGED)
         before = variance_of_median(self.known[column].get(key, 1))
