@@ -97,7 +97,7 @@ def _stream(seed: int, number: int) -> int:
 def kinks(
     run: Run, model: nn.Module, images: Tensor, dtype: torch.dtype, seed: int, expected: list[Leaf]
 ) -> Iterator[tuple[str, list[Leaf]]]:
-    """For float32 runs with gradients, runs of the family `kinks`: off by what crossing kinks does to gradients, and no more.
+    """For float32 runs with gradients, runs of the family `kinks`: off by what crossing them does to gradients alone.
 
     They are computed in float64; `expected` are the leaves of `reference`.
     Rounding can take an element over the kink of a ReLU. The output hardly changes, but a gradient loses or gains a term:
