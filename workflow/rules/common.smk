@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 from dataclasses import asdict
 from functools import cache
+from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, f"{workflow.basedir}/workflow/scripts")
 
 from timmgate.config import builds, cells, command_line, history_path, memory_estimate, settings, shards, suites
-from timmgate.core import files
+from timmgate.core import files, packages
 from timmgate.core.build import DEFAULT
 from timmgate.core.checks import CHECKS
 from timmgate.core.conditions import words
@@ -59,6 +60,7 @@ try:
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
+TIMM = next((each.version for each in distributions(name="timm")), None)  # where the workflow runs, which fetches weights
 FIRST_BUILD = next(iter(SETTINGS.builds))
 REQUEST = f".cache/preflight/{SETTINGS.device}/{{build}}.request.json"
 PREFLIGHT_LOG = f"logs/{SETTINGS.device}/{{build}}/preflight.log"
@@ -340,7 +342,8 @@ def refuse_what_is_not_possible():
         only = ["--until", "preflight", "--forcerun", "preflight", "--quiet", "all", "--nolock"]
         answers = [preflight.answer_file(SETTINGS.device, label) for label in logs]
         subprocess.run([sys.executable, "-m", "snakemake", *only, *command_line.options_alone(sys.argv[1:]), "--", *answers])
-    problems = preflight.problems(SETTINGS.device, logs, SETTINGS.builds)
+    problems = packages.weights_problems(MODELS) if SETTINGS.weights == "packaged" else []
+    problems += preflight.problems(SETTINGS.device, logs, SETTINGS.builds)
     if problems:
         outcome.write(outcome.Outcome.WRONG_REQUEST, problems, Path(OUTCOME))
         sys.exit("\n".join(problems))

@@ -1,6 +1,3 @@
-from importlib.metadata import version
-
-
 rule refresh:
     input:
         table=suite_table,
@@ -14,6 +11,6 @@ rule refresh:
     conda:
         "../envs/timmgate.yaml"
     params:
-        timm=version("timm"),
+        timm=TIMM,
     script:
         "../scripts/refresh.py"

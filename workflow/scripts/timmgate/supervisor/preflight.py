@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from timmgate import module_environment
 from timmgate.core.files import write_text
 from timmgate.core.outcome import AttemptResult
+from timmgate.core.packages import PHOTOS
 from timmgate.core.preflight import Answer, Question
 from timmgate.core.run_options import RunOptions
 from timmgate.supervisor.capped_log import CappedLog
@@ -56,6 +57,7 @@ def request(settings: "Settings", build: "Build", models: Sequence[str], threads
         toolchain=toolchain_folder(settings.device, build.label).absolute(),
         imports=build.options.import_,
         may_lack_models=len(settings.builds) > 1,
+        packages=[PHOTOS] if settings.weights == "packaged" else [],
     )
     run = replace(settings.run, threads=threads, build=build.options)
     text = json.dumps({"question": question.to_json(), "run": run.to_json()})

