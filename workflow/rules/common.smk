@@ -17,7 +17,7 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, f"{workflow.basedir}/workflow/scripts")
 
-from timmgate.config import builds, cells, command_line, history_path, memory_estimate, settings, shards, suites
+from timmgate.config import builds, cells, command_line, history_path, memory_estimate, settings, shards, suites, validation
 from timmgate.core import files, packages
 from timmgate.core.build import DEFAULT
 from timmgate.core.checks import CHECKS
@@ -43,7 +43,7 @@ def devices(device):
 
 
 try:
-    settings.refuse_quotes(workflow.config_settings.config)
+    validation.refuse_quotes(workflow.config_settings.config)
     SETTINGS = settings.load(config, local_cores(), devices)
     FACTS = f".cache/builds/{SETTINGS.device}"
     NEEDED = builds.needed(SETTINGS)

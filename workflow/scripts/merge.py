@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from timmgate.config import builds, cells, settings, suites
 from timmgate.core.build import DEFAULT
-from timmgate.tables import merge
+from timmgate.tables import index, merge
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -19,7 +19,7 @@ if __name__ == "__main__":
     requested = [Path(path).parts[-5:-1] for path in snakemake.input[config.checks[0]]]
     today = cells.identities(config, found, suite)
     folder = Path(snakemake.output.cells).parent
-    with merge.alone(folder):
+    with index.alone(folder):
         problems = merge.merge(folder, requested, config.checks, today, config.run.accuracy_rule)
     for (cell, check), problem in problems.items():
         print(f"{'/'.join(cell)} {check}: {problem}", file=sys.stderr)

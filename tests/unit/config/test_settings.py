@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from snakemake.cli import parse_config
 from snakemake.utils import update_config
 
-from timmgate.config import settings
+from timmgate.config import validation
 from timmgate.config.settings import load
 from timmgate.core.build import BuildOptions
 from timmgate.core.errors import ConfigError, did_you_mean
@@ -370,7 +370,7 @@ CATALOGUED = ("modes", "mode_catalogue", "builds", "build_catalogue", "device")
 @st.composite
 def configurations(draw):
     """Changes of the default configuration that are valid: the catalogue may have modes that nobody could ask for."""
-    schema = settings.schema("config")
+    schema = validation.schema("config")
     simple = {key: rule for key, rule in schema["properties"].items() if key not in CATALOGUED}
     changes = draw(mappings(simple))
     catalogue = draw(st.dictionaries(NAMES, mappings(schema["$defs"]["mode"]["properties"]), max_size=3))

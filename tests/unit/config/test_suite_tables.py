@@ -7,7 +7,7 @@ import pytest
 
 import specs
 from timmgate.config import registry, suite_refresh, suites
-from timmgate.config.settings import schema
+from timmgate.config.validation import schema
 from timmgate.core.spec import Traits
 
 FOLDER = Path(__file__).parents[3] / "config" / "suites"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from timmgate.config import suites
-from timmgate.config.settings import schema
+from timmgate.config.validation import schema
 from timmgate.core.errors import ConfigError
 from timmgate.core.spec import Traits
 

@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 from snakemake.cli import parse_config
 from snakemake.utils import update_config
 
-from timmgate.config import settings, suites
+from timmgate.config import settings, suites, validation
 from timmgate.core import schemas
 from timmgate.core.spec import Mode, Traits
 from timmgate.report import documentation
@@ -30,7 +30,7 @@ PAGES = [
 TEXTS = {str(page.relative_to(ROOT)): page.read_text() for page in PAGES}
 COMMANDS = re.findall(r"^(?:\$ )?(snakemake .*)$", "\n".join(TEXTS.values()), re.MULTILINE)
 
-CONFIG_SCHEMA, SUITE_SCHEMA = settings.schema("config"), settings.schema("suite")
+CONFIG_SCHEMA, SUITE_SCHEMA = validation.schema("config"), validation.schema("suite")
 MODE_SCHEMA = CONFIG_SCHEMA["$defs"]["mode"]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from timmgate.core import schemas
 from timmgate.core.files import write_atomically
-from timmgate.tables import merge, parquet
+from timmgate.tables import index, merge, parquet, state
 
 SCHEMAS = parquet.FILE_SCHEMAS
 BOTH = ("accuracy", "performance")
@@ -150,7 +150,7 @@ def test_while_a_run_goes_on_what_an_earlier_one_measured_in_another_way_is_not_
         folder.write(model, check="performance", speedup=2.0, graph_breaks=3)
     folder.identities = {("old", "performance"): "another", ("other", "accuracy"): "another"}
     folder.merge("done", "old", checks=BOTH)
-    cells = merge.without_stale(folder.table(), BOTH, lambda cell, check: folder.identities.get((cell[3], check), "today"))
+    cells = state.without_stale(folder.table(), BOTH, lambda cell, check: folder.identities.get((cell[3], check), "today"))
     names = ("model", "accuracy_by_rule", "margin", "performance", "speedup", "graph_breaks", "counted")
     assert [tuple(row[name] for name in names) for row in cells.to_pylist()] == [
         ("done", "pass", 0.5, "pass", 2.0, 3, True),
@@ -360,7 +360,7 @@ def test_a_merge_that_ended_between_two_tables_is_made_anew(name, folder, monkey
 def test_tables_that_were_put_back_from_before_are_made_anew(folder):
     folder.write("a", leaves=2)
     folder.merge("a")
-    before = {path: path.read_bytes() for path in folder.path.glob("*.parquet") if path.name != merge.INDEX}
+    before = {path: path.read_bytes() for path in folder.path.glob("*.parquet") if path.name != index.INDEX}
     folder.write("a", leaves=3, margin=0.5)
     folder.merge("a")
     for path, content in before.items():

@@ -15,7 +15,7 @@ from timmgate.core import schemas
 from timmgate.core.thresholds import Thresholds
 from timmgate.supervisor import journal, stages
 from timmgate.tables import __main__ as tables
-from timmgate.tables import merge, parquet, renewal, request
+from timmgate.tables import index, parquet, renewal, request
 from timmgate.tables.request import Request
 
 FOLDER = tables.Path("results", "cpu")
@@ -190,7 +190,7 @@ def wait_for(condition):
 def test_nobody_makes_them_at_the_same_time(folder):
     write("done")
     ask("done")
-    with merge.alone(FOLDER):
+    with index.alone(FOLDER):
         other = threading.Thread(target=tables.main, args=[FOLDER], daemon=True)
         other.start()
         other.join(0.5)

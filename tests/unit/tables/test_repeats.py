@@ -7,7 +7,7 @@ import pytest
 import specs
 from timmgate.core.outcome import AttemptResult, Outcome, Verdict
 from timmgate.core.schemas import CELLS, RECURRENCES
-from timmgate.tables import merge, repeats
+from timmgate.tables import repeats, state
 
 NOW, BEFORE = datetime(2026, 11, 25, tzinfo=UTC), datetime(2026, 11, 24, tzinfo=UTC)
 CELL = {
@@ -31,7 +31,7 @@ def rows(*statuses, at=NOW, check="accuracy"):
     ],
 )
 def test_how_often_it_fails_makes_it_deterministic_flaky_or_a_one_off(statuses, failed, recurrence, kind):
-    found = merge.derived(CELL, ["accuracy"], [], rows(*statuses))
+    found = state.derived(CELL, ["accuracy"], [], rows(*statuses))
     assert recurrence in RECURRENCES
     assert (found["accuracy_repeats"], found["accuracy_repeats_failed"]) == (len(statuses), failed)
     assert (found["accuracy_recurrence"], found["accuracy_reason_class"]) == (recurrence, kind)
@@ -45,7 +45,7 @@ def test_how_often_it_fails_makes_it_deterministic_flaky_or_a_one_off(statuses, 
 def test_repeats_of_an_earlier_measurement_of_another_check_and_of_a_passed_one_say_nothing():
     assert repeats.columns(CELL, "accuracy", rows("pass", at=BEFORE))["accuracy_repeats"] is None
     assert repeats.columns(CELL, "accuracy", rows("pass", check="performance"))["accuracy_repeats"] is None
-    found = merge.derived({**CELL, "accuracy_by_rule": "pass"}, ["accuracy"], [], rows("pass"))
+    found = state.derived({**CELL, "accuracy_by_rule": "pass"}, ["accuracy"], [], rows("pass"))
     assert found["accuracy_reason"] is None
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from timmgate.config import registry
 from timmgate.config.builds import Build
-from timmgate.config.settings import WHOLE_REGISTRY, coerce, schema, validate
+from timmgate.config.settings import WHOLE_REGISTRY
+from timmgate.config.validation import coerce, schema, validate
 from timmgate.core.errors import ConfigError, did_you_mean
 from timmgate.core.spec import Traits
 

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from timmgate.config import settings
+from timmgate.config import validation
 from timmgate.core import schemas
 from timmgate.core.build import BuildOptions
 from timmgate.core.described import defaults
@@ -60,12 +60,12 @@ def rendered(page: str) -> str:
 
 def tables() -> dict[str, str]:
     """Every table in Markdown, by its name."""
-    config, shipped = settings.schema("config"), yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
+    config, shipped = validation.schema("config"), yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
     return {
         "keys": _properties("key", {name: config["properties"][name] for name in shipped}, shipped),
         "builds": _properties("option", config["$defs"]["build"]["properties"], defaults(BuildOptions)),
         "options": _properties("option", config["$defs"]["mode"]["properties"], defaults(Mode)),
-        "suite": _properties("column", settings.schema("suite")["properties"], defaults(Traits)),
+        "suite": _properties("column", validation.schema("suite")["properties"], defaults(Traits)),
         "cells": _columns(parquet.SCHEMAS["cells"]),
         "evidence": _columns(parquet.SCHEMAS["evidence"]),
         "samples": _columns(parquet.SCHEMAS["samples"]),
@@ -117,7 +117,7 @@ def _values(rule: dict[str, Any]) -> str:
     if "enum" in rule:
         return ", ".join("null" if word is None else f"`{word}`" for word in rule["enum"])
     types = [rule["type"]] if isinstance(rule["type"], str) else rule["type"]
-    words = " or ".join([rule.get("form", settings.TYPES[types[0]]), *(settings.TYPES[type_] for type_ in types[1:])])
+    words = " or ".join([rule.get("form", validation.TYPES[types[0]]), *(validation.TYPES[type_] for type_ in types[1:])])
     if "enum" in rule.get("items", {}):
         return f"{words} of {_values(rule['items'])}"
     if "minimum" in rule:

@@ -18,9 +18,9 @@ from timmgate.core.checks import CHECKS
 from timmgate.core.described import Column, columns
 from timmgate.core.redact import redacted
 from timmgate.core.schemas import FAILED, KEY, REASON_CLASSES, SHOWN_STATUS, STATUSES
+from timmgate.tables.by_cell import Key, keys, of_cells
 from timmgate.tables.failures import KINDS
 from timmgate.tables.figures import RELATIVE
-from timmgate.tables.merge import Key, keys, of_cells
 
 GRAVEST = 500
 """So many cells have their details in the page."""

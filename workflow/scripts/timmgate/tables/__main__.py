@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from timmgate.core.schemas import FAILED, SHOWN_STATUS
 from timmgate.supervisor import stages
 from timmgate.system.process_tree import RUN, die_with_run, interruptible
-from timmgate.tables import failures, merge, parquet, request, summary
+from timmgate.tables import by_cell, failures, index, merge, parquet, request, state, summary
 from timmgate.tables.request import Request
 
 SECOND_NS = 10**9
@@ -29,7 +29,7 @@ def main(path: Path) -> str:
     Without a request every cell counts as requested. Exits with a sentence if there is neither a request nor a result.
     """
     folder = path.resolve()
-    files = merge.find(folder) if folder.is_dir() else {}
+    files = index.find(folder) if folder.is_dir() else {}
     asked = request.load(folder) or Request(list(files))
     if not asked.cells:
         sys.exit(f"{path} has no results; name the folder of a device, such as results/cpu")
@@ -37,13 +37,13 @@ def main(path: Path) -> str:
         return f"{path} has none of {len(asked.cells)} requested cells yet"
     os.chdir(folder.parents[1])  # where the run was started: what it was asked for speaks of files there
     identities = asked.identities()
-    with merge.alone(folder):
+    with index.alone(folder):
         if is_renewed := not is_up_to_date(folder):
             under_way = stages.under_way(folder.name)
             problems = merge.merge(folder, asked.cells, asked.checks, identities, asked.accuracy_rule, under_way)
             for (cell, check), problem in problems.items():
                 print(f"{'/'.join(cell)} {check}: {problem}", file=sys.stderr)
-        cells = merge.without_stale(pq.read_table(folder / "cells.parquet"), asked.checks, identities)
+        cells = state.without_stale(pq.read_table(folder / "cells.parquet"), asked.checks, identities)
         if is_renewed:
             summarize(folder, asked, cells)
     return sentence(path, cells.select(["requested", *(SHOWN_STATUS[check] for check in asked.checks)]))
@@ -54,7 +54,7 @@ def is_up_to_date(folder: Path) -> bool:
     paths = [folder / f"{name}.parquet" for name in ("cells", "failures")]
     asked = folder / request.NAME
     asked_ns = asked.stat().st_mtime_ns if asked.is_file() else 0
-    return all(path.is_file() and path.stat().st_ctime_ns >= asked_ns for path in paths) and merge.is_up_to_date(folder)
+    return all(path.is_file() and path.stat().st_ctime_ns >= asked_ns for path in paths) and index.is_up_to_date(folder)
 
 
 def summarize(folder: Path, asked: Request, cells: pa.Table) -> None:
@@ -63,10 +63,10 @@ def summarize(folder: Path, asked: Request, cells: pa.Table) -> None:
     parquet.write(found, folder / "failures.parquet")
     parquet.write_tsv(found, folder / "failures.tsv")
     parquet.write_tsv(summary.summary(cells, asked.checks), folder / "summary.tsv")
-    date_before(folder, merge.find(folder))
+    date_before(folder, index.find(folder))
 
 
-def date_before(folder: Path, files: Mapping[merge.Key, Mapping[str, merge.Stamp]]) -> None:
+def date_before(folder: Path, files: Mapping[by_cell.Key, Mapping[str, index.Stamp]]) -> None:
     """Give the tables a time before that of every file that they are made of, so that Snakemake makes them again."""
     oldest_ns = min(mtime_ns for stamps in files.values() for _, mtime_ns, _ in stamps.values()) - SECOND_NS
     names = [*(f"{name}.parquet" for name in (*parquet.SCHEMAS, "failures")), "failures.tsv", "summary.tsv"]
@@ -79,7 +79,7 @@ def sentence(path: Path, cells: pa.Table) -> str:
 
     All columns but `requested` are statuses.
     """
-    statuses = [list(row.values()) for row in merge.requested(cells).drop_columns("requested").to_pylist()]
+    statuses = [list(row.values()) for row in by_cell.requested(cells).drop_columns("requested").to_pylist()]
     measured = [of_cell for of_cell in statuses if not {None, "not_run"} & {*of_cell}]
     failed = sum(any(status in FAILED for status in of_cell) for of_cell in measured)
     return f"{path} has tables of {len(measured)} of {len(statuses)} requested cells; {failed} of them failed"

@@ -21,9 +21,9 @@ from timmgate.core.schemas import FAILED, PASSED, SHOWN_STATUS
 from timmgate.core.statistics import CONFIDENCE
 from timmgate.tables import deviations, moderated, parquet
 from timmgate.tables.baseline import Measured
+from timmgate.tables.by_cell import requested
 from timmgate.tables.deviations import SMALLEST_NOISE, Baseline
 from timmgate.tables.figures import EAGER, FIGURES, RELATIVE, Figure
-from timmgate.tables.merge import requested
 from timmgate.tables.moderated import Test
 
 LEVEL = 0.0005

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from timmgate.core.spec import Mode
-from timmgate.tables.merge import requested
+from timmgate.tables.by_cell import requested
 
 SUITE = "timm_models"
 """What benchmarks/dynamo calls the suite of all timm models."""

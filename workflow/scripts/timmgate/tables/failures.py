@@ -16,7 +16,7 @@ from timmgate.core.names import cell_name
 from timmgate.core.schemas import REASON, REPEATED, SHOWN_STATUS
 from timmgate.core.thresholds import Thresholds
 from timmgate.tables import parquet, reasons
-from timmgate.tables.merge import requested
+from timmgate.tables.by_cell import requested
 
 SEVERITIES = ("failure", "warning", "note")
 

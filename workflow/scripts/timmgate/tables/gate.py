@@ -19,8 +19,8 @@ from timmgate.core.schemas import REASON, SHOWN_STATUS
 from timmgate.core.thresholds import Thresholds
 from timmgate.tables import deviations, parquet
 from timmgate.tables.baseline import ANY, PASSING, Expectation, Expectations, Measured
+from timmgate.tables.by_cell import requested
 from timmgate.tables.confirmation import Suspect
-from timmgate.tables.merge import requested
 from timmgate.tables.outcome import Outcome
 from timmgate.tables.quarantine import Entry
 from timmgate.tables.reasons import by_eager

@@ -14,7 +14,8 @@ from timmgate.core.files import write_text
 from timmgate.core.thresholds import Thresholds
 
 if TYPE_CHECKING:
-    from timmgate.tables.merge import Identities, Key
+    from timmgate.tables.by_cell import Key
+    from timmgate.tables.state import Identities
 
 NAME = ".request.json"
 

@@ -12,7 +12,7 @@ from timmgate.core.described import columns
 from timmgate.core.schemas import PASSED, SHOWN_STATUS, STATUSES
 from timmgate.supervisor import speedup
 from timmgate.tables import parquet
-from timmgate.tables.merge import requested
+from timmgate.tables.by_cell import requested
 
 VERDICTS = ("faster", "same", "slower", "ambiguous")
 

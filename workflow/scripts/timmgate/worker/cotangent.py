@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from timmgate.core.verdict import OTHER_LOSS
 from timmgate.worker.compare import Leaf
+from timmgate.worker.training_step import gradient, logits
 
 KIND = "cotangent_gradient"
 """Kind of these leaves: they are larger than the gradients of the mean."""
@@ -33,15 +34,10 @@ def cotangent_leaves(
     model.zero_grad(set_to_none=True)
     images.grad = None
     with autocast():
-        output = forward(images)
-    while not isinstance(output, Tensor):
-        output = next(iter(output.values() if isinstance(output, dict) else output))
+        output = logits(forward(images))
     output.backward(cotangent_of(output.shape, seed).to(output))
     named = [("input_gradient", images), *((f"gradient.{name}", weight) for name, weight in model.named_parameters())]
-    return [
-        Leaf(f"{OTHER_LOSS}{name}", KIND, torch.zeros_like(tensor) if tensor.grad is None else tensor.grad)
-        for name, tensor in named
-    ]
+    return [Leaf(f"{OTHER_LOSS}{name}", KIND, gradient(tensor)) for name, tensor in named]
 
 
 def cotangent_of(shape: torch.Size, seed: int) -> Tensor:

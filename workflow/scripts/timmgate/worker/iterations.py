@@ -65,12 +65,13 @@ def run(
         returned = iterate(spec, model, model if forward is None else forward, images, optimizer)
         if number == 0:
             after_first()
-            first = kept(leaf for leaf in _leaves(spec, model, images, returned) if leaf.kind in kinds)
+            first = kept(leaf for leaf in leaves_of(spec, model, images, returned) if leaf.kind in kinds)
     torch_device.synchronize(spec.device)
-    return Run(_leaves(spec, model, images, returned), first, frozenset(_written(model, original, images, given)))
+    return Run(leaves_of(spec, model, images, returned), first, frozenset(_written(model, original, images, given)))
 
 
-def _leaves(spec: Spec, model: torch.nn.Module, images: torch.Tensor, returned: Any) -> Result:
+def leaves_of(spec: Spec, model: torch.nn.Module, images: torch.Tensor, returned: Any) -> Result:
+    """The leaves of an iteration, by what it returned and what is in the model and the images now."""
     if not spec.options.training:
         return [Leaf("output", "output", returned)]
     prediction, loss = returned

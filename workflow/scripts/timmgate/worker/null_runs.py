@@ -5,7 +5,6 @@ rounding. What a run is, and which leaves it gives, is the caller's: `Run`.
 """
 
 import copy
-import inspect
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -16,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
-from torch.overrides import TorchFunctionMode
 
 from timmgate.core.verdict import KINKS
-from timmgate.worker import models
+from timmgate.worker import folding, models
 from timmgate.worker.compare import Leaf, is_half
 from timmgate.worker.memory_errors import is_out_of_memory
+from timmgate.worker.rounded_weights import RoundedWeights
+from timmgate.worker.sequential_sums import SequentialSums
 from timmgate.worker.torch_device import NarrowDraws
 
 Run = Callable[[nn.Module, Tensor], list[Leaf]]
@@ -36,9 +35,6 @@ KINK_DRAWS = 2
 
 LARGE_GMACS = 10.0
 """Multiply-accumulate operations of one run, in 1e9, above which there are fewer null runs: some seconds each on a core."""
-
-FOLDING_ERROR = 1e-9
-"""Relative error in float64 up to which folding norms into convolutions has left the model the same."""
 
 
 @dataclass
@@ -162,32 +158,6 @@ def reference(run: Run, model: nn.Module, images: Tensor, dtype: torch.dtype) ->
     """
     with NarrowDraws(), RoundedWeights(dtype) if is_half(dtype) else nullcontext():
         return run(copy.deepcopy(model).double(), images.to(dtype).double())
-
-
-class RoundedWeights(TorchFunctionMode):
-    """Rounds the weights and biases of convolutions and linear layers to a dtype; gradients pass as if it did not."""
-
-    LAYERS = (nn.functional.linear, nn.functional.conv1d, nn.functional.conv2d, nn.functional.conv3d)
-
-    def __init__(self, dtype: torch.dtype):
-        super().__init__()
-        self._dtype = dtype
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        """Call `function`, with rounded weights if it is a layer."""
-        kwargs = kwargs or {}
-        if function in self.LAYERS:
-            args = (*args[:1], *(self._rounded(argument) for argument in args[1:3]), *args[3:])
-            kwargs = {
-                name: self._rounded(argument) if name in ("weight", "bias") else argument
-                for name, argument in kwargs.items()
-            }
-        return function(*args, **kwargs)
-
-    def _rounded(self, weight: Tensor | None) -> Tensor | None:
-        if weight is None:
-            return None
-        return weight + (weight.to(self._dtype).to(weight.dtype) - weight).detach()
 
 
 def eager(subject: Subject) -> bool:
@@ -324,150 +294,14 @@ def sums(subject: Subject) -> bool:
     return any(parameter.ndim == 1 for parameter in subject.model.parameters())
 
 
-class SequentialSums(TorchFunctionMode):
-    """Adds biases and multiplies by factors outside of layers and norms, where the sum in their gradients is ours."""
-
-    NORMS = (nn.functional.layer_norm, nn.functional.batch_norm, nn.functional.group_norm)
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        """Call `function`; a layer or norm without its vectors, which come afterwards."""
-        kwargs = dict(kwargs or {})
-        if function in RoundedWeights.LAYERS:
-            bias = args[2] if len(args) > 2 else kwargs.pop("bias", None)
-            args = (*args[:2], None, *args[3:]) if len(args) > 2 else args
-            output = function(*args, **kwargs)
-            return _affine(output, None, bias, -1 if function is nn.functional.linear else 1)
-        if function in self.NORMS:
-            given = inspect.signature(function).bind(*args, **kwargs).arguments
-            vectors = given.pop("weight", None), given.pop("bias", None)
-            return _affine(function(**given), *vectors, -1 if function is nn.functional.layer_norm else 1)
-        name = getattr(function, "__name__", "").removeprefix("__").removesuffix("__")
-        for tensor, vector in (args, args[::-1]) if name in ("mul", "rmul", "add", "radd") and not kwargs else ():
-            if (axis := _axis_of_vector(tensor, vector)) is not None:
-                vectors = (vector.flatten(), None) if name.endswith("mul") else (None, vector.flatten())
-                return _affine(tensor, *vectors, axis)
-        return function(*args, **kwargs)
-
-
-def _axis_of_vector(tensor: Any, factor: Any) -> int | None:
-    """The axis of `tensor`, from the end, along which a factor that is learned is a vector; None if it is none."""
-    if not isinstance(factor, Tensor) or not factor.requires_grad or not isinstance(tensor, Tensor):
-        return None
-    longer = [axis - factor.ndim for axis, size in enumerate(factor.shape) if size > 1]
-    is_vector = len(longer) == 1 and factor.numel() < tensor.numel() and factor.ndim <= tensor.ndim
-    return longer[0] if is_vector and tensor.shape[longer[0]] == factor.numel() else None
-
-
-def _affine(tensor: Tensor, factor: Tensor | None, bias: Tensor | None, axis: int) -> Tensor:
-    """tensor * factor + bias along an axis."""
-    if factor is not None:
-        tensor = _Scale.apply(tensor, factor, axis) if factor.ndim == 1 else tensor * factor
-    if bias is not None:
-        tensor = _Add.apply(tensor, bias, axis) if bias.ndim == 1 else tensor + bias
-    return tensor
-
-
-def _along(vector: Tensor, axis: int, ndim: int) -> Tensor:
-    shape = [1] * ndim
-    shape[axis] = len(vector)
-    return vector.reshape(shape)
-
-
-def _summed(gradient: Tensor, axis: int) -> Tensor:
-    """The sum over all axes but one, as a product with ones, which adds one after the other."""
-    rows = gradient.movedim(axis, -1).flatten(0, -2)
-    return rows.new_ones(1, len(rows)).mm(rows)[0]
-
-
-class _Add(torch.autograd.Function):
-    @staticmethod
-    def forward(context: Any, tensor: Tensor, bias: Tensor, axis: int) -> Tensor:
-        context.axis = axis
-        return tensor + _along(bias, axis, tensor.ndim)
-
-    @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        return gradient, _summed(gradient, context.axis), None
-
-
-class _Scale(torch.autograd.Function):
-    @staticmethod
-    def forward(context: Any, tensor: Tensor, factor: Tensor, axis: int) -> Tensor:
-        context.axis = axis
-        context.save_for_backward(tensor, factor)
-        return tensor * _along(factor, axis, tensor.ndim)
-
-    @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        tensor, factor = context.saved_tensors
-        return gradient * _along(factor, context.axis, tensor.ndim), _summed(gradient * tensor, context.axis), None
-
-
 def folded(subject: Subject) -> bool:
-    """Norms folded into the convolutions before them, in the dtype of the weights, where the norm is fixed.
+    """Norms folded into the convolutions before them, where the norm is fixed.
 
     At inference only: gradients of folded weights are those of other parameters.
     """
-    model, images = subject.model, subject.images
-    pairs = [] if model.training or torch.is_grad_enabled() else _convolutions_before_norms(model, images)
-    if not pairs:
+    if subject.model.training or torch.is_grad_enabled():
         return False
-    exact, folded_exact = copy.deepcopy(model).double(), copy.deepcopy(model).double()
-    _fold(folded_exact, pairs)
-    before, after = _first(exact, images.double()), _first(folded_exact, images.double())
-    if not (after - before).norm() <= FOLDING_ERROR * before.norm():
-        return False  # a convolution has another consumer, or uses its weights in its own way
-    _fold(model, pairs)
-    return True
-
-
-@torch.no_grad()
-def _first(model: nn.Module, images: Tensor) -> Tensor:
-    output = model(images)
-    while not isinstance(output, Tensor):
-        output = next(iter(output.values() if isinstance(output, dict) else output))
-    return output
-
-
-@torch.no_grad()
-def _convolutions_before_norms(model: nn.Module, images: Tensor) -> list[tuple[str, str]]:
-    """Names of convolutions and of the norms that their outputs go into."""
-    made_by: dict[int, tuple[str, Tensor]] = {}
-    pairs, hooks = [], []
-
-    def made(name: str, _: nn.Module, __: Any, output: Tensor) -> None:
-        made_by[id(output)] = name, output
-
-    def used(name: str, _: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        if id(arguments[0]) in made_by:
-            pairs.append((made_by[id(arguments[0])][0], name))
-
-    for name, module in model.named_modules():
-        if isinstance(module, _ConvNd):
-            hooks.append(module.register_forward_hook(partial(made, name)))
-        elif isinstance(module, _BatchNorm) and module.running_var is not None:
-            hooks.append(module.register_forward_pre_hook(partial(used, name)))
-    model(images[:1])
-    for hook in hooks:
-        hook.remove()
-    return pairs
-
-
-@torch.no_grad()
-def _fold(model: nn.Module, pairs: list[tuple[str, str]]) -> None:
-    """Move what the norms do into the convolutions, and leave norms that do nothing."""
-    for convolution, norm in ((model.get_submodule(one), model.get_submodule(other)) for one, other in pairs):
-        factor = torch.rsqrt(norm.running_var + norm.eps)
-        factor = factor if norm.weight is None else factor * norm.weight
-        bias = -norm.running_mean if convolution.bias is None else convolution.bias - norm.running_mean
-        bias = bias * factor if norm.bias is None else bias * factor + norm.bias
-        convolution.weight.mul_(factor.reshape(-1, *[1] * (convolution.weight.ndim - 1)))
-        convolution.bias = nn.Parameter(bias)
-        norm.running_mean.zero_()
-        norm.running_var.fill_(1 - norm.eps)
-        if norm.weight is not None:
-            norm.weight.fill_(1)
-            norm.bias.zero_()
+    return folding.fold(subject.model, subject.images)
 
 
 FAMILIES: dict[str, Callable[[Subject], bool]] = {

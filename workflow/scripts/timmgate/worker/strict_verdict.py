@@ -20,8 +20,9 @@ from timmgate.core.verdict import CellVerdict, NullRun
 from timmgate.worker import flops, models, null_runs, torch_device
 from timmgate.worker.compare import Leaf, is_half
 from timmgate.worker.cotangent import cotangent_leaves
+from timmgate.worker.iterations import kept, leaves_of
 from timmgate.worker.leaf_errors import Reference
-from timmgate.worker.training_step import fresh, gradient, iterate
+from timmgate.worker.training_step import fresh, iterate
 
 OF_A_WHOLE = ("halves", "folded")
 """Families of null runs that are about images and models as a whole: none of them applies to a module."""
@@ -43,17 +44,10 @@ def run(spec: Spec, model: torch.nn.Module, images: torch.Tensor, forward: Calla
     images = fresh(spec, images)
     returned = iterate(spec, model, forward, images)
     torch_device.synchronize(spec.device)  # what goes wrong there is to be raised here
+    leaves = [leaf for leaf in leaves_of(spec, model, images, returned) if leaf.kind != "parameter"]
     if not spec.options.training:
-        return [Leaf("output", "output", returned)]
-    prediction, loss = returned
-    leaves = [
-        Leaf("prediction", "prediction", prediction.clone()),
-        Leaf("loss", "loss", loss.clone()),
-        *(Leaf(f"gradient.{name}", "gradient", gradient(weight).clone()) for name, weight in model.named_parameters()),
-        *(Leaf(f"buffer.{name}", "buffer", buffer.clone()) for name, buffer in model.named_buffers()),
-        Leaf("input_gradient", "input_gradient", gradient(images).clone()),
-    ]
-    return leaves + cotangent_leaves(model, forward, images, lambda: models.autocast(spec, images), spec.seed)
+        return leaves
+    return kept(leaves) + cotangent_leaves(model, forward, images, lambda: models.autocast(spec, images), spec.seed)
 
 
 def other_values(spec: Spec, model: torch.nn.Module, images: torch.Tensor) -> tuple[torch.nn.Module, torch.Tensor]:
