@@ -109,7 +109,7 @@ def remember_builds() -> None:
         if options.python or options.import_ or {"PYTHONPATH", "EXACT_FACTS"} & variables.keys():
             return find(cache, label, options)
         about = sorted(pair for pair in variables.items() if not pair[0].startswith(("FAKE_", "TIMMGATE_", "PYTEST_")))
-        path = known / hashlib.sha256(json.dumps([about, sorted(options.env)]).encode()).hexdigest()
+        path = known / hashlib.sha256(json.dumps([about, sorted(options.env.items())]).encode()).hexdigest()
         if not path.is_file():
             write_text(path, json.dumps(dict(find(cache, label, options).facts)))
         return builds.Build(label, options, json.loads(path.read_text()))
