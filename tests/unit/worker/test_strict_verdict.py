@@ -387,3 +387,17 @@ def test_every_column_is_described(monkeypatch):
     said = measure(monkeypatch, one_sample_off)
     known = {column.name for column in ACCURACY.columns}
     assert {name for name in said.columns if name.startswith("strict")} <= known
+
+
+def test_weights_that_a_compiler_discards_are_not_written_to(monkeypatch):
+    """As inductor does under freezing, if it is told to."""
+
+    class Erased(nn.Parameter):
+        pass
+
+    def discards(model):
+        kept = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+        model.head.weight = Erased(torch.zeros(0))
+        return lambda images: torch.func.functional_call(model, kept, images)
+
+    assert measure(monkeypatch, discards).columns["strict"] == "pass"

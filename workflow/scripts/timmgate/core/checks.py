@@ -144,8 +144,8 @@ ACCURACY = Check(
                 "kind",
                 "string",
                 "",
-                "output, prediction, loss, gradient, parameter, buffer, input_gradient or cotangent_gradient (of a second, "
-                "random loss)",
+                "output, prediction, loss, gradient, parameter, buffer, input_gradient, cotangent_gradient (of a second, "
+                "random loss) or written (what only compiled has written to)",
             ),
             ("shape", "list<int64>", "", "shape"),
             ("dtype", "string", "", "dtype"),
