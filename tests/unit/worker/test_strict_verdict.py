@@ -156,6 +156,18 @@ def writes_into_its_weights(model):
     return forward
 
 
+def reuses_its_output(model):
+    kept = []
+
+    def forward(images):
+        output = model(images)
+        kept.append(output.detach())
+        kept[0].copy_(output.detach())
+        return output + (kept[0] - output).detach() if torch.is_grad_enabled() else kept[0]
+
+    return forward
+
+
 def wrong_in_the_second_call(model):
     calls = []
 
@@ -199,6 +211,7 @@ def keeps_weights(model):
         (writes_into_its_images, {}),
         (writes_into_its_images, {"training": True}),
         (writes_into_its_weights, {}),
+        (reuses_its_output, {}),
         (wrong_in_the_second_call, {}),
         (wrong_in_the_second_call, {"training": True}),
         (no_gradient_at_first, {"training": True}),

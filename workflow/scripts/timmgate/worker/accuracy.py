@@ -9,6 +9,7 @@ import math
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from timmgate.core.spec import Spec
 from timmgate.core.verdict import CellVerdict, LeafVerdict, Strict
 from timmgate.worker import backends, iterations, models, strict_verdict, torch_device
 from timmgate.worker.compare import LeafEvidence, Rule, all_finite, compare_leaves
-from timmgate.worker.iterations import Result, Run, kept, run
+from timmgate.worker.iterations import Result, Run, run
 from timmgate.worker.training_step import Setup, load, make
 
 INFERENCE_TOLERANCE = 1e-3
@@ -95,8 +96,8 @@ def run_compiled(
         reporter.columns(**backends.statistics())
         if others is None:
             return found, []
-        found = replace(found, leaves=kept(found.leaves))
-        return found, strict_verdict.run_compiled(spec, others[0], compiled, others[1], forward)
+        strictly = partial(strict_verdict.run_compiled, spec, others[0], compiled, others[1], forward)
+        return iterations.before_another(found, strictly, backends.reuses_outputs(spec))
 
 
 def run_reference(spec: Spec, model: torch.nn.Module, images: torch.Tensor, reporter: Reporter) -> Run | None:

@@ -231,6 +231,15 @@ class FirstIteration:
             self.costs[column] = by_dynamo_s * wall_s / with_pauses_s
 
 
+def reuses_outputs(spec: Spec) -> bool:
+    """Whether a call of the compiled program may write over the outputs of the one before, as CUDA graphs do."""
+    options = spec.options
+    asked = (
+        options.cudagraphs or options.backend == "cudagraphs" or options.compile_mode in ("reduce-overhead", "max-autotune")
+    )
+    return spec.device == "cuda" and (asked or torch._inductor.config.triton.cudagraphs)
+
+
 @contextmanager
 def compiling(spec: Spec, cache: Cache, reporter: Reporter) -> Iterator[FirstIteration]:
     """Compile from nothing but what is in the cache, and report the stage `compile` while dynamo compiles, `run` in between.

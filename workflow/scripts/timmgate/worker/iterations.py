@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from timmgate.core.spec import Spec
 from timmgate.core.verdict import OUTPUTS
@@ -32,7 +33,8 @@ Result = list[Leaf]
 class Run:
     """`leaves` are what the last iteration computed, `first` what is kept of the first one.
 
-    `written` are names of images and of tensors of the model that are not as they were before the run.
+    `written` are names of images and of tensors of the model that are not as they were before the run, and of outputs that
+    are not as they were after it.
     """
 
     leaves: Result
@@ -88,6 +90,22 @@ def leaves_of(spec: Spec, model: torch.nn.Module, images: torch.Tensor, returned
 def kept(leaves: Iterable[Leaf]) -> Result:
     """Copies of leaves that the next run would write into: buffers, gradients, outputs of a CUDA graph."""
     return [replace(leaf, value=cloned(leaf.value)) for leaf in leaves]
+
+
+def before_another(found: Run, another: Callable[[], Result], may_reuse: bool) -> tuple[Run, Result]:
+    """The run with copies of its leaves, and the leaves of another one of the same program, which comes after it.
+
+    Outputs that this one writes over count as written to, unless the program may reuse their memory, as CUDA graphs do.
+    """
+    copies, leaves = kept(found.leaves), another()
+    outputs = [(old, copy) for old, copy in zip(found.leaves, copies, strict=True) if old.kind in OUTPUTS and not may_reuse]
+    lost = {old.name for old, copy in outputs if not _are_same(old.value, copy.value)}
+    return replace(found, leaves=copies, written=found.written | lost), leaves
+
+
+def _are_same(one: Any, other: Any) -> bool:
+    pairs = zip(tree_leaves(one), tree_leaves(other), strict=True)
+    return all(torch.equal(*pair) for pair in pairs if isinstance(pair[0], torch.Tensor))
 
 
 def _written(

@@ -135,8 +135,7 @@ class Program:
 
     def both(self, choice: Choice) -> tuple[Run, list[Leaf]]:
         """The run of the dynamo rule and the leaves of the strict one, of one life of the fault."""
-        run = self.dynamo(choice)
-        return replace(run, leaves=iterations.kept(run.leaves)), self._of_other_values()
+        return iterations.before_another(self.dynamo(choice), self._of_other_values, may_reuse=False)
 
     def _of_other_values(self) -> list[Leaf]:
         model, images = self._other_model, self._other_images

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -115,9 +116,11 @@ def run_compiled(
         compiled = copy.deepcopy(model)
         forward = backends.compile_model(spec, compiled, images)
         found = run_iterations(spec, compiled, images, forward, original=model)
-        found = replace(found, leaves=kept(found.leaves))
-        of_others = strict_verdict.run_compiled(spec, others[0], compiled, others[1], forward) if others else []
-        strict = kept(of_others)
+        strict: Result = []
+        if others:
+            strictly = partial(strict_verdict.run_compiled, spec, others[0], compiled, others[1], forward)
+            found, strict = iterations.before_another(found, strictly, backends.reuses_outputs(spec))
+        found, strict = replace(found, leaves=kept(found.leaves)), kept(strict)
         if spec.check == "performance":
             with torch.compiler.set_stance("fail_on_recompile"):
                 again = fresh(spec, images)
