@@ -4,8 +4,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from timmgate.config import builds, cells, settings, suites
-from timmgate.core.build import DEFAULT
+from timmgate.config import cells, settings
 from timmgate.tables import index, merge
 
 if TYPE_CHECKING:
@@ -13,11 +12,8 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     config = settings.load(snakemake.config)
-    facts = Path(snakemake.params.facts)
-    found = {label: builds.load(facts, label) for label in builds.needed(config)}
-    suite = suites.read(config.suite, build=found.get(DEFAULT))
+    today = cells.identities(config, Path(snakemake.params.facts))
     requested = [Path(path).parts[-5:-1] for path in snakemake.input[config.checks[0]]]
-    today = cells.identities(config, found, suite)
     folder = Path(snakemake.output.cells).parent
     with index.alone(folder):
         problems = merge.merge(folder, requested, config.checks, today, config.run.accuracy_rule)

@@ -1,10 +1,12 @@
-"""Settings and a cell to the specs of its measurements. Has no paths."""
+"""Settings and a cell to the specs of its measurements."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from pathlib import Path
 
+from timmgate.config import builds, suites
 from timmgate.config.builds import Build
 from timmgate.config.settings import Settings
-from timmgate.config.suites import Suite
+from timmgate.core.build import DEFAULT
 from timmgate.core.spec import Cell, Traits
 
 
@@ -28,10 +30,14 @@ def cell(settings: Settings, build: Build, mode: str, model: str, traits: Traits
     )
 
 
-def identities(
-    settings: Settings, builds: Mapping[str, Build], suite: Suite
-) -> Callable[[tuple[str, str, str, str], str], str | None]:
-    """By (device, build, mode, model) and check, the identity by these settings; None for a cell that they do not know."""
+Identities = Callable[[tuple[str, str, str, str], str], str | None]
+"""By (device, build, mode, model) and check, the identity that it would have today; None for a cell that is not known."""
+
+
+def identities(settings: Settings, facts: Path) -> Identities:
+    """The identities by these settings, and by what a folder of facts says of the builds. Raises ConfigError and OSError."""
+    found = {label: builds.load(facts, label) for label in builds.needed(settings)}
+    suite = suites.read(settings.suite, build=found.get(DEFAULT))
     models = {**suite.models, **suite.tagged}
 
     def identity(key: tuple[str, str, str, str], check: str) -> str | None:
@@ -39,6 +45,6 @@ def identities(
         is_known = device == settings.device and mode in settings.catalogue.get(label, ()) and model in models
         if not is_known:
             return None
-        return cell(settings, builds[label], mode, model, models[model]).spec(check).identity()
+        return cell(settings, found[label], mode, model, models[model]).spec(check).identity()
 
     return identity

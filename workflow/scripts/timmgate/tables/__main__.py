@@ -8,13 +8,14 @@ Snakemake makes them once more when the run is complete: until then they are dat
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from timmgate.core.schemas import FAILED, SHOWN_STATUS
+from timmgate.core.thresholds import Thresholds
 from timmgate.supervisor import stages
 from timmgate.system.process_tree import RUN, die_with_run, interruptible
 from timmgate.tables import by_cell, failures, index, merge, parquet, request, state, summary
@@ -45,7 +46,8 @@ def main(path: Path) -> str:
                 print(f"{'/'.join(cell)} {check}: {problem}", file=sys.stderr)
         cells = state.without_stale(pq.read_table(folder / "cells.parquet"), asked.checks, identities)
         if is_renewed:
-            summarize(folder, asked, cells)
+            summarize(folder, cells, asked.checks, asked.thresholds)
+            date_before(folder, index.find(folder))
     return sentence(path, cells.select(["requested", *(SHOWN_STATUS[check] for check in asked.checks)]))
 
 
@@ -57,13 +59,12 @@ def is_up_to_date(folder: Path) -> bool:
     return all(path.is_file() and path.stat().st_ctime_ns >= asked_ns for path in paths) and index.is_up_to_date(folder)
 
 
-def summarize(folder: Path, asked: Request, cells: pa.Table) -> None:
-    """Make the tables that are made of the cells, as this run has measured them."""
-    found = failures.failures(cells, asked.checks, asked.thresholds)
+def summarize(folder: Path, cells: pa.Table, checks: Sequence[str], thresholds: Thresholds) -> None:
+    """Make the tables that are made of the cells, beside their own."""
+    found = failures.failures(cells, checks, thresholds)
     parquet.write(found, folder / "failures.parquet")
     parquet.write_tsv(found, folder / "failures.tsv")
-    parquet.write_tsv(summary.summary(cells, asked.checks), folder / "summary.tsv")
-    date_before(folder, index.find(folder))
+    parquet.write_tsv(summary.summary(cells, checks), folder / "summary.tsv")
 
 
 def date_before(folder: Path, files: Mapping[by_cell.Key, Mapping[str, index.Stamp]]) -> None:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from timmgate.config.cells import Identities
 from timmgate.core.checks import CHECKS
 from timmgate.core.schemas import KEY
 from timmgate.core.verdict import status_by_rule
@@ -38,7 +39,7 @@ def merge(
     folder: Path,
     requested: Sequence[Key],
     checks: Collection[str],
-    identities: state.Identities,
+    identities: Identities,
     rule: str = "strict",
     under_way: Collection[Key] = (),
 ) -> Problems:

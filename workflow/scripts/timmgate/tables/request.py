@@ -6,16 +6,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from timmgate.config import builds, cells, settings, suites
-from timmgate.core.build import DEFAULT
+from timmgate.config import cells, settings
 from timmgate.core.checks import CHECKS
 from timmgate.core.errors import ConfigError
 from timmgate.core.files import write_text
 from timmgate.core.thresholds import Thresholds
 
 if TYPE_CHECKING:
+    from timmgate.config.cells import Identities
     from timmgate.tables.by_cell import Key
-    from timmgate.tables.state import Identities
 
 NAME = ".request.json"
 
@@ -43,10 +42,7 @@ class Request:
     def identities(self) -> "Identities":
         """The identities that cells would have today; of none where what defines them is not there any more."""
         try:
-            config = settings.load(dict(self.config))
-            found = {label: builds.load(Path(self.facts), label) for label in builds.needed(config)}
-            suite = suites.read(config.suite, build=found.get(DEFAULT))
-            return cells.identities(config, found, suite)
+            return cells.identities(settings.load(dict(self.config)), Path(self.facts))
         except (ConfigError, OSError):
             return lambda cell, check: None
 

@@ -1,6 +1,6 @@
 """What is derived of each cell out of all tables: whether it passes and why not, whether it is stale, whether it counts."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -8,14 +8,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from timmgate.config.cells import Identities
 from timmgate.core.checks import CHECKS
 from timmgate.core.schemas import OF_CHECK, OF_CHECKS, PASSED, REASON, REPEATED, SHOWN_STATUS
 from timmgate.core.verdict import status_by_rule
 from timmgate.tables import reasons, repeats
 from timmgate.tables.by_cell import Key, aligned, keys, of_cells
-
-Identities = Callable[[Key, str], str | None]
-"""The identity that a check of a cell would have today; None for a cell that today's configuration does not know."""
 
 UNJUDGED = (None, "not_run", "not_applicable")
 """Statuses of an accuracy check that has neither passed nor failed."""
