@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from contextlib import suppress
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import distributions
@@ -182,6 +181,15 @@ def memory_mb(wildcards, attempt):
     return memory_estimate.SUPERVISION_MB + min(attempt, 2) * measured_bytes // 10**6
 
 
+def study_memory_mb(wildcards, models):
+    """The same of a study, which makes the accuracy check of so many models at a time."""
+    if SETTINGS.run.memory:
+        return memory_mb(wildcards, 1)
+    spec = cell(wildcards).spec("accuracy")
+    measured_bytes = memory_estimate.memory_bytes([spec], SUITE.size(wildcards.model), SETTINGS.run.threads)
+    return memory_estimate.SUPERVISION_MB + models * measured_bytes // 10**6
+
+
 def memory_left_mb(wildcards, attempt):
     """The same of a measurement, whose last attempt only writes the row."""
     return memory_mb(wildcards, attempt) if attempts_left(wildcards, attempt) else memory_estimate.SUPERVISION_MB
@@ -314,19 +322,22 @@ def refuse_folders_that_cannot_be_written():
         )
 
 
+def measuring_builds(job):
+    """The builds that a job measures with; of one after which it is known what else is measured, all."""
+    if job.rule.name in ("failed", "screen", "suspect"):
+        return set(SETTINGS.builds)
+    if job.rule.name not in (*MEASURING, "script", "trace"):
+        return set()
+    return {job.wildcards[name] for name in ("build", "before", "after") if name in job.wildcards.keys()} or {FIRST_BUILD}
+
+
 def refuse_what_is_not_possible():
     """End with a sentence for each reason if cells are to be measured that cannot be measured here.
 
     No job that measurements depend on: it would be done in every run that measures anything, and Snakemake then measures all
     cells again although one is missing, also where what they depend on is `ancient`.
     """
-    jobs = [
-        dict(job.wildcards.items())
-        for job in workflow.dag.needrun_jobs()
-        if job.rule.name in (*MEASURING, "script", "trace")
-    ]
-    named = [{job[name] for name in ("build", "before", "after") if name in job} for job in jobs]
-    needed = set().union(*(builds or {FIRST_BUILD} for builds in named))
+    needed = set().union(*map(measuring_builds, workflow.dag.needrun_jobs()))
     if workflow.touch or not needed:
         return
     threads = min(workflow.cores or 1, preflight.THREADS) if workflow.local_exec else preflight.THREADS
@@ -414,9 +425,13 @@ def show_tables():
 def say_what_changed():
     """Say which of the builds that were asked whether they can measure are not any more what they were then."""
     for label in ASKED:
-        with suppress(ConfigError):
-            if builds.find(Path(".cache/builds"), label, NEEDED[label]).software == BUILDS[label].software:
-                continue
+        try:
+            now = builds.find(Path(".cache/builds"), label, NEEDED[label])
+        except ConfigError as error:
+            print(f"warning: whether the build has changed since the run began is not known: {error}", file=sys.stderr)
+            continue
+        if now.software == BUILDS[label].software:
+            continue
         print(
             f"warning: the build {label} has changed since the run began. What it was is recorded of all its cells, and what it is "
             "now may have measured some; measure them again with --forcerun measure",

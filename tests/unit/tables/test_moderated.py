@@ -94,3 +94,9 @@ def test_a_few_cells_of_one_variance_know_it_no_better_than_their_differences_sa
     assert max(test.freedom for test in tests) <= 6 * (PROCESSES - 1)
     alarms = sum(test.p <= level for test in tests)
     assert stats.binomtest(alarms, len(tests), 1.5 * level, alternative="greater").pvalue > 1e-3
+
+
+def test_a_very_precise_cell_has_the_power_to_show_a_large_difference():
+    """Where scipy's noncentral t is no number."""
+    assert moderated.Test(0.0, 1.0, 20, 1.0).has_power(48.0, 0.0005, 0.8)
+    assert not moderated.Test(0.0, 1.0, 20, 1.0).has_power(1.0, 0.0005, 0.8)

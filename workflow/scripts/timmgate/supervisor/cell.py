@@ -79,7 +79,7 @@ def supervise(
     """
     with CappedLog(log) as stream:
         slots = slot_request(specs[0].device, run)
-        cell = Cell(specs, run, stream, journal, tell, slots.of(device) if device else slots)
+        cell = Cell(specs, run, stream, journal, tell, slots.of(device) if device in slots.devices else slots)
         while cell.pending:
             cell.run_worker()
     return [cell.outcomes[spec.check] for spec in specs]
@@ -154,7 +154,7 @@ class Cell:
         check = attempt.check = spec.check
         attempt.columns["device_uuid"] = attempt.device and gpus.uuid_of(attempt.device)
         if check == "performance" and spec.device == "cpu":
-            attempt.columns["timing_lanes"] = len(self._slots.devices)
+            attempt.columns["timing_lanes"] = len(slot_request(spec.device, self._run).devices)
         settle_for_less(attempt)
         estimate(spec, attempt, self._log)
         verdict = classify(attempt)
@@ -167,7 +167,7 @@ class Cell:
         elif verdict.status in OUT_OF_MEMORY and CHECKS[check].shrinks and smaller:
             self._batch_size = smaller
         elif verdict.status in RETRYABLE and failed_attempts < self._run.attempts:
-            if attempt.stage == IMPORT.name and attempt.device and len(self._slots.devices) > 1:
+            if attempt.stage == IMPORT.name and attempt.device and spec.device != "cpu" and len(self._slots.devices) > 1:
                 self._slots = self._slots.without(attempt.device)  # one that fails at once is always the emptiest
             self._pause_s = random.uniform(0, BACKOFF_S * 2 ** (failed_attempts - 1))
         else:

@@ -57,7 +57,7 @@ class Test:
         if self.error == 0:
             return True
         limit = float(stdtrit(self.freedom, 1 - level / 2))
-        return 1 - float(nctdtr(self.freedom, size / self.error, limit)) >= power
+        return not float(nctdtr(self.freedom, size / self.error, limit)) > 1 - power  # NaN where it is as good as 0
 
 
 def two_sided(t: float, freedom: float) -> float:

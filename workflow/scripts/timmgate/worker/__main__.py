@@ -102,7 +102,7 @@ def study(request: StudyRequest) -> int:
     """Have a module study a model, and write its rows. What it raises, is raised."""
     tell_stacks()
     die_with_parent(signal.SIGKILL)
-    set_environment(request.run.threads, request.run.toolchain or request.run.cache)
+    set_environment(request.run.threads, request.run.cache)
     import_first(request.run.build.import_)
     from timmgate.worker import torch_device  # and with it torch
 

@@ -55,6 +55,7 @@ def runs(spec: Spec, setup: Setup) -> Iterator[HealthyRun]:
     """All healthy runs of a model in the mode of `spec`."""
     torch.set_num_threads(setup.threads)
     torch_device.set_deterministic(False)  # as null runs and compiled are in the accuracy check
+    setup.cache.open()
     with torch.set_grad_enabled(spec.options.training), backends.configured(spec):
         for number in range(SEEDS):
             of_seed = replace(spec, seed=spec.seed + number)

@@ -165,21 +165,21 @@ def _try(subject: Subject, choice: Choice, of_seed: Callable[[int], Subject]) ->
         found = subject.verdict(run, strict_leaves)
         effect = subject.effect(choice, strict_leaves)
         by_dynamo = {"dynamo": subject.differs(run, cosine=False), "cosine": subject.differs(run, cosine=True)}
-        strict, of_seeds = strict_verdict.after_seeds(found, lambda seed: _verdict(of_seed(seed), choice), subject.spec.seed)
-        return Trial(
-            **about,
-            **by_dynamo,
-            effect=effect,
-            strict=strict,
-            strict_margin=found.margin,
-            strict_worst_leaf=found.worst_leaf,
-            strict_of_seeds=list(of_seeds),
-        )
     except Exception as error:
         traceback.print_exc()
         told = f"{type(error).__name__}: {error}"[:200]
         return Trial(**about, effect=math.inf, dynamo=True, cosine=True, strict="fail", strict_margin=math.inf,
                      strict_worst_leaf="", strict_of_seeds=["fail"], error=told)  # fmt: skip
+    strict, of_seeds = strict_verdict.after_seeds(found, lambda seed: _verdict(of_seed(seed), choice), subject.spec.seed)
+    return Trial(
+        **about,
+        **by_dynamo,
+        effect=effect,
+        strict=strict,
+        strict_margin=found.margin,
+        strict_worst_leaf=found.worst_leaf,
+        strict_of_seeds=list(of_seeds),
+    )
 
 
 def _verdict(subject: Subject, choice: Choice) -> Strict:
