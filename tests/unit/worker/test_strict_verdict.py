@@ -263,7 +263,7 @@ def beyond(monkeypatch, margin: float):
     return by(share * margin / measure(monkeypatch, by(share)).columns["strict_margin"])
 
 
-def test_a_seed_that_raises_does_not_take_a_failure_back(monkeypatch):
+def test_a_failure_that_may_be_chance_is_undecided_where_other_seeds_raise(monkeypatch):
     off = beyond(monkeypatch, 2.0)
 
     def compile_model(spec, model, images):
@@ -272,7 +272,7 @@ def test_a_seed_that_raises_does_not_take_a_failure_back(monkeypatch):
         return off(model)
 
     said = measure_with(monkeypatch, compile_model)
-    assert said.result["status"] == "pass" and said.columns["strict"] == "fail"
+    assert said.result["status"] == "pass" and said.columns["strict"] == "undecided"
     assert said.columns["strict_error"] == "RuntimeError: not twice"
 
 
@@ -311,7 +311,7 @@ def test_what_is_known_by_then_is_said_before_each_stage_that_a_limit_may_end(mo
         if so_far := message.get("result_so_far"):
             (leaf,) = so_far["details"]
             known.append((so_far["status"], leaf["strict"], columns.get("strict"), columns.get("strict_of_seeds")))
-    assert known == [("pass", None, None, None), *[("pass", False, "fail", ["fail"])] * 2]
+    assert known == [("pass", None, None, None), *[("pass", False, "undecided", ["fail"])] * 2]
 
 
 def test_the_columns_of_the_row_are_those_of_the_first_seed(monkeypatch):
@@ -414,3 +414,15 @@ def test_weights_that_a_compiler_discards_are_not_written_to(monkeypatch):
         return lambda images: torch.func.functional_call(model, kept, images)
 
     assert measure(monkeypatch, discards).columns["strict"] == "pass"
+
+
+def test_a_step_of_an_optimizer_that_rounding_undoes_in_eager_alone_is_not_written_to(monkeypatch):
+    def moved(model):
+        def forward(images):
+            model.head.bias.data.copy_(model.head.bias.nextafter(torch.tensor(10.0)))  # as a step of rounding would
+            return model(images)
+
+        return forward
+
+    columns = measure(monkeypatch, moved, training=True, optimizer="sgd").columns
+    assert not columns["strict_worst_leaf"].startswith("written")

@@ -226,6 +226,7 @@ PERFORMANCE = Check(
                     "norm of compiled - reference over norm of reference, of the output; in training of the prediction, all "
                     "gradients or the input's",
                 ),
+                ("timed_output_kind", "string", "", "of what: output; in training prediction, gradient or input_gradient"),
                 ("timed_output_margin", "float64", "", "timed_output_error over the error that is allowed, 1 is the limit"),
                 (
                     "timed_reference",

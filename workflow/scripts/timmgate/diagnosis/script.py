@@ -65,7 +65,7 @@ class Case:
     * `rule`: how the result is judged, a word of `WRONG_IF`; None where it never came to one.
     * `sentence`: why it failed, in the words of the tables; None if it passed.
     * `compiles`: whether a compiler has to do with it; else eager alone is run.
-    * `limit`: of the relative error, by the rule `timed`.
+    * `limit`: of the relative error of the leaf `timed`, by the rule of that name.
     """
 
     spec: Spec
@@ -74,6 +74,7 @@ class Case:
     sentence: str | None = None
     compiles: bool = True
     limit: float | None = None
+    timed: str = "output"
 
 
 def case(cell: Cell, row: Row, checks: Sequence[str]) -> Case:
@@ -93,8 +94,11 @@ def case(cell: Cell, row: Row, checks: Sequence[str]) -> Case:
     if check == "performance":
         error, margin = row["timed_output_error"], row["timed_output_margin"]
         is_known = error and margin and math.isfinite(error)
+        about["timed"] = row["timed_output_kind"] or ("gradient" if spec.options.training else "output")
         return Case(rule="timed", limit=error / margin if is_known else AS_LARGE_AS_ITSELF, **about)
     by_dynamo = row["strict"] not in ("pass", "fail") or row.get("passed_by") == "dynamo"
+    if (row["strict_worst_leaf"] or "").startswith(("first_iteration.", "last_iteration.", "written.")):
+        about["sentence"] = f"{about['sentence']} (which the last call, that is judged here, does not show)"
     if by_dynamo or (status == "fail_accuracy" and row["strict"] == "pass"):
         return Case(rule="cosine" if row["comparison"] == "cosine" else "dynamo", **about)
     return Case(rule="strict", **about)
@@ -171,7 +175,7 @@ def text(case: Case, run: RunOptions, facts: Row, module: str | None = None) -> 
         loss_scale=f" / {LOSS_SCALE}" if spec.traits.scaled_loss else "",
         optimizer=_optimizer(spec) if rule == "dynamo" else None,
         learning_rate=LEARNING_RATE,
-        timed_leaves=("prediction", "gradient", "input_gradient") if options.training else ("output",),
+        timed_leaves=(case.timed,),
         limit=case.limit,
     )
 

@@ -17,7 +17,7 @@ from torch._dynamo.utils import counters
 
 from timmgate.core.protocol import Reporter
 from timmgate.core.spec import Spec
-from timmgate.core.verdict import CellVerdict, LeafVerdict, Strict
+from timmgate.core.verdict import CellVerdict, LeafVerdict, Strict, is_certain
 from timmgate.worker import backends, iterations, models, strict_verdict, torch_device
 from timmgate.worker.compare import LeafEvidence, Rule, all_finite, compare_leaves
 from timmgate.worker.iterations import Result, Run, run
@@ -60,8 +60,8 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
         reporter.stage("compare")
         how = rule(spec, reference is not None)
         leaves = compare_leaves(eager.leaves, compiled.leaves, reference.leaves if reference else None, how)
-        repeats_itself = not different and not spec.traits.nondeterministic
-        certain = list(iterations.wrong(eager, compiled, reference, leaves, how)) if repeats_itself else []
+        is_alike = repeats_itself(spec, eager, again)
+        certain = list(iterations.wrong(eager, compiled, reference, leaves, how)) if is_alike else []
         leaves += certain
         report_dynamo(spec, leaves, eager.leaves, compiled.leaves, reference is not None, reporter)
         del eager, again, compiled, reference
@@ -143,6 +143,11 @@ def differing(eager: Result, again: Result) -> list[str]:
     return [leaf.leaf for leaf in compare_leaves(eager, again, None, NO_TOLERANCE) if not leaf.accuracy][:3]
 
 
+def repeats_itself(spec: Spec, eager: Run, again: Run) -> bool:
+    """Whether two eager runs are equal, and nothing says that others may not be."""
+    return not spec.traits.nondeterministic and not differing(eager.leaves, again.leaves)
+
+
 def report_dynamo(
     spec: Spec, leaves: list[LeafEvidence], eager: Result, compiled: Result, has_reference: bool, reporter: Reporter
 ) -> None:
@@ -191,11 +196,11 @@ def judge_strictly(
     `model` and `images` are other values than those that were compiled, and `compiled` is what came of them. `certain` is
     what is wrong whatever null runs say. `keep` says what is known when a stage begins.
 
-    A failure may be chance: then two of three seeds decide. A seed that could not be tried does not take it back.
+    A failure may be chance: then two of three seeds decide, and until these are tried it is undecided.
     """
 
     def examine(seed: int) -> Strict:
-        """The verdict with another seed, that of the first if it raises; it compiles again: programs may contain weights."""
+        """The verdict with another seed, undecided if it raises; it compiles again: weights may be part of the program."""
         other = replace(spec, seed=seed)
         try:
             model, images = make(other, setup)
@@ -209,7 +214,7 @@ def judge_strictly(
         except Exception as error:
             traceback.print_exc()
             reporter.columns(strict_error=f"{type(error).__name__}: {error}")
-            return found.strict
+            return "undecided"
 
     reporter.stage("null_runs")
     keep({})
@@ -223,7 +228,7 @@ def judge_strictly(
         found = with_certain(found, certain)
     leaves = {leaf.leaf: leaf for leaf in found.leaves}
     reporter.columns(
-        strict=found.strict,
+        strict="undecided" if found.strict == "fail" and not is_certain(found) else found.strict,
         strict_margin=found.margin,
         strict_worst_leaf=found.worst_leaf,
         strict_worst_statistic=found.worst_statistic,
@@ -243,10 +248,10 @@ def with_certain(found: CellVerdict, certain: list[LeafEvidence]) -> CellVerdict
     wrong = [
         LeafVerdict(leaf.leaf, leaf.kind, False, leaf.margin or math.inf, "mismatch", 0.0, leaf.message) for leaf in certain
     ]
-    worst, leaves = max(wrong, key=lambda leaf: leaf.margin), (*found.leaves, *wrong)
-    return replace(
-        found, strict="fail", margin=worst.margin, worst_leaf=worst.leaf, worst_statistic="mismatch", leaves=leaves
-    )
+    leaves = (*found.leaves, *wrong)
+    worst = max((leaf for leaf in leaves if leaf.strict is False), key=lambda leaf: leaf.margin)
+    about = {"margin": worst.margin, "worst_leaf": worst.leaf, "worst_statistic": worst.statistic}
+    return replace(found, strict="fail", leaves=leaves, **about)
 
 
 def with_strict(leaves: list[LeafEvidence], strict: dict[str, LeafVerdict]) -> Iterator[LeafEvidence]:

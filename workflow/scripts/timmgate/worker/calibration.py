@@ -5,8 +5,9 @@ compiler and the backend of the mode are judged by all of them.
 """
 
 import copy
+import math
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -16,9 +17,9 @@ import torch
 from timmgate.core import verdict
 from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Spec
-from timmgate.core.verdict import Errors, NullRun
-from timmgate.worker import backends, iterations, null_runs, strict_verdict, torch_device
-from timmgate.worker.compare import Leaf
+from timmgate.core.verdict import Errors
+from timmgate.worker import accuracy, backends, iterations, null_runs, strict_verdict, torch_device
+from timmgate.worker.compare import Leaf, LeafEvidence, compare_leaves
 from timmgate.worker.compile_cache import Cache
 from timmgate.worker.training_step import Setup, make
 
@@ -54,51 +55,63 @@ class HealthyRun:
 def runs(spec: Spec, setup: Setup) -> Iterator[HealthyRun]:
     """All healthy runs of a model in the mode of `spec`."""
     torch.set_num_threads(setup.threads)
-    torch_device.set_deterministic(False)  # as null runs and compiled are in the accuracy check
     setup.cache.open()
     with torch.set_grad_enabled(spec.options.training), backends.configured(spec):
         for number in range(SEEDS):
             of_seed = replace(spec, seed=spec.seed + number)
+            torch_device.set_deterministic(False)  # as null runs and compiled are in the accuracy check
             model, images = make(of_seed, setup)
             others = strict_verdict.other_values(of_seed, model, images)
             judge = strict_verdict.prepare(of_seed, *others)
             for null, independent in verdict.left_out(judge.nulls):
-                yield _row(of_seed.seed, null.family, null.errors, independent, judge.base)
-            for name, leaves in _compared_with_all(of_seed, model, images, others, judge.reference.dtype, number == 0):
-                yield _row(of_seed.seed, name, judge.reference.errors(leaves), judge.nulls, judge.base)
+                yield _row(of_seed, null.family, null.errors, replace(judge, nulls=independent))
+            for family, leaves in null_runs.null_runs(
+                partial(strict_verdict.run, of_seed), *others, judge.reference.dtype, of_seed.seed, ["threads"]
+            ):
+                yield _row(of_seed, family, judge.reference.errors(leaves), judge)
+            for backend, leaves, certain in _compiled(of_seed, model, images, others, number == 0):
+                yield _row(of_seed, backend, judge.reference.errors(leaves), judge, certain)
 
 
-def _compared_with_all(
+def _compiled(
     spec: Spec,
     model: torch.nn.Module,
     images: torch.Tensor,
     others: tuple[torch.nn.Module, torch.Tensor],
-    dtype: torch.dtype,
     is_first: bool,
-) -> Iterator[tuple[str, list[Leaf]]]:
-    """Runs that are no null runs; the backend of the mode, which may take long to compile, with the first seed alone.
+) -> Iterator[tuple[str, list[Leaf], list[LeafEvidence]]]:
+    """Backend, leaves, and what is wrong whatever null runs say; that of the mode, which may take long, with one seed alone.
 
     A program is compiled and called with these images before it is judged on the other values, as in the accuracy check.
     """
-    yield from null_runs.null_runs(partial(strict_verdict.run, spec), *others, dtype, spec.seed, ["threads"])
+    torch_device.set_deterministic(True)
+    exact, eager = accuracy.run_exact(spec, model, images), accuracy.run(spec, copy.deepcopy(model), images, original=model)
+    torch_device.set_deterministic(False)
     for backend in dict.fromkeys([BASELINE, spec.options.backend] if is_first else [BASELINE]):
         compiled_spec = replace(spec, options=replace(spec.options, backend=backend))
         torch._dynamo.reset()
         try:
             compiled = copy.deepcopy(model)
             forward = backends.compile_model(compiled_spec, compiled, images)
-            iterations.run(spec, compiled, images, forward)
-            leaves = strict_verdict.run_compiled(spec, others[0], compiled, others[1], forward)
+            run = accuracy.run(spec, compiled, images, forward, original=model)
+            strictly = partial(strict_verdict.run_compiled, spec, others[0], compiled, others[1], forward)
+            run, leaves = iterations.before_another(run, strictly, backends.reuses_outputs(spec))
         except Exception:  # a compiler that fails is a matter of the measurement
             traceback.print_exc()
             continue
-        yield backend, leaves
+        how = accuracy.rule(spec, has_reference=True)
+        last = compare_leaves(eager.leaves, run.leaves, exact.leaves, how)
+        yield backend, leaves, list(iterations.wrong(eager, run, exact, last, how))
 
 
-def _row(seed: int, run: str, errors: Errors, nulls: list[NullRun], base: float) -> HealthyRun:
-    judged = verdict.judge(errors, nulls, base)
+def _row(
+    spec: Spec, run: str, errors: Errors, judge: strict_verdict.Judge, certain: Sequence[LeafEvidence] = ()
+) -> HealthyRun:
+    judged = verdict.judge(errors, judge.nulls, judge.base)
     undecided = sum(leaf.strict is None for leaf in judged.leaves)
-    return HealthyRun(seed, run, *verdict.needed(errors, nulls), base, judged.strict, len(judged.leaves), undecided)
+    needed = (math.inf, certain[0].leaf, verdict.MISMATCH) if certain else verdict.needed(errors, judge.nulls)
+    strict = "fail" if certain else judged.strict
+    return HealthyRun(spec.seed, run, *needed, judge.base, strict, len(judged.leaves), undecided)
 
 
 def study(spec: Spec, run: RunOptions, device_number: int | None) -> list[dict[str, Any]]:

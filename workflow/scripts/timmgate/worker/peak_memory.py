@@ -26,6 +26,8 @@ RESET_PEAK_RSS = "5"
 def left_bytes(device: str) -> int:
     """What an accelerator's allocator has given out and nobody will give back: frozen weights of an earlier program."""
     gc.collect()
+    if device == "cuda" and hasattr(torch._C, "_cuda_clearCublasWorkspaces"):
+        torch._C._cuda_clearCublasWorkspaces()  # every iteration of this check will have one of its own
     return getattr(torch, device).memory_allocated() if device != "cpu" and _has_peaks(device) else 0
 
 

@@ -37,8 +37,9 @@ Leaves = dict[str, list[Tensor]]
 
 @dataclass(frozen=True)
 class Judgement:
-    """How far compiled is off: relative `error` (no unit) against `reference`, and `margin`, that over what is allowed."""
+    """How far a `kind` of leaves is off: relative `error` against `reference`, and `margin`, that over what is allowed."""
 
+    kind: str
     error: float
     margin: float
     reference: str
@@ -63,6 +64,7 @@ def judge(
     worst = max(judgements, key=lambda made: made.margin)
     return {
         "timed_output_ok": worst.margin <= 1.0,
+        "timed_output_kind": worst.kind,
         "timed_output_error": worst.error,
         "timed_output_margin": worst.margin,
         "timed_reference": worst.reference,
@@ -111,6 +113,7 @@ def _judge_batch(
         usual = computed(spec, model, model, few)
         errors = (
             (
+                kind,
                 relative_error(compiled[kind], eager[kind]),
                 allowed_error(usual[kind], reference[kind], how) + relative_error(usual[kind], reference[kind]),
             )
@@ -123,16 +126,16 @@ def _judge_batch(
 def _against(compiled: Leaves, healthy: Sequence[Leaves], reference: Leaves, how: compare.Rule) -> Judgement:
     """By a reference in float64, and what the worst of some healthy runs may be off by."""
     errors = (
-        (relative_error(compiled[kind], leaves), max(allowed_error(run[kind], leaves, how) for run in healthy))
+        (kind, relative_error(compiled[kind], leaves), max(allowed_error(run[kind], leaves, how) for run in healthy))
         for kind, leaves in reference.items()
     )
     return _worst(errors, "fp64")
 
 
-def _worst(errors: Iterator[tuple[float, float]], reference: str) -> Judgement:
+def _worst(errors: Iterator[tuple[str, float, float]], reference: str) -> Judgement:
     """The kind that is nearest to its limit, from error and allowed error of each."""
-    error, allowed = max(errors, key=lambda pair: pair[0] / pair[1])
-    return Judgement(error, error / allowed, reference)
+    kind, error, allowed = max(errors, key=lambda each: each[1] / each[2])
+    return Judgement(kind, error, error / allowed, reference)
 
 
 def computed(spec: Spec, model: torch.nn.Module, forward: Callable[..., Any], images: Tensor) -> Leaves:
@@ -197,7 +200,7 @@ def by_direction(eager: Leaves, compiled: Leaves) -> Judgement:
         error = relative_error(compiled[kind], eager[kind])
         one, other = (torch.cat([leaf.flatten().float() for leaf in side[kind]]) for side in (eager, compiled))
         margin = compare.cosine_margin(one, other) if math.isfinite(error) else math.inf
-        judged.append(Judgement(error, margin, "eager"))
+        judged.append(Judgement(kind, error, margin, "eager"))
     return max(judged, key=lambda made: made.margin)
 
 

@@ -32,7 +32,7 @@ from timmgate.worker.iterations import run as run_iterations
 from timmgate.worker.strict_verdict import Judge
 from timmgate.worker.training_step import Setup, fresh, iterate, make
 
-COMPILER_OPTIONS = ("backend", "freezing", "compile_mode", "dynamic", "cudagraphs", "inductor_config")
+COMPILER_OPTIONS = ("backend", "freezing", "compile_mode", "cudagraphs", "inductor_config")
 """Options of a mode that reference, eager and null runs do not depend on."""
 
 TIMED_ITERATIONS = 3
@@ -86,7 +86,7 @@ def judge(spec: Spec, setup: Setup, request: TrialRequest, reporter: Reporter) -
         reporter.stage("compare")
         how = accuracy.rule(spec, known.reference is not None)
         leaves = compare_leaves(known.eager.leaves, compiled.leaves, known.exact, how)
-        certain = list(iterations.wrong(known.eager, compiled, known.reference, leaves, how))
+        certain = list(iterations.wrong(known.eager, compiled, known.reference, leaves, how)) if known.repeats_itself else []
         leaves += certain
     worst = max(leaves, key=lambda leaf: leaf.margin)
     reporter.columns(margin=worst.margin, worst_leaf=worst.leaf)
@@ -131,11 +131,15 @@ def run_compiled(
 
 @dataclass(frozen=True)
 class Expected:
-    """What a compiled run is held against: eager and float64, and null runs, if the rule takes any."""
+    """What a compiled run is held against: eager and float64, and null runs, if the rule takes any.
+
+    `repeats_itself` is whether two eager runs are equal.
+    """
 
     eager: Run
     reference: Run | None
     judge: Judge | None
+    repeats_itself: bool
 
     @property
     def exact(self) -> Result | None:
@@ -167,7 +171,8 @@ def expected(
         traceback.print_exc()
         reference = None
     eager = run_iterations(spec, copy.deepcopy(model), images, original=model)
-    found = Expected(eager, reference, null_runs(spec, *others) if others else None)
+    repeats_itself = accuracy.repeats_itself(spec, eager, accuracy.run(spec, copy.deepcopy(model), images))
+    found = Expected(eager, reference, null_runs(spec, *others) if others else None, repeats_itself)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(file, lambda scratch: scratch.write_bytes(pickle.dumps(found)))
     return found
