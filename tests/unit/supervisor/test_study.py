@@ -16,6 +16,7 @@ from timmgate.system.timing_lock import exclusive_device
 
 STUDIES = {
     "finds": "    return [{'found': places}]",
+    "looks": "    return [{name: os.environ[name] for name in places}]",
     "fails": "    sys.exit(3)",
     "crashes": "    os.kill(os.getpid(), signal.SIGSEGV)",
     "prints": "    print('x' * (10 << 20))\n    return []",
@@ -59,6 +60,14 @@ def study_that(run, tmp_path):
 
 def test_a_study_hands_its_rows_on(study_that):
     assert study_that("finds", ["first"]) == [{"found": ["first"]}]
+
+
+def test_a_study_compiles_into_its_own_cache_with_its_share_of_the_cores_and_leaves_the_toolchain_alone(
+    study_that, tmp_path
+):
+    folders = {"cache": tmp_path / "cache", "toolchain": tmp_path / "toolchain"}
+    (seen,) = study_that("looks", ["TORCHINDUCTOR_CACHE_DIR", "TORCHINDUCTOR_COMPILE_THREADS"], threads=3, **folders)
+    assert [*seen.values()] == [str(tmp_path / "cache"), "3"]
 
 
 @pytest.mark.parametrize(("name", "how"), [("fails", "exit code 3"), ("crashes", "SIGSEGV")])
