@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -66,6 +67,33 @@ def test_a_device_that_does_not_answer_is_one_sentence_and_nothing_else_is_asked
     (problem,) = preflight.answer(question(device="cuda", backend="inductr")).problems
     assert problem.startswith("device: cuda does not answer (") and problem.endswith("); this machine has cpu")
     assert "\n" not in problem
+
+
+@pytest.mark.parametrize("works", [False, True])
+def test_a_triton_that_does_not_work_is_told_where_inductor_needs_it(works, monkeypatch):
+    """As in a container without a C compiler."""
+
+    class Driver:
+        class active:
+            def get_current_target():
+                if not works:
+                    raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.")
+
+    runtime = ModuleType("triton.runtime")
+    runtime.driver = Driver
+    monkeypatch.setitem(sys.modules, "triton", ModuleType("triton"))
+    monkeypatch.setitem(sys.modules, "triton.runtime", runtime)
+    problems = list(preflight.mode_problems(question(device="cuda", backend="inductor")))
+    assert [problem.split(" (")[0] for problem in problems] == (
+        [] if works else ["triton does not work on cuda, and inductor needs it"]
+    )
+    assert list(preflight.mode_problems(question(device="cuda", backend="eager"))) == []
+
+
+def test_photos_that_a_build_lacks_are_told(monkeypatch):
+    monkeypatch.setattr(preflight.packages, "is_installed", lambda package: False)
+    (problem,) = preflight.answer(replace(question(), packages=["scikit-image"])).problems
+    assert problem.startswith("weights: with packaged ones models see photos of scikit-image, which ")
 
 
 def test_a_backend_whose_package_cannot_be_imported_is_told(monkeypatch):
