@@ -402,18 +402,24 @@ def test_every_column_is_described(monkeypatch):
     assert {name for name in said.columns if name.startswith("strict")} <= known
 
 
-def test_weights_that_a_compiler_discards_are_not_written_to(monkeypatch):
-    """As inductor does under freezing, if it is told to."""
-
+def discard(model):
     class Erased(nn.Parameter):
         pass
 
-    def discards(model):
-        kept = {name: weight.detach().clone() for name, weight in model.named_parameters()}
-        model.head.weight = Erased(torch.zeros(0))
+    model.head.weight = Erased(torch.zeros(0))
+
+
+@pytest.mark.parametrize("change", [discard, lambda model: model.double(), lambda model: model.to("meta")])
+def test_weights_that_a_compiler_discards_casts_or_moves_are_not_written_to(change, monkeypatch):
+    """As inductor does under freezing, if it is told to: the copy of the model is the compiler's."""
+
+    def owns(model):
+        weights, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+        kept = {name: tensor.detach().clone() for name, tensor in (weights | buffers).items()}
+        change(model)
         return lambda images: torch.func.functional_call(model, kept, images)
 
-    assert measure(monkeypatch, discards).columns["strict"] == "pass"
+    assert measure(monkeypatch, owns).columns["strict"] == "pass"
 
 
 def test_a_step_of_an_optimizer_that_rounding_undoes_in_eager_alone_is_not_written_to(monkeypatch):

@@ -56,12 +56,9 @@ def run(
     """
     torch_device.seed_everything(spec.seed)
     given, images, optimizer = images, fresh(spec, images), make_optimizer(spec, model)
-    kinds = {
-        *OUTPUTS,
-        "loss",
-        "buffer",
-        *(["gradient", "input_gradient"] if forward is not None and optimizer is None else []),
-    }
+    kinds = {*OUTPUTS, "loss", "buffer"}
+    if forward is not None and optimizer is None:
+        kinds |= {"gradient", "input_gradient"}
     first: Result = []
     for number in range(ITERATIONS):
         returned = iterate(spec, model, model if forward is None else forward, images, optimizer)
@@ -120,10 +117,15 @@ def _written(
         yield "images"
     before = _state(original, steps) if original is not None else {}
     for name, tensor in _state(model, steps).items():
-        if type(tensor) is type(before.get(name)) and not torch.equal(
-            tensor, before[name]
-        ):  # a compiler may discard weights
+        if name in before and _are_alike(tensor, before[name]) and not torch.equal(tensor, before[name]):
             yield name
+
+
+def _are_alike(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether both can be compared: a compiler may discard the weights of its copy of a model, pack, cast or move them."""
+    return type(one) is type(other) and all(
+        getattr(one, quality) == getattr(other, quality) for quality in ("shape", "dtype", "layout", "device")
+    )
 
 
 def _state(model: torch.nn.Module, steps: bool) -> dict[str, torch.Tensor]:
