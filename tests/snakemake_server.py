@@ -95,9 +95,10 @@ def serve() -> None:
 
 
 def remember_builds() -> None:
-    """Ask an environment once what it has, for the same environment variables. Not where a test may have changed the answer:
+    """Ask an environment once what it has, for the same environment variables.
 
-    it does so by another Python, by PYTHONPATH, or by what a build imports. With EXACT_FACTS in the environment it is asked.
+    It is asked each time where a test may have changed the answer, by another Python, by PYTHONPATH or by what a build
+    imports, and with EXACT_FACTS in the environment.
     """
     from timmgate.config import builds
 

@@ -172,22 +172,18 @@ def duration(wildcards):
     return SUITE.cost.get(wildcards.model, 1.0) * (2 if SETTINGS.modes[wildcards.mode].training else 1)
 
 
-def memory_mb(wildcards, attempt):
-    """Memory of a job in MB; twice as much once its supervisor was killed, for it may have been too little."""
+def memory_of(wildcards, checks, times):
+    """Memory in MB of a job that takes so many times what these checks of a cell may take."""
     if SETTINGS.run.memory:
         return memory_estimate.SUPERVISION_MB + 1000 * SETTINGS.run.memory
-    specs = [cell(wildcards).spec(check) for check in SETTINGS.checks]
+    specs = [cell(wildcards).spec(check) for check in checks]
     measured_bytes = memory_estimate.memory_bytes(specs, SUITE.size(wildcards.model), SETTINGS.run.threads)
-    return memory_estimate.SUPERVISION_MB + min(attempt, 2) * measured_bytes // 10**6
+    return memory_estimate.SUPERVISION_MB + times * measured_bytes // 10**6
 
 
-def study_memory_mb(wildcards, models):
-    """The same of a study, which makes the accuracy check of so many models at a time."""
-    if SETTINGS.run.memory:
-        return memory_mb(wildcards, 1)
-    spec = cell(wildcards).spec("accuracy")
-    measured_bytes = memory_estimate.memory_bytes([spec], SUITE.size(wildcards.model), SETTINGS.run.threads)
-    return memory_estimate.SUPERVISION_MB + models * measured_bytes // 10**6
+def memory_mb(wildcards, attempt):
+    """Memory of a job in MB; twice as much once its supervisor was killed, for it may have been too little."""
+    return memory_of(wildcards, SETTINGS.checks, min(attempt, 2))
 
 
 def memory_left_mb(wildcards, attempt):

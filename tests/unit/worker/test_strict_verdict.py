@@ -128,14 +128,17 @@ def keeps_output(model):
     return forward
 
 
-def wrong_at_first(model):
-    calls = []
+def wrong_in_call(number):
+    def wrap(model):
+        calls = []
 
-    def forward(images):
-        calls.append(1)
-        return model(images) * (100 if len(calls) == 1 else 1)
+        def forward(images):
+            calls.append(1)
+            return model(images) * (100 if len(calls) == number else 1)
 
-    return forward
+        return forward
+
+    return wrap
 
 
 def writes_into_its_images(model):
@@ -168,16 +171,6 @@ def reuses_its_output(model):
     return forward
 
 
-def wrong_in_the_second_call(model):
-    calls = []
-
-    def forward(images):
-        calls.append(1)
-        return model(images) * (100 if len(calls) == 2 else 1)
-
-    return forward
-
-
 def no_gradient_at_first(model):
     calls = []
 
@@ -206,14 +199,14 @@ def keeps_weights(model):
     [
         (keeps_images, {}),
         (keeps_output, {}),
-        (wrong_at_first, {}),
-        (wrong_at_first, {"training": True}),
+        (wrong_in_call(1), {}),
+        (wrong_in_call(1), {"training": True}),
         (writes_into_its_images, {}),
         (writes_into_its_images, {"training": True}),
         (writes_into_its_weights, {}),
         (reuses_its_output, {}),
-        (wrong_in_the_second_call, {}),
-        (wrong_in_the_second_call, {"training": True}),
+        (wrong_in_call(2), {}),
+        (wrong_in_call(2), {"training": True}),
         (no_gradient_at_first, {"training": True}),
         (keeps_weights, {"training": True, "optimizer": "sgd"}),
     ],

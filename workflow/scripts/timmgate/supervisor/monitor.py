@@ -100,6 +100,20 @@ def run_worker(
         _run(start, lease, limits, log, ended, on_look, variables)
 
 
+def run_once(
+    start: Callable[[Wiring], list[str]],
+    slots: SlotRequest,
+    limits: Limits,
+    log: CappedLog,
+    variables: Mapping[str, str] | None = None,
+) -> AttemptResult:
+    """The same of a worker that has one thing to do: how that ended."""
+    ended: list[AttemptResult] = []
+    run_worker(start, slots, limits, log, lambda end, _: ended.append(end), variables=variables)
+    (end,) = ended
+    return end
+
+
 def _run(
     start: Callable[[Wiring], list[str]],
     lease: SlotLease,

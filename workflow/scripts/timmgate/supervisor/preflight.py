@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING
 
 from timmgate import module_environment
 from timmgate.core.files import write_text
-from timmgate.core.outcome import AttemptResult
 from timmgate.core.packages import PHOTOS
 from timmgate.core.preflight import Answer, Question
 from timmgate.core.run_options import RunOptions
 from timmgate.supervisor.capped_log import CappedLog
 from timmgate.supervisor.cell import slot_request, worker_program
 from timmgate.supervisor.classification import classify
-from timmgate.supervisor.monitor import Limits, run_worker
+from timmgate.supervisor.monitor import Limits, run_once
 from timmgate.system.process_tree import die_with_run, interruptible
 
 if TYPE_CHECKING:
@@ -107,16 +106,15 @@ def _read(file: Path, log: Path) -> Answer:
 
 def ask(question: Question, run: RunOptions, log: Path) -> Answer:
     """The environment's own answer; one with a problem if it came to none."""
-    ended: list[AttemptResult] = []
     question.answer.unlink(missing_ok=True)
     question.answer.parent.mkdir(parents=True, exist_ok=True)
     command = [*worker_program(run.build), "--preflight", question.to_json()]
     slots, limits = slot_request(question.device, run), Limits(run.timeout)
     with CappedLog(log) as stream, interruptible():
-        run_worker(lambda _: command, slots, limits, stream, lambda end, _: ended.append(end), variables=run.build.env)
+        end = run_once(lambda _: command, slots, limits, stream, run.build.env)
     if question.answer.is_file():
         return Answer.from_json(question.answer.read_text(encoding="utf-8"))
-    return Answer([f"{command[0]} cannot measure ({classify(ended[-1])}); {log} has what it printed"])
+    return Answer([f"{command[0]} cannot measure ({classify(end)}); {log} has what it printed"])
 
 
 if __name__ == "__main__":

@@ -8,14 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from timmgate.core.outcome import AttemptResult
 from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Spec
 from timmgate.core.study import StudyRequest
 from timmgate.supervisor.capped_log import CappedLog
 from timmgate.supervisor.cell import slot_request
 from timmgate.supervisor.classification import classify
-from timmgate.supervisor.monitor import Limits, Wiring, run_worker
+from timmgate.supervisor.monitor import Limits, Wiring, run_once
 from timmgate.system.process_tree import die_with_run, interruptible
 from timmgate.weights import record
 
@@ -41,7 +40,6 @@ def rows(
     if found and (failure := found.failure()):
         raise StudyError(f"{spec.mode}/{spec.model}: {failure.message}")
     run = replace(run, weights=found.path if found else None)
-    ended: list[AttemptResult] = []
     with interruptible(), tempfile.TemporaryDirectory() as folder, CappedLog(log) as stream:
         answer = Path(folder, "rows.json")
         request = StudyRequest(module, spec, run, answer, options)
@@ -51,8 +49,8 @@ def rows(
             return [run.build.python or sys.executable, "-m", "timmgate.worker", "--study", own.to_json()]
 
         slots, limits = slot_request(spec.device, run), Limits(timeout_s, run.memory_bytes)
-        run_worker(start, slots, limits, stream, lambda end, _: ended.append(end), variables=run.build.env)
+        end = run_once(start, slots, limits, stream, run.build.env)
         if not answer.is_file():
-            raise StudyError(f"{spec.mode}/{spec.model}: {module} failed ({classify(ended[-1])}); see {log}")
+            raise StudyError(f"{spec.mode}/{spec.model}: {module} failed ({classify(end)}); see {log}")
         written: list[dict[str, Any]] = json.loads(answer.read_text(encoding="utf-8"))
         return written

@@ -8,7 +8,7 @@ from timmgate.core.outcome import AttemptResult, Verdict, now
 from timmgate.supervisor.capped_log import CappedLog
 from timmgate.supervisor.cell import slot_request, worker_program
 from timmgate.supervisor.classification import classify, lacked_memory
-from timmgate.supervisor.monitor import Limits, Wiring, run_worker
+from timmgate.supervisor.monitor import Limits, Wiring, run_once
 from timmgate.system.device_locks import SlotRequest
 
 
@@ -28,7 +28,6 @@ def run(request: TrialRequest, log: CappedLog) -> tuple[AttemptResult, Verdict]:
 
 def _once(request: TrialRequest, slots: SlotRequest, log: CappedLog) -> AttemptResult:
     """What was seen of the trial."""
-    ended: list[AttemptResult] = []
     policy = request.run
     log.line(f"{now():%F %T} {request.variant.name}: {shlex.join(command(request))}")
 
@@ -36,9 +35,7 @@ def _once(request: TrialRequest, slots: SlotRequest, log: CappedLog) -> AttemptR
         return command(replace(request, **asdict(wiring)))
 
     limits, variables = Limits(policy.timeout, policy.memory_bytes), {**policy.build.env, **request.variant.variables}
-    run_worker(start, slots, limits, log, lambda attempt, _: ended.append(attempt), variables=variables)
-    (attempt,) = ended
-    return attempt
+    return run_once(start, slots, limits, log, variables)
 
 
 def command(request: TrialRequest) -> list[str]:

@@ -60,7 +60,7 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
         reporter.stage("compare")
         how = rule(spec, reference is not None)
         leaves = compare_leaves(eager.leaves, compiled.leaves, reference.leaves if reference else None, how)
-        is_alike = repeats_itself(spec, eager, again)
+        is_alike = not different and not spec.traits.nondeterministic
         certain = list(iterations.wrong(eager, compiled, reference, leaves, how)) if is_alike else []
         leaves += certain
         report_dynamo(spec, leaves, eager.leaves, compiled.leaves, reference is not None, reporter)
