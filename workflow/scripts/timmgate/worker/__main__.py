@@ -143,9 +143,9 @@ def measure(spec: Spec, request: Request, reporter: Reporter) -> None:
     check, run = import_module(CHECKS[spec.check].module), request.run
     folder = request.cache(spec)
     cache = compile_cache.Cache(folder) if run.shared_cache else compile_cache.OwnCache(folder, run.toolchain)
-    options = run.weights, run.timing_limit, run.memory_bytes, request.device_number, run.accuracy_rule != "dynamo"
+    setup = training_step.Setup.of(run, cache, request.batch_size(spec), request.device_number)
     try:
-        check.measure(spec, training_step.Setup(run.threads, cache, request.batch_size(spec), *options), reporter)
+        check.measure(spec, setup, reporter)
     except FaultNotApplicable as reason:
         reporter.result("not_applicable", spec.options.backend, str(reason))
 

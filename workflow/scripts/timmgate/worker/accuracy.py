@@ -59,9 +59,8 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
         compiled, strict_leaves = run_compiled(spec, setup, model, images, others, reporter)
         reporter.stage("compare")
         how = rule(spec, reference is not None)
-        leaves = compare_leaves(eager.leaves, compiled.leaves, reference.leaves if reference else None, how)
         is_alike = not different and not spec.traits.nondeterministic
-        certain = list(iterations.wrong(eager, compiled, reference, leaves, how)) if is_alike else []
+        leaves, certain = iterations.compare_runs(eager, compiled, reference, how, is_alike)
         leaves += certain
         report_dynamo(spec, leaves, eager.leaves, compiled.leaves, reference is not None, reporter)
         del eager, again, compiled, reference
@@ -224,8 +223,7 @@ def judge_strictly(
         traceback.print_exc()
         reporter.columns(strict_error=f"{type(error).__name__}: {error}")
         return {}
-    if certain:
-        found = with_certain(found, certain)
+    found = with_certain(found, certain)
     leaves = {leaf.leaf: leaf for leaf in found.leaves}
     reporter.columns(
         strict="undecided" if found.strict == "fail" and not is_certain(found) else found.strict,
@@ -244,7 +242,9 @@ def judge_strictly(
 
 
 def with_certain(found: CellVerdict, certain: list[LeafEvidence]) -> CellVerdict:
-    """The verdict with what is wrong whatever null runs say."""
+    """The verdict with what is wrong whatever null runs say, if anything is."""
+    if not certain:
+        return found
     wrong = [
         LeafVerdict(leaf.leaf, leaf.kind, False, leaf.margin or math.inf, "mismatch", 0.0, leaf.message) for leaf in certain
     ]

@@ -19,7 +19,7 @@ from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Spec
 from timmgate.core.verdict import Errors
 from timmgate.worker import accuracy, backends, iterations, null_runs, strict_verdict, torch_device
-from timmgate.worker.compare import Leaf, LeafEvidence, compare_leaves
+from timmgate.worker.compare import Leaf, LeafEvidence
 from timmgate.worker.compile_cache import Cache
 from timmgate.worker.training_step import Setup, make
 
@@ -100,8 +100,8 @@ def _compiled(
             traceback.print_exc()
             continue
         how = accuracy.rule(spec, has_reference=True)
-        last = compare_leaves(eager.leaves, run.leaves, exact.leaves, how)
-        yield backend, leaves, list(iterations.wrong(eager, run, exact, last, how))
+        _, certain = iterations.compare_runs(eager, run, exact, how, repeats_itself=True)
+        yield backend, leaves, certain
 
 
 def _row(
@@ -116,6 +116,5 @@ def _row(
 
 def study(spec: Spec, run: RunOptions, device_number: int | None) -> list[dict[str, Any]]:
     """The runs of one model and mode, a `HealthyRun` each."""
-    about = run.weights, run.timing_limit, run.memory_bytes, device_number
-    setup = Setup(run.threads, Cache(run.cache), spec.requested_batch_size, *about, strict=True)
+    setup = Setup.of(run, Cache(run.cache), spec.requested_batch_size, device_number)
     return [asdict(each) for each in runs(spec, setup)]

@@ -132,6 +132,14 @@ def _state(model: torch.nn.Module, steps: bool) -> dict[str, torch.Tensor]:
     return dict(model.named_buffers()) | ({} if steps else dict(model.named_parameters()))
 
 
+def compare_runs(
+    eager: Run, compiled: Run, reference: Run | None, how: Rule, repeats_itself: bool
+) -> tuple[list[LeafEvidence], list[LeafEvidence]]:
+    """The evidence of the last iteration, and what is `wrong`, which is only known of a model that repeats itself."""
+    last = compare_leaves(eager.leaves, compiled.leaves, reference.leaves if reference else None, how)
+    return last, list(wrong(eager, compiled, reference, last, how)) if repeats_itself else []
+
+
 def wrong(
     eager: Run, compiled: Run, reference: Run | None, last: Sequence[LeafEvidence], how: Rule
 ) -> Iterator[LeafEvidence]:

@@ -89,22 +89,14 @@ class Subject:
             healthy, faulty = self.healthy_exact, self.exact.strict(choice)
         return effect_of(self.judge.reference.leaves, self.strict_eager, healthy, faulty)
 
-    def differs(self, run: Run, cosine: bool) -> bool:
-        """Whether the dynamo rule, or its cosine mode, finds the result of a run wrong."""
+    def judged(self, run: Run, strict_leaves: list[Leaf]) -> tuple[dict[str, bool], CellVerdict]:
+        """Whether the dynamo rule, and its cosine mode, find a run wrong, and the strict verdict."""
         how = accuracy.rule(self.spec, has_reference=True)
-        return not all(leaf.accuracy for leaf in self._compared(run, replace(how, cosine=True) if cosine else how))
-
-    def verdict(self, run: Run, strict_leaves: list[Leaf]) -> CellVerdict:
-        """The strict verdict, with what is wrong whatever null runs say."""
-        how = accuracy.rule(self.spec, has_reference=True)
-        found = self.judge.judge(strict_leaves)
-        if not self.repeats_itself:
-            return found
-        certain = list(iterations.wrong(self.eager, run, self.reference, self._compared(run, how), how))
-        return accuracy.with_certain(found, certain) if certain else found
-
-    def _compared(self, run: Run, how: compare.Rule) -> list[compare.LeafEvidence]:
-        return compare.compare_leaves(self.eager.leaves, run.leaves, self.reference.leaves, how)
+        leaves, certain = iterations.compare_runs(self.eager, run, self.reference, how, self.repeats_itself)
+        by_cosine = compare.compare_leaves(self.eager.leaves, run.leaves, self.reference.leaves, replace(how, cosine=True))
+        differs = {"dynamo": leaves, "cosine": by_cosine}
+        wrong = {name: not all(leaf.accuracy for leaf in each) for name, each in differs.items()}
+        return wrong, accuracy.with_certain(self.judge.judge(strict_leaves), certain)
 
 
 class Program:
@@ -166,9 +158,8 @@ def _try(subject: Subject, choice: Choice, of_seed: Callable[[int], Subject]) ->
     }
     try:
         run, strict_leaves = subject.program.both(choice)
-        found = subject.verdict(run, strict_leaves)
+        by_dynamo, found = subject.judged(run, strict_leaves)
         effect = subject.effect(choice, strict_leaves)
-        by_dynamo = {"dynamo": subject.differs(run, cosine=False), "cosine": subject.differs(run, cosine=True)}
     except Exception as error:
         traceback.print_exc()
         told = f"{type(error).__name__}: {error}"[:200]
@@ -197,6 +188,5 @@ def _verdict(subject: Subject, choice: Choice) -> Strict:
 
 def study(spec: Spec, run: RunOptions, device_number: int | None, places: Sequence[str]) -> list[dict[str, Any]]:
     """The trials of one model and mode, a `Trial` each."""
-    about = run.weights, run.timing_limit, run.memory_bytes, device_number
-    setup = Setup(run.threads, Cache(run.cache), spec.requested_batch_size, *about, strict=True)
+    setup = Setup.of(run, Cache(run.cache), spec.requested_batch_size, device_number)
     return [asdict(trial) for trial in trials(spec, setup, places)]

@@ -197,5 +197,5 @@ def study(
     spec: Spec, run: RunOptions, number: int | None, batch_size: int, folder: str, module: str | None, rule: str | None
 ) -> list[dict[str, Any]]:
     """The facts of the script of a cell or of a module of its model, in one row; what it needs is in the folder then."""
-    setup = Setup(run.threads, Cache(run.cache), batch_size, run.weights, device_number=number, strict=True)
+    setup = Setup.of(run, Cache(run.cache), batch_size, number)
     return [asdict(prepare(spec, setup, Path(folder), module, rule))]

@@ -61,6 +61,6 @@ def activities(device: str) -> list[ProfilerActivity]:
 
 def study(spec: Spec, run: RunOptions, device_number: int | None, profiler: str | None) -> list[dict[str, Any]]:
     """Trace a cell; there are no rows."""
-    setup = Setup(run.threads, Cache(run.cache), spec.requested_batch_size, run.weights, device_number=device_number)
+    setup = Setup.of(run, Cache(run.cache), spec.requested_batch_size, device_number)
     trace(spec, setup, Path(profiler) if profiler else None)
     return []

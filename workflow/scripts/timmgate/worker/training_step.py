@@ -9,6 +9,7 @@ import torch
 from torch.utils._pytree import tree_map_only
 
 from timmgate.core.protocol import Reporter
+from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import LEARNING_RATE, LOSS_SCALE, Spec
 from timmgate.worker import models, torch_device
 from timmgate.worker.compile_cache import Cache
@@ -31,6 +32,12 @@ class Setup:
     memory_bytes: int | None = None
     device_number: int | None = None
     strict: bool = False
+
+    @classmethod
+    def of(cls, run: RunOptions, cache: Cache, batch_size: int, device_number: int | None) -> "Setup":
+        """As the policy says."""
+        limits = run.weights, run.timing_limit, run.memory_bytes
+        return cls(run.threads, cache, batch_size, *limits, device_number, strict=run.accuracy_rule != "dynamo")
 
 
 def load(spec: Spec, setup: Setup, reporter: Reporter) -> tuple[torch.nn.Module, torch.Tensor]:

@@ -24,7 +24,6 @@ from timmgate.core.protocol import Reporter
 from timmgate.core.spec import Mode, Spec
 from timmgate.core.verdict import status_by_rule
 from timmgate.worker import accuracy, backends, iterations, strict_verdict, torch_device
-from timmgate.worker.compare import compare_leaves
 from timmgate.worker.compile_cache import SeededCache
 from timmgate.worker.diagnose import applications, graphs, places, tricks
 from timmgate.worker.iterations import Result, Run, kept
@@ -46,9 +45,7 @@ def run(request: TrialRequest, reporter: Reporter) -> None:
     """Judge the variant, or search the places, and report stages, columns and result."""
     spec, policy = request.variant.of(request.spec), request.run
     torch.set_num_threads(policy.threads)
-    strict = policy.accuracy_rule != "dynamo"
-    cache = SeededCache(policy.cache, policy.toolchain)
-    setup = Setup(policy.threads, cache, request.batch_size, policy.weights, strict=strict)
+    setup = Setup.of(policy, SeededCache(policy.cache, policy.toolchain), request.batch_size, request.device_number)
     try:
         backends.check_inductor_config(request.variant.settings)
     except backends.InductorOptionError as error:
@@ -85,15 +82,13 @@ def judge(spec: Spec, setup: Setup, request: TrialRequest, reporter: Reporter) -
             return
         reporter.stage("compare")
         how = accuracy.rule(spec, known.reference is not None)
-        leaves = compare_leaves(known.eager.leaves, compiled.leaves, known.exact, how)
-        certain = list(iterations.wrong(known.eager, compiled, known.reference, leaves, how)) if known.repeats_itself else []
+        leaves, certain = iterations.compare_runs(known.eager, compiled, known.reference, how, known.repeats_itself)
         leaves += certain
     worst = max(leaves, key=lambda leaf: leaf.margin)
     reporter.columns(margin=worst.margin, worst_leaf=worst.leaf)
     status, strict, message = "pass" if all(leaf.accuracy for leaf in leaves) else "fail_accuracy", None, worst.message
     if known.judge:
-        found = known.judge.judge(strict_leaves)
-        found = accuracy.with_certain(found, certain) if certain else found
+        found = accuracy.with_certain(known.judge.judge(strict_leaves), certain)
         strict = found.strict
         message = message or next((leaf.message for leaf in found.leaves if leaf.strict is False), "")
         reporter.columns(strict=strict, strict_margin=found.margin, strict_worst_leaf=found.worst_leaf)
@@ -140,11 +135,6 @@ class Expected:
     reference: Run | None
     judge: Judge | None
     repeats_itself: bool
-
-    @property
-    def exact(self) -> Result | None:
-        """The leaves of float64."""
-        return self.reference.leaves if self.reference else None
 
 
 def expected(
