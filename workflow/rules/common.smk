@@ -280,13 +280,13 @@ def rows_of_cell(wildcards):
 
 def diagnosed(wildcards, table):
     """A table of the diagnosis of each cell that failed."""
-    return [f"results/{SETTINGS.device}/diagnosis/{cell}/{table}.parquet" for cell in named(checkpoints.suspect)]
+    return [f"results/{SETTINGS.device}/diagnosis/{cell}/{table}.parquet" for cell in named(checkpoints.candidates)]
 
 
-def links_of_suspects(wildcards):
+def links_of_candidates(wildcards):
     """The script of each cell that failed, and what the key `trace` asks for."""
     kept = ["repro/repro.py", *(f"trace/{kind}" for kind in SETTINGS.trace)]
-    return [f"results/{SETTINGS.device}/{cell}/{each}" for cell in named(checkpoints.suspect) for each in kept]
+    return [f"results/{SETTINGS.device}/{cell}/{each}" for cell in named(checkpoints.candidates) for each in kept]
 
 
 def scripts(wildcards):
@@ -320,7 +320,7 @@ def refuse_folders_that_cannot_be_written():
 
 def measuring_builds(job):
     """The builds that a job measures with; of one after which it is known what else is measured, all."""
-    if job.rule.name in ("failed", "screen", "suspect"):
+    if job.rule.name in ("failed", "screen", "candidates"):
         return set(SETTINGS.builds)
     if job.rule.name not in (*MEASURING, "script", "trace"):
         return set()
@@ -352,7 +352,7 @@ def refuse_what_is_not_possible():
     problems = packages.weights_problems(MODELS) if SETTINGS.weights == "packaged" else []
     problems += preflight.problems(SETTINGS.device, logs, SETTINGS.builds)
     if problems:
-        outcome.write(outcome.Outcome.WRONG_REQUEST, problems, Path(OUTCOME))
+        outcome.write(outcome.ExitCode.WRONG_REQUEST, problems, Path(OUTCOME))
         sys.exit("\n".join(problems))
 
 
@@ -438,5 +438,5 @@ def say_what_changed():
 def say_why():
     """Repeat at the very end why what was requested is not possible, if that is the reason."""
     ended = outcome.read(Path(OUTCOME))
-    if ended and ended[0] == outcome.Outcome.WRONG_REQUEST:
+    if ended and ended[0] == outcome.ExitCode.WRONG_REQUEST:
         print(*ended[1], sep="\n", file=sys.stderr)

@@ -7,7 +7,7 @@ rule diagnose:
         tables(),
         diagnoses=lambda wildcards: diagnosed(wildcards, "diagnosis"),
         trials=lambda wildcards: diagnosed(wildcards, "trials"),
-        links=links_of_suspects,
+        links=links_of_candidates,
     output:
         table=f"results/{SETTINGS.device}/diagnosis.parquet",
         tsv=f"results/{SETTINGS.device}/diagnosis.tsv",
@@ -21,20 +21,20 @@ rule diagnose:
         "../scripts/diagnose.py"
 
 
-checkpoint suspect:
+checkpoint candidates:
     input:
         cells="results/{device}/cells.parquet",
     output:
-        "results/{device}/diagnosis/suspects.json",
+        "results/{device}/diagnosis/candidates.json",
     log:
-        "logs/{device}/diagnosis/suspect.log",
+        "logs/{device}/diagnosis/candidates.log",
     localrule: True
     conda:
         "../envs/timmgate.yaml"
     params:
         checks=list(SETTINGS.checks),
     script:
-        "../scripts/suspect.py"
+        "../scripts/candidates.py"
 
 
 rule examine:

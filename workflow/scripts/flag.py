@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 import pyarrow.parquet as pq
 
 from timmgate.core.thresholds import Thresholds
-from timmgate.tables import __main__ as tables
+from timmgate.tables import flag
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
     cells, checks = pq.read_table(snakemake.input.cells), snakemake.params.checks
-    tables.summarize(Path(snakemake.input.cells).parent, cells, checks, Thresholds(**snakemake.params.thresholds))
+    flag.write(Path(snakemake.input.cells).parent, cells, checks, Thresholds(**snakemake.params.thresholds))

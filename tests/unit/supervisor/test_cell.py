@@ -24,8 +24,9 @@ from timmgate.core import files
 from timmgate.core.checks import CHECKS
 from timmgate.core.outcome import Outcome
 from timmgate.core.protocol import Request, parse
+from timmgate.core.redact import MESSAGE_CHARACTERS
 from timmgate.core.run_options import RunOptions
-from timmgate.supervisor import cell, journal, monitor
+from timmgate.supervisor import cell, monitor
 from timmgate.supervisor.capped_log import CappedLog
 from timmgate.supervisor.job import Job
 from timmgate.supervisor.job import measure as measure_job
@@ -238,7 +239,7 @@ def test_an_error_message_of_any_text_is_kept_in_row_and_log(measure):
 def test_a_long_error_message_is_cut_in_the_row_and_whole_in_the_log(measure):
     message = "very%long%" * 1000
     row = measure.row(measure(f"raise:{message}@run"))
-    assert len(row["accuracy_message"]) == journal.MESSAGE_CHARACTERS
+    assert len(row["accuracy_message"]) == MESSAGE_CHARACTERS
     assert message.replace("%", " ").strip() in measure.log.read_text()
 
 

@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from timmgate.core.outcome import AttemptResult, Verdict
+from timmgate.core.redact import MESSAGE_CHARACTERS
 from timmgate.supervisor import journal
 from timmgate.supervisor.journal import Journal
 from timmgate.tables import parquet
@@ -138,7 +139,7 @@ def test_a_message_is_cut_and_has_no_secrets(path, monkeypatch):
     ended(Journal(path), verdict=Verdict("fail_to_run", "HTTPError", "no entry with hf_a_secret_token " + "x" * 10_000))
     (row,) = table(path)
     assert row["message"].startswith("no entry with <HF_TOKEN> xxx")
-    assert len(row["message"]) == journal.MESSAGE_CHARACTERS
+    assert len(row["message"]) == MESSAGE_CHARACTERS
     assert "hf_a_secret_token" not in path.read_text()
 
 

@@ -39,14 +39,14 @@ def requested(model, accuracy, stage="compare", asked=True):
     return about | {"accuracy_by_rule": accuracy, "accuracy_stage": stage}
 
 
-def test_requested_cells_that_failed_are_suspect():
+def test_requested_cells_that_failed_are_candidates():
     rows = [
         requested("one", "fail_accuracy"),
         requested("two", "pass"),
         requested("three", "fail_to_run", "compile", asked=False),
         requested("four", "fail_to_run", "compile"),
     ]
-    assert diagnosis.suspects(pa.Table.from_pylist(rows), ["accuracy"]) == [
+    assert diagnosis.candidates(pa.Table.from_pylist(rows), ["accuracy"]) == [
         "default/inference/one", "default/inference/four"
     ]  # fmt: skip
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from timmgate.core.faults import FAULTS
 from timmgate.worker import faults
+from timmgate.worker.faults.backend import CompiledWithFault
 from timmgate.worker.faults.process import InjectedError
 
 ENDS = {
@@ -97,7 +98,7 @@ def forgotten():
     torch._dynamo.reset()
 
 
-def compiled(name: str, dynamic: bool | None = None) -> faults.CompiledWithFault:
+def compiled(name: str, dynamic: bool | None = None) -> CompiledWithFault:
     return faults.compile_model(f"fault:{name}", nn.ReLU(), dynamic)
 
 

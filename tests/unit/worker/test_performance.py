@@ -86,7 +86,7 @@ def measure(measured: Spec, limit_s: float = 0.1, batch_size: int = BATCH_SIZE) 
 
 def estimated(said: Said) -> Estimate:
     """What the supervisor makes of the samples."""
-    return Estimate(**estimate(spec(), said.columns, said.details))
+    return Estimate(**estimate(spec(), said.details))
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_the_stages_come_in_their_order_and_end_with_a_pass(null):
 
 
 def test_every_figure_is_there_from_the_worker_or_from_the_estimate(null):
-    known = null.columns | estimate(spec(), null.columns, null.details)
+    known = null.columns | estimate(spec(), null.details)
     figures = {column.name for column in PERFORMANCE.columns} - {"performance"}
     untold = {"machine_throttles", "machine_stalls", "machine_swapped_pages"}  # on some machines
     untold |= {"timing_lanes"}  # the supervisor's

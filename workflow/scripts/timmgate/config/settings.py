@@ -17,11 +17,9 @@ from timmgate.core.described import json_schemas
 from timmgate.core.errors import ConfigError, did_you_mean
 from timmgate.core.files import with_home
 from timmgate.core.run_options import RunOptions
-from timmgate.core.spec import Mode
+from timmgate.core.spec import INFERENCE_ONLY_BACKENDS, Mode
 from timmgate.core.thresholds import Thresholds
 from timmgate.core.traces import TRACES
-
-INFERENCE_ONLY_BACKENDS = ("export", "aot_inductor")
 
 PATHS = ("suite", "baseline", "quarantine", "history_path")
 """Keys with a path, or a word in its place."""

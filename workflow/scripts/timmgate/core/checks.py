@@ -56,7 +56,7 @@ class Check:
     * `shrinks`: whether it is tried again with a smaller batch when memory runs out.
     * `suite_batch`: whether its batch size is the suite's; else it is `spec.ACCURACY_BATCH_SIZE`.
     * `cut_short`: the column for the limit that ended a check which had a result all the same; None: it has none.
-    * `estimator`: module of the supervisor whose `estimate(spec, columns, details)` adds columns to a result; None: none.
+    * `estimator`: module of the supervisor whose `estimate(spec, details)` adds columns to a result; None: none.
     """
 
     name: str

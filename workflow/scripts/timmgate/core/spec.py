@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+from timmgate.core.build import DEFAULT
 from timmgate.core.checks import CHECKS
 from timmgate.core.described import described
 
@@ -42,6 +43,13 @@ def dynamic_batch_sizes(batch_size: int) -> list[int]:
     From 2 on, unless `batch_size` is less: a size of 1 is a constant for torch in programs of any size.
     """
     return list(dict.fromkeys(min(batch_size, max(2, round(batch_size * share))) for share in DYNAMIC_SHARES))
+
+
+INDUCTOR_BACKENDS = ("inductor", "aot_inductor")
+"""Backends that end in inductor, whose options they take."""
+
+INFERENCE_ONLY_BACKENDS = ("export", "aot_inductor")
+"""Backends that have no backward pass."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +135,10 @@ class Traits:
     skip_reason: str | None = described("Why it is not run there.", default=None)
 
 
+CellKey = tuple[str, str, str, str]
+"""Device, build, mode and model: which cell of a folder of results."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """What is measured: everything that changes a figure. A cell is measured again when any of it changes, and only then.
@@ -143,7 +155,7 @@ class Cell:
     weights: str
     torch: str
     timm: str
-    build: str = "default"
+    build: str = DEFAULT
     software: str = ""
     threads: int | None = None
     allocator: Literal["retain", "system"] | None = None
@@ -155,8 +167,8 @@ class Cell:
     protocol: int = PROTOCOL
 
     @property
-    def key(self) -> tuple[str, str, str, str]:
-        """Device, build, mode and model: which one of a folder of results it is."""
+    def key(self) -> CellKey:
+        """Which one of a folder of results it is."""
         return self.device, self.build, self.mode, self.model
 
     def to_dict(self) -> dict[str, Any]:

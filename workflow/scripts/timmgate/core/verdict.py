@@ -250,7 +250,7 @@ def _judge_leaf(name: str, errors: LeafErrors | None, nulls: Sequence[LeafErrors
         message = errors.mismatch if errors else "missing in the run"
         return LeafVerdict(name, kind, None if unusable else False, math.inf, MISMATCH, null_rms, message)
     if unusable:
-        return LeafVerdict(name, kind, None, math.inf, "mismatch", null_rms, f"a null run: {unusable[0]}")
+        return LeafVerdict(name, kind, None, math.inf, MISMATCH, null_rms, f"a null run: {unusable[0]}")
     if errors.dtype != comparable[0].dtype:
         message = f"{errors.dtype} instead of {comparable[0].dtype}"
         return LeafVerdict(name, kind, False, math.inf, MISMATCH, null_rms, message)
@@ -321,7 +321,7 @@ def needed(run: Errors, nulls: Sequence[NullRun]) -> tuple[float, str, str]:
         if not others:  # undecided, whatever the run has
             continue
         if errors.mismatch:
-            found.append((math.inf, name, "mismatch"))
+            found.append((math.inf, name, MISMATCH))
             continue
         sizes = _sizes(errors, others)
         for statistic, (value, floor, _) in errors.statistics.items():

@@ -14,17 +14,16 @@ from typing import Any
 from timmgate.core.checks import EAGER_1ST, EAGER_2ND, EAGER_TWICE, NULL_RUNS, REFERENCE
 from timmgate.core.diagnosis import GRAPH, GRAPH_SCRIPT, IN_EAGER, SIGNAL, TrialRequest, Variant
 from timmgate.core.outcome import RETRYABLE, AttemptResult, Verdict
-from timmgate.core.redact import redacted
+from timmgate.core.redact import redacted, shortened
 from timmgate.core.run_options import RunOptions
 from timmgate.core.schemas import PASSED, SHOWN_STATUS
 from timmgate.core.spec import Cell, Spec
 from timmgate.diagnosis import ladder, script
-from timmgate.diagnosis.ladder import Ending, Finding, Outcome
+from timmgate.diagnosis.candidates import failed_check
+from timmgate.diagnosis.ladder import Ending, Finding, TrialOutcome
 from timmgate.diagnosis.script import Case
-from timmgate.diagnosis.suspects import failed_check
 from timmgate.supervisor import trial
 from timmgate.supervisor.capped_log import CappedLog
-from timmgate.supervisor.journal import shortened
 from timmgate.supervisor.study import StudyError
 from timmgate.system.process_tree import die_with_run, interruptible
 from timmgate.weights import record
@@ -187,13 +186,13 @@ class Trials:
                 found: Finding = stop.value
                 return found
 
-    def _outcome(self, row: Row) -> Outcome:
+    def _outcome(self, row: Row) -> TrialOutcome:
         """How a trial ended; what failing is, the first one that fails says."""
         failure = row["status"], what_ended(row["status"], row["cause"])
         if self._failure is None and row["status"] not in PASSED and not _is_of_eager(row):
             self._failure = failure
         row["ended"] = self._ending(row, failure)
-        return Outcome(row["ended"], row.get("applications") or 0, row.get("application"), row.get("raised_in"))
+        return TrialOutcome(row["ended"], row.get("applications") or 0, row.get("application"), row.get("raised_in"))
 
     def _ending(self, row: Row, failure: tuple[str, str | None]) -> Ending:
         if row["status"] in PASSED:

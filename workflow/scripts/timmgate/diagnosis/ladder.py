@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from timmgate.core.diagnosis import BISECTED, CODE, Variant
-from timmgate.core.spec import Mode
+from timmgate.core.spec import INDUCTOR_BACKENDS, Mode
 from timmgate.diagnosis.switches import CODE_GENERATION, PASSES, WHOLE_STAGES
 
 REPEAT = Variant("as it is")
@@ -22,8 +22,6 @@ RUNGS = (DYNAMO, AOT, DECOMPOSED)
 
 GUARDS = ("torch/_dynamo/guards.py", "torch/_guards.py", "torch/_dynamo/eval_frame.py")
 """Files that an exception of guards comes from; of the last one, that a program is compiled anew where that is refused."""
-
-INDUCTOR = ("inductor", "aot_inductor")
 
 CAPTURED_ANEW = Variant("captured anew in each call", options={"backend": "eager"}, trick="captured_anew")
 UNGUARDED = Variant("without guards", options={"backend": "eager"}, trick="unguarded")
@@ -43,7 +41,7 @@ Ending = Literal["pass", "fail", "other", "eager"]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrialOutcome:
     """How a trial ended: `fail` as the cell does, `other` in another way, `eager` before anything was compiled.
 
     `applications`, `application` and `raised_in` are reported.
@@ -68,7 +66,7 @@ class Finding:
     variant: Variant = REPEAT
 
 
-Search = Generator[Variant, Outcome, Finding]
+Search = Generator[Variant, TrialOutcome, Finding]
 
 
 def search(mode: Mode) -> Search:
@@ -78,12 +76,12 @@ def search(mode: Mode) -> Search:
         return Finding("flaky")
     if first.ended == "eager":
         return Finding("eager")
-    below = [rung for rung in RUNGS if mode.backend in (*INDUCTOR, *_after(rung))]
-    if mode.backend not in (*INDUCTOR, *(rung.name for rung in RUNGS)):
+    below = [rung for rung in RUNGS if mode.backend in (*INDUCTOR_BACKENDS, *_after(rung))]
+    if mode.backend not in (*INDUCTOR_BACKENDS, *(rung.name for rung in RUNGS)):
         below = list(RUNGS)
     if below and (highest := (yield below[-1])).ended != "pass":
         return (yield from _lowest(below, highest))
-    if mode.backend not in INDUCTOR:
+    if mode.backend not in INDUCTOR_BACKENDS:
         return (yield from _of_rung(mode.backend, first))
     frozen = mode.freezing and (yield without("freezing")).ended == "pass"
     found = yield from _inductor(frozen)
@@ -111,7 +109,7 @@ def _after(rung: Variant) -> list[str]:
     return [above.name for above in RUNGS[RUNGS.index(rung) + 1 :]]
 
 
-def _lowest(rungs: Sequence[Variant], failed: Outcome) -> Search:
+def _lowest(rungs: Sequence[Variant], failed: TrialOutcome) -> Search:
     """The lowest rung that fails, of which the last is known to have failed so."""
     failing = rungs[-1], failed
     for rung in rungs[:-1]:
@@ -122,7 +120,7 @@ def _lowest(rungs: Sequence[Variant], failed: Outcome) -> Search:
     return (yield from _of_rung(failing[0].name, failing[1]))
 
 
-def _of_rung(backend: str, failed: Outcome) -> Search:
+def _of_rung(backend: str, failed: TrialOutcome) -> Search:
     """What is wrong with the last layer that a backend has, which failed so."""
     if backend == DYNAMO.name:
         if (failed.raised_in or "").startswith(GUARDS):

@@ -18,7 +18,8 @@ from timmgate.core.checks import CHECKS
 from timmgate.core.described import Column, columns
 from timmgate.core.redact import redacted
 from timmgate.core.schemas import FAILED, KEY, REASON_CLASSES, SHOWN_STATUS, STATUSES
-from timmgate.tables.by_cell import Key, keys, of_cells
+from timmgate.core.spec import CellKey
+from timmgate.tables.by_cell import keys, of_cells
 from timmgate.tables.failures import KINDS
 from timmgate.tables.figures import RELATIVE
 
@@ -238,7 +239,7 @@ def log_end(folder: Path, log: str | None) -> str | None:
     return str(plain(redacted("\n".join(text.splitlines()[-LOG_LINES:]))))
 
 
-def _key(row: Row) -> Key:
+def _key(row: Row) -> CellKey:
     device, build, mode, model = (row[name] for name in KEY)
     return device, build, mode, model
 
@@ -257,7 +258,7 @@ def _values(rows: pa.Table) -> Row:
     }
 
 
-def _worst_tensors(cells: Iterable[Row], folder: Path) -> dict[Key, Row]:
+def _worst_tensors(cells: Iterable[Row], folder: Path) -> dict[CellKey, Row]:
     """The columns `WORST` by cell."""
     leaves = {_key(cell): cell["worst_leaf"] for cell in cells if cell["worst_leaf"] is not None}
     path, needed = folder / "evidence.parquet", [*KEY, "leaf", *WORST.values()]
@@ -268,7 +269,7 @@ def _worst_tensors(cells: Iterable[Row], folder: Path) -> dict[Key, Row]:
     return dict(zip(keys(rows), errors, strict=True))
 
 
-def _drifts(folder: Path) -> dict[Key, Row]:
+def _drifts(folder: Path) -> dict[CellKey, Row]:
     """By cell, how the times of both sides changed from the first third of the samples to the last."""
     rows = pq.read_table(folder / "samples.parquet", columns=[*KEY, "eager_s", "compiled_s"]).to_pandas()
     of_cells = rows.groupby(list(KEY), sort=False)["eager_s"]
@@ -279,7 +280,7 @@ def _drifts(folder: Path) -> dict[Key, Row]:
     return dict(zip(ratios.index, ratios.to_dict("records"), strict=True))
 
 
-def _changes(folder: Path) -> dict[Key, Row]:
+def _changes(folder: Path) -> dict[CellKey, Row]:
     """By cell of the later of two builds, timed in turns, what a comparison says of its compiled time over eager's."""
     return {
         (row["device"], row["after"], row["mode"], row["model"]): {

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from timmgate.core.schemas import FAILED, KEY
+from timmgate.core.spec import CellKey
 from timmgate.core.verdict import status_by_rule
 from timmgate.report.time_left import Done, Estimate, Law
 from timmgate.supervisor import journal, stages
-from timmgate.supervisor.stages import Key, Stage
+from timmgate.supervisor.stages import Stage
 
 STATES = ("done", "failed", "running", "queued")
 
@@ -37,10 +38,10 @@ class Plan:
 
     device: str
     checks: Sequence[str]
-    cells: Sequence[Key]
-    to_measure: Collection[Key]
+    cells: Sequence[CellKey]
+    to_measure: Collection[CellKey]
     cost: Mapping[str, float]
-    accuracy_rule: str = "strict"
+    accuracy_rule: str
     results: Path = Path("results")
     logs: Path = Path("logs")
 
@@ -49,16 +50,16 @@ class Plan:
         """Whether there are several builds, so that a cell has to be called by its build too."""
         return len({build for _, build, _, _ in self.cells}) > 1
 
-    def name(self, cell: Key) -> str:
+    def name(self, cell: CellKey) -> str:
         """A cell for people."""
         return "/".join(cell[1 if self.has_builds else 2 :])
 
-    def log(self, cell: Key) -> Path:
+    def log(self, cell: CellKey) -> Path:
         """The log of a cell."""
         *folders, model = cell
         return self.logs.joinpath(*folders, f"{model}.log")
 
-    def ends(self, cell: Key) -> dict[str, dict[str, Any]]:
+    def ends(self, cell: CellKey) -> dict[str, dict[str, Any]]:
         """By requested check, the status that it ended with the last time, by the journal and `accuracy_rule`."""
         known = journal.last_ends(self.results.joinpath(*cell, journal.NAME))
         return {check: self._by_rule(check, known[check]) for check in self.checks if check in known}
@@ -69,7 +70,7 @@ class Plan:
         status, _ = status_by_rule(end["status"], end.get("strict"), self.accuracy_rule)
         return {**end, "status": status}
 
-    def with_reasons(self, cell: Key, ends: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    def with_reasons(self, cell: CellKey, ends: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         """The same with the `reason` of every failure, as far as its row can be read."""
         failed = [check for check, end in ends.items() if end["status"] in FAILED]
         if not failed:
@@ -87,7 +88,7 @@ class Job:
     name: str
     rule: str
     since_s: float
-    cell: Key | None = None
+    cell: CellKey | None = None
     stage: Stage | None = None
 
 
@@ -127,7 +128,7 @@ class Progress:
         for cell, state in self._state.items():
             self.counts[cell[1:3]][state] += 1
 
-    def _kind(self, cell: Key) -> tuple[str, float]:
+    def _kind(self, cell: CellKey) -> tuple[str, float]:
         """What the time of a cell depends on: its build and mode, and its model's cost."""
         _, build, mode, model = cell
         return f"{build}/{mode}", self.plan.cost.get(model, 1.0)
@@ -136,7 +137,7 @@ class Progress:
         """How many cells there are in each state."""
         return sum(self.counts.values(), Counter())
 
-    def _move(self, cell: Key, state: str) -> None:
+    def _move(self, cell: CellKey, state: str) -> None:
         if cell in self._state:
             counts = self.counts[cell[1:3]]
             counts[self._state[cell]] -= 1

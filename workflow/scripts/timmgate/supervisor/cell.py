@@ -79,10 +79,10 @@ def supervise(
     """
     with CappedLog(log) as stream:
         slots = slot_request(specs[0].device, run)
-        cell = Cell(specs, run, stream, journal, tell, slots.of(device) if device in slots.devices else slots)
-        while cell.pending:
-            cell.run_worker()
-    return [cell.outcomes[spec.check] for spec in specs]
+        measurement = Measurement(specs, run, stream, journal, tell, slots.of(device) if device in slots.devices else slots)
+        while measurement.pending:
+            measurement.run_worker()
+    return [measurement.outcomes[spec.check] for spec in specs]
 
 
 def not_started(specs: Sequence[Spec], verdict: Verdict, log: Path, journal: Journal) -> list[Outcome]:
@@ -102,7 +102,7 @@ def given_up(journal: Journal, check: str) -> Outcome:
     return Outcome(AttemptResult(check, stage=known.get("stage")), verdict, journal.attempts[check], journal.wall_s[check])
 
 
-class Cell:
+class Measurement:
     """The checks of one cell on the way to their outcomes."""
 
     def __init__(
@@ -200,7 +200,7 @@ def estimate(spec: Spec, attempt: AttemptResult, log: CappedLog) -> None:
     if attempt.result is None or estimator is None:
         return
     try:
-        attempt.columns.update(import_module(estimator).estimate(spec, attempt.columns, attempt.details))
+        attempt.columns.update(import_module(estimator).estimate(spec, attempt.details))
     except Exception as error:
         log.line(traceback.format_exc())
         attempt.result = {"status": "infra_error", "cause": type(error).__name__, "message": f"in the estimate: {error}"}

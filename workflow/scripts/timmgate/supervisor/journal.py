@@ -16,14 +16,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from timmgate.core.outcome import RETRYABLE, AttemptResult, Verdict, now
-from timmgate.core.redact import redacted
+from timmgate.core.redact import shortened
 from timmgate.system.process_tree import interruptible
 
 NAME = "attempts.jsonl"
 """Of the file, beside the rows."""
-
-MESSAGE_CHARACTERS = 2000
-"""A message longer than this is cut; the log has the whole of it."""
 
 LOST = Verdict("infra_error", "lost", "whatever supervised it was ended from outside, or its machine went down")
 """What becomes of a check whose supervisor did not live to see its end."""
@@ -171,11 +168,6 @@ def last_ends(path: Path) -> dict[str, dict[str, Any]]:
 def lost(began: dict[str, Any]) -> dict[str, Any]:
     """The end of an attempt that has none."""
     return {**began, "event": "ended", **asdict(LOST)}
-
-
-def shortened(message: str | None) -> str | None:
-    """A message as it is recorded: not too long, and without secrets of the environment."""
-    return message and redacted(message)[:MESSAGE_CHARACTERS]
 
 
 def rows_of(path: Path, key: dict[str, str], is_measured_now: bool = False) -> list[dict[str, Any]]:

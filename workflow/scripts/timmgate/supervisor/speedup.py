@@ -50,7 +50,7 @@ class Estimate:
     samples: int
 
 
-def estimate(spec: Spec, columns: dict[str, Any], details: list[dict[str, Any]]) -> dict[str, Any]:
+def estimate(spec: Spec, details: list[dict[str, Any]]) -> dict[str, Any]:
     """The columns that follow from the samples of a performance check; none for one that took none.
 
     The bootstrap's seed is drawn from the identity: the same samples of the same cell give the same interval.

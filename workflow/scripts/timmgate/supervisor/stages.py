@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from timmgate.core.spec import Cell
+from timmgate.core.spec import Cell, CellKey
 
 FOLDER = Path(".cache", "stages")
 
@@ -19,9 +19,6 @@ SUFFIX = ".json"
 
 WAITING = "waiting"
 """The stage of a cell that waits for a core or a slot of a GPU; all others are its worker's."""
-
-Key = tuple[str, str, str, str]
-"""Device, build, mode and model of a cell."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ class StageFile:
             self._path.unlink(missing_ok=True)
 
 
-def path_of(cell: Key) -> Path:
+def path_of(cell: CellKey) -> Path:
     """Where the file of a cell is, relative to the working directory."""
     *folders, model = cell
     return FOLDER.joinpath(*folders, f"{model}{SUFFIX}")
@@ -81,7 +78,7 @@ def read(path: Path) -> Stage | None:
         return None
 
 
-def under_way(device: str) -> set[Key]:
+def under_way(device: str) -> set[CellKey]:
     """The cells of a device that are being measured, as far as their supervisors say so; also of one that was killed."""
     found = set()
     for path in (FOLDER / device).glob(f"*/*/*{SUFFIX}"):

@@ -8,17 +8,17 @@ Snakemake makes them once more when the run is complete: until then they are dat
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from timmgate.core.schemas import FAILED, SHOWN_STATUS
-from timmgate.core.thresholds import Thresholds
+from timmgate.core.spec import CellKey
 from timmgate.supervisor import stages
 from timmgate.system.process_tree import RUN, die_with_run, interruptible
-from timmgate.tables import by_cell, failures, index, merge, parquet, request, state, summary
+from timmgate.tables import by_cell, flag, index, merge, parquet, request, state
 from timmgate.tables.request import Request
 
 SECOND_NS = 10**9
@@ -46,7 +46,7 @@ def main(path: Path) -> str:
                 print(f"{'/'.join(cell)} {check}: {problem}", file=sys.stderr)
         cells = state.without_stale(pq.read_table(folder / "cells.parquet"), asked.checks, identities)
         if is_renewed:
-            summarize(folder, cells, asked.checks, asked.thresholds)
+            flag.write(folder, cells, asked.checks, asked.thresholds)
             date_before(folder, index.find(folder))
     return sentence(path, cells.select(["requested", *(SHOWN_STATUS[check] for check in asked.checks)]))
 
@@ -59,15 +59,7 @@ def is_up_to_date(folder: Path) -> bool:
     return all(path.is_file() and path.stat().st_ctime_ns >= asked_ns for path in paths) and index.is_up_to_date(folder)
 
 
-def summarize(folder: Path, cells: pa.Table, checks: Sequence[str], thresholds: Thresholds) -> None:
-    """Make the tables that are made of the cells, beside their own."""
-    found = failures.failures(cells, checks, thresholds)
-    parquet.write(found, folder / "failures.parquet")
-    parquet.write_tsv(found, folder / "failures.tsv")
-    parquet.write_tsv(summary.summary(cells, checks), folder / "summary.tsv")
-
-
-def date_before(folder: Path, files: Mapping[by_cell.Key, Mapping[str, index.Stamp]]) -> None:
+def date_before(folder: Path, files: Mapping[CellKey, Mapping[str, index.Stamp]]) -> None:
     """Give the tables a time before that of every file that they are made of, so that Snakemake makes them again."""
     oldest_ns = min(mtime_ns for stamps in files.values() for _, mtime_ns, _ in stamps.values()) - SECOND_NS
     names = [*(f"{name}.parquet" for name in (*parquet.SCHEMAS, "failures")), "failures.tsv", "summary.tsv"]

@@ -22,7 +22,7 @@ from timmgate.core.statistics import CONFIDENCE
 from timmgate.tables import deviations, moderated, parquet
 from timmgate.tables.baseline import Measured
 from timmgate.tables.by_cell import requested
-from timmgate.tables.deviations import SMALLEST_NOISE, Baseline
+from timmgate.tables.deviations import SMALLEST_NOISE, Baseline, ModeModel
 from timmgate.tables.figures import EAGER, FIGURES, RELATIVE, Figure
 from timmgate.tables.moderated import Test
 
@@ -38,7 +38,6 @@ POWER = 0.95
 """Chance of finding it, from which on it counts as such."""
 
 Row = dict[str, Any]
-Cell = tuple[str, str]
 
 
 COMPILED, COLD, MEMORY, COUNTED = FIGURES
@@ -86,7 +85,7 @@ SCHEMA = parquet.schema(
 
 def compare(pairs: pa.Table, cells: pa.Table, before: str, after: str) -> pa.Table:
     """A row for each cell and figure, in the schema `SCHEMA`; of what was left out one row that says why."""
-    processes: dict[Cell, dict[str, list[Row]]] = {}
+    processes: dict[ModeModel, dict[str, list[Row]]] = {}
     for row in pairs.to_pylist():
         processes.setdefault((row["mode"], row["model"]), {before: [], after: []})[row["build"]].append(row)
     reasons = {cell: _reason(sides, before, after) for cell, sides in processes.items()}
@@ -154,7 +153,7 @@ def _untimed(row: Row) -> str | None:
     return "it computes something else" if row["timed_output_ok"] is False else None
 
 
-def _apart(cell: Cell, figure: Figure, value: float, move: float, test: Test | None) -> Row:
+def _apart(cell: ModeModel, figure: Figure, value: float, move: float, test: Test | None) -> Row:
     known: Row = {"value_before": value / math.exp(move), "value_after": float(value)}
     if test is None:
         return _row(cell, figure.column, **known, change=math.expm1(move))
@@ -188,7 +187,7 @@ def _reason(sides: Mapping[str, Sequence[Row]], before: str, after: str) -> str 
     return None if sizes[0] == sizes[1] else f"batch sizes differ: {sizes[0]} and {sizes[1]}"
 
 
-def _tests(figure: Figure, sides: Mapping[Cell, tuple[Sequence[Row], Sequence[Row]]]) -> dict[Cell, Test]:
+def _tests(figure: Figure, sides: Mapping[ModeModel, tuple[Sequence[Row], Sequence[Row]]]) -> dict[ModeModel, Test]:
     """By cell, the test of the logarithm of after over before, of processes of the same turn."""
     logs = {
         cell: [
@@ -202,7 +201,9 @@ def _tests(figure: Figure, sides: Mapping[Cell, tuple[Sequence[Row], Sequence[Ro
     return {cell: test for cell, test in zip(logs, tests, strict=True) if test}
 
 
-def _tested(cell: Cell, figure: Figure, both: tuple[Sequence[Row], Sequence[Row]], test: Test, moved: str | None) -> Row:
+def _tested(
+    cell: ModeModel, figure: Figure, both: tuple[Sequence[Row], Sequence[Row]], test: Test, moved: str | None
+) -> Row:
     values = [np.exp(np.mean(np.log([value for value in map(figure.of, side) if value]))) for side in both]
     known = {"value_before": float(values[0]), "value_after": float(values[1]), "processes": min(map(len, both))}
     return _row(cell, figure.column, **known, **_judged(figure, test), moved=moved)
@@ -217,7 +218,7 @@ def _moved(relative: Test | None, compiled: Test | None, eager: Test | None) -> 
     return {(True, True): "both", (True, False): "compiled", (False, True): "eager"}[compiled.p <= LEVEL, eager.p <= LEVEL]
 
 
-def _counted(cell: Cell, one: Sequence[Row], two: Sequence[Row]) -> list[Row]:
+def _counted(cell: ModeModel, one: Sequence[Row], two: Sequence[Row]) -> list[Row]:
     before, after = (side[-1][COUNTED.column] for side in (one, two))
     if before is None or after is None:
         return []
@@ -226,7 +227,7 @@ def _counted(cell: Cell, one: Sequence[Row], two: Sequence[Row]) -> list[Row]:
     return [_row(cell, COUNTED.column, verdict=verdict, **values)]
 
 
-def _shown(cell: Cell, one: Row, two: Row, without: Collection[str] = ()) -> list[Row]:
+def _shown(cell: ModeModel, one: Row, two: Row, without: Collection[str] = ()) -> list[Row]:
     """Figures that both sides have measured once."""
     return [
         _row(cell, name, value_before=one[name], value_after=two[name], change=two[name] / one[name] - 1)
@@ -235,7 +236,7 @@ def _shown(cell: Cell, one: Row, two: Row, without: Collection[str] = ()) -> lis
     ]
 
 
-def _statuses(cell: Cell, one: Row, two: Row) -> list[Row]:
+def _statuses(cell: ModeModel, one: Row, two: Row) -> list[Row]:
     """A row for each check whose status differs."""
     rows = []
     for check, column in SHOWN_STATUS.items():
@@ -247,7 +248,7 @@ def _statuses(cell: Cell, one: Row, two: Row) -> list[Row]:
     return rows
 
 
-def _row(cell: Cell, figure: str, **known: Any) -> Row:
+def _row(cell: ModeModel, figure: str, **known: Any) -> Row:
     return {"mode": cell[0], "model": cell[1], "figure": figure, **known}
 
 

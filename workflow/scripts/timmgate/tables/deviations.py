@@ -58,6 +58,9 @@ SEVERAL_CELLS = 3
 MIN_FOR_OWN_SCATTER = 5
 """Measurements from which on a cell of a history has a scatter of its own. A choice."""
 
+MAD_TO_SIGMA = 1.4826
+"""Standard deviation of a normal distribution over its median absolute deviation."""
+
 Z_P10_TO_P90 = 2.5631
 """Standard deviations between the outer tenths of a normal distribution, which a tenth of outliers does not move."""
 
@@ -73,7 +76,7 @@ IGNORED = {
 """By kind of baseline, columns that may differ although figures are compared."""
 
 Row = dict[str, Any]
-Key = tuple[str, str]
+ModeModel = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,9 @@ class Baseline:
     expect where they are not the last row's.
     """
 
-    rows: Mapping[Key, Sequence[Row]]
+    rows: Mapping[ModeModel, Sequence[Row]]
     ignored: tuple[str, ...] = ()
-    statuses: Mapping[Key, Row] = field(default_factory=dict)
+    statuses: Mapping[ModeModel, Row] = field(default_factory=dict)
 
     def expectations(self, wanted: Mapping[str, Collection[str]]) -> Expectations:
         """The statuses to expect, of these models by mode."""
@@ -115,7 +118,7 @@ def load(measured: Measured, cells: pa.Table) -> Baseline:
     return Baseline(rows, IGNORED.get(measured.kind, ()))
 
 
-def _of_history(measured: Measured, cells: pa.Table) -> dict[Key, list[Row]]:
+def _of_history(measured: Measured, cells: pa.Table) -> dict[ModeModel, list[Row]]:
     where = (pc.field("device") == _first(cells, "device")) & (pc.field("build") == _first(cells, "build"))
     if measured.name:
         where &= pc.field("run") == measured.name
@@ -126,7 +129,7 @@ def _of_history(measured: Measured, cells: pa.Table) -> dict[Key, list[Row]]:
         for name in starts
     }
     entries = history.read(Path(measured.path), NEEDED, where)
-    found: dict[Key, list[Row]] = {}
+    found: dict[ModeModel, list[Row]] = {}
     for row in entries.to_pylist():
         key = row["mode"], row["model"]
         for check in CHECKS:
@@ -138,7 +141,7 @@ def _of_history(measured: Measured, cells: pa.Table) -> dict[Key, list[Row]]:
     return {key: sorted(rows, key=lambda row: max(row[name] for name in starts if row[name])) for key, rows in found.items()}
 
 
-def _settled(history: Mapping[Key, Sequence[Row]]) -> dict[Key, Row]:
+def _settled(history: Mapping[ModeModel, Sequence[Row]]) -> dict[ModeModel, Row]:
     """Of each cell and check the last status that came twice in succession, or the last: a failure that came once is new."""
     return {
         key: {name: _last_twice([row[name] for row in rows if row[name] is not None]) for name in SHOWN_STATUS.values()}
@@ -195,24 +198,25 @@ class Comparison:
     them the baseline of a figure is the median of.
     """
 
-    moves: dict[str, dict[Key, float]] = field(default_factory=lambda: {each.column: {} for each in MOVING})
-    spread: dict[str, dict[Key, float]] = field(default_factory=lambda: {each.column: {} for each in MOVING})
-    known: dict[str, dict[Key, int]] = field(default_factory=lambda: {each.column: {} for each in MOVING})
-    incomparable: dict[Key, str] = field(default_factory=dict)
+    moves: dict[str, dict[ModeModel, float]] = field(default_factory=lambda: {each.column: {} for each in MOVING})
+    spread: dict[str, dict[ModeModel, float]] = field(default_factory=lambda: {each.column: {} for each in MOVING})
+    known: dict[str, dict[ModeModel, int]] = field(default_factory=lambda: {each.column: {} for each in MOVING})
+    incomparable: dict[ModeModel, str] = field(default_factory=dict)
     eager: float = 0.0
     _pooled: dict[str, float] = field(default_factory=dict)
 
-    def scatter(self, column: str, key: Key | None = None) -> float:
+    def scatter(self, column: str, key: ModeModel | None = None) -> float:
         """Standard deviation of a move where nothing changed: by the median absolute deviation of all cells, or that of the
         cell itself in the baseline, if it is more.
         """
         if column not in self._pooled:  # once, as each cell asks
             moves = np.array(list(self.moves[column].values()))
             is_known = len(moves) >= MANY_CELLS
-            self._pooled[column] = 1.4826 * float(np.median(np.abs(moves - np.median(moves)))) if is_known else USUAL_NOISE
+            scatter = MAD_TO_SIGMA * np.median(np.abs(moves - np.median(moves))) if is_known else USUAL_NOISE
+            self._pooled[column] = float(scatter)
         return max(self._pooled[column], self.spread[column].get(key, 0.0) if key else 0.0)
 
-    def confirming(self, column: str, key: Key, times: int) -> float:
+    def confirming(self, column: str, key: ModeModel, times: int) -> float:
         """How far the median of `times` fresh processes may be from the baseline where nothing changed.
 
         The baseline has an error too, which does not shrink with them: where it was low by chance, all of them look worse.
@@ -224,12 +228,12 @@ class Comparison:
         ratio = (variance_of_median(times) + before) / (1 + before)
         return -NormalDist().inv_cdf(MAX_FALSE_ALARMS / max(1, compared)) * math.sqrt(ratio) * self.scatter(column, key)
 
-    def own(self, column: str, key: Key) -> float | None:
+    def own(self, column: str, key: ModeModel) -> float | None:
         """How far a cell's figure moved, compiled's time without what eager of all cells has in common; None is unknown."""
         move = self.moves[column].get(key)
         return move if move is None or column != COMPILED.column else move - self.eager
 
-    def is_eager(self, key: Key, anew: Mapping[str, float | None] | None = None) -> bool:
+    def is_eager(self, key: ModeModel, anew: Mapping[str, float | None] | None = None) -> bool:
         """Whether it is eager by itself that moved, and compiled did not: by more than noise, and than compiled twice.
 
         `anew` is how far figures moved in fresh processes, which count where there are any.
@@ -241,7 +245,7 @@ class Comparison:
         eager -= self.eager
         return abs(eager) > max(REPORT_SIGMAS * self.scatter(EAGER.column, key), 2 * abs(compiled))
 
-    def test(self, column: str, key: Key, common: float = 0.0) -> Test:
+    def test(self, column: str, key: ModeModel, common: float = 0.0) -> Test:
         """Whether a figure that is known moved by more than the scatter of all cells, without what is `common` to them."""
         move, error = (self.own(column, key) or 0.0) - common, max(self.scatter(column, key), SMALLEST_NOISE)
         freedom = max(len(self.moves[column]), MANY_CELLS) - 1
@@ -295,7 +299,7 @@ def latest_level(values: Sequence[float]) -> Sequence[float]:
     number = min(len(values), MAX_HISTORY)
     while number > MIN_HISTORY:
         some, half = np.array(values[-number:]), number // 2
-        noise = max(float(1.4826 * np.median(np.abs(np.diff(some)))) / math.sqrt(2), SMALLEST_NOISE)
+        noise = max(float(MAD_TO_SIGMA * np.median(np.abs(np.diff(some)))) / math.sqrt(2), SMALLEST_NOISE)
         error = noise * math.sqrt(2 * variance_of_median(half))
         if abs(np.median(some[:half]) - np.median(some[half:])) <= REPORT_SIGMAS * error:
             break
@@ -334,7 +338,7 @@ def deviations(
     cells: Sequence[Row],
     baseline: Baseline,
     thresholds: Thresholds,
-    fresh: Mapping[Key, Sequence[Row]] | None = None,
+    fresh: Mapping[ModeModel, Sequence[Row]] | None = None,
     times: int = 0,
 ) -> Iterator[Row]:
     """A row, as the gate has them, for each figure that moved and each cell that could not be compared.
@@ -382,10 +386,10 @@ def deviations(
                 yield {**about, "class": moved, "cause": figure.column, "reason": words}
 
 
-def suspects(cells: Sequence[Row], baseline: Baseline, thresholds: Thresholds, times: int) -> dict[Key, Suspect]:
+def suspects(cells: Sequence[Row], baseline: Baseline, thresholds: Thresholds, times: int) -> dict[ModeModel, Suspect]:
     """The cells with figures that may have got worse, which up to `times` fresh processes have to tell."""
     found = compare(cells, baseline)
-    suspected: dict[Key, Suspect] = {}
+    suspected: dict[ModeModel, Suspect] = {}
     for row in cells:
         key, limits = (row["mode"], row["model"]), {}
         for figure, move, value in _moves(row, found):
@@ -412,7 +416,7 @@ def _moves(row: Row, found: Comparison) -> Iterator[tuple[Figure, float, float]]
             yield figure, move, value
 
 
-def _is_suspect(figure: Figure, move: float, key: Key, found: Comparison, thresholds: Thresholds) -> bool:
+def _is_suspect(figure: Figure, move: float, key: ModeModel, found: Comparison, thresholds: Thresholds) -> bool:
     """Whether a figure may have got worse by what is too much, though it was measured as less."""
     if figure.is_count:
         return move > 0
@@ -437,7 +441,7 @@ def _threshold(figure: Figure, thresholds: Thresholds) -> float:
     return 0.0 if figure.threshold is None else math.log1p(getattr(thresholds, figure.threshold))
 
 
-def _limit(figure: Figure, key: Key, found: Comparison, thresholds: Thresholds, times: int = 0) -> float:
+def _limit(figure: Figure, key: ModeModel, found: Comparison, thresholds: Thresholds, times: int = 0) -> float:
     """How far a figure may move: the threshold, what noise makes of one measurement or the median of `times` fresh ones."""
     if figure.is_count:
         return 0.0

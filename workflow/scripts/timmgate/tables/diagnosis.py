@@ -7,9 +7,9 @@ import pyarrow as pa
 
 from timmgate.core.schemas import DIAGNOSIS, KEY, SHOWN_STATUS, TRIALS
 from timmgate.core.spec import Cell
+from timmgate.diagnosis.candidates import failed_check
 from timmgate.diagnosis.examination import PLACES, Examination
 from timmgate.diagnosis.script import NAME
-from timmgate.diagnosis.suspects import failed_check
 from timmgate.tables import parquet
 
 SCHEMA = parquet.schema(DIAGNOSIS)
@@ -18,7 +18,7 @@ TRIALS_SCHEMA = parquet.schema(TRIALS)
 Row = dict[str, Any]
 
 
-def suspects(cells: pa.Table, checks: Sequence[str]) -> list[str]:
+def candidates(cells: pa.Table, checks: Sequence[str]) -> list[str]:
     """Of a table of cells, the requested ones that are worth a diagnosis, as build/mode/model."""
     rows = [row for row in cells.to_pylist() if row["requested"] and failed_check(row, checks)]
     return ["/".join(row[name] for name in KEY[1:]) for row in rows]

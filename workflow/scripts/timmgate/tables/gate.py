@@ -21,7 +21,7 @@ from timmgate.tables import deviations, parquet
 from timmgate.tables.baseline import ANY, PASSING, Expectation, Expectations, Measured
 from timmgate.tables.by_cell import requested
 from timmgate.tables.confirmation import Suspect
-from timmgate.tables.outcome import Outcome
+from timmgate.tables.outcome import ExitCode
 from timmgate.tables.quarantine import Entry
 from timmgate.tables.reasons import by_eager
 
@@ -226,13 +226,13 @@ def _leaves(path: Path, wanted: Mapping[tuple[str | None, str, str], str], build
     return {cell: row for cell, row in found.items() if row}
 
 
-def outcome(judged: Sequence[Row]) -> Outcome:
+def outcome(judged: Sequence[Row]) -> ExitCode:
     """A regression; or that nothing could be compared, of which most likely the request is the reason; or neither."""
     if failed(judged):
-        return Outcome.REGRESSION
+        return ExitCode.REGRESSION
     timed = {_cell(row) for row in judged if row["check_name"] == "performance" and row.get("status") == "pass"}
     incomparable = {_cell(row) for row in judged if row["class"] == "not_comparable"}
-    return Outcome.WRONG_REQUEST if timed and timed <= incomparable else Outcome.AS_EXPECTED
+    return ExitCode.WRONG_REQUEST if timed and timed <= incomparable else ExitCode.AS_EXPECTED
 
 
 def _cell(row: Row) -> tuple[str | None, str, str]:
@@ -310,7 +310,7 @@ def sentence(judged: list[dict[str, Any]]) -> str:
     """One sentence: whether the gate is passed, and what is not as expected."""
     counts = Counter(row["class"] for row in judged)
     unexpected = [f"{counts[name]} {name}" for name in (*CLASSES, *MOVES) if counts[name] and name not in AS_EXPECTED]
-    if outcome(judged) == Outcome.WRONG_REQUEST:
+    if outcome(judged) == ExitCode.WRONG_REQUEST:
         other = "of another device, another request, or an older workflow"
         return f"Nothing was compared: no cell is comparable with the baseline. Is it {other}?"
     verdict = "The gate failed" if failed(judged) else "The gate passed"

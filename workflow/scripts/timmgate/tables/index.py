@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 from timmgate.core.build import RESERVED
 from timmgate.core.checks import CHECKS
 from timmgate.core.schemas import KEY
+from timmgate.core.spec import CellKey
 from timmgate.supervisor import journal
 from timmgate.tables import parquet, repeats
-from timmgate.tables.by_cell import Key
 
 Stamp = tuple[int, int, int]
 """Inode, time of change in ns and size of a file: another content has another one."""
@@ -33,7 +33,7 @@ INDEX_SCHEMA = pa.schema(
 FILES = (*(f"{check}.parquet" for check in CHECKS), journal.NAME)
 """Files of a cell that the tables are made of."""
 
-TABLES: Key = ("", "", "", "")
+TABLES: CellKey = ("", "", "", "")
 """What the index has the tables themselves under."""
 
 
@@ -54,7 +54,7 @@ def is_up_to_date(folder: Path) -> bool:
     return read(folder) == find(folder)
 
 
-def find(folder: Path) -> dict[Key, dict[str, Stamp]]:
+def find(folder: Path) -> dict[CellKey, dict[str, Stamp]]:
     """The cells that results/{device} has a file for, sorted, with those files and their stamps."""
     cells: list[Any] = [(folder.name, *path.relative_to(folder).parts) for path in folder.glob("*/*/*/")]
     found = {}
@@ -74,7 +74,7 @@ def _stamp(file: os.stat_result) -> Stamp:
     return file.st_ino, file.st_mtime_ns, file.st_size
 
 
-def read(folder: Path) -> dict[Key, dict[str, Stamp]]:
+def read(folder: Path) -> dict[CellKey, dict[str, Stamp]]:
     """By cell, what the tables were made of; nothing if they have to be made anew.
 
     That is also if they are not the files that were written with the index, as Snakemake puts the ones before back in place
@@ -87,13 +87,13 @@ def read(folder: Path) -> dict[Key, dict[str, Stamp]]:
         index = pq.read_table(folder / INDEX, schema=INDEX_SCHEMA)
     except (OSError, pa.ArrowException):
         return {}
-    made_of: dict[Key, dict[str, Stamp]] = {}
+    made_of: dict[CellKey, dict[str, Stamp]] = {}
     for *cell, file, inode, mtime_ns, size in zip(*(column.to_pylist() for column in index), strict=True):
         made_of.setdefault(tuple(cell), {})[file] = inode, mtime_ns, size
     return made_of if made_of.pop(TABLES, None) == _tables(folder) else {}
 
 
-def write(folder: Path, files: Mapping[Key, Mapping[str, Stamp]]) -> None:
+def write(folder: Path, files: Mapping[CellKey, Mapping[str, Stamp]]) -> None:
     """Remember what the tables were made of."""
     rows = [
         (*cell, name, *stamp)

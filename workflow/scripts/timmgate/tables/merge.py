@@ -17,12 +17,13 @@ import pyarrow.parquet as pq
 from timmgate.config.cells import Identities
 from timmgate.core.checks import CHECKS
 from timmgate.core.schemas import KEY
+from timmgate.core.spec import CellKey
 from timmgate.core.verdict import status_by_rule
 from timmgate.supervisor import journal
 from timmgate.tables import index, parquet, repeats, state
-from timmgate.tables.by_cell import Key, keys, without
+from timmgate.tables.by_cell import keys, without
 
-Problems = dict[tuple[Key, str], str]
+Problems = dict[tuple[CellKey, str], str]
 """By cell and check, why its file cannot be read."""
 
 CELLS_AT_ONCE = 250
@@ -37,11 +38,11 @@ ROWS_AT_ONCE = 50_000
 
 def merge(
     folder: Path,
-    requested: Sequence[Key],
+    requested: Sequence[CellKey],
     checks: Collection[str],
     identities: Identities,
-    rule: str = "strict",
-    under_way: Collection[Key] = (),
+    rule: str,
+    under_way: Collection[CellKey] = (),
 ) -> Problems:
     """Renew the tables in `folder`, which is results/{device}; what could not be read.
 
@@ -74,7 +75,7 @@ def merge(
     return problems
 
 
-def join(cells: Sequence[Key], measured: Mapping[str, Sequence[pa.Table]], problems: Problems) -> pa.Table:
+def join(cells: Sequence[CellKey], measured: Mapping[str, Sequence[pa.Table]], problems: Problems) -> pa.Table:
     """One row per cell of `cells`, in their order, of the rows of each check.
 
     What two checks both say of the software and the machine is taken from the one that was measured later, what both say of
@@ -101,7 +102,7 @@ def join(cells: Sequence[Key], measured: Mapping[str, Sequence[pa.Table]], probl
     return pa.table({**columns, **missing}).select(schema.names).cast(schema)
 
 
-def row_of(cell: Key, folder: Path, checks: Iterable[str], rule: str) -> dict[str, Any]:
+def row_of(cell: CellKey, folder: Path, checks: Iterable[str], rule: str) -> dict[str, Any]:
     """The row of a cell in the table, out of its own files alone; `requested`, `stale` and `counted` are null."""
     problems: Problems = {}
     measured: dict[str, list[pa.Table]] = {}
@@ -115,7 +116,7 @@ def row_of(cell: Key, folder: Path, checks: Iterable[str], rule: str) -> dict[st
     return row | state.derived(row, measured, leaves, [])
 
 
-def _details(check: str, folders: Mapping[Key, Path], rows: list[pa.Table], problems: Problems) -> Iterator[pa.Table]:
+def _details(check: str, folders: Mapping[CellKey, Path], rows: list[pa.Table], problems: Problems) -> Iterator[pa.Table]:
     """The details of these cells, in the schema of their table; the rows without them are appended to `rows`.
 
     Both in one pass: to read a file costs more than what is in it.
@@ -137,7 +138,7 @@ def _of_row(check: str) -> pa.Schema:
     return schema.remove(schema.get_field_index(parquet.DETAILS))
 
 
-def _attempts(folders: Mapping[Key, Path], under_way: Collection[Key]) -> pa.Table:
+def _attempts(folders: Mapping[CellKey, Path], under_way: Collection[CellKey]) -> pa.Table:
     """Every attempt at the cells that has ended; a cell that never began has none."""
     rows = [
         row
@@ -147,7 +148,7 @@ def _attempts(folders: Mapping[Key, Path], under_way: Collection[Key]) -> pa.Tab
     return parquet.table(rows, parquet.SCHEMAS["attempts"])
 
 
-def _repeats(folder: Path, cells: Iterable[Key], files: Mapping[Key, Iterable[str]]) -> Iterator[pa.Table]:
+def _repeats(folder: Path, cells: Iterable[CellKey], files: Mapping[CellKey, Iterable[str]]) -> Iterator[pa.Table]:
     """What became of these cells in fresh processes; a file that cannot be read counts as one that is not there."""
     schema = parquet.SCHEMAS["repeats"]
     for cell in cells:
@@ -169,7 +170,7 @@ def _gathered(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(some).combine_chunks()
 
 
-def _read_all(check: str, folders: Mapping[Key, Path], problems: Problems) -> pa.Table:
+def _read_all(check: str, folders: Mapping[CellKey, Path], problems: Problems) -> pa.Table:
     """The files of a check; a cell whose file cannot be read is put into `problems`, and one without a file is left out."""
     tables = [parquet.FILE_SCHEMAS[check].empty_table()]
     for cell, folder in folders.items():
@@ -182,7 +183,7 @@ def _read_all(check: str, folders: Mapping[Key, Path], problems: Problems) -> pa
     return pa.concat_tables(tables).combine_chunks()  # of one chunk per file all that follows is slow
 
 
-def _read(check: str, cell: Key, path: Path) -> pa.Table:
+def _read(check: str, cell: CellKey, path: Path) -> pa.Table:
     """One file, with the columns of its schema: null where an older file lacks one. Raises ArrowException or OSError."""
     schema = parquet.FILE_SCHEMAS[check]
     with pq.ParquetFile(path, page_checksum_verification=True) as file:

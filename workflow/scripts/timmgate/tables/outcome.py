@@ -19,39 +19,39 @@ NAME = "outcome.json"
 """File in results/{device}."""
 
 
-class Outcome(IntEnum):
-    """What became of a run."""
+class ExitCode(IntEnum):
+    """With what a run ends."""
 
     AS_EXPECTED = 0
     REGRESSION = 1
     WRONG_REQUEST = 2
 
 
-def write(outcome: Outcome, reasons: Sequence[str], path: Path) -> None:
+def write(outcome: ExitCode, reasons: Sequence[str], path: Path) -> None:
     """Write the outcome and the sentences that say why."""
     text = json.dumps({"outcome": int(outcome), "meaning": outcome.name.lower(), "reasons": list(reasons)}, indent=1) + "\n"
     write_text(path, text)
 
 
-def read(path: Path) -> tuple[Outcome, list[str]] | None:
+def read(path: Path) -> tuple[ExitCode, list[str]] | None:
     """What `write` wrote; None where there is nothing, or nothing of that kind."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return Outcome(values["outcome"]), values["reasons"]
+        return ExitCode(values["outcome"]), values["reasons"]
     except (OSError, ValueError, LookupError, TypeError):
         return None
 
 
-def main(options: list[str]) -> Outcome:
+def main(options: list[str]) -> ExitCode:
     """Run the gate. What never came to an outcome of its own was refused before, or failed apart from it."""
     folder = _directory(options) / "results"
     before = _written(folder)
     code = subprocess.run([str(Path(sys.executable).with_name("snakemake")), "gate", *options]).returncode
     if code == 0:
-        return Outcome.AS_EXPECTED
+        return ExitCode.AS_EXPECTED
     found = [read(path) for path, time_ns in _written(folder).items() if time_ns != before.get(path)]
-    outcome = max((each[0] for each in found if each), default=Outcome.WRONG_REQUEST)
-    return outcome or Outcome.WRONG_REQUEST  # the gate passed, and something else did not
+    outcome = max((each[0] for each in found if each), default=ExitCode.WRONG_REQUEST)
+    return outcome or ExitCode.WRONG_REQUEST  # the gate passed, and something else did not
 
 
 def _directory(options: list[str]) -> Path:

@@ -7,9 +7,9 @@ import pyarrow as pa
 
 from timmgate.core.described import columns
 from timmgate.core.outcome import Outcome
+from timmgate.core.redact import shortened
 from timmgate.core.schemas import KEY, KEY_COLUMNS
 from timmgate.core.spec import Cell
-from timmgate.supervisor.journal import shortened
 from timmgate.tables import parquet
 
 FIGURES = (

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from timmgate.core.checks import CHECKS, EAGER_1ST
 from timmgate.core.plain_text import plain
 from timmgate.core.schemas import PASSED, SHOWN_STATUS
-from timmgate.core.verdict import OUTPUTS
+from timmgate.core.verdict import MISMATCH, OUTPUTS
 
 Row = Mapping[str, Any]
 
@@ -139,7 +139,7 @@ def _named(name: str, leaf: Row) -> str:
 
 def _distance(row: Row, leaf: Row) -> str:
     """How far a tensor is off, and how far eager is."""
-    if by_null_runs(row) and row["strict_worst_statistic"] == "mismatch":
+    if by_null_runs(row) and row["strict_worst_statistic"] == MISMATCH:
         return f"does not match: {leaf.get('strict_message') or row['strict_message']}"
     if row["comparison"] == "cosine" and not by_null_runs(row) and leaf.get("cosine") is not None:
         return f"points elsewhere than eager's: the cosine of both is {leaf['cosine']:.3g}, and must be at least 0.99"
@@ -164,7 +164,7 @@ def _vanishes(leaf: Row) -> bool:
 
 def _beyond_null_runs(row: Row, leaf: Row) -> Iterator[str]:
     statistic = row["strict_worst_statistic"]
-    if statistic in (None, "mismatch") or row["strict_margin"] is None:
+    if statistic in (None, MISMATCH) or row["strict_margin"] is None:
         return
     nulls = f"{row['null_runs']} null runs" if row["null_runs"] else "null runs"
     words = f"{statistic_words(statistic)} is {times(row['strict_margin'])} what {nulls} allow"

@@ -8,10 +8,10 @@ from typing import Any
 import pyarrow as pa
 
 from timmgate.core.outcome import Outcome
+from timmgate.core.redact import shortened
 from timmgate.core.schemas import FAILED, KEY, REPEATED, SHOWN_STATUS
 from timmgate.core.spec import Spec
 from timmgate.core.verdict import status_by_rule
-from timmgate.supervisor.journal import shortened
 from timmgate.tables import parquet, retries
 
 FOLDER = "confirm"

@@ -10,11 +10,12 @@ from timmgate.config import cells, settings
 from timmgate.core.checks import CHECKS
 from timmgate.core.errors import ConfigError
 from timmgate.core.files import write_text
+from timmgate.core.run_options import RunOptions
 from timmgate.core.thresholds import Thresholds
 
 if TYPE_CHECKING:
     from timmgate.config.cells import Identities
-    from timmgate.tables.by_cell import Key
+    from timmgate.core.spec import CellKey
 
 NAME = ".request.json"
 
@@ -27,10 +28,10 @@ class Request:
     builds.
     """
 
-    cells: "Sequence[Key]"
+    cells: "Sequence[CellKey]"
     checks: Sequence[str] = tuple(CHECKS)
     thresholds: Thresholds = field(default_factory=Thresholds)
-    accuracy_rule: str = "strict"
+    accuracy_rule: str = RunOptions.accuracy_rule
     config: Mapping[str, Any] = field(default_factory=dict)
     facts: str = ""
 

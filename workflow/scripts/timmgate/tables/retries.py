@@ -48,7 +48,7 @@ def _read(path: Path) -> dict[str, int]:
 
 
 def request_failed(
-    retries: Retries, cells: Mapping[str, Mapping[str, str]], wanted: Collection[str], rule: str = "strict"
+    retries: Retries, cells: Mapping[str, Mapping[str, str]], wanted: Collection[str], rule: str
 ) -> dict[str, bool]:
     """Request the cells that have a wanted status in a check; the cells, and whether it was for lack of weights.
 
@@ -62,7 +62,7 @@ def request_failed(
 
 
 def failed(
-    cells: Mapping[str, Mapping[str, str]], wanted: Collection[str], rule: str = "strict"
+    cells: Mapping[str, Mapping[str, str]], wanted: Collection[str], rule: str
 ) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Cell, check, and some columns of the row, of each check that has a wanted status.
 

@@ -10,11 +10,10 @@ import pyarrow as pa
 from timmgate.core.checks import CHECKS
 from timmgate.core.outcome import Outcome
 from timmgate.core.protocol import Request
-from timmgate.core.redact import redacted
+from timmgate.core.redact import redacted, shortened
 from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Cell, Spec
 from timmgate.supervisor.job import Job, Write
-from timmgate.supervisor.journal import shortened
 from timmgate.tables import parquet, provenance
 
 OPTION_COLUMNS = ("backend", "training", "precision", "freezing", "channels_last", "dynamic")

@@ -11,9 +11,10 @@ import pyarrow.compute as pc
 from timmgate.config.cells import Identities
 from timmgate.core.checks import CHECKS
 from timmgate.core.schemas import OF_CHECK, OF_CHECKS, PASSED, REASON, REPEATED, SHOWN_STATUS
+from timmgate.core.spec import CellKey
 from timmgate.core.verdict import status_by_rule
 from timmgate.tables import reasons, repeats
-from timmgate.tables.by_cell import Key, aligned, keys, of_cells
+from timmgate.tables.by_cell import aligned, keys, of_cells
 
 UNJUDGED = (None, "not_run", "not_applicable")
 """Statuses of an accuracy check that has neither passed nor failed."""
@@ -24,8 +25,8 @@ OF_BOTH = {column.name for column in OF_CHECKS} - set().union(*OF_CHECK.values()
 
 def in_order(
     rows: pa.Table,
-    files: Collection[Key],
-    requested: Sequence[Key],
+    files: Collection[CellKey],
+    requested: Sequence[CellKey],
     checks: Collection[str],
     identities: Identities,
     rule: str,
@@ -101,7 +102,7 @@ def without_stale(cells: pa.Table, checks: Collection[str], identities: Identiti
     return cells
 
 
-def _stale(rows: pa.Table, cells: Sequence[Key], check: str, identities: Identities) -> list[bool | None]:
+def _stale(rows: pa.Table, cells: Sequence[CellKey], check: str, identities: Identities) -> list[bool | None]:
     """Of each cell, whether its row of a check was measured with another identity than today's; None without one of both."""
     measured = rows[f"{check}_identity"].to_pylist()
     today = [identities(cell, check) if identity else None for cell, identity in zip(cells, measured, strict=True)]

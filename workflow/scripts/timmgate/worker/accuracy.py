@@ -17,7 +17,7 @@ from torch._dynamo.utils import counters
 
 from timmgate.core.protocol import Reporter
 from timmgate.core.spec import Spec
-from timmgate.core.verdict import CellVerdict, LeafVerdict, Strict, is_certain
+from timmgate.core.verdict import MISMATCH, CellVerdict, LeafVerdict, Strict, is_certain
 from timmgate.worker import backends, iterations, models, strict_verdict, torch_device
 from timmgate.worker.compare import LeafEvidence, Rule, all_finite, compare_leaves
 from timmgate.worker.iterations import Result, Run, run
@@ -246,7 +246,7 @@ def with_certain(found: CellVerdict, certain: list[LeafEvidence]) -> CellVerdict
     if not certain:
         return found
     wrong = [
-        LeafVerdict(leaf.leaf, leaf.kind, False, leaf.margin or math.inf, "mismatch", 0.0, leaf.message) for leaf in certain
+        LeafVerdict(leaf.leaf, leaf.kind, False, leaf.margin or math.inf, MISMATCH, 0.0, leaf.message) for leaf in certain
     ]
     leaves = (*found.leaves, *wrong)
     worst = max((leaf for leaf in leaves if leaf.strict is False), key=lambda leaf: leaf.margin)

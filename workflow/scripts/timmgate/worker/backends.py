@@ -17,7 +17,7 @@ from torch._dynamo.utils import clear_compilation_metrics, counters, get_compila
 from timmgate.core import faults as fault_names
 from timmgate.core.errors import did_you_mean
 from timmgate.core.protocol import Reporter
-from timmgate.core.spec import Mode, Spec
+from timmgate.core.spec import INDUCTOR_BACKENDS, Mode, Spec
 from timmgate.system.process_tree import tree_cpu_s
 from timmgate.worker import faults, models, torch_device
 from timmgate.worker.compile_cache import Cache, build_toolchain
@@ -126,8 +126,6 @@ def nothing(model: torch.nn.Module, images: torch.Tensor, dynamic: bool) -> Call
 
 AHEAD_OF_TIME = {"export": export, "aot_inductor": aot_inductor, "nothing": nothing}
 """Backends that get a whole model before it runs; torch.compile does not know them. The first two are for inference only."""
-
-INDUCTOR_BACKENDS = ("inductor", "aot_inductor")
 
 COMPILER_STAGES = {
     "dynamo_s": "dynamo_cumulative_compile_time_us",

@@ -85,7 +85,10 @@ def _compiled(
     A program is compiled and called with these images before it is judged on the other values, as in the accuracy check.
     """
     torch_device.set_deterministic(True)
-    exact, eager = accuracy.run_exact(spec, model, images), accuracy.run(spec, copy.deepcopy(model), images, original=model)
+    exact, eager = (
+        accuracy.run_exact(spec, model, images),
+        iterations.run(spec, copy.deepcopy(model), images, original=model),
+    )
     torch_device.set_deterministic(False)
     for backend in dict.fromkeys([BASELINE, spec.options.backend] if is_first else [BASELINE]):
         compiled_spec = replace(spec, options=replace(spec.options, backend=backend))
@@ -93,7 +96,7 @@ def _compiled(
         try:
             compiled = copy.deepcopy(model)
             forward = backends.compile_model(compiled_spec, compiled, images)
-            run = accuracy.run(spec, compiled, images, forward, original=model)
+            run = iterations.run(spec, compiled, images, forward, original=model)
             strictly = partial(strict_verdict.run_compiled, spec, others[0], compiled, others[1], forward)
             run, leaves = iterations.before_another(run, strictly, backends.reuses_outputs(spec))
         except Exception:  # a compiler that fails is a matter of the measurement

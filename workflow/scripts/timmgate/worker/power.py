@@ -64,8 +64,8 @@ class Subject:
         self.model, self.images = make(spec, setup)
         torch_device.set_deterministic(True)
         self.reference = accuracy.run_exact(spec, self.model, self.images)
-        self.eager = accuracy.run(spec, copy.deepcopy(self.model), self.images, original=self.model)
-        again = accuracy.run(spec, copy.deepcopy(self.model), self.images)
+        self.eager = iterations.run(spec, copy.deepcopy(self.model), self.images, original=self.model)
+        again = iterations.run(spec, copy.deepcopy(self.model), self.images)
         self.repeats_itself = accuracy.repeats_itself(spec, self.eager, again)
         torch_device.set_deterministic(False)
         others = strict_verdict.other_values(spec, self.model, self.images)
@@ -121,7 +121,7 @@ class Program:
         """The run that the dynamo rule looks at."""
         self.trials.choose(choice)
         self._model.load_state_dict(self._original.state_dict())
-        return accuracy.run(self._spec, self._model, self._images, self._forward, original=self._original)
+        return iterations.run(self._spec, self._model, self._images, self._forward, original=self._original)
 
     def strict(self, choice: Choice | None) -> list[Leaf]:
         """The leaves that the strict rule compares; not after the first call, as some faults are wrong only later."""

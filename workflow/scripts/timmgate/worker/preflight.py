@@ -15,6 +15,7 @@ from timmgate.core import packages
 from timmgate.core.faults import is_fault
 from timmgate.core.names import UnknownModelError, check_name
 from timmgate.core.preflight import Answer, Question
+from timmgate.core.spec import INDUCTOR_BACKENDS
 from timmgate.system import gpus
 from timmgate.worker import backends, compile_cache, torch_device
 
@@ -128,4 +129,4 @@ def model_problems(question: Question) -> dict[str, str]:
 
 def uses_inductor(question: Question) -> bool:
     """Whether any mode needs what the compiler builds once per machine."""
-    return any(mode.backend in backends.INDUCTOR_BACKENDS for mode in question.modes.values())
+    return any(mode.backend in INDUCTOR_BACKENDS for mode in question.modes.values())

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Spec
-from timmgate.worker import accuracy, backends, models, strict_verdict, torch_device
+from timmgate.worker import accuracy, backends, iterations, models, strict_verdict, torch_device
 from timmgate.worker.calls import Call, first_calls, is_floats
 from timmgate.worker.compare import compare_leaves
 from timmgate.worker.compile_cache import Cache
@@ -97,7 +97,7 @@ def strict_limits(judge: strict_verdict.Judge) -> Limits:
 def dynamo_limits(spec: Spec, model: nn.Module, images: Tensor) -> Limits:
     """What the dynamo rule allows, of the rms alone."""
     reference = accuracy.run_exact(spec, model, images).leaves
-    eager = accuracy.run(spec, copy.deepcopy(model), images).leaves
+    eager = iterations.run(spec, copy.deepcopy(model), images).leaves
     found = {leaf.leaf: leaf for leaf in compare_leaves(eager, eager, reference, accuracy.rule(spec, True))}
     scales = Reference(reference, strict_verdict.computing_dtype(spec)).scales()
     return {

@@ -28,7 +28,7 @@ class Setup:
     cache: Cache
     batch_size: int
     weights: Path | None = None
-    timing_limit_s: float = 15.0
+    timing_limit_s: float = RunOptions.timing_limit
     memory_bytes: int | None = None
     device_number: int | None = None
     strict: bool = False

@@ -161,7 +161,7 @@ def expected(
         traceback.print_exc()
         reference = None
     eager = run_iterations(spec, copy.deepcopy(model), images, original=model)
-    repeats_itself = accuracy.repeats_itself(spec, eager, accuracy.run(spec, copy.deepcopy(model), images))
+    repeats_itself = accuracy.repeats_itself(spec, eager, run_iterations(spec, copy.deepcopy(model), images))
     found = Expected(eager, reference, null_runs(spec, *others) if others else None, repeats_itself)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(file, lambda scratch: scratch.write_bytes(pickle.dumps(found)))

@@ -1,7 +1,6 @@
 """Backends that break what they compile, in one known way each: `fault:<name>[@place]` (core.faults)."""
 
-import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -21,18 +20,6 @@ FAMILIES = (gradients, indices, process, special_values, state, structure, value
 def compile_model(backend: str, model: torch.nn.Module, dynamic: bool | None = None) -> "CompiledWithFault":
     """`model`, compiled with the fault. Raises UnknownFaultError."""
     return CompiledWithFault(parse(backend), model, dynamic)
-
-
-def applies(choice: Choice, graphs: Iterable[Captured]) -> bool:
-    """Whether a fault applies to a model of these graphs: `FaultBackend(None).captured` after a run."""
-    fault = choice.fault
-    if fault.name == process.RECOMPILE:
-        return True
-    graphs = [replace(captured, size=choice.size) for captured in graphs if captured.backward == fault.backward]
-    if fault.name not in EDITS:
-        return bool(graphs)
-    where = EDITS[fault.name].where
-    return any(where(replace(captured, graph=copy.deepcopy(captured.graph))) for captured in graphs)
 
 
 class CompiledWithFault:
@@ -72,47 +59,30 @@ class FaultBackend:
     """A fault as a backend of torch.compile: `compile` is what torch.compile is given.
 
     In a model of several graphs a place is counted in the first graph that the fault applies to; `all` is in all of them.
-    A graph that is compiled again is broken again. Without a choice nothing is broken.
+    A graph that is compiled again is broken again.
 
-    * `captured`: copies of the graphs, without a choice: what a model has, to see which faults apply.
     * `broken`: names of the nodes that were broken, in order, or of the fault itself where it has no places.
-    * `graphs`: the text of every compiled graph, broken or not.
     """
 
-    def __init__(self, choice: Choice | None):
+    def __init__(self, choice: Choice):
         self.choice = choice
-        self.captured: list[Captured] = []
         self.broken: list[str] = []
-        self.graphs: list[str] = []
         self._frame: int | None = None
         self._memory: dict[int | None, dict] = {}
 
     def compile(self, graph_module: torch.fx.GraphModule, example_inputs: list[Any]) -> Callable[..., Any]:
         """Compile one graph of dynamo's."""
-        batch = leading_size(graph_module)
-
-        def compiler(training: bool, backward: bool) -> Callable[..., Any]:
-            return lambda module, inputs: self._compile(module, Captured(module.graph, batch, training, backward))
-
-        return aot_autograd(
-            fw_compiler=compiler(training=True, backward=False),
-            bw_compiler=compiler(training=True, backward=True),
-            inference_compiler=compiler(training=False, backward=False),
-            keep_inference_input_mutations=True,
-        )(graph_module, example_inputs)
+        return capture(self._compile, graph_module, example_inputs)
 
     def _compile(self, module: torch.fx.GraphModule, captured: Captured) -> Callable[..., Any]:
         run = module.forward
-        if self.choice is None:
-            self.captured.append(replace(captured, graph=copy.deepcopy(captured.graph)))
-        elif captured.backward == self.choice.fault.backward:
+        if captured.backward == self.choice.fault.backward:
             if self.choice.fault.name in EDITS:
                 self._break(self.choice, replace(captured, size=self.choice.size))
                 module.recompile()
                 run = module.forward
             else:
                 run = self._break_process(self.choice.fault.name, run)
-        self.graphs.append(str(module.graph))
         return make_boxed_func(run)
 
     def _break(self, choice: Choice, captured: Captured) -> None:
@@ -139,6 +109,25 @@ class FaultBackend:
             return run(*args)
 
         return broken
+
+
+def capture(
+    compile_graph: Callable[[torch.fx.GraphModule, Captured], Callable[..., Any]],
+    graph_module: torch.fx.GraphModule,
+    example_inputs: list[Any],
+) -> Callable[..., Any]:
+    """Compile one graph of dynamo's, whose forward and backward graphs `compile_graph` makes a function of."""
+    batch = leading_size(graph_module)
+
+    def compiler(training: bool, backward: bool) -> Callable[..., Any]:
+        return lambda module, inputs: compile_graph(module, Captured(module.graph, batch, training, backward))
+
+    return aot_autograd(
+        fw_compiler=compiler(training=True, backward=False),
+        bw_compiler=compiler(training=True, backward=True),
+        inference_compiler=compiler(training=False, backward=False),
+        keep_inference_input_mutations=True,
+    )(graph_module, example_inputs)
 
 
 def leading_size(graph_module: torch.fx.GraphModule) -> Any:

@@ -12,26 +12,33 @@ import torch
 from functorch.compile import make_boxed_func
 
 from timmgate.core.faults import DEFAULT_PLACE, Choice
-from timmgate.worker.faults.backend import FaultBackend, compiled_frame
+from timmgate.worker.faults.backend import capture, compiled_frame
 from timmgate.worker.faults.graph import EDITS, Captured, choose
 
 
-class Trials(FaultBackend):
-    """A backend of torch.compile whose program runs with the fault that was chosen last, or with none."""
+class Trials:
+    """A backend of torch.compile whose program runs with the fault that was chosen last, or with none.
+
+    `compile` is what torch.compile is given.
+    """
 
     def __init__(self) -> None:
-        super().__init__(None)
+        self._choice: Choice | None = None
         self._programs: list[_Program] = []
+
+    def compile(self, graph_module: torch.fx.GraphModule, example_inputs: list[Any]) -> Callable[..., Any]:
+        """Compile one graph of dynamo's."""
+        return capture(self._compile, graph_module, example_inputs)
 
     def _compile(self, module: torch.fx.GraphModule, captured: Captured) -> Callable[..., Any]:
         program = _Program(module, replace(captured, graph=copy.deepcopy(module.graph)), compiled_frame())
         self._programs.append(program)
-        program.choose(self.choice, {})
+        program.choose(self._choice, {})
         return make_boxed_func(program)
 
     def choose(self, choice: Choice | None) -> bool:
         """Run with a fault from now on; whether it applies to what was captured so far."""
-        self.choice = choice
+        self._choice = choice
         memory: dict[int | None, dict] = {}
         frame, applies = None, False
         for program in self._programs:

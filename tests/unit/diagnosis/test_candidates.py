@@ -2,7 +2,7 @@
 
 import pytest
 
-from timmgate.diagnosis.suspects import failed_check
+from timmgate.diagnosis.candidates import failed_check
 
 
 def cell(accuracy="pass", performance="pass", accuracy_stage=None, performance_stage=None):
@@ -32,7 +32,7 @@ def cell(accuracy="pass", performance="pass", accuracy_stage=None, performance_s
         (cell("pass_due_to_skip", None), None),
     ],
 )
-def test_a_cell_is_suspect_if_it_failed_for_a_reason_that_may_be_the_compilers(row, check):
+def test_a_cell_is_a_candidate_if_it_failed_for_a_reason_that_may_be_the_compilers(row, check):
     assert failed_check(row, ["accuracy", "performance"]) == check
 
 

@@ -13,5 +13,5 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
-    found = diagnosis.suspects(pq.read_table(snakemake.input.cells), snakemake.params.checks)
+    found = diagnosis.candidates(pq.read_table(snakemake.input.cells), snakemake.params.checks)
     write_text(Path(snakemake.output[0]), json.dumps(found))
