@@ -11,7 +11,10 @@ rule export:
         "../envs/timmgate.yaml"
     params:
         device=SETTINGS.device,
-        builds=list(SETTINGS.builds),
-        modes={name: asdict(mode) for name, mode in SETTINGS.modes.items()},
+        checks=list(SETTINGS.checks),
+        # The modes as each build runs them.
+        builds={
+            build: {name: asdict(SETTINGS.catalogue[build][name]) for name in SETTINGS.modes} for build in SETTINGS.builds
+        },
     script:
         "../scripts/export.py"

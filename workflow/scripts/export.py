@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
-    modes = {name: Mode(**options) for name, options in snakemake.params.modes.items()}
-    cells, folder, builds = pq.read_table(snakemake.input.cells), Path(snakemake.output[0]), snakemake.params.builds
-    for build in builds:
+    params, folder = snakemake.params, Path(snakemake.output[0])
+    cells = pq.read_table(snakemake.input.cells)
+    for build, options in params.builds.items():
+        modes = {name: Mode(**of_mode) for name, of_mode in options.items()}
         of_build = cells.filter(pc.equal(cells["build"], build))
-        for name, contents in export.files(of_build, modes, snakemake.params.device).items():
+        for name, contents in export.files(of_build, modes, params.checks, params.device).items():
             write = parquet.write_json_lines if isinstance(contents, list) else parquet.write_csv
-            write(contents, folder / (build if len(builds) > 1 else "") / name)
+            write(contents, folder / (build if len(params.builds) > 1 else "") / name)

@@ -109,7 +109,7 @@ def test_what_was_not_requested_is_not_in_the_headline_but_on_the_board(tmp_path
 def test_a_cell_fails_if_either_check_does(check, status):
     cell = {"accuracy": "pass", "accuracy_by_rule": "pass", "performance": "pass", check: status}
     cell |= {"accuracy_by_rule": cell["accuracy"]}
-    assert page_data.state(cell, []) == "failure"
+    assert page_data.state(cell, [], CHECKS) == "failure"
 
 
 @pytest.mark.parametrize(
@@ -125,12 +125,12 @@ def test_a_cell_fails_if_either_check_does(check, status):
 )
 def test_the_state_of_a_cell_is_the_gravest_of_it(accuracy, findings, expected):
     cell = {"accuracy": accuracy, "accuracy_by_rule": accuracy, "performance": "pass"}
-    assert page_data.state(cell, findings) == expected
+    assert page_data.state(cell, findings, CHECKS) == expected
 
 
 def test_a_cell_that_one_rule_fails_and_the_other_passes_is_what_the_deciding_rule_says():
     cell = {"accuracy": "fail_accuracy", "accuracy_by_rule": "pass", "performance": "pass"}
-    assert page_data.state(cell, []) == "pass"
+    assert page_data.state(cell, [], CHECKS) == "pass"
 
 
 def test_all_cells_have_the_columns_of_the_board_and_the_gravest_their_details(folder, monkeypatch):
@@ -235,6 +235,7 @@ def test_a_picture_has_a_mark_for_every_row_that_has_its_columns(figure, folder)
     else:
         columns = next(iter(data["details"].values()))[figure.rows]
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    rows = [{**row, "counted": True} for row in rows]
     drawn = figures.svg(figure, rows[:5], page.light_colours())
     incomplete = figures.svg(figure, [{**row, figure.needs[0]: None} for row in rows[:5]], page.light_colours())
     marks = 'aria-roledescription="(?:point|circle|square|bar|line mark)"'
@@ -277,6 +278,38 @@ def test_what_changed_in_a_history_is_there(tmp_path):
     text = said(page.render(folder))
     assert "inference/vit graph_breaks 0 -&gt; 3 since 2026-11-29 02:00 UTC (3 measurements from then on)" in text
     assert "40 models of tiny relative_time (+5.0%)" in text
+
+
+def test_where_nothing_was_compared_there_is_a_page_all_the_same(tmp_path):
+    nothing = {"worst_leaf": None, "margin": None}
+    crashed = {"accuracy": "fail_to_run", "accuracy_by_rule": "fail_to_run", **nothing}
+    assert "1 of 2 cells fails." in said(page.render(written(tmp_path, crashed, {"accuracy": None, **nothing})))
+
+
+def test_a_check_that_was_not_requested_is_no_failure():
+    cell = {"accuracy": "pass", "accuracy_by_rule": "pass", "performance": "fail_to_run"}
+    assert page_data.state(cell, [], CHECKS) == "failure"
+    assert page_data.state(cell, [], ["accuracy"]) == "pass"
+
+
+def test_a_cell_that_waits_to_be_measured_anew_has_not_failed_because_it_did_before():
+    cell = {"accuracy": "fail_accuracy", "accuracy_by_rule": "fail_accuracy", "performance": "pass"}
+    waiting = {"severity": "failure", "kind": "not_measured"}
+    assert page_data.state(cell, [waiting], CHECKS) == "not_run"
+    assert page_data.state(cell, [waiting, {"severity": "failure", "kind": "crashed"}], CHECKS) == "failure"
+
+
+def test_figures_that_only_the_page_has_are_sorted_as_numbers(folder):
+    types = {column.name: column.type for column in page_data.board_columns(pq.read_schema(folder / "cells.parquet"))}
+    assert {types["change"], types["eager_drift"], types["worst_eager_rmse"]} == {types["speedup"]}
+
+
+def test_pictures_of_speedup_are_of_cells_that_count(tmp_path):
+    folder = written(tmp_path, {"speedup": 1.5}, {"speedup": 6.0, "counted": False}, {"speedup": 2.0, "stale": True})
+    page.write_pictures(folder, tmp_path)
+    drawn = (tmp_path / "speedups.svg").read_text()
+    models = pq.read_table(folder / "cells.parquet", columns=["model"])["model"].to_pylist()
+    assert [model in drawn for model in models] == [True, False, False]
 
 
 def test_what_was_measured_apart_is_no_pair_that_took_turns(tmp_path):

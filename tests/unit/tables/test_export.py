@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 import merged
+from timmgate.core.checks import CHECKS
 from timmgate.core.spec import Mode
 from timmgate.tables import baseline, export, gate, parquet
 
@@ -35,10 +36,10 @@ def cell(mode, model, accuracy, **columns):
 def exported(tmp_path):
     """Exports cells of some modes and returns the path of every file by its name."""
 
-    def write(*modes, cells=None):
+    def write(*modes, cells=None, checks=("accuracy",)):
         cells = cells or [cell(mode, model, status) for mode in modes for model, status in STATUSES.items()]
         chosen = {mode: MODES[mode] for mode in modes}
-        for name, contents in export.files(merged.cells(cells), chosen, "cpu").items():
+        for name, contents in export.files(merged.cells(cells), chosen, checks, "cpu").items():
             write = parquet.write_json_lines if isinstance(contents, list) else parquet.write_csv
             write(contents, tmp_path / name)
         return {path.name: path for path in tmp_path.iterdir()}
@@ -244,7 +245,7 @@ def both(exported):
     """Files of a run with both checks, of which one cell was timed."""
     failed = {"performance": "OOM"}
     cells = [cell("inference", "vit", "pass", **TIMED), cell("inference", "resnet", "pass", **failed)]
-    return exported("inference", cells=cells)
+    return exported("inference", cells=cells, checks=CHECKS)
 
 
 def test_the_performance_file_has_the_reference_suites_columns_in_its_order_and_units_and_zeros_for_what_failed(both):
@@ -257,9 +258,15 @@ def test_the_performance_file_has_the_reference_suites_columns_in_its_order_and_
     ]
 
 
+def test_a_check_that_was_not_requested_has_no_file_and_no_times_though_it_was_measured_earlier(exported):
+    files = exported("inference", cells=[cell("inference", "vit", "pass", **TIMED)], checks=["accuracy"])
+    assert not [name for name in files if "performance" in name]
+    assert "infer_samples_per_sec" not in files["benchmark-infer-inference-cpu.csv"].read_text()
+
+
 def test_a_model_whose_result_is_wrong_has_zeros_as_on_the_reference_suites_dashboard(exported):
     wrong = cell("inference", "vit", "fail_accuracy", **{**TIMED, "counted": False})
-    path = exported("inference", cells=[wrong])["inductor_timm_models_float32_inference_cpu_performance.csv"]
+    path = exported("inference", cells=[wrong], checks=CHECKS)["inductor_timm_models_float32_inference_cpu_performance.csv"]
     assert pd.read_csv(path).iloc[0][2:].tolist() == [0] * 15
 
 

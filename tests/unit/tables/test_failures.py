@@ -53,6 +53,12 @@ def test_a_pass_a_skip_and_a_fault_that_does_not_apply_are_no_failures(status):
     assert all(severity == "note" for severity, *_ in kinds({"accuracy": status}))
 
 
+def test_graph_breaks_are_looked_at_in_a_run_of_accuracy_alone_too():
+    cells = {"graph_breaks": 3, "speedup": 0.5, "speedup_ci_high": 0.6}
+    assert kinds(cells, checks=["accuracy"]) == [("warning", "graph_breaks", "0")]
+    assert [kind for _, kind, _ in kinds(cells)] == ["slower", "graph_breaks"]
+
+
 def test_what_was_not_requested_is_not_listed():
     assert found({"requested": False, "accuracy": "fail_accuracy"}, {"performance": "OOM"}, checks=["accuracy"]) == []
 

@@ -328,7 +328,7 @@ function table(rows, names, leaf) {
   return html`<div class="scroll"><table><thead><tr>${known.map((name) => html`<th class="${numeric(name) ? "right" : ""}" data-tip="${`${name}: ${data.meanings.columns[name] ?? ""}`}">${words(name)}</th>`)}</tr></thead><tbody>
     ${[...Array(size).keys()].map((row) => html`<tr>${known.map((name) => {
       const found = number(NUMBERS[rows[name][row]] === undefined ? null : rows[name][row]) ?? rows[name][row];
-      return html`<td class="${name === leaf ? "leaf" : numeric(name) ? "right" : ""}">${name === "margin" && found > 1 ? html`<span class="beyond">${figure(name, found)}</span>` : name === "status" ? status(found) : name === leaf ? String(found).split(".").map((part, place) => html`${place ? html`.<wbr>` : ""}${part}`) : figure(name, found)}</td>`;
+      return html`<td class="${name === leaf ? "leaf" : numeric(name) ? "right" : ""}">${name.endsWith("margin") && found > 1 ? html`<span class="beyond">${figure(name, found)}</span>` : name === "status" ? status(found) : name === leaf ? String(found).split(".").map((part, place) => html`${place ? html`.<wbr>` : ""}${part}`) : figure(name, found)}</td>`;
     })}</tr>`)}</tbody></table></div>`;
 }
 function cellPage(cell) {
@@ -344,7 +344,7 @@ function cellPage(cell) {
     <div class="pair"><div><h3>Accuracy</h3>${facts(cell, ["accuracy_by_rule", "passed_by", "accuracy", "strict", "margin", "strict_margin", "strict_message", "worst_leaf", "strict_worst_leaf", "leaves", "leaves_failed", "comparison", "reference", "top1_agreement"])}</div>
     <div><h3>Performance</h3>${facts(cell, ["performance", "speedup", "verdict", "noise_floor", "samples", "eager_ms", "compiled_ms", "timed_output_margin", "compile_cold_s", "compile_warm_s", "break_even_iterations", "eager_peak_bytes", "compiled_peak_bytes", "compression_ratio", "graph_breaks", "recompiles", "machine_drift"])}</div></div>
     ${data.of_cell.map((figure) => more?.[figure.rows] ? html`<div class="of-cell" id="of-cell-${figure.name}" data-figure="${figure.name}"><h3>${figure.title}</h3><p class="quiet fine">${figure.caption}</p><div class="drawing"></div></div>` : "")}
-    ${more?.leaves ? html`<h3>Worst tensors</h3>${table(more.leaves, ["leaf", "margin", "strict_margin", "error_ratio", "eager_rmse", "compiled_rmse", "allowed_error", ...("eager_rmse" in more.leaves ? [] : ["max_abs_error", "cosine"]), "message"], "leaf")}` : ""}
+    ${more?.leaves ? html`<h3>Worst tensors</h3>${table(more.leaves, ["leaf", "margin", "strict_margin", "error_ratio", "eager_rmse", "compiled_rmse", "allowed_error", ...("eager_rmse" in more.leaves ? [] : ["max_abs_error", "cosine"]), "message", "strict_message"], "leaf")}` : ""}
     ${more?.attempts ? html`<h3>Attempts</h3>${table(more.attempts, ["check_name", "attempt", "status", "stage", "cause", "message", "wall_s", "peak_rss_bytes", "began_at", "host"])}` : ""}
     ${more?.log ? html`<h3>End of the log</h3><pre tabindex="0" id="log"><bdi>${more.log}</bdi></pre>` : ""}
     ${value("log", cell) ? html`<p class="fine quiet">Log: ${value("log", cell)}</p>` : ""}

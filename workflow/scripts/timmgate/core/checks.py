@@ -107,7 +107,12 @@ ACCURACY = Check(
     columns=columns(
         "accuracy",
         [
-            ("accuracy", "string", "", "status of the accuracy check"),
+            (
+                "accuracy",
+                "string",
+                "",
+                "status of the accuracy check by the dynamo rule; `accuracy_by_rule` decides",
+            ),
             ("reference", "string", "", "what both runs are compared with: fp64, or none if that failed"),
             ("reference_error", "string", "", "why there is no float64 reference"),
             ("comparison", "string", "", "error or cosine: how the leaves were judged"),

@@ -126,7 +126,12 @@ STATE = columns(
         ("accuracy_by_rule", "string", "", "status of the accuracy check by the rule in `passed_by`"),
         ("passed", "bool", "", "passed the accuracy check, by that rule; null if it was not run or does not apply"),
         ("passed_by", "string", "", "strict, dynamo or both, the rule that decided; null if nothing was compared"),
-        ("counted", "bool", "", "in the means: timed, and neither its accuracy nor its timed output was found wrong"),
+        (
+            "counted",
+            "bool",
+            "",
+            "in the means: timed, its timed output not found wrong, and its accuracy passed, skipped or unknown",
+        ),
         *(column for check in CHECKS for column in reason_columns(check)),
     ],
 )

@@ -89,6 +89,9 @@ BY_STATE = coded(
     },
     "state",
 )
+COUNTS = "datum.counted && !datum.stale"
+"""Of cells whose speedup says something: what is wrong may well be fast, and what is stale is of another program."""
+
 BY_VERDICT = coded(
     {
         "faster": ("faster", "circle"),
@@ -149,7 +152,7 @@ def lines_by(field: str) -> alt.Y:
 
 def speedups(cells: alt.Chart) -> Chart:
     """A line a cell: the speedup with its interval, and the noise floor around 1."""
-    base = extremes(cells, "speedup").encode(y=lines_by("speedup")).transform_calculate(
+    base = extremes(cells.transform_filter(COUNTS), "speedup").encode(y=lines_by("speedup")).transform_calculate(
         floor_low="1 / (1 + datum.noise_floor)",
         floor_high="1 + datum.noise_floor",
         interval="format(datum.speedup_ci_low, '.3f') + ' to ' + format(datum.speedup_ci_high, '.3f')",
@@ -201,7 +204,7 @@ def paying(cells: alt.Chart) -> Chart:
         ("compile_cold_s:Q", "cold compile, s", ".3~g"),
         ("break_even_iterations:Q", "iterations", ".3~s"),
     )
-    points = cells.encode(
+    points = cells.transform_filter(COUNTS).encode(
         logarithmic(alt.X, "compile_cold_s", "cold compile, s"), logarithmic(alt.Y, "speedup", "speedup"), tooltip=about
     )
     pays = points.transform_filter("isValid(datum.break_even_iterations)").mark_point(filled=True, size=55, opacity=0.9)
@@ -251,10 +254,13 @@ def leaf_errors(leaves: alt.Chart) -> Chart:
     about = tips(
         ("eager_rmse:Q", "eager's error", ".2e"),
         ("compiled_rmse:Q", "compiled's error", ".2e"),
-        ("allowed_error:Q", "allowed", ".2e"),
+        ("allowed_error:Q", "the dynamo rule allows", ".2e"),
+        ("strict_margin:Q", "strict margin", ".3~g"),
         names=("leaf",),
     )
-    leaves = leaves.transform_calculate(verdict="datum.accuracy ? 'passes' : 'fails'")
+    strictly = "datum.strict ? 'passes' : 'fails'"
+    by_dynamo = "datum.accuracy ? 'passes' : 'fails'"
+    leaves = leaves.transform_calculate(verdict=f"isValid(datum.strict) ? ({strictly}) : ({by_dynamo})")
     return errors(leaves, "eager_rmse", "compiled_rmse", "allowed_error", about, **coded(verdicts, "verdict"))
 
 
@@ -356,11 +362,11 @@ FIGURES = (
     Figure(
         "speedups",
         "Speedup, cell by cell",
-        "With its 95 % interval. The bar around 1 is the noise floor: what lies in it is no difference. Of more than "
-        f"{SHOWN} cells, the {SHOWN // 2} fastest and the {SHOWN // 2} slowest.",
+        "Of the cells that count, with its 95 % interval. The bar around 1 is the noise floor: what lies in it is no "
+        f"difference. Of more than {SHOWN} cells, the {SHOWN // 2} fastest and the {SHOWN // 2} slowest.",
         speedups,
         needs=("speedup",),
-        reads=(*NAMES, "speedup_ci_low", "speedup_ci_high", "noise_floor", "verdict"),
+        reads=(*NAMES, "counted", "stale", "speedup_ci_low", "speedup_ci_high", "noise_floor", "verdict"),
     ),
     Figure(
         "changes",
@@ -383,17 +389,17 @@ FIGURES = (
     Figure(
         "paying",
         "Does compiling pay?",
-        "Speedup against the time of the cold compile; the colour says after how many iterations it has paid. What has a "
-        "cross saves nothing and never pays.",
+        "Speedup of the cells that count against the time of the cold compile; the colour says after how many iterations it "
+        "has paid. What has a cross saves nothing and never pays.",
         paying,
         needs=("speedup", "compile_cold_s"),
-        reads=(*NAMES, "break_even_iterations"),
+        reads=(*NAMES, "counted", "stale", "break_even_iterations"),
     ),
     Figure(
         "errors",
         "Error of compiled against eager's",
-        "Of the worst tensor of each cell, both against float64. A point must stay below its tick, which is the limit; on "
-        "the grey line both are equally wrong.",
+        "Of the worst tensor of each cell, both against float64. A tick is the dynamo rule's limit, a colour the verdict of "
+        "the whole cell; on the grey line both are equally wrong.",
         worst_errors,
         needs=("worst_eager_rmse", "worst_compiled_rmse", "worst_allowed_error"),
         reads=(*NAMES, "worst_leaf", "margin"),
@@ -422,10 +428,11 @@ OF_CELL = (
     Figure(
         "leaf_errors",
         "Error of compiled against eager's, tensor by tensor",
-        "A point must stay below its tick, which is the limit; on the grey line both are equally wrong.",
+        "A tick is the dynamo rule's limit; on the grey line both are equally wrong. Coloured by the strict rule where it "
+        "has a verdict of the tensor, else by the dynamo rule.",
         leaf_errors,
         needs=("eager_rmse", "compiled_rmse", "allowed_error"),
-        reads=("leaf", "accuracy"),
+        reads=("leaf", "accuracy", "strict", "strict_margin"),
         rows="leaves",
     ),
     Figure(

@@ -81,7 +81,11 @@ def write(folder: Path, path: Path) -> None:
 
 def render(folder: Path) -> str:
     """The page of the tables in `folder`, which is results/{device}: `cells`, `failures`, their like and `summary.tsv`."""
-    data, cells, summary = page_data(folder), pd.read_parquet(folder / "cells.parquet"), read_summary(folder)
+    data, cells, summary = (
+        page_data(folder),
+        pd.read_parquet(folder / "cells.parquet", dtype_backend="numpy_nullable"),
+        read_summary(folder),
+    )
     data["figures"] = [about(figure) for figure in figures.FIGURES]
     data["of_cell"] = [about(figure) for figure in figures.OF_CELL]
     return environment().get_template("page.html.j2").render(

@@ -19,6 +19,7 @@ from timmgate.core.described import Column, columns
 from timmgate.core.redact import redacted
 from timmgate.core.schemas import FAILED, KEY, REASON_CLASSES, SHOWN_STATUS, STATUSES
 from timmgate.core.spec import CellKey
+from timmgate.tables import parquet, request
 from timmgate.tables.by_cell import keys, of_cells
 from timmgate.tables.failures import KINDS
 from timmgate.tables.figures import RELATIVE
@@ -109,7 +110,8 @@ def page_data(folder: Path) -> Row:
     numbers = {key: number for number, key in enumerate(keys(table))}
     for finding in findings:
         finding["cell"] = numbers.get(_key(finding))
-    derive(cells, findings, folder)
+    asked = request.load(folder)
+    derive(cells, findings, asked.checks if asked else tuple(CHECKS), folder)
     shown = [each for each in board_columns(table.schema) if any(cell[each.name] is not None for cell in cells)]
     return {
         "columns": [vars(column) for column in shown],
@@ -128,7 +130,8 @@ def page_data(folder: Path) -> Row:
 
 def board_columns(schema: pa.Schema) -> list[Column]:
     """The columns that the page has of every cell: those of `cells` in their order, then the derived ones."""
-    return [*(_column(each) for each in schema if each.name in BOARD or each.name.startswith("strict")), *DERIVED]
+    shown = (each for each in schema if each.name in BOARD or each.name.startswith("strict"))
+    return [_column(each) for each in (*shown, *parquet.schema(DERIVED))]
 
 
 def plain(value: Any) -> Any:
@@ -153,8 +156,8 @@ def packed(values: Sequence[Any]) -> Any:
     return {"words": list(words), "codes": [None if value is None else words[value] for value in values]}
 
 
-def derive(cells: Sequence[Row], findings: Iterable[Row], folder: Path) -> None:
-    """Add the columns of `DERIVED` to the cells."""
+def derive(cells: Sequence[Row], findings: Iterable[Row], checks: Collection[str], folder: Path) -> None:
+    """Add the columns of `DERIVED` to the cells. `checks` are those that the last command requested."""
     of_cell: dict[int, list[Row]] = {}
     for finding in findings:
         of_cell.setdefault(finding["cell"], []).append(finding)
@@ -163,7 +166,7 @@ def derive(cells: Sequence[Row], findings: Iterable[Row], folder: Path) -> None:
     for number, cell in enumerate(cells):
         found = of_cell.get(number, [])
         about = {
-            "state": state(cell, found),
+            "state": state(cell, found, checks if cell["requested"] else tuple(CHECKS)),
             "kinds": ", ".join(dict.fromkeys(each["kind"] for each in found)) or None,
             "reason": sentence(found[0]) if found else None,
         }
@@ -172,13 +175,20 @@ def derive(cells: Sequence[Row], findings: Iterable[Row], folder: Path) -> None:
             cell.update(known.get(_key(cell), {}))
 
 
-def state(cell: Row, findings: Collection[Row]) -> str:
-    """The word of `STATES` for a cell; one that was not requested has no findings, so its statuses count as well."""
-    statuses = {cell.get(SHOWN_STATUS[check], cell[check]) for check in CHECKS} - {None, "not_run"}
-    if statuses & {*FAILED} or any(each["severity"] == "failure" and each["kind"] != "not_measured" for each in findings):
+def state(cell: Row, findings: Collection[Row], checks: Collection[str]) -> str:
+    """The word of `STATES` for a cell, by these checks.
+
+    One that was not requested has no findings, so statuses count as well; but not of one that waits to be measured once
+    more: they are of what it was.
+    """
+    statuses = {cell.get(SHOWN_STATUS[check], cell[check]) for check in checks} - {None, "not_run"}
+    waits = any(each["kind"] == "not_measured" for each in findings)
+    if any(each["severity"] == "failure" and each["kind"] != "not_measured" for each in findings):
         return "failure"
-    if not statuses or any(each["kind"] == "not_measured" for each in findings):
+    if waits or not statuses:
         return "not_run"
+    if statuses & {*FAILED}:
+        return "failure"
     if any(each["severity"] == "warning" for each in findings):
         return "warning"
     return "pass" if statuses == {"pass"} else "skipped"
@@ -262,7 +272,7 @@ def _worst_tensors(cells: Iterable[Row], folder: Path) -> dict[CellKey, Row]:
     """The columns `WORST` by cell."""
     leaves = {_key(cell): cell["worst_leaf"] for cell in cells if cell["worst_leaf"] is not None}
     path, needed = folder / "evidence.parquet", [*KEY, "leaf", *WORST.values()]
-    rows = pq.read_table(path, columns=needed, filters=pc.field("leaf").isin(list({*leaves.values()})))
+    rows = pq.read_table(path, columns=needed, filters=pc.field("leaf").isin(pa.array({*leaves.values()}, pa.string())))
     worst = [leaves.get(key) == leaf for key, leaf in zip(keys(rows), rows["leaf"].to_pylist(), strict=True)]
     rows = rows.filter(pa.array(worst, pa.bool_()))
     errors = rows.select(list(WORST.values())).rename_columns(list(WORST)).to_pylist()

@@ -144,7 +144,8 @@ def _speedup(row: dict[str, Any], name: str) -> str:
     share = f"{row['counted']:.0f} of {row['cells']}"
     if pd.isna(row[name]):
         return share
-    return f"{row[name]:.2f}, {share}\n[{row[f'{name}_ci_low']:.2f}, {row[f'{name}_ci_high']:.2f}]"
+    interval = "" if pd.isna(row[f"{name}_ci_low"]) else f"\n[{row[f'{name}_ci_low']:.2f}, {row[f'{name}_ci_high']:.2f}]"
+    return f"{row[name]:.2f}, {share}{interval}"
 
 
 def _number(row: dict[str, Any], name: str, form: str) -> str:

@@ -23,6 +23,9 @@ from timmgate.tables.request import Request
 
 SECOND_NS = 10**9
 
+MADE_OF_TABLES = ("gate.tsv", "history.tsv", "comparison.parquet")
+"""What other targets make of the tables, and the report's page shows unless it is older than they are."""
+
 
 def main(path: Path) -> str:
     """Make the tables in results/{device}, unless they are as they must be; a sentence about what is in them.
@@ -60,11 +63,15 @@ def is_up_to_date(folder: Path) -> bool:
 
 
 def date_before(folder: Path, files: Mapping[CellKey, Mapping[str, index.Stamp]]) -> None:
-    """Give the tables a time before that of every file that they are made of, so that Snakemake makes them again."""
+    """Give the tables a time before that of every file that they are made of, so that Snakemake makes them again.
+
+    What was made of earlier tables is dated before these.
+    """
     oldest_ns = min(mtime_ns for stamps in files.values() for _, mtime_ns, _ in stamps.values()) - SECOND_NS
     names = [*(f"{name}.parquet" for name in (*parquet.SCHEMAS, "failures")), "failures.tsv", "summary.tsv"]
-    for name in names:
-        os.utime(folder / name, ns=(oldest_ns, oldest_ns))
+    earlier = [name for name in MADE_OF_TABLES if (folder / name).is_file()]
+    for name, time_ns in [*((name, oldest_ns) for name in names), *((name, oldest_ns - SECOND_NS) for name in earlier)]:
+        os.utime(folder / name, ns=(time_ns, time_ns))
 
 
 def sentence(path: Path, cells: pa.Table) -> str:

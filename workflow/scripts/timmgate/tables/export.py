@@ -4,7 +4,7 @@ for PyTorch's benchmark database, and timm's benchmark CSV.
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, replace
 from typing import Any, TypeAlias
 
@@ -22,9 +22,9 @@ File: TypeAlias = pa.Table | list[dict[str, Any]]
 """The rows of a CSV, or the lines of a file of JSON."""
 
 
-def files(cells: pa.Table, modes: dict[str, Mode], device: str) -> dict[str, File]:
-    """All files by name, of the requested cells: two per mode and measured check for benchmarks/dynamo, and one per mode for
-    timm.
+def files(cells: pa.Table, modes: dict[str, Mode], checks: Collection[str], device: str) -> dict[str, File]:
+    """All files by name, of the requested cells of one build: two per mode and requested check for benchmarks/dynamo, and
+    one per mode for timm.
     """
     exported: dict[str, File] = {}
     cells = requested(cells)
@@ -32,11 +32,12 @@ def files(cells: pa.Table, modes: dict[str, Mode], device: str) -> dict[str, Fil
         of_mode = cells.filter(pc.equal(cells["mode"], mode))
         training = modes[mode].training
         for check, table_of in (("accuracy", accuracy), ("performance", performance)):
-            if of_mode[check].null_count < len(of_mode):
+            if check in checks:
                 table = table_of(of_mode)
                 exported[f"{stem}_{device}_{check}.csv"] = rounded(table)
                 exported[f"{stem}_{device}_{check}.json"] = list(records(table, of_mode, modes[mode]))
-        exported[f"benchmark-{'train' if training else 'infer'}-{mode}-{device}.csv"] = benchmark(of_mode, training)
+        name = f"benchmark-{'train' if training else 'infer'}-{mode}-{device}.csv"
+        exported[name] = benchmark(of_mode, training, "performance" in checks)
     return exported
 
 
@@ -145,7 +146,8 @@ def records(table: pa.Table, cells: pa.Table, mode: Mode) -> Iterator[dict[str, 
 def _about(row: dict[str, Any], cell: dict[str, Any], mode: Mode) -> dict[str, Any]:
     """What is said in every record of a cell."""
     options = {name: value for name, value in asdict(mode).items() if name not in ("backend", "precision", "training")}
-    settings = {"device": row["dev"], "quantization": "", "batch_size": row["batch_size"], "mode": cell["mode"], **options}
+    settings = {"device": row["dev"], "quantization": "", "batch_size": row["batch_size"], "mode": cell["mode"]}
+    settings |= {"build": cell["build"], **options}
     gpu = {"gpu_info": cell["device_name"] or "", "gpu_count": 1} if row["dev"] != "cpu" else {}
     return {
         "benchmark": {
@@ -181,7 +183,7 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def benchmark(cells: pa.Table, training: bool) -> pa.Table:
+def benchmark(cells: pa.Table, training: bool, is_timed: bool) -> pa.Table:
     """timm's benchmark CSV of the compiled models, in its units: images per s, ms, pixels, 1e9 MACs, 1e6 activations.
 
     It has the models that were loaded, and of a run without the performance check no more than their sizes. Of a model that
@@ -200,7 +202,7 @@ def benchmark(cells: pa.Table, training: bool) -> pa.Table:
     counts = (
         {} if training else {"infer_gmacs": pc.round(loaded["gmacs"], 2), "infer_macts": pc.round(loaded["mactivations"], 2)}
     )
-    if loaded["performance"].null_count == len(loaded):
+    if not is_timed:
         timed, counts = {}, {}
     millions = pc.round(pc.divide(pc.cast(loaded["parameters"], pa.float64()), 1e6), 2)
     return pa.table({"model": loaded["model"], **timed, **sizes, **counts, "param_count": millions})

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from timmgate.core.checks import GRAPH
 from timmgate.core.described import columns
 from timmgate.core.names import cell_name
 from timmgate.core.schemas import REASON, REPEATED, SHOWN_STATUS
@@ -112,7 +113,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Limit:
-    """A figure of a timed cell, and the threshold that it is held against: below a `min_`, or above a `max_`."""
+    """A figure of a cell, and the threshold that it is held against: below a `min_`, or above a `max_`."""
 
     kind: str
     column: str
@@ -143,6 +144,9 @@ LIMITS = (
     Limit("disturbed_machine", "machine_busy_cores", "max_busy_cores"),
 )
 
+COUNTED = {column.name for column in GRAPH}
+"""Columns of `LIMITS`, among others, that every check has."""
+
 DISTURBANCES = {
     "machine_throttles": "times a core was slowed down for its heat",
     "machine_stalls": "times the control group had used up its quota of time",
@@ -160,25 +164,31 @@ def failures(cells: pa.Table, checks: Sequence[str], thresholds: Thresholds) -> 
     `checks` are those that the last command requested.
     """
     rows = requested(cells).to_pylist()
-    found = [each for row in rows for check in checks for each in _of_check(row, check, thresholds)]
+    limits = {check: [limit for limit in LIMITS if _is_of(limit, check, checks)] for check in checks}
+    found = [each for row in rows for check in checks for each in _of_check(row, check, limits[check], thresholds)]
     found += [(0.0, row) for row in _of_run(rows, checks)]
     gravity = {name: number for number, name in enumerate(KINDS)}
     found.sort(key=lambda pair: (gravity[pair[1]["kind"]], -pair[0]))
     return parquet.table([row for _, row in found], SCHEMA)
 
 
-def _of_check(cell: Row, check: str, thresholds: Thresholds) -> Iterator[tuple[float, Row]]:
+def _is_of(limit: Limit, check: str, checks: Sequence[str]) -> bool:
+    """Whether a figure is looked at in a check: the performance check has all, and another what it counts if it is alone."""
+    return check == "performance" or ("performance" not in checks and limit.column in COUNTED)
+
+
+def _of_check(cell: Row, check: str, limits: Sequence[Limit], thresholds: Thresholds) -> Iterator[tuple[float, Row]]:
     """What is to be looked at in one check of a cell, each with how bad it is."""
     if kind := KIND_OF_STATUS.get(cell[SHOWN_STATUS[check]]):
         yield _failure(cell, check, kind)
     if check == "accuracy" and cell["comparison"] == "cosine" and cell["reference"] == "none":
         yield 0.0, _row("no_reference", cell, check, cause="reference_error", reason=cell["reference_error"])
-    if check != "performance":
-        return
-    for limit in LIMITS:
+    for limit in limits:
         if excess := limit.excess(cell, thresholds):
             threshold = f"{limit.threshold}={getattr(thresholds, limit.threshold):g}"
             yield excess, _row(limit.kind, cell, check, cause=threshold, reason=_figure(cell, limit.column))
+    if check != "performance":
+        return
     for column, words in DISTURBANCES.items():
         if cell[column]:
             yield 0.0, _row("disturbed_machine", cell, check, cause=column, reason=f"{cell[column]} {words}")

@@ -30,17 +30,22 @@ SCHEMA = parquet.schema(
             ("cells", "int64", "", "number of requested cells"),
             ("passed", "int64", "", "number of them that passed the check"),
             ("counted", "int64", "", "number of cells that the figures are of (column `counted` of a cell)"),
-            ("speedup", "float64", "", "geometric mean over models"),
-            ("speedup_ci_low", "float64", "", "lower end of its 95 % interval (bootstrap over models)"),
+            ("speedup", "float64", "", "geometric mean over the counted cells"),
+            (
+                "speedup_ci_low",
+                "float64",
+                "",
+                "lower end of its 95 % interval (bootstrap over models); null for a single one",
+            ),
             ("speedup_ci_high", "float64", "", "upper end of its 95 % interval"),
             ("speedup_clipped", "float64", "", "the same, a model that got slower counted as 1, as benchmarks/dynamo does"),
             ("speedup_clipped_ci_low", "float64", "", "lower end of its 95 % interval"),
             ("speedup_clipped_ci_high", "float64", "", "upper end of its 95 % interval"),
-            ("compile_cold_s", "float64", "s", "median over models"),
-            ("compile_warm_s", "float64", "s", "median over models"),
-            ("compression_ratio", "float64", "", "geometric mean over models"),
+            ("compile_cold_s", "float64", "s", "median over the counted cells"),
+            ("compile_warm_s", "float64", "s", "median over the counted cells"),
+            ("compression_ratio", "float64", "", "geometric mean over the counted cells"),
             *((verdict, "int64", "", f"number of cells with the verdict {verdict}") for verdict in VERDICTS),
-            ("graph_breaks", "int64", "", "sum over models"),
+            ("graph_breaks", "int64", "", "sum over the counted cells"),
             *((status, "int64", "", f"number of cells with the status {status}") for status in STATUSES),
             ("conditions", "string", "", "what speedups depend on beside the program, in words"),
         ],
@@ -88,7 +93,7 @@ def _figures(counted: list[dict[str, Any]]) -> dict[str, float | str | None]:
     }
     told = (words(*(row[name] for name in CONDITIONS)) for row in counted if row["performance_threads"])
     figures["conditions"] = "; ".join(dict.fromkeys(told)) or None
-    figures["graph_breaks"] = sum(known["graph_breaks"])
+    figures["graph_breaks"] = sum(known["graph_breaks"]) if known["graph_breaks"] else None
     for name in ("compile_cold_s", "compile_warm_s"):
         figures[name] = median(known[name]) if known[name] else None
     if known["compression_ratio"]:
@@ -96,5 +101,6 @@ def _figures(counted: list[dict[str, Any]]) -> dict[str, float | str | None]:
     for name, floor in (("speedup", None), ("speedup_clipped", 1.0)):
         if known["speedup"]:
             names = (name, f"{name}_ci_low", f"{name}_ci_high")
-            figures.update(zip(names, speedup.geometric_mean(known["speedup"], SEED, floor), strict=True))
+            mean = speedup.geometric_mean(known["speedup"], SEED, floor)
+            figures.update(zip(names, mean if len(known["speedup"]) > 1 else (mean[0], None, None), strict=True))
     return figures
