@@ -70,7 +70,8 @@ def show(cells: list[tuple[str, str, str, str]], seconds: float) -> float:
     began_s, numbers, running = time.time(), iter(range(len(to_measure))), deque()
     supervisors = multiprocessing.Process(target=keep_telling, args=[to_measure, began_s], daemon=True)
     supervisors.start()
-    shown = board(Plan("cuda", ("accuracy", "performance"), cells, set(to_measure), cost), sys.stderr, no_color=False)
+    plan = Plan("cuda", ("accuracy", "performance"), cells, set(to_measure), cost, "strict")
+    shown = board(plan, sys.stderr, no_color=False)
     began_cpu_s = time.process_time()
     shown.start()
     while time.time() < began_s + seconds:

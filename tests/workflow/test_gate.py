@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from timmgate.tables import outcome
-from timmgate.tables.outcome import Outcome
+from timmgate.tables.outcome import ExitCode
 
 ROOT = Path(__file__).parents[2]
 CONFIG = {"models": "test_vit,test_resnet", "modes": "inference,training", "checks": "accuracy,performance"}
@@ -34,7 +34,7 @@ def classes(project):
 
 
 def ended(project):
-    """Outcome and reasons of the last run that began."""
+    """ExitCode and reasons of the last run that began."""
     return outcome.read(project.folder / "results" / "cpu" / "outcome.json")
 
 
@@ -69,7 +69,7 @@ def test_a_surprise_of_either_check_is_in_the_terminal_and_in_the_table_that_a_f
     assert "Traceback" not in printed
     assert classes(project) == {**ALL_PASS, WRONG: "new_failure", CRASHED: "new_failure"}
     assert ended(project) == (
-        Outcome.REGRESSION,
+        ExitCode.REGRESSION,
         ["The gate failed: 2 new_failure.", f"new_failure {WRONG}", f"new_failure {CRASHED}"],
     )
 
@@ -98,7 +98,7 @@ def test_with_an_exported_file_as_baseline_everything_is_as_expected(recorded, c
         **{f"{cell} {check}": "pass" for cell in CELLS[:2] for check in CHECKS},
         WRONG: "expected_failure",
     }
-    assert ended(project) == (Outcome.AS_EXPECTED, ["The gate passed: everything is as expected."])
+    assert ended(project) == (ExitCode.AS_EXPECTED, ["The gate passed: everything is as expected."])
     assert project.worker.starts() == []
     summary = (project.folder / "results/cpu/summary.tsv").read_text()
     assert "training" not in summary, "all tables speak of the last request"
@@ -181,16 +181,16 @@ def test_make_gate_ends_with_0_1_or_2_and_the_next_run_is_not_locked_after_any_o
     found = project.folder / "results" / "cpu"
     assert make(modes="inferenc") == 2, "refused while parsing"
     assert make({"FAKE_PREFLIGHT": "there is no such device"}, modes="inference-amp") == 2, "refused by the preflight"
-    assert ended(project) == (Outcome.WRONG_REQUEST, ["there is no such device"])
+    assert ended(project) == (ExitCode.WRONG_REQUEST, ["there is no such device"])
     found.rename(project.folder / "aside")
     found.write_text("in the way")
     assert make(modes="inference") == 2, "refused when it started, for it cannot write"
     found.unlink()
     (project.folder / "aside").rename(found)
     assert make() == 1
-    assert ended(project)[0] == Outcome.REGRESSION
+    assert ended(project)[0] == ExitCode.REGRESSION
     assert make(baseline="expected") == 0
-    assert ended(project)[0] == Outcome.AS_EXPECTED
+    assert ended(project)[0] == ExitCode.AS_EXPECTED
     assert not list((project.folder / ".snakemake").glob("locks/*"))
 
 

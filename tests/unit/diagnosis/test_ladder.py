@@ -6,7 +6,7 @@ from timmgate.core.diagnosis import BISECTED, LAYERS, Variant
 from timmgate.core.diagnosis import CODE as CODE_LAYER
 from timmgate.core.spec import Mode
 from timmgate.diagnosis import ladder
-from timmgate.diagnosis.ladder import Outcome
+from timmgate.diagnosis.ladder import TrialOutcome
 from timmgate.diagnosis.switches import CODE_GENERATION, WHOLE_STAGES
 
 
@@ -23,7 +23,7 @@ def follow(mode: Mode, passing, applications: int = 40, culprit: int = 0, other=
         if variant.layer in passing:
             ended = "pass" if variant.applications <= culprit else "fail"
         try:
-            variant = search.send(Outcome(ended, applications, f"application {variant.applications - 1}"))
+            variant = search.send(TrialOutcome(ended, applications, f"application {variant.applications - 1}"))
         except StopIteration as stop:
             return stop.value, tried
 

@@ -30,7 +30,7 @@ def folder(tmp_path, monkeypatch):
 
 def plan(*cells, to_measure=None):
     cells = cells or (("cpu", "default", "inference", "test_vit"),)
-    return Plan("cpu", CHECKS, cells, set(cells if to_measure is None else to_measure), {})
+    return Plan("cpu", CHECKS, cells, set(cells if to_measure is None else to_measure), {}, "strict")
 
 
 def end(status, **known):

@@ -30,7 +30,7 @@ def wildcards(of):
 
 def new(*, to_measure=MODELS, models=MODELS, cost=None):
     cells = [cell(model) for model in models]
-    return Progress(Plan("cpu", CHECKS, cells, {cell(model) for model in to_measure}, cost or {}), began_s=0.0)
+    return Progress(Plan("cpu", CHECKS, cells, {cell(model) for model in to_measure}, cost or {}, "strict"), began_s=0.0)
 
 
 def leave(of, strict=None, **statuses):
@@ -112,13 +112,13 @@ def test_a_failure_comes_with_the_reason_that_its_row_has(folder):
 
 
 def test_only_checks_that_were_asked_for_count(folder):
-    run = Progress(Plan("cpu", ("performance",), [cell("test_vit")], {cell("test_vit")}, {}), 0.0)
+    run = Progress(Plan("cpu", ("performance",), [cell("test_vit")], {cell("test_vit")}, {}, "strict"), 0.0)
     assert not measure(run, 1, "test_vit", accuracy="fail_accuracy", performance="pass").failures
 
 
 def test_with_several_builds_a_cell_is_called_by_its_build_too(folder):
     cells = [cell("test_vit", build=build) for build in ("release", "nightly")]
-    run = Progress(Plan("cpu", CHECKS, cells, set(cells), {}), 0.0)
+    run = Progress(Plan("cpu", CHECKS, cells, set(cells), {}, "strict"), 0.0)
     run.started(1, "measure", wildcards(cells[1]), 0.0)
     assert [job.name for job in run.running()] == ["nightly/inference/test_vit"]
 

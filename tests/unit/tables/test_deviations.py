@@ -18,7 +18,7 @@ from timmgate.core.thresholds import Thresholds
 from timmgate.report import ci
 from timmgate.tables import baseline, confirmation, deviations, gate, history, parquet, quarantine
 from timmgate.tables.baseline import Measured
-from timmgate.tables.outcome import Outcome
+from timmgate.tables.outcome import ExitCode
 
 BOTH = ("accuracy", "performance")
 FIGURES = {
@@ -293,7 +293,7 @@ def test_figures_of_another_protocol_are_said_not_to_be_comparable(judged, tmp_p
     found = gate.against(merged.cells([cell("a")]), BOTH, {}, measured, vars(Thresholds()), {"inference": ["a"]})
     (row,) = [row for row in found if row["class"] == "not_comparable"]
     assert row["reason"] == f"performance_protocol is {PROTOCOL}, in the baseline 1"
-    assert gate.outcome(found) == Outcome.WRONG_REQUEST
+    assert gate.outcome(found) == ExitCode.WRONG_REQUEST
 
 
 @pytest.mark.parametrize("measurements", [1, 2, 8])
@@ -358,19 +358,19 @@ def test_what_was_measured_in_another_way_is_said_and_not_compared(judged, other
     (name,) = other
     assert judged([cell("a"), cell("b", compiled_ms=90.0)], [cell("a"), cell("b", **other)]) == {("b", "not_comparable")}
     assert f"in the baseline {other[name]}" in judged.rows[-1]["reason"]
-    assert gate.outcome(judged.rows) == Outcome.AS_EXPECTED
+    assert gate.outcome(judged.rows) == ExitCode.AS_EXPECTED
 
 
 def test_a_baseline_of_another_machine_is_a_wrong_request(judged):
     judged([cell("a"), cell("b")], [cell("a", device_name="two"), cell("b", device_name="two")])
-    assert gate.outcome(judged.rows) == Outcome.WRONG_REQUEST
+    assert gate.outcome(judged.rows) == ExitCode.WRONG_REQUEST
     assert "Nothing was compared" in gate.sentence(judged.rows)
 
 
 def test_cells_that_were_not_judged_make_no_request_right(judged):
     skipped = cell("b", accuracy="pass_due_to_skip", performance="pass_due_to_skip", device_name=None)
     assert judged([cell("a"), skipped], [cell("a", device_name="other"), skipped]) == {("a", "not_comparable")}
-    assert gate.outcome(judged.rows) == Outcome.WRONG_REQUEST
+    assert gate.outcome(judged.rows) == ExitCode.WRONG_REQUEST
 
 
 def test_statuses_of_the_baseline_are_what_is_expected(judged):

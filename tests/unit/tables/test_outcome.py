@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from timmgate.tables import outcome
-from timmgate.tables.outcome import Outcome
+from timmgate.tables.outcome import ExitCode
 
 
 def test_an_outcome_is_read_as_it_was_written(tmp_path):
-    outcome.write(Outcome.WRONG_REQUEST, ["no such device", "nor mode"], tmp_path / "new" / "outcome.json")
-    assert outcome.read(tmp_path / "new" / "outcome.json") == (Outcome.WRONG_REQUEST, ["no such device", "nor mode"])
+    outcome.write(ExitCode.WRONG_REQUEST, ["no such device", "nor mode"], tmp_path / "new" / "outcome.json")
+    assert outcome.read(tmp_path / "new" / "outcome.json") == (ExitCode.WRONG_REQUEST, ["no such device", "nor mode"])
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", "null", '{"outcome": 7, "reasons": []}', '{"outcome": "red"}', "\x00"])
@@ -42,8 +42,8 @@ sys.exit(int(os.environ["CODE"]))
 )
 def test_the_command_ends_with_the_outcome_of_this_run_and_not_of_the_one_before(code, found, expected, tmp_path):
     (tmp_path / "work" / "results" / "cpu").mkdir(parents=True)
-    outcome.write(Outcome.AS_EXPECTED, [], tmp_path / "work" / "results" / "cpu" / "outcome.json")
-    outcome.write(Outcome.REGRESSION, [], tmp_path / "work" / "results" / "cuda" / "outcome.json")
+    outcome.write(ExitCode.AS_EXPECTED, [], tmp_path / "work" / "results" / "cpu" / "outcome.json")
+    outcome.write(ExitCode.REGRESSION, [], tmp_path / "work" / "results" / "cuda" / "outcome.json")
     for name in ("python", "snakemake"):
         (tmp_path / name).write_text(SNAKEMAKE.format(python=sys.executable))
         (tmp_path / name).chmod(0o755)

@@ -91,13 +91,22 @@ def test_special_values_must_be_where_the_reference_has_them_and_the_rest_is_jud
     ("run", "reference"),
     [
         (torch.zeros(3, 1), torch.zeros(3)),
-        (torch.tensor([1, 2]), torch.tensor([1, 3])),
         ("one", "other"),
         (torch.zeros(()), None),
     ],
 )
 def test_what_no_rounding_explains_is_a_mismatch(run, reference):
     assert errors_of(run, reference).mismatch
+
+
+def test_the_error_of_integers_is_the_root_of_the_share_that_differs():
+    assert values(torch.tensor([1, 2, 3, 4]), torch.tensor([1, 2, 3, 5])) == {"rms": 0.5}
+
+
+def test_complex_numbers_are_compared_as_pairs_of_floats():
+    one = torch.complex(torch.ones(4), torch.ones(4))
+    assert values(one, one.to(torch.complex128))["rms"] == 0.0
+    assert values(one * 1.5, one.to(torch.complex128))["rms"] == pytest.approx(0.5)
 
 
 def test_equal_integers_and_words_have_no_error():

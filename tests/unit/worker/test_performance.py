@@ -56,6 +56,15 @@ def test_tensors_move_where_the_spec_says_so(relocate, moves):
     assert torch.equal(model.weight, values)
 
 
+def test_a_tensor_with_gaps_stays_where_it_is():
+    model = torch.nn.Linear(3, 2)
+    model.register_buffer("part", torch.ones(4, 6)[:, :3])
+    iterations = performance.Iterations(replace(spec(), relocate=True), model, [], reporter=Reporter(io.StringIO()))
+    before = model.part.stride(), model.part.data_ptr()
+    iterations.relocate()
+    assert (model.part.stride(), model.part.data_ptr()) == before
+
+
 @pytest.mark.parametrize(("freezing", "beside"), [(False, 0), (True, 4 << 20)])
 def test_what_freezing_makes_of_the_weights_belongs_to_the_memory_of_compiled(freezing, beside):
     model, images, kept = torch.nn.Linear(3, 2), torch.ones(4, 3), []
@@ -103,6 +112,42 @@ def compiler(monkeypatch):
 def null():
     """No compiler at all."""
     return measure(spec(backend="nothing"))
+
+
+def test_a_program_that_returns_what_it_has_kept_of_other_images_is_wrong(compiler):
+    def keeps(model):
+        known = {}
+
+        def forward(images):
+            if id(images) not in known:
+                known[id(images)] = images, model(images)
+            return known[id(images)][1]
+
+        return forward
+
+    compiler(keeps)
+    said = measure(spec())
+    assert said.columns["timed_output_ok"] is False and said.columns["timed_output_kind"] == "kept"
+
+
+def test_a_program_that_knows_whether_its_images_have_changed_computes_in_every_timed_call(compiler):
+    computed = []
+
+    def remembers(model):
+        known = {}
+
+        def forward(images):
+            key = id(images), images._version
+            if key not in known:
+                computed.append(key)
+                known[key] = images, model(images)
+            return known[key][1]
+
+        return forward
+
+    compiler(remembers)
+    said = measure(spec())
+    assert said.columns["timed_output_ok"] is True and len(computed) > len(said.details)
 
 
 def test_the_stages_come_in_their_order_and_end_with_a_pass(null):

@@ -415,13 +415,179 @@ def test_weights_that_a_compiler_discards_casts_or_moves_are_not_written_to(chan
     assert measure(monkeypatch, owns).columns["strict"] == "pass"
 
 
-def test_a_step_of_an_optimizer_that_rounding_undoes_in_eager_alone_is_not_written_to(monkeypatch):
-    def moved(model):
+def test_a_parameter_that_the_program_writes_to_is_seen_though_an_optimizer_steps_it(monkeypatch):
+    def writes(model):
         def forward(images):
-            model.head.bias.data.copy_(model.head.bias.nextafter(torch.tensor(10.0)))  # as a step of rounding would
+            model.head.bias.data.mul_(0.999)
             return model(images)
 
         return forward
 
-    columns = measure(monkeypatch, moved, training=True, optimizer="sgd").columns
-    assert not columns["strict_worst_leaf"].startswith("written")
+    said = measure(monkeypatch, writes, training=True, optimizer="sgd")
+    assert said.columns["strict"] == "fail"
+    assert "written.head.bias" in {detail["leaf"] for detail in said.details if detail["strict"] is False}
+    assert measure(monkeypatch, same, training=True, optimizer="sgd").columns["strict"] == "pass"
+
+
+def wrong_in_call(number):
+    def wrong(model):
+        calls = []
+
+        def forward(images):
+            calls.append(None)
+            return model(images) * (3.0 if len(calls) == number else 1.0)
+
+        return forward
+
+    return wrong
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_what_is_wrong_in_one_call_alone_is_seen_though_an_optimizer_makes_the_calls_differ(monkeypatch, call):
+    said = measure(monkeypatch, wrong_in_call(call), training=True, optimizer="sgd")
+    assert said.columns["strict"] == "fail" and said.columns["strict_of_seeds"] == ["fail"]
+
+
+class Standardized(Tiny):
+    """One whose samples see each other, in no module that says so."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = super().forward(images)
+        return (logits - logits.mean(0)) / logits.std(0)
+
+
+class TwoOutputs(Tiny):
+    """Logits, and what comes before a norm that can be folded into the convolution."""
+
+    def __init__(self, seed: int):
+        super().__init__(seed)
+        self.norm = nn.BatchNorm2d(16)
+        nn.init.uniform_(self.norm.running_var, 2.0, 3.0)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.convolution(images)
+        return self.head(nn.functional.gelu(self.norm(features)).mean((2, 3))), features
+
+
+class PerRun(Tiny):
+    """Logits, and an output that is of no image."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return super().forward(images), self.head.weight.exp()
+
+
+class Counting(Tiny):
+    """One that writes to a buffer of its own, and returns it."""
+
+    def __init__(self, seed: int):
+        super().__init__(seed)
+        self.register_buffer("seen", torch.zeros(10))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        logits = super().forward(images)
+        self.seen.add_(logits.detach().sum(0))
+        return logits, self.seen
+
+
+class Classes(Tiny):
+    """The classes of all positions, which rounding decides where two are alike."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.convolution(images)
+        return self.head(nn.functional.gelu(features).mean((2, 3))), features.argmax(1)
+
+
+def of_model(monkeypatch, kind):
+    monkeypatch.setattr(models, "create", lambda spec, weights=None: kind(spec.seed).train(spec.options.training))
+
+
+def scaled(place):
+    """A compiler that scales one of several outputs."""
+
+    def scale(model):
+        def forward(images):
+            outputs = list(model(images))
+            outputs[place] = outputs[place] * 1.05
+            return tuple(outputs)
+
+        return forward
+
+    return scale
+
+
+@pytest.mark.parametrize("kind", [Standardized, TwoOutputs, PerRun, Counting, Classes])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_unusual_models_that_are_compiled_right_pass(monkeypatch, kind, precision):
+    of_model(monkeypatch, kind)
+    said = measure(monkeypatch, same, precision=precision)
+    assert said.columns["strict"] == "pass" and said.columns["leaves_undecided"] == 0
+
+
+def test_a_null_run_that_is_another_model_hides_nothing(monkeypatch):
+    of_model(monkeypatch, Standardized)
+    assert measure(monkeypatch, lambda model: lambda images: model(images) * 1.05).columns["strict"] == "fail"
+    of_model(monkeypatch, TwoOutputs)
+    assert measure(monkeypatch, scaled(1)).columns["strict"] == "fail"
+
+
+@BOTH
+@pytest.mark.parametrize("place", [0, 1])
+def test_every_output_is_judged(monkeypatch, place, training):
+    of_model(monkeypatch, TwoOutputs)
+    assert measure(monkeypatch, scaled(place), training=training).columns["strict"] == "fail"
+
+
+def test_gradients_of_every_output_are_judged(monkeypatch):
+    def reverses(model):
+        def forward(images):
+            logits, features = model(images)
+            return logits, Reversed.apply(features)
+
+        return forward
+
+    of_model(monkeypatch, TwoOutputs)
+    said = measure(monkeypatch, reverses, training=True)
+    assert said.columns["strict"] == "fail" and said.columns["strict_worst_leaf"].startswith("cotangent.")
+
+
+def test_classes_are_integers_of_a_dtype_and_many_of_another_class_are_wrong(monkeypatch):
+    def changed(change):
+        return lambda model: lambda images: (model(images)[0], change(model(images)[1]))
+
+    of_model(monkeypatch, Classes)
+    assert measure(monkeypatch, changed(lambda classes: classes.int())).columns["strict"] == "fail"
+    assert measure(monkeypatch, changed(lambda classes: classes.roll(1, 0))).columns["strict"] == "fail"
+
+
+class Halving(Tiny):
+    """One that writes to its images."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images.mul_(0.5))
+
+
+@pytest.mark.parametrize("kind", [Halving, Counting])
+def test_a_write_of_eagers_that_the_program_drops_is_seen(monkeypatch, kind):
+    of_model(monkeypatch, kind)
+
+    def drops(model):
+        def forward(images):
+            kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
+            output = model(images.clone())
+            for name, buffer in kept.items():
+                model.get_buffer(name).copy_(buffer)
+            return (output[0], output[1].clone()) if isinstance(output, tuple) else output
+
+        return forward
+
+    wrong = {leaf["leaf"] for leaf in measure(monkeypatch, drops).details if leaf["strict"] is False}
+    assert any(name.startswith("written.") for name in wrong)
+    assert measure(monkeypatch, same).columns["strict"] == "pass"
+
+
+def test_an_output_of_another_class_of_tensors_need_not_have_been_computed(monkeypatch):
+    class Lazy(Tensor):
+        pass
+
+    said = measure(monkeypatch, lambda model: lambda images: model(images).as_subclass(Lazy))
+    assert said.columns["strict"] == "fail" and "a Lazy instead of a Tensor" in said.columns["strict_message"]

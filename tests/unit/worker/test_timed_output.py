@@ -306,3 +306,44 @@ def test_what_the_process_may_take_is_its_limit_without_what_it_has():
     used = timed_output.tree_rss_bytes(timed_output.os.getpid())
     assert timed_output.free_bytes("cpu", used + 10**9) == pytest.approx(10**9, abs=2e8)
     assert timed_output.free_bytes("cpu", None) > timed_output.free_bytes("cpu", used)
+
+
+class Several(Tiny):
+    """Large features, small logits, an output that is of no image, classes and complex numbers."""
+
+    def forward(self, images):
+        features = self.convolution(images)
+        logits = super().forward(images)
+        return 30 * features, 0.01 * logits, self.head.weight.exp(), logits.argmax(1), torch.complex(logits, logits)
+
+
+@pytest.mark.parametrize(("place", "is_seen"), [(None, False), (0, True), (1, True), (2, True), (4, True)])
+def test_each_output_is_judged_by_itself(memory, place, is_seen):
+    memory(PLENTY)
+
+    def scaled(model):
+        def forward(images):
+            return tuple(each * 1.2 if number == place else each for number, each in enumerate(model(images)))
+
+        return forward
+
+    found = judge(spec(), scaled, model=Several())
+    assert found["timed_output_ok"] is not is_seen
+    assert found["timed_reference"] == "extrapolated"  # in parts the third is another one
+    if place:
+        assert found["timed_output_kind"] == f"output.{min(place, 3)}"
+
+
+def test_a_model_that_returns_integers_alone_has_nothing_to_judge(memory):
+    class Classes(Tiny):
+        def forward(self, images):
+            return super().forward(images).argmax(1)
+
+    memory(PLENTY)
+    assert judge(spec(), model=Classes()) == {"timed_reference": "none"}
+
+
+def test_an_output_too_few_is_wrong(memory):
+    memory(PLENTY)
+    found = judge(spec(), lambda model: lambda images: model(images)[:1], model=Several())
+    assert found["timed_output_ok"] is False and found["timed_output_margin"] == math.inf

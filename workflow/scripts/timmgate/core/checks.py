@@ -231,7 +231,13 @@ PERFORMANCE = Check(
                     "norm of compiled - reference over norm of reference, of the output; in training of the prediction, all "
                     "gradients or the input's",
                 ),
-                ("timed_output_kind", "string", "", "of what: output; in training prediction, gradient or input_gradient"),
+                (
+                    "timed_output_kind",
+                    "string",
+                    "",
+                    "of what: output, output.1 of several; in training prediction, gradient or input_gradient; kept: the "
+                    "program returned what it had computed of other images",
+                ),
                 ("timed_output_margin", "float64", "", "timed_output_error over the error that is allowed, 1 is the limit"),
                 (
                     "timed_reference",

@@ -56,7 +56,8 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
         others = strict_verdict.other_values(spec, model, images) if setup.strict else None
         reporter.stage("compile")
         torch_device.set_deterministic(False)  # what is judged is the program that the performance check times
-        compiled, strict_leaves = run_compiled(spec, setup, model, images, others, reporter)
+        twice = not iterations.are_equal(eager)
+        compiled, strict_leaves = run_compiled(spec, setup, model, images, others, twice, reporter)
         reporter.stage("compare")
         how = rule(spec, reference is not None)
         is_alike = not different and not spec.traits.nondeterministic
@@ -84,19 +85,54 @@ def run_compiled(
     model: torch.nn.Module,
     images: torch.Tensor,
     others: tuple[torch.nn.Module, torch.Tensor] | None,
+    twice: bool,
     reporter: Reporter,
 ) -> tuple[Run, Result]:
-    """Compile a copy of the model, and run it as eager is run, then as null runs are, on other values, if there are any."""
+    """Compile a copy of the model, and run it; the arguments are as of `run_program`."""
     compiled = copy.deepcopy(model)
     with backends.compiling(spec, setup.cache, reporter) as first_iteration:
         forward = backends.compile_model(spec, compiled, images)
         reporter.stage("run")
-        found = run(spec, compiled, images, forward, original=model, after_first=first_iteration.stop)
-        reporter.columns(**backends.statistics())
-        if others is None:
-            return found, []
-        strictly = partial(strict_verdict.run_compiled, spec, others[0], compiled, others[1], forward)
-        return iterations.before_another(found, strictly, backends.reuses_outputs(spec))
+
+        def after_run() -> None:
+            reporter.columns(**backends.statistics())
+
+        return run_program(spec, model, compiled, images, forward, others, twice, first_iteration.stop, after_run)
+
+
+def run_program(
+    spec: Spec,
+    model: torch.nn.Module,
+    compiled: torch.nn.Module,
+    images: torch.Tensor,
+    forward: Callable[..., Any],
+    others: tuple[torch.nn.Module, torch.Tensor] | None,
+    twice: bool,
+    after_first: Callable[[], None] = lambda: None,
+    after_run: Callable[[], None] = lambda: None,
+) -> tuple[Run, Result]:
+    """Run a compiled copy of the model as eager is run, then as null runs are, on `others`, if there are any.
+
+    `twice`: as eager is run, from the same weights once more. Where the iterations of a run differ, as with an optimizer or
+    random masks, it takes a second run to see what goes wrong in one call alone.
+    """
+    found = run(spec, compiled, images, forward, original=model, after_first=after_first)
+    may_reuse = backends.reuses_outputs(spec)
+    after_run()
+
+    def once_more() -> Result:
+        models.set_state(compiled, models.state(model))
+        return iterations.kept(run(spec, compiled, images, forward).leaves)
+
+    if twice:
+        found, again = iterations.before_another(found, compiled, once_more, may_reuse)
+        found = replace(found, again=again)
+    if others is None:
+        return found, []
+    if not spec.options.training:
+        iterations.restore_written(found, compiled, model)
+    strictly = partial(strict_verdict.run_compiled, spec, others[0], compiled, others[1], forward)
+    return iterations.before_another(found, compiled, strictly, may_reuse)
 
 
 def run_reference(spec: Spec, model: torch.nn.Module, images: torch.Tensor, reporter: Reporter) -> Run | None:
@@ -206,7 +242,7 @@ def judge_strictly(
             others = strict_verdict.other_values(other, model, images)
             reporter.stage("compile")
             keep(leaves)
-            _, compiled = run_compiled(other, setup, model, images, others, reporter)
+            _, compiled = run_compiled(other, setup, model, images, others, False, reporter)
             reporter.stage("null_runs")
             keep(leaves)
             return strict_verdict.examine(other, *others, compiled).strict
@@ -286,8 +322,8 @@ def _strict_columns(found: LeafVerdict | None) -> dict[str, Any]:
 def top1_agreement(eager: Result, compiled: Result) -> float | None:
     """Share of images whose largest logit is the same; None unless the output is one tensor of (images, classes)."""
     logits, others = eager[0].value, compiled[0].value
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
+    if not all(isinstance(each, torch.Tensor) and each.is_floating_point() for each in (logits, others)):
         return None
-    if not isinstance(others, torch.Tensor) or others.shape != logits.shape:
+    if logits.ndim != 2 or not logits.shape[1] or (others.shape, others.device) != (logits.shape, logits.device):
         return None
     return (logits.argmax(1) == others.argmax(1)).sum().item() / len(logits)

@@ -96,9 +96,8 @@ def _compiled(
         try:
             compiled = copy.deepcopy(model)
             forward = backends.compile_model(compiled_spec, compiled, images)
-            run = iterations.run(spec, compiled, images, forward, original=model)
-            strictly = partial(strict_verdict.run_compiled, spec, others[0], compiled, others[1], forward)
-            run, leaves = iterations.before_another(run, strictly, backends.reuses_outputs(spec))
+            twice = not iterations.are_equal(eager)
+            run, leaves = accuracy.run_program(spec, model, compiled, images, forward, others, twice)
         except Exception:  # a compiler that fails is a matter of the measurement
             traceback.print_exc()
             continue

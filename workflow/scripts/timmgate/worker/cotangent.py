@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from timmgate.core.verdict import OTHER_LOSS
 from timmgate.worker.compare import Leaf
-from timmgate.worker.training_step import gradient, logits
+from timmgate.worker.training_step import gradient
 
 KIND = "cotangent_gradient"
 """Kind of these leaves: they are larger than the gradients of the mean."""
@@ -27,15 +28,17 @@ def cotangent_leaves(
     autocast: Callable[[], AbstractContextManager[Any]],
     seed: int,
 ) -> list[Leaf]:
-    """Gradients of parameters and images, which require them, of <random cotangent, logits>, after one more iteration.
+    """Gradients of parameters and images, which require them, of <random cotangent, output>, after one more iteration.
 
-    Gradients that were there are replaced.
+    All tensors of the output have a part in it. Gradients that were there are replaced.
     """
     model.zero_grad(set_to_none=True)
     images.grad = None
     with autocast():
-        output = logits(forward(images))
-    output.backward(cotangent_of(output.shape, seed).to(output))
+        outputs = [leaf for leaf in tree_leaves(forward(images)) if isinstance(leaf, Tensor) and leaf.requires_grad]
+    torch.autograd.backward(
+        outputs, [cotangent_of(output.shape, seed + number).to(output) for number, output in enumerate(outputs)]
+    )
     named = [("input_gradient", images), *((f"gradient.{name}", weight) for name, weight in model.named_parameters())]
     return [Leaf(f"{OTHER_LOSS}{name}", KIND, gradient(tensor)) for name, tensor in named]
 

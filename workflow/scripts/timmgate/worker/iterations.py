@@ -4,7 +4,7 @@ The last iteration is compared by every rule. A program may be wrong in another 
 out in the first call writes over its own inputs; and it may write over what it should only read.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from timmgate.core.spec import Spec
 from timmgate.core.verdict import OUTPUTS
-from timmgate.worker import torch_device
+from timmgate.worker import models, torch_device
 from timmgate.worker.compare import Leaf, LeafEvidence, Rule, compare_leaves
 from timmgate.worker.training_step import cloned, fresh, gradient, iterate, make_optimizer
 
@@ -33,13 +33,16 @@ Result = list[Leaf]
 class Run:
     """`leaves` are what the last iteration computed, `first` what is kept of the first one.
 
+    `again` is what the last iteration of another run from the same weights computed, where one was made.
     `written` are names of images and of tensors of the model that are not as they were before the run, and of outputs that
-    are not as they were after it.
+    are not as they were after it; `unwritten` are names of images and tensors that are.
     """
 
     leaves: Result
     first: Result
     written: frozenset[str]
+    unwritten: frozenset[str]
+    again: Result | None = None
 
 
 def run(
@@ -53,6 +56,7 @@ def run(
     """Seed and iterate. `model` is changed by training; `original` is the one that it is a copy of, where that matters.
 
     Gradients of a first iteration are kept of compiled runs: where eager has the same ones in the last, they are known.
+    What an optimizer steps is looked at before its first step.
     """
     torch_device.seed_everything(spec.seed)
     given, images, optimizer = images, fresh(spec, images), make_optimizer(spec, model)
@@ -60,17 +64,24 @@ def run(
     if forward is not None and optimizer is None:
         kinds |= {"gradient", "input_gradient"}
     first: Result = []
+    changed: dict[str, bool] = {}
+    if optimizer and original is not None:
+        before_step = optimizer.register_step_pre_hook(
+            lambda *_: changed.update(_changed(dict(model.named_parameters()), dict(original.named_parameters())))
+        )
     for number in range(ITERATIONS):
         returned = iterate(spec, model, model if forward is None else forward, images, optimizer)
         if number == 0:
             after_first()
+            if optimizer and original is not None:
+                before_step.remove()
             first = kept(leaf for leaf in leaves_of(spec, model, images, returned) if leaf.kind in kinds)
     torch_device.synchronize(spec.device)
-    return Run(
-        leaves_of(spec, model, images, returned),
-        first,
-        frozenset(_written(model, original, images, given, optimizer is not None)),
-    )
+    changed["images"] = not torch.equal(images, given)
+    if original is not None:
+        changed |= _changed(_state(model, optimizer is not None), _state(original, optimizer is not None))
+    names = {is_changed: frozenset(name for name in changed if changed[name] == is_changed) for is_changed in (True, False)}
+    return Run(leaves_of(spec, model, images, returned), first, written=names[True], unwritten=names[False])
 
 
 def leaves_of(spec: Spec, model: torch.nn.Module, images: torch.Tensor, returned: Any) -> Result:
@@ -93,15 +104,41 @@ def kept(leaves: Iterable[Leaf]) -> Result:
     return [replace(leaf, value=cloned(leaf.value)) for leaf in leaves]
 
 
-def before_another(found: Run, another: Callable[[], Result], may_reuse: bool) -> tuple[Run, Result]:
+def before_another(found: Run, model: torch.nn.Module, another: Callable[[], Result], may_reuse: bool) -> tuple[Run, Result]:
     """The run with copies of its leaves, and the leaves of another one of the same program, which comes after it.
 
-    Outputs that this one writes over count as written to, unless the program may reuse their memory, as CUDA graphs do.
+    Outputs that this one writes over count as written to, unless the program may reuse their memory, as CUDA graphs do, or
+    the model returns a tensor of its own.
     """
-    copies, leaves = kept(found.leaves), another()
-    outputs = [(old, copy) for old, copy in zip(found.leaves, copies, strict=True) if old.kind in OUTPUTS and not may_reuse]
-    lost = {old.name for old, copy in outputs if not _are_same(old.value, copy.value)}
-    return replace(found, leaves=copies, written=found.written | lost), leaves
+    own = set(map(_storage, models.state(model)))
+    outputs = [
+        leaf for leaf in found.leaves if leaf.kind in OUTPUTS and not may_reuse and not own & {*_storages(leaf.value)}
+    ]
+    copies = {leaf.name: leaf for leaf in kept(found.leaves)}
+    leaves = another()
+    lost = {leaf.name for leaf in outputs if not _are_same(leaf.value, copies[leaf.name].value)}
+    return replace(found, leaves=list(copies.values()), written=found.written | lost), leaves
+
+
+def _storages(tree: Any) -> Iterator[int | None]:
+    return (_storage(leaf) for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor))
+
+
+def _storage(tensor: torch.Tensor) -> int | None:
+    """Where the elements of a tensor lie; None where there is no such place."""
+    try:
+        return tensor.untyped_storage().data_ptr() or None
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
+def restore_written(found: Run, model: torch.nn.Module, original: torch.nn.Module) -> None:
+    """Give the buffers of a model that a run has written to the values that they had."""
+    buffers = dict(model.named_buffers())
+    with torch.no_grad():
+        for name, buffer in original.named_buffers():
+            if name in found.written:
+                buffers[name].copy_(buffer)
 
 
 def _are_same(one: Any, other: Any) -> bool:
@@ -109,16 +146,10 @@ def _are_same(one: Any, other: Any) -> bool:
     return all(torch.equal(*map(torch.nan_to_num, pair)) for pair in pairs if isinstance(pair[0], torch.Tensor))
 
 
-def _written(
-    model: torch.nn.Module, original: torch.nn.Module | None, images: torch.Tensor, given: torch.Tensor, steps: bool
-) -> Iterator[str]:
-    """What is not as it was; not of parameters where an optimizer steps: whether rounding undoes a step is chance."""
-    if not torch.equal(images, given):
-        yield "images"
-    before = _state(original, steps) if original is not None else {}
-    for name, tensor in _state(model, steps).items():
-        if name in before and _are_alike(tensor, before[name]) and not torch.equal(tensor, before[name]):
-            yield name
+def _changed(now: Mapping[str, torch.Tensor], before: Mapping[str, torch.Tensor]) -> dict[str, bool]:
+    """By name, whether a tensor is another one than before, of those that can be compared."""
+    both = {name: (tensor, before[name]) for name, tensor in now.items() if name in before}
+    return {name: not torch.equal(*pair) for name, pair in both.items() if _are_alike(*pair)}
 
 
 def _are_alike(one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -129,6 +160,7 @@ def _are_alike(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def _state(model: torch.nn.Module, steps: bool) -> dict[str, torch.Tensor]:
+    """Tensors of a model; not its parameters where an optimizer steps: whether rounding undoes a step is chance."""
     return dict(model.named_buffers()) | ({} if steps else dict(model.named_parameters()))
 
 
@@ -143,25 +175,71 @@ def compare_runs(
 def wrong(
     eager: Run, compiled: Run, reference: Run | None, last: Sequence[LeafEvidence], how: Rule
 ) -> Iterator[LeafEvidence]:
-    """What is wrong whatever null runs say: in one iteration alone, or written to. `last` is the evidence of the last one.
+    """What is wrong whatever null runs say, of a model that repeats itself. `last` is the evidence of the last iteration."""
+    reference = None if how.cosine else reference
+    by_name = {leaf.leaf: leaf for leaf in last}
+    yield from _in_one_iteration(eager, compiled, reference, by_name, how)
+    yield from _in_one_run(eager, compiled, reference, by_name, how)
+    yield from _written_to(eager, compiled)
+    yield from _of_another_type(eager, compiled)
 
-    Eager, which repeats itself, is what the program is to be like: what it leaves as it is, the program must not write to.
-    """
-    is_repeated, by_name = _is_repeated(eager), {leaf.leaf: leaf for leaf in last}
+
+def _in_one_iteration(
+    eager: Run, compiled: Run, reference: Run | None, last: Mapping[str, LeafEvidence], how: Rule
+) -> Iterator[LeafEvidence]:
+    """What is wrong in the first iteration alone; or in the last one alone, where both compute the same."""
+    is_repeated = are_equal(eager)
     names = {leaf.name for leaf in _first(eager, is_repeated)} & {leaf.name for leaf in compiled.first}
-    runs = (eager, compiled, None if how.cosine else reference)
     ours, theirs, exact = (
-        [leaf for leaf in _first(each, is_repeated) if leaf.name in names] if each else None for each in runs
+        [leaf for leaf in _first(each, is_repeated) if leaf.name in names] if each else None
+        for each in (eager, compiled, reference)
     )
     for leaf in compare_leaves(ours or [], theirs or [], exact, how):
-        other = by_name.get(leaf.leaf)
+        other = last.get(leaf.leaf)
         if _is_worse(leaf, other):
             yield replace(leaf, leaf=f"first_iteration.{leaf.leaf}", message=f"in the first iteration alone: {leaf.message}")
         elif is_repeated and other and _is_worse(other, leaf):
             yield replace(other, leaf=f"last_iteration.{leaf.leaf}", message=f"in the last iteration alone: {other.message}")
+
+
+def _in_one_run(
+    eager: Run, compiled: Run, reference: Run | None, last: Mapping[str, LeafEvidence], how: Rule
+) -> Iterator[LeafEvidence]:
+    """What is wrong in the last iteration of one of two runs from the same weights, where there are two.
+
+    Not of parameters: an optimizer may make a learning rate of the rounding of a gradient.
+    """
+    kinds = {leaf.kind for leaf in compiled.first}
+    ours, theirs, exact = (
+        None if leaves is None else [leaf for leaf in leaves if leaf.kind in kinds]
+        for leaves in (eager.leaves, compiled.again, reference and reference.leaves)
+    )
+    for leaf in compare_leaves(ours or [], theirs, exact, how) if theirs is not None else ():
+        other = last.get(leaf.leaf)
+        wrong_one = leaf if _is_worse(leaf, other) else other if other and _is_worse(other, leaf) else None
+        if wrong_one:
+            yield replace(wrong_one, leaf=f"one_run.{leaf.leaf}", message=f"in one of two equal runs: {wrong_one.message}")
+
+
+def _written_to(eager: Run, compiled: Run) -> Iterator[LeafEvidence]:
+    """What eager leaves as it is, and the program does not; at inference also the reverse, in training those are leaves."""
     for name in sorted(compiled.written - eager.written):
         message = "the compiled program has written to it, which eager has not"
         yield LeafEvidence(f"written.{name}", "written", message=message)
+    at_inference = any(leaf.kind == "output" for leaf in eager.leaves)
+    for name in sorted(eager.written & compiled.unwritten) if at_inference else ():
+        message = "eager has written to it, which the compiled program has not"
+        yield LeafEvidence(f"written.{name}", "written", message=message)
+
+
+def _of_another_type(eager: Run, compiled: Run) -> Iterator[LeafEvidence]:
+    """Outputs of a class of tensors that is not eager's: they need not have been computed when they are returned."""
+    theirs = {leaf.name: tree_leaves(leaf.value) for leaf in compiled.leaves}
+    for leaf in eager.leaves:
+        for one, other in zip(tree_leaves(leaf.value), theirs.get(leaf.name, []), strict=False):
+            if leaf.kind in OUTPUTS and isinstance(other, torch.Tensor) and type(other) not in (type(one), torch.Tensor):
+                message = f"a {type(other).__name__} instead of a {type(one).__name__}"
+                yield LeafEvidence(f"type.{leaf.name}", "type", message=message)
 
 
 def _is_worse(leaf: LeafEvidence, other: LeafEvidence | None) -> bool:
@@ -169,7 +247,7 @@ def _is_worse(leaf: LeafEvidence, other: LeafEvidence | None) -> bool:
     return leaf.margin is not None and leaf.margin > WORSE_FACTOR * max(1.0, usual)
 
 
-def _is_repeated(eager: Run) -> bool:
+def are_equal(eager: Run) -> bool:
     """Whether both iterations are the same: no optimizer has been there, and no random mask."""
     outputs = [[leaf for leaf in leaves if leaf.kind in OUTPUTS] for leaves in (eager.first, eager.leaves)]
     return all(leaf.accuracy for leaf in compare_leaves(*outputs, None, Rule(tolerance=0.0)))

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from timmgate.core.verdict import KINKS
 from timmgate.worker import folding, models
 from timmgate.worker.compare import Leaf, is_half
+from timmgate.worker.equivalence import are_the_same
 from timmgate.worker.memory_errors import is_out_of_memory
 from timmgate.worker.rounded_weights import RoundedWeights
 from timmgate.worker.sequential_sums import SequentialSums
@@ -227,23 +227,19 @@ def memory_format(subject: Subject) -> bool:
 
 def halves(subject: Subject) -> bool:
     """The batch in two halves, unless the samples of a batch depend on each other, or on random numbers."""
-    model, images = subject.model, subject.images
-    if len(images) < 2 or any(_mixes_samples(module) for module in model.modules()):
+    if len(subject.images) < 2:
         return False
-    forward = model.forward
-
-    def in_halves(batch: Tensor) -> Any:
-        return _joined([forward(half) for half in batch.chunk(2)])
-
-    model.forward = in_halves
+    exact, images = copy.deepcopy(subject.model).double(), subject.images.double()
+    with torch.no_grad():
+        whole, parts = exact(images), _in_halves(exact, images)
+    if not are_the_same(whole, parts):
+        return False
+    subject.model.forward = partial(_in_halves, subject.model.forward)
     return True
 
 
-def _mixes_samples(module: nn.Module) -> bool:
-    """BatchNorm, dropout, or timm's stochastic depth and dropping of patches, by the names of their probabilities."""
-    probabilities = (getattr(module, name, 0) for name in ("p", "drop_prob", "prob"))
-    is_random = any(isinstance(each, float) and each > 0 for each in probabilities)
-    return module.training and (isinstance(module, _BatchNorm) or is_random)
+def _in_halves(forward: Callable[[Tensor], Any], batch: Tensor) -> Any:
+    return _joined([forward(half) for half in batch.chunk(2)])
 
 
 def _joined(parts: list[Any]) -> Any:

@@ -5,6 +5,7 @@ while samples are taken, nothing else of ours runs on the device.
 """
 
 import gc
+import math
 import random
 import statistics
 import time
@@ -14,6 +15,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from timmgate.core.protocol import Reporter
 from timmgate.core.spec import Spec, dynamic_batch_sizes
@@ -21,7 +23,7 @@ from timmgate.core.statistics import Sample
 from timmgate.system import cpu_topology, gpus, machine, timing_lock
 from timmgate.worker import backends, flops, models, peak_memory, timed_output, timing, torch_device
 from timmgate.worker.compile_cache import Cache
-from timmgate.worker.training_step import Setup, fresh, iterate, load, make_optimizer
+from timmgate.worker.training_step import Setup, cloned, fresh, iterate, load, make_optimizer
 
 TARGET = {"cpu": 0.02}
 """Relative half-width of the speedup's interval at which sampling stops, by device; 0.01 on the others."""
@@ -89,11 +91,33 @@ class Iterations:
         padding = []
         for tensor in (*models.state(self._model), *self._batches):
             padding.append(torch.empty(self._random.randrange(PADDING_BYTES), dtype=torch.uint8))
-            tensor.data = tensor.data.clone()
+            moved = tensor.data.clone()
+            if moved.stride() == tensor.stride():  # else it is a view with gaps, and a program may have compiled them
+                tensor.data = moved
         self._padding = padding
 
+    @torch.no_grad()
+    def exchange_images(self) -> None:
+        """Mirror the images, in their place: what a program keeps of a call is then not what the next one has to compute."""
+        for batch in self._batches:
+            batch.copy_(batch.flip(-1))
+
+    def is_kept(self, forward: Callable[..., Any]) -> bool:
+        """Whether a program returns for other images what it has returned before, where eager does not."""
+        return self._is_the_same_for_others(forward) and not self._is_the_same_for_others(self._model)
+
+    def _is_the_same_for_others(self, forward: Callable[..., Any]) -> bool:
+        found = []
+        for _ in range(2):
+            torch_device.seed_everything(self._spec.seed)
+            found.append(cloned(self.run(forward)))
+            self.exchange_images()
+        pairs = zip(*map(tree_leaves, found), strict=True)
+        return all(torch.equal(*map(torch.nan_to_num, pair)) for pair in pairs if isinstance(pair[0], torch.Tensor))
+
     def timed(self, forward: Callable[..., Any]) -> float:
-        """Seconds of one iteration, until the device is done."""
+        """Seconds of one iteration on images that the one before did not have, until the device is done."""
+        self.exchange_images()
         torch_device.synchronize(self._spec.device)
         start = self._clock()
         self.run(forward)
@@ -132,6 +156,8 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
         reporter.stage("compare")
         iterations.begin_again()
         reporter.columns(**timed_output.judge(spec, model, forward, batches, eager_peak, setup.memory_bytes))
+        if iterations.is_kept(forward):
+            reporter.columns(timed_output_ok=False, timed_output_kind="kept", timed_output_margin=math.inf)
         reporter.columns(**backends.statistics())
         reporter.stage("warmup")
         reporter.columns(warmup_iterations=timing.warm_up(lambda: iterations.timed(model) + iterations.timed(forward)))

@@ -82,6 +82,10 @@ class Subject:
         candidates = (choice for choice in chosen if choice.fault.family != WHOLE_PROGRAM)
         return [choice for choice in candidates if self.program.trials.choose(choice)]
 
+    def both(self, choice: Choice) -> tuple[Run, list[Leaf]]:
+        """The runs of the program with a fault that each rule looks at."""
+        return self.program.both(choice, twice=not iterations.are_equal(self.eager))
+
     def effect(self, choice: Choice, faulty: list[Leaf]) -> float:
         """How much a fault changes, over eager's error. `faulty` is its run in the precision of the mode."""
         healthy = self.strict_eager
@@ -115,27 +119,21 @@ class Program:
         self._model, self.trials = copy.deepcopy(model), Trials()
         torch._dynamo.reset()
         self._forward: Callable[..., Any] = torch.compile(self._model, backend=self.trials.compile)
-        self.dynamo(None)  # captures the graphs of both passes
-
-    def dynamo(self, choice: Choice | None) -> Run:
-        """The run that the dynamo rule looks at."""
-        self.trials.choose(choice)
-        self._model.load_state_dict(self._original.state_dict())
-        return iterations.run(self._spec, self._model, self._images, self._forward, original=self._original)
+        iterations.run(spec, self._model, images, self._forward)  # captures the graphs of both passes
 
     def strict(self, choice: Choice | None) -> list[Leaf]:
         """The leaves that the strict rule compares; not after the first call, as some faults are wrong only later."""
         self.trials.choose(choice)
         strict_verdict.run_compiled(self._spec, self._original, self._model, self._images, self._forward)
-        return self._of_other_values()
-
-    def both(self, choice: Choice) -> tuple[Run, list[Leaf]]:
-        """The run of the dynamo rule and the leaves of the strict one, of one life of the fault."""
-        return iterations.before_another(self.dynamo(choice), self._of_other_values, may_reuse=False)
-
-    def _of_other_values(self) -> list[Leaf]:
         model, images = self._other_model, self._other_images
         return strict_verdict.run_compiled(self._spec, model, self._model, images, self._forward)
+
+    def both(self, choice: Choice, twice: bool) -> tuple[Run, list[Leaf]]:
+        """The run of the dynamo rule and the leaves of the strict one, of one life of the fault; as of `run_program`."""
+        self.trials.choose(choice)
+        self._model.load_state_dict(self._original.state_dict())
+        others = self._other_model, self._other_images
+        return accuracy.run_program(self._spec, self._original, self._model, self._images, self._forward, others, twice)
 
 
 def trials(spec: Spec, setup: Setup, places: Collection[str] = tuple(PLACES)) -> Iterator[Trial]:
@@ -157,7 +155,7 @@ def _try(subject: Subject, choice: Choice, of_seed: Callable[[int], Subject]) ->
         "backward": choice.fault.backward,
     }
     try:
-        run, strict_leaves = subject.program.both(choice)
+        run, strict_leaves = subject.both(choice)
         by_dynamo, found = subject.judged(run, strict_leaves)
         effect = subject.effect(choice, strict_leaves)
     except Exception as error:
@@ -180,7 +178,7 @@ def _try(subject: Subject, choice: Choice, of_seed: Callable[[int], Subject]) ->
 def _verdict(subject: Subject, choice: Choice) -> Strict:
     """The strict verdict on a fault with the weights and images of another seed."""
     try:
-        return subject.judge.judge(subject.program.both(choice)[1]).strict
+        return subject.judge.judge(subject.both(choice)[1]).strict
     except Exception:
         traceback.print_exc()
         return "fail"

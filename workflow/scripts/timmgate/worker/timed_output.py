@@ -98,23 +98,23 @@ def _judge_batch(
     spec: Spec, model: torch.nn.Module, forward: Callable[..., Any], images: Tensor, room: int
 ) -> Judgement | None:
     eager, compiled = (computed(spec, model, side, images) for side in (model, forward))
-    if not all(compare.all_finite(leaves) for leaves in eager.values()):
+    if not eager or not all(compare.all_finite(leaves) for leaves in eager.values()):
         return None
     how = rule(spec, has_reference=True)
     if how.cosine:
         return by_direction(eager, compiled)
-    if reference := float64(spec, model, images, room):
+    if reference := float64(spec, model, images, room, eager):
         found = _against(compiled, [eager], reference, how)
         if found.margin <= 1.0:
             return found
         return _against(compiled, [eager, *rounded_differently(spec, model, images)], reference, how)
     few = images[:ACCURACY_BATCH_SIZE]
-    if len(few) < len(images) and (reference := float64(spec, model, few, room)):
-        usual = computed(spec, model, model, few)
+    usual = computed(spec, model, model, few) if len(few) < len(images) else {}
+    if usual and (reference := float64(spec, model, few, room, usual)):
         errors = (
             (
                 kind,
-                relative_error(compiled[kind], eager[kind]),
+                relative_error(compiled.get(kind), eager[kind]),
                 allowed_error(usual[kind], reference[kind], how) + relative_error(usual[kind], reference[kind]),
             )
             for kind in eager
@@ -126,7 +126,7 @@ def _judge_batch(
 def _against(compiled: Leaves, healthy: Sequence[Leaves], reference: Leaves, how: compare.Rule) -> Judgement:
     """By a reference in float64, and what the worst of some healthy runs may be off by."""
     errors = (
-        (kind, relative_error(compiled[kind], leaves), max(allowed_error(run[kind], leaves, how) for run in healthy))
+        (kind, relative_error(compiled.get(kind), leaves), max(allowed_error(run[kind], leaves, how) for run in healthy))
         for kind, leaves in reference.items()
     )
     return _worst(errors, "fp64")
@@ -144,10 +144,22 @@ def computed(spec: Spec, model: torch.nn.Module, forward: Callable[..., Any], im
     images = fresh(spec, images)
     returned = iterate(spec, model, forward, images)
     if not spec.options.training:
-        outputs = [leaf for leaf in tree_leaves(returned) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-        return {"output": [leaf.clone() for leaf in outputs]}  # a CUDA graph writes its next output into the same place
+        return _outputs("output", returned)
     gradients = [gradient(parameter).clone() for parameter in model.parameters()]
-    return {"prediction": [returned[0].clone()], "gradient": gradients, "input_gradient": [gradient(images).clone()]}
+    return {
+        **_outputs("prediction", returned[0]),
+        "gradient": gradients,
+        "input_gradient": [gradient(images).clone()],
+    }
+
+
+def _outputs(kind: str, returned: Any) -> Leaves:
+    """Copies of each tensor by itself, as one may be much larger than another; a CUDA graph writes into its place again."""
+    tensors = [leaf for leaf in tree_leaves(returned) if isinstance(leaf, Tensor)]
+    floats = [torch.view_as_real(leaf) if leaf.is_complex() else leaf for leaf in tensors]
+    leaves = [leaf for leaf in floats if leaf.is_floating_point()]
+    names = [kind, *(f"{kind}.{number}" for number in range(1, len(leaves)))]
+    return {name: [leaf.clone()] for name, leaf in zip(names, leaves, strict=False)}
 
 
 def rounded_differently(spec: Spec, model: torch.nn.Module, images: Tensor) -> Iterator[Leaves]:
@@ -159,14 +171,17 @@ def rounded_differently(spec: Spec, model: torch.nn.Module, images: Tensor) -> I
     return (leaves for _, leaves in runs)
 
 
-def float64(spec: Spec, model: torch.nn.Module, images: Tensor, room: int) -> Leaves | None:
-    """What `computed` would be in float64; None where it fails, or does not fit with `room` images at once."""
+def float64(spec: Spec, model: torch.nn.Module, images: Tensor, room: int, eager: Leaves) -> Leaves | None:
+    """What `eager` would be in float64; None where that fails, does not fit with `room` images at once, or has other shapes:
+    an output that is of no image cannot be made in parts.
+    """
     images_at_once = len(images) if spec.options.training else min(ACCURACY_BATCH_SIZE, len(images), room)
     if not 0 < images_at_once <= room:
         return None
     try:
         with torch_device.NarrowDraws():
-            return _in_parts(spec, copy.deepcopy(model).double(), images.split(images_at_once))
+            exact = _in_parts(spec, copy.deepcopy(model).double(), images.split(images_at_once))
+            return exact if _shapes(exact) == _shapes(eager) else None
     except Exception:  # as the reference of the accuracy check: it is no fault of the compiler
         traceback.print_exc()
         return None
@@ -179,12 +194,16 @@ def _in_parts(spec: Spec, model: torch.nn.Module, parts: Sequence[Tensor]) -> Le
     results = [computed(spec, model, model, part.double()) for part in parts]
     if len(results) == 1:
         return results[0]
-    return {"output": [torch.cat(parts) for parts in zip(*(result["output"] for result in results), strict=True)]}
+    return {name: [torch.cat([result[name][0] for result in results])] for name in results[0]}
 
 
-def relative_error(leaves: list[Tensor], reference: list[Tensor]) -> float:
-    """||leaves - reference|| / ||reference|| of all leaves as one vector; inf where it is not a number."""
-    return _quotient(_distance(leaves, reference), reference)
+def _shapes(leaves: Leaves) -> dict[str, list[torch.Size]]:
+    return {name: [leaf.shape for leaf in of_kind] for name, of_kind in leaves.items()}
+
+
+def relative_error(leaves: list[Tensor] | None, reference: list[Tensor]) -> float:
+    """||leaves - reference|| / ||reference|| of all leaves as one vector; inf where it is no number, or there are none."""
+    return math.inf if leaves is None else _quotient(_distance(leaves, reference), reference)
 
 
 def allowed_error(eager: list[Tensor], reference: list[Tensor], how: compare.Rule) -> float:
@@ -197,9 +216,11 @@ def by_direction(eager: Leaves, compiled: Leaves) -> Judgement:
     """Compiled against eager by cosine similarity, where nothing says how large an error is usual."""
     judged = []
     for kind in eager:
-        error = relative_error(compiled[kind], eager[kind])
-        one, other = (torch.cat([leaf.flatten().float() for leaf in side[kind]]) for side in (eager, compiled))
-        margin = compare.cosine_margin(one, other) if math.isfinite(error) else math.inf
+        error = relative_error(compiled.get(kind), eager[kind])
+        margin = math.inf
+        if math.isfinite(error):
+            one, other = (torch.cat([leaf.flatten().float() for leaf in side[kind]]) for side in (eager, compiled))
+            margin = compare.cosine_margin(one, other)
         judged.append(Judgement(kind, error, margin, "eager"))
     return max(judged, key=lambda made: made.margin)
 

@@ -84,19 +84,19 @@ def iterate(
     images: torch.Tensor,
     optimizer: torch.optim.Optimizer | None = None,
 ) -> Any:
-    """One iteration: the output; in training logits and loss, with gradients in the parameters and the images."""
+    """One iteration: the output; in training output and loss, with gradients in the parameters and the images."""
     if not spec.options.training:
         with models.autocast(spec, images):
             return forward(images)
     model.zero_grad(set_to_none=True)
     images.grad = None
     with models.autocast(spec, images):
-        prediction = logits(forward(images))
-        loss = mean_logit(prediction) / (LOSS_SCALE if spec.traits.scaled_loss else 1)
+        output = forward(images)
+        loss = mean_logit(output) / (LOSS_SCALE if spec.traits.scaled_loss else 1)
     loss.backward()
     if optimizer:
         optimizer.step()
-    return prediction.detach(), loss.detach()
+    return tree_map_only(torch.Tensor, torch.Tensor.detach, output), loss.detach()
 
 
 def mean_logit(output: Any) -> torch.Tensor:

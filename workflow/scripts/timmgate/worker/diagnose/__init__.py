@@ -13,7 +13,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -76,7 +75,8 @@ def judge(spec: Spec, setup: Setup, request: TrialRequest, reporter: Reporter) -
     reporter.stage("compile")
     torch_device.set_deterministic(False)
     with tricks.TRICKS[request.variant.trick](), applications.counted(request.variant, reporter) as begin:
-        compiled, strict_leaves = run_compiled(spec, setup, model, images, others, reporter, begin)
+        twice = known is not None and not iterations.are_equal(known.eager)
+        compiled, strict_leaves = run_compiled(spec, setup, model, images, others, twice, reporter, begin)
         if known is None:
             reporter.result("pass")
             return
@@ -102,6 +102,7 @@ def run_compiled(
     model: torch.nn.Module,
     images: torch.Tensor,
     others: tuple[torch.nn.Module, torch.Tensor] | None,
+    twice: bool,
     reporter: Reporter,
     begin: Callable[[], None],
 ) -> tuple[Run, Result]:
@@ -110,11 +111,7 @@ def run_compiled(
         begin()
         compiled = copy.deepcopy(model)
         forward = backends.compile_model(spec, compiled, images)
-        found = run_iterations(spec, compiled, images, forward, original=model)
-        strict: Result = []
-        if others:
-            strictly = partial(strict_verdict.run_compiled, spec, others[0], compiled, others[1], forward)
-            found, strict = iterations.before_another(found, strictly, backends.reuses_outputs(spec))
+        found, strict = accuracy.run_program(spec, model, compiled, images, forward, others, twice)
         found, strict = replace(found, leaves=kept(found.leaves)), kept(strict)
         if spec.check == "performance":
             with torch.compiler.set_stance("fail_on_recompile"):
