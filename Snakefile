@@ -42,7 +42,7 @@ rule all:
 onstart:
     lift_default_rate_limit()
     refuse_folders_that_cannot_be_written()
-    Path(OUTCOME).unlink(missing_ok=True)
+    forget_outcome()
     builds.save(BUILDS.values(), Path(FACTS))
     RETRIES.save()
     WEIGHTS_RETRIES.save()

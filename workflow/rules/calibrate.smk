@@ -29,7 +29,7 @@ rule healthy_runs:
         "../envs/timmgate.yaml"
     threads: SETTINGS.run.threads
     resources:
-        **{**WORKER_RESOURCES, "mem_mb": lambda wildcards: memory_of(wildcards, ["accuracy"], 1)},
+        **{**WORKER_RESOURCES, "mem_mb": lambda wildcards, threads: memory_of(wildcards, threads, ["accuracy"], 1)},
         runtime=runtime_min(20),
     params:
         cell=identity,

@@ -69,6 +69,7 @@ CELLS = [(build, mode, model) for build in SETTINGS.builds for mode in SETTINGS.
 SHARED_CACHE = os.environ.get("TORCHINDUCTOR_CACHE_DIR", ".cache/inductor/shared")
 WEIGHTS = [] if SETTINGS.weights in SEEDED_WEIGHTS else f"weights/{SETTINGS.weights}/{{model}}.json"  # says where they lie
 ASKED = []  # builds, whether they can measure
+PREFLIGHT_MB = memory_estimate.SUPERVISION_MB + memory_estimate.processes_bytes(preflight.THREADS) // 10**6
 MEASURING = ("measure", "pair", "repeat", "time_again", "examine", "trials", "healthy_runs")
 MEMORY_IS_KNOWN = bool(SETTINGS.run.memory) or None not in map(SUITE.size, MODELS)
 
@@ -172,23 +173,23 @@ def duration(wildcards):
     return SUITE.cost.get(wildcards.model, 1.0) * (2 if SETTINGS.modes[wildcards.mode].training else 1)
 
 
-def memory_of(wildcards, checks, times):
-    """Memory in MB of a job that takes so many times what these checks of a cell may take."""
+def memory_of(wildcards, threads, checks, times):
+    """Memory in MB of a job with so many threads that takes so many times what these checks of a cell may take."""
     if SETTINGS.run.memory:
         return memory_estimate.SUPERVISION_MB + 1000 * SETTINGS.run.memory
     specs = [cell(wildcards).spec(check) for check in checks]
-    measured_bytes = memory_estimate.memory_bytes(specs, SUITE.size(wildcards.model), SETTINGS.run.threads)
+    measured_bytes = memory_estimate.memory_bytes(specs, SUITE.size(wildcards.model), threads)
     return memory_estimate.SUPERVISION_MB + times * measured_bytes // 10**6
 
 
-def memory_mb(wildcards, attempt):
+def memory_mb(wildcards, threads, attempt):
     """Memory of a job in MB; twice as much once its supervisor was killed, for it may have been too little."""
-    return memory_of(wildcards, SETTINGS.checks, min(attempt, 2))
+    return memory_of(wildcards, threads, SETTINGS.checks, min(attempt, 2))
 
 
-def memory_left_mb(wildcards, attempt):
+def memory_left_mb(wildcards, threads, attempt):
     """The same of a measurement, whose last attempt only writes the row."""
-    return memory_mb(wildcards, attempt) if attempts_left(wildcards, attempt) else memory_estimate.SUPERVISION_MB
+    return memory_mb(wildcards, threads, attempt) if attempts_left(wildcards, attempt) else memory_estimate.SUPERVISION_MB
 
 
 WORKER_RESOURCES = {
@@ -252,9 +253,9 @@ def timed_again(wildcards):
     return [f"results/{SETTINGS.device}/confirm/timed/{cell}.parquet" for cell in cells]
 
 
-def baseline_contents(wildcards):
-    """Which files the gate holds results against, but for this run's own. As inputs, older ones of one name would not count."""
-    before = measured_baseline()
+def baseline_contents(any_device=False):
+    """Which files results are held against, but for this run's own. As inputs, older ones of one name would not count."""
+    before = measured_baseline(any_device)
     if before is None or before.kind == "build":
         return []
     files = history_path.files(Path(before.path)) if before.kind == "history" else [Path(before.path)]
@@ -309,6 +310,12 @@ def tables():
     return [f"results/{SETTINGS.device}/{name}" for name in (*merged, "failures.tsv", "summary.tsv")]
 
 
+def forget_outcome():
+    """Remove the outcome of an earlier run, unless this one only looks at what is there."""
+    if any(job.rule.name in ("gate", *MEASURING) for job in workflow.dag.needrun_jobs()):
+        Path(OUTCOME).unlink(missing_ok=True)
+
+
 def refuse_folders_that_cannot_be_written():
     """Raise WorkflowError where no result could be written."""
     folder = files.not_writable([Path("results", SETTINGS.device), Path("logs"), Path(".cache")])
@@ -346,9 +353,10 @@ def refuse_what_is_not_possible():
         if workflow.local_exec:
             preflight.ask_here(request, log)
     if not workflow.local_exec:  # a node has to answer: a run within this one, with the same options
-        only = ["--until", "preflight", "--forcerun", "preflight", "--quiet", "all", "--nolock"]
+        only = ["--until", "preflight", "--forcerun", "preflight", "--quiet", "all", "--nolock", "--no-hooks"]
         answers = [preflight.answer_file(SETTINGS.device, label) for label in logs]
-        subprocess.run([sys.executable, "-m", "snakemake", *only, *command_line.options_alone(sys.argv[1:]), "--", *answers])
+        given = command_line.options_alone(sys.argv[1:])  # before ours, as of an option the last one counts
+        subprocess.run([sys.executable, "-m", "snakemake", *given, *only, "--", *answers])
     problems = packages.weights_problems(MODELS) if SETTINGS.weights == "packaged" else []
     problems += preflight.problems(SETTINGS.device, logs, SETTINGS.builds)
     if problems:
@@ -411,11 +419,8 @@ def show_tables():
     from rich.console import Console
     from timmgate.report.terminal import show
 
-    results, paths = Path("results", SETTINGS.device), list(map(Path, tables()))
-    if not all(path.is_file() for path in paths):
-        return
-    if (results / "summary.tsv").stat().st_mtime_ns >= (results / "cells.parquet").stat().st_mtime_ns:
-        show(results, Console())
+    if any(job.rule.name == "flag" for job in workflow.dag.finished_jobs):
+        show(Path("results", SETTINGS.device), Console())
 
 
 def say_what_changed():

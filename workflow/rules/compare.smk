@@ -22,6 +22,7 @@ rule compare:
         builds=lambda wildcards: compared_builds(),
         baseline=lambda wildcards: measured_baseline(any_device=True),
         called=SETTINGS.baseline,
+        contents=lambda wildcards: baseline_contents(any_device=True),
     script:
         "../scripts/compare.py"
 
@@ -46,5 +47,6 @@ rule pair:
         runtime=runtime_min(2 * SETTINGS.run.processes),
     params:
         cells=lambda wildcards: [cell(wildcards, build).to_dict() for build in (wildcards.before, wildcards.after)],
+        processes=SETTINGS.run.processes,
     script:
         "../scripts/pair.py"

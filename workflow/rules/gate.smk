@@ -42,7 +42,7 @@ checkpoint screen:
         measured=lambda wildcards: measured_baseline(),
         thresholds=asdict(SETTINGS.thresholds),
         times=SETTINGS.run.confirm,
-        contents=baseline_contents,
+        contents=lambda wildcards: baseline_contents(),
     script:
         "../scripts/screen.py"
 

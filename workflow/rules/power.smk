@@ -27,7 +27,7 @@ rule trials:
         "../envs/timmgate.yaml"
     threads: SETTINGS.run.threads
     resources:
-        **{**WORKER_RESOURCES, "mem_mb": lambda wildcards: memory_of(wildcards, ["accuracy"], 3)},  # up to three seeds of weights
+        **{**WORKER_RESOURCES, "mem_mb": lambda wildcards, threads: memory_of(wildcards, threads, ["accuracy"], 3)},  # up to three seeds of weights
         runtime=runtime_min(20),
     params:
         cell=identity,

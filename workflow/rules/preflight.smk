@@ -12,6 +12,7 @@ rule preflight:
     threads: preflight.THREADS
     resources:
         runtime=runtime_min(1),
+        mem_mb=PREFLIGHT_MB,
         gpu=int(SETTINGS.device == "cuda"),
     script:
         "../scripts/preflight.py"

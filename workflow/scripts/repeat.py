@@ -1,6 +1,5 @@
 """The failed checks of one cell once more, in a fresh process with an empty compile cache."""
 
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,8 +16,8 @@ if __name__ == "__main__":
     rows = Path(snakemake.input[0]).parent
     row = merge.row_of(cell.key, rows, snakemake.params.checks, run.accuracy_rule)
     specs = [cell.spec(check) for check in repeats.failed_checks(row, snakemake.params.checks)]
-    with tempfile.TemporaryDirectory() as cache:
-        own = replace(run, cache=Path(cache))
+    with job.scratch(run) as cache:
+        own = replace(run, cache=cache)
         repeated = turns.again(specs, own, record.read_optional(weights), Path(snakemake.log[0]))
     table = repeats.table(row, int(snakemake.wildcards.number), repeated, run.accuracy_rule)
     parquet.write(table, Path(snakemake.output[0]))

@@ -1,6 +1,5 @@
 """One cell timed again, in fresh processes with empty compile caches, until they tell whether its figures got worse."""
 
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +17,8 @@ if __name__ == "__main__":
     suspect = confirmation.Suspect.from_dict(snakemake.params.suspect)
     measured = []
     while len(measured) < times and not confirmation.is_settled(suspect, pairs.rows([cell], measured), times):
-        with tempfile.TemporaryDirectory() as cache:
+        with job.scratch(run) as cache:
             log = Path(snakemake.log[0]).with_suffix(f".{len(measured)}.log")
-            ((_, outcome),) = turns.again([cell.spec("performance")], replace(run, cache=Path(cache)), found, log)
+            ((_, outcome),) = turns.again([cell.spec("performance")], replace(run, cache=cache), found, log)
         measured.append((len(measured), 0, outcome))
     parquet.write(pairs.table([cell], measured), Path(snakemake.output[0]))

@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -127,6 +128,13 @@ def test_a_row_says_how_it_ended_and_where_it_comes_from_although_the_worker_fai
     }
     assert {name for name in course | provenance if row[name] is None} == set()
     assert {name for name in not_reached if row[name] is not None} == set()
+
+
+def test_an_hour_in_which_the_supervisor_was_suspended_is_none_of_the_workers_time(measure, monkeypatch):
+    looks = itertools.count()
+    clock = SimpleNamespace(sleep=time.sleep, monotonic=lambda: time.monotonic() + 3600 * (next(looks) > 5))
+    monkeypatch.setattr(monitor, "time", clock)
+    assert verdict(measure()) == ("pass", "null_runs", None)
 
 
 def test_a_hang_ends_at_the_limit(measure):

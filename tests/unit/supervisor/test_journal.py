@@ -143,6 +143,14 @@ def test_a_message_is_cut_and_has_no_secrets(path, monkeypatch):
     assert "hf_a_secret_token" not in path.read_text()
 
 
+def test_an_error_of_once_does_not_explain_what_happens_later(path):
+    with pytest.raises(OSError, match="disk"), Journal(path).kept():
+        raise OSError("disk full")
+    assert Journal(path).error == "disk full"
+    ended(Journal(path), verdict=KILLED)
+    assert Journal(path).error is None
+
+
 def test_what_never_began_is_told_too(path):
     journal = Journal(path, retry=1)
     journal.never_began("accuracy", AttemptResult(stage="weights"), Verdict("model_fail_to_load", "HTTP 404"))

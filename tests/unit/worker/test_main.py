@@ -1,5 +1,6 @@
 """The worker: its environment, its final message, and the shell command that a person runs."""
 
+import errno
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ from timmgate import PACKAGE_ROOT
 from timmgate.core.protocol import Request
 from timmgate.core.run_options import RunOptions
 from timmgate.worker import __main__ as worker_main
-from timmgate.worker import accuracy, memory_errors
+from timmgate.worker import accuracy, resource_errors
 
 WITHOUT = """
 from importlib.machinery import PathFinder
@@ -110,4 +111,18 @@ def chained(outer: Exception, inner: Exception) -> Exception:
     ],
 )
 def test_out_of_memory_is_told_from_other_errors(error, expected):
-    assert memory_errors.is_out_of_memory(error) is expected
+    assert resource_errors.is_out_of_memory(error) is expected
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (chained(RuntimeError("backend failed"), OSError(errno.EDQUOT, "quota")), True),
+        (RuntimeError("g++: fatal error: error writing to /tmp/x.s: No space left on device"), True),
+        (OSError(errno.ENOENT, "no such file"), False),
+        (RuntimeError("no space for this shape"), False),
+    ],
+)
+def test_a_full_disk_is_told_from_errors_of_the_compiler(error, expected):
+    assert resource_errors.is_disk_full(error) is expected

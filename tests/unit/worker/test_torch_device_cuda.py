@@ -19,10 +19,10 @@ from timmgate.worker import (
     accuracy,
     backends,
     compile_cache,
-    memory_errors,
     models,
     peak_memory,
     performance,
+    resource_errors,
     timing,
     torch_device,
     training_step,
@@ -319,4 +319,4 @@ def in_a_circle() -> Exception:
     ],
 )
 def test_every_way_in_which_gpu_memory_runs_out_is_told_from_other_errors(error, expected):
-    assert memory_errors.is_out_of_memory(error) is expected
+    assert resource_errors.is_out_of_memory(error) is expected

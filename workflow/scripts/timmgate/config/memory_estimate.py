@@ -32,8 +32,13 @@ INFERENCE_SHARE = 0.3
 def memory_bytes(specs: Collection[Spec], cost: float | None, threads: int) -> int:
     """Bytes that the processes of one cell may occupy together on the host, in whole GB; a guess if `cost` is None."""
     cost = UNKNOWN_COST if cost is None else cost
-    processes = BASE_BYTES + threads * THREAD_BYTES
-    return math.ceil((processes + cost * WEIGHTS_BYTES + max(_activations(spec, cost) for spec in specs)) / 1e9) * 10**9
+    of_model = cost * WEIGHTS_BYTES + max(_activations(spec, cost) for spec in specs)
+    return math.ceil((processes_bytes(threads) + of_model) / 1e9) * 10**9
+
+
+def processes_bytes(threads: int) -> int:
+    """Of the processes themselves, without a model."""
+    return int(BASE_BYTES + threads * THREAD_BYTES)
 
 
 def _activations(spec: Spec, cost: float) -> float:

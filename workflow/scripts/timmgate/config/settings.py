@@ -160,7 +160,8 @@ def _mode(name: str, values: dict[str, Any], build: BuildOptions) -> Mode:
     options = catalogue[name]
     of_mode = options.get("inductor_config", {})
     inductor_config = {**values["inductor_config"], **build.inductor_config, **of_mode}
-    mode = Mode(**{**options, "inductor_config": inductor_config})
+    ordered = dict(sorted(inductor_config.items()))  # in another order it is the same
+    mode = Mode(**{**options, "inductor_config": ordered})
     problem = _contradiction(mode)
     if problem:
         raise ConfigError(f"mode {name!r}: {problem}")

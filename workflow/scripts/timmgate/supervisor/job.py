@@ -6,7 +6,8 @@ import math
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,15 @@ def memory_bytes(job_mb: float) -> int:
     """What the processes of a measurement may take in a job that may take so much itself."""
     limit_bytes = min(job_mb * 10**6, memory_limit_bytes())
     return int(min(limit_bytes - SUPERVISION_BYTES, machine_memory_bytes()))
+
+
+@contextlib.contextmanager
+def scratch(run: RunOptions) -> Iterator[Path]:
+    """An empty folder for a while, in the compile cache of a cell: what is compiled may be run there, and has room."""
+    assert run.cache is not None
+    run.cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=run.cache) as folder:
+        yield Path(folder)
 
 
 def weights_file(snakemake: Any) -> Path | None:

@@ -112,7 +112,7 @@ class Journal:
             case "interrupted":
                 self.error = entry.get("error")
             case "ended":
-                check = entry["check_name"]
+                self.error, check = None, entry["check_name"]
                 self.attempts[check] += 1
                 self.wall_s[check] += entry.get("wall_s") or 0.0
                 self.has_loss |= entry["cause"] == LOST.cause

@@ -32,6 +32,9 @@ POLL_S = 0.05
 LOOK_S = 0.25
 """Time between two looks at the memory of a worker, and at who else has its device."""
 
+STALL_S = 5.0
+"""Longest time between two looks that counts as the worker's; usually it is `POLL_S`."""
+
 STACK_DUMP_S = 0.5
 """Time that a hung worker gets to write its Python stacks into the log before it is killed."""
 
@@ -270,9 +273,12 @@ class Follower:
         return TEARDOWN_S if self.attempt.result or self.attempt.failure else self._limits.timeout_s
 
     def _count_time(self) -> None:
-        """Credit the time since the last call to the stage; what the worker spends paused or waiting does not count."""
+        """Credit the time since the last call to the stage; what the worker spends paused or waiting does not count.
+
+        Neither does a longer gap than `STALL_S`: then we were suspended, and with us the worker, as by a cluster.
+        """
         now = time.monotonic()
-        passed_s, self._last = now - self._last, now
+        passed_s, self._last = min(now - self._last, STALL_S), now
         if self._is_paused:
             self.attempt.paused_s += passed_s
             return

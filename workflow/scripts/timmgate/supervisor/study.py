@@ -50,6 +50,8 @@ def rows(
 
         slots, limits = slot_request(spec.device, run), Limits(timeout_s, run.memory_bytes)
         end = run_once(start, slots, limits, stream, run.build.env)
+        if not answer.is_file() and end.was_shared:  # a neighbour may have had the memory that it lacked
+            end = run_once(start, replace(slots, count=len(slots.slots)), limits, stream, run.build.env)
         if not answer.is_file():
             raise StudyError(f"{spec.mode}/{spec.model}: {module} failed ({classify(end)}); see {log}")
         written: list[dict[str, Any]] = json.loads(answer.read_text(encoding="utf-8"))

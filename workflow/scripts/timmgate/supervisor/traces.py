@@ -2,14 +2,13 @@
 
 import shutil
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Spec
-from timmgate.supervisor import study
+from timmgate.supervisor import job, study
 
 MODULE = "timmgate.worker.trace"
 
@@ -21,8 +20,8 @@ def take(spec: Spec, run: RunOptions, weights: Path | None, folders: Mapping[str
     """Fill the folder of each kind of trace. Whatever becomes of the process, what it left is kept."""
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        cache = Path(scratch, "cache")
+    with job.scratch(run) as scratch:
+        cache = scratch / "cache"
         variables = {"TORCH_TRACE": str(folders["dynamo"].absolute())} if "dynamo" in folders else {}
         build = replace(run.build, env={**run.build.env, **variables})
         run = replace(run, cache=cache, compile_cache="cell", build=build)

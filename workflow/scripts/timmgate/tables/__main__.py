@@ -32,7 +32,7 @@ def main(path: Path) -> str:
 
     Without a request every cell counts as requested. Exits with a sentence if there is neither a request nor a result.
     """
-    folder = path.resolve()
+    folder = path.absolute()  # results may be a link: what it was asked for lies beside that
     files = index.find(folder) if folder.is_dir() else {}
     asked = request.load(folder) or Request(list(files))
     if not asked.cells:

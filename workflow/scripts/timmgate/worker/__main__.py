@@ -34,7 +34,7 @@ from timmgate.core.spec import Spec
 from timmgate.core.study import StudyRequest
 from timmgate.system.process_tree import die_with_parent
 from timmgate.system.timing_lock import PausedTime
-from timmgate.worker.memory_errors import is_out_of_memory
+from timmgate.worker.resource_errors import is_disk_full, is_out_of_memory
 
 GLIBC_SETTINGS = {-1: 2**31 - 1, -2: 64 << 20, -4: 0}
 """M_TRIM_THRESHOLD: never; M_TOP_PAD: grow the heap by 64 MiB; M_MMAP_MAX: everything on the heap (malloc.h)."""
@@ -72,7 +72,7 @@ def main(arguments: list[str]) -> int:
                     measure(spec, request, reporter)
         except BaseException as error:
             traceback.print_exc()
-            is_ours = isinstance(error, ReportError)
+            is_ours = isinstance(error, ReportError) or is_disk_full(error)
             reporter.failure(type(error).__name__, str(error), is_out_of_memory(error), is_ours)
             return 1
     return 0

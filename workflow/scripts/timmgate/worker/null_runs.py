@@ -19,7 +19,7 @@ from timmgate.core.verdict import KINKS
 from timmgate.worker import folding, models
 from timmgate.worker.compare import Leaf, is_half
 from timmgate.worker.equivalence import are_the_same
-from timmgate.worker.memory_errors import is_out_of_memory
+from timmgate.worker.resource_errors import is_out_of_memory
 from timmgate.worker.rounded_weights import RoundedWeights
 from timmgate.worker.sequential_sums import SequentialSums
 from timmgate.worker.torch_device import NarrowDraws

@@ -24,6 +24,7 @@ from timmgate.worker.compile_cache import Cache
 from timmgate.worker.faults import Trials
 from timmgate.worker.faults.effect import effect_of
 from timmgate.worker.iterations import Run
+from timmgate.worker.resource_errors import is_out_of_memory
 from timmgate.worker.training_step import Setup, make
 
 WHOLE_PROGRAM = "process"
@@ -159,6 +160,8 @@ def _try(subject: Subject, choice: Choice, of_seed: Callable[[int], Subject]) ->
         by_dynamo, found = subject.judged(run, strict_leaves)
         effect = subject.effect(choice, strict_leaves)
     except Exception as error:
+        if is_out_of_memory(error):
+            raise  # not caught by any rule
         traceback.print_exc()
         told = f"{type(error).__name__}: {error}"[:200]
         return Trial(**about, effect=math.inf, dynamo=True, cosine=True, strict="fail", strict_margin=math.inf,
@@ -179,7 +182,9 @@ def _verdict(subject: Subject, choice: Choice) -> Strict:
     """The strict verdict on a fault with the weights and images of another seed."""
     try:
         return subject.judge.judge(subject.both(choice)[1]).strict
-    except Exception:
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
         traceback.print_exc()
         return "fail"
 

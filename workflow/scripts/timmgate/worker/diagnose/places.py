@@ -19,7 +19,7 @@ from timmgate.core.spec import Spec
 from timmgate.core.verdict import OUTPUTS
 from timmgate.worker import backends, strict_verdict, torch_device
 from timmgate.worker.calls import first_calls, is_floats
-from timmgate.worker.memory_errors import is_out_of_memory
+from timmgate.worker.resource_errors import is_out_of_memory
 from timmgate.worker.training_step import Setup, make
 
 RUNS_S = 10.0
