@@ -43,21 +43,21 @@ def cells(tmp_path):
     ],
 )
 def test_cells_are_requested_by_their_status(wanted, models, requests, cells):
-    assert set(retries.request_failed(requests, cells, wanted)) == {f"inference/{model}" for model in models}
+    assert set(retries.request_failed(requests, cells, wanted, "strict")) == {f"inference/{model}" for model in models}
     assert {model for model in STATUSES if requests.rerun_generation(f"inference/{model}")} == models
 
 
 def test_a_second_request_before_it_was_done_changes_nothing(requests, cells):
     for _ in range(3):
-        retries.request_failed(requests, cells, ["failed"])
+        retries.request_failed(requests, cells, ["failed"], "strict")
     assert requests.rerun_generation("inference/wrong") == 1
 
 
 def test_a_cell_that_failed_again_is_requested_once_more(requests, cells):
-    retries.request_failed(requests, cells, ["timeout"])
+    retries.request_failed(requests, cells, ["timeout"], "strict")
     row = {"device": "cpu", "mode": "inference", "model": "slow", "accuracy": "timeout", "retry": 1}
     write(row, Path(cells["inference/slow"]["accuracy"]))
-    retries.request_failed(requests, cells, ["timeout"])
+    retries.request_failed(requests, cells, ["timeout"], "strict")
     assert requests.rerun_generation("inference/slow") == 2
 
 
@@ -69,7 +69,8 @@ def test_a_number_that_was_lost_goes_on_from_that_of_the_row(requests):
 def test_a_cell_without_a_row_is_not_requested_and_one_that_cannot_be_read_is(requests, cells):
     Path(cells["inference/wrong"]["accuracy"]).unlink()
     Path(cells["inference/good"]["accuracy"]).write_text("PAR1 nothing else PAR1")
-    assert set(retries.request_failed(requests, cells, ["failed"])) == {"inference/good", "inference/slow", "inference/big"}
+    found = set(retries.request_failed(requests, cells, ["failed"], "strict"))
+    assert found == {"inference/good", "inference/slow", "inference/big"}
 
 
 @pytest.mark.parametrize(("rule", "is_wanted"), [("strict", True), ("dynamo", False)])
@@ -83,7 +84,7 @@ def test_a_cell_that_the_rule_fails_has_failed(requests, tmp_path, rule, is_want
 def test_it_is_said_which_cells_wanted_weights(requests, tmp_path):
     row = {"device": "cpu", "mode": "m", "model": "a", "accuracy": "model_fail_to_load", "accuracy_stage": "weights"}
     write(row, tmp_path / "row.parquet")
-    assert retries.request_failed(requests, {"m/a": {"accuracy": str(tmp_path / "row.parquet")}}, ["failed"]) == {
+    assert retries.request_failed(requests, {"m/a": {"accuracy": str(tmp_path / "row.parquet")}}, ["failed"], "strict") == {
         "m/a": True
     }
 

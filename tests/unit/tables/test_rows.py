@@ -114,7 +114,7 @@ def test_the_command_of_a_failure_repeats_it_when_it_is_pasted_from_the_tsv(odd_
     job = Job(cell=CELL, files={"accuracy": file}, run=RUN, log=Path("logs/x.log"), attempts=1)
     failed = outcome(status="fail_accuracy", device_uuid="GPU-12-34")
     rows.writer(job, "tiny", FACTS)(CELL.spec("accuracy"), failed, RUN)
-    merge.merge(odd_folder / "cuda", [("cuda", "default", "mine", "vit")], ["accuracy"], lambda *_: None)
+    merge.merge(odd_folder / "cuda", [("cuda", "default", "mine", "vit")], ["accuracy"], lambda *_: None, "strict")
     cells = pq.read_table(odd_folder / "cuda" / "cells.parquet")
     parquet.write_tsv(failures.failures(cells, ["accuracy"], Thresholds()), odd_folder / "failures.tsv")
     header, line, *_ = (odd_folder / "failures.tsv").read_text().splitlines()

@@ -97,7 +97,7 @@ def measured(settings: Settings, results: Path = Path("results"), any_device: bo
     if kind == "build":
         if list(settings.builds) == [name]:
             raise ConfigError(f"baseline: {name!r} is the build that is measured, and would be compared with itself")
-        return _build(settings.device, name, results)
+        return _build(settings, name, results)
     if kind == "history":
         return _history(settings.history_path, name)
     found = _tables(Path(settings.baseline), settings.device, any_device) if settings.baseline else None
@@ -109,9 +109,10 @@ def measured(settings: Settings, results: Path = Path("results"), any_device: bo
     return found
 
 
-def _build(device: str, name: str, results: Path) -> Measured:
-    folder = results / device
-    known = sorted(path.name for path in folder.glob("*/") if path.name not in RESERVED)
+def _build(settings: Settings, name: str, results: Path) -> Measured:
+    """What a build of this folder has measured, or will have in this run."""
+    folder = results / settings.device
+    known = sorted({*settings.builds, *(path.name for path in folder.glob("*/") if path.name not in RESERVED)})
     if name not in known:
         raise ConfigError(f"baseline: there are no results of a build {name!r} in {folder}{did_you_mean(name, known)}")
     return Measured("build", str(folder / "cells.parquet"), name)
@@ -133,15 +134,27 @@ def _tables(place: Path, device: str, any_device: bool) -> Measured | None:
     for folder in (place, place / "results"):
         if (folder / device / "cells.parquet").is_file():
             return Measured("folder", str(folder / device / "cells.parquet"))
-    if (place / "cells.parquet").is_file() and place.resolve().name == device:
+    if (place / "cells.parquet").is_file() and _device(place / "cells.parquet") == device:
         return Measured("folder", str(place / "cells.parquet"))
     found = [*place.glob("cells.parquet"), *place.glob("*/cells.parquet"), *place.glob("results/*/cells.parquet")]
     if len(found) == 1 and any_device:
         return Measured("device", str(found[0]))
     if found:
-        others = ", ".join(sorted({path.resolve().parent.name for path in found}))
+        others = ", ".join(sorted(map(_device, found)))
         raise ConfigError(f"baseline: {str(place)!r} has results of the device {others}, and this run is on {device}")
     return None
+
+
+def _device(path: Path) -> str:
+    """The device of a table of cells; by its folder where there are none, or the table is damaged."""
+    import pyarrow as pa  # few runs have such a baseline
+    import pyarrow.parquet as pq
+
+    try:
+        devices = pq.read_table(path, columns=["device"])["device"]
+    except pa.ArrowInvalid:
+        devices = ()
+    return str(devices[0].as_py()) if len(devices) else path.resolve().parent.name
 
 
 def precision_column(device: str, mode: Mode) -> str:

@@ -22,7 +22,7 @@ from timmgate.core.statistics import CONFIDENCE
 from timmgate.tables import deviations, moderated, parquet
 from timmgate.tables.baseline import Measured
 from timmgate.tables.by_cell import requested
-from timmgate.tables.deviations import SMALLEST_NOISE, Baseline, ModeModel
+from timmgate.tables.deviations import MANY_CELLS, SMALLEST_NOISE, Baseline, ModeModel
 from timmgate.tables.figures import EAGER, FIGURES, RELATIVE, Figure
 from timmgate.tables.moderated import Test
 
@@ -48,6 +48,9 @@ TESTED = (RELATIVE, COMPILED, EAGER, replace(COLD, column="compile_warm_cpu_s"),
 
 ALONE = (RELATIVE, COMPILED, EAGER, COLD, MEMORY)
 """The same of `cells`, for what was measured apart."""
+
+ALWAYS_JUDGED = (RELATIVE, MEMORY)
+"""Figures whose noise is known without many cells: of the others machines differ by more than `USUAL_NOISE`."""
 
 SHOWN = ("compile_cold_cpu_s", "margin", "strict_margin")
 """Columns of `cells` that are measured once, and so shown without a verdict."""
@@ -129,12 +132,13 @@ def apart(cells: pa.Table, baseline: Baseline, before: str, after: str) -> pa.Ta
         cell = row["mode"], row["model"]
         earlier = baseline.rows.get(cell, [])
         one = earlier[-1] if earlier else {}
-        rows += _statuses(cell, one, row)
+        rows += _statuses(cell, one, row) if cell not in baseline.others else []
         if reason := found.incomparable.get(cell) or _untimed(row):
             rows.append(_row(cell, "performance", verdict="left_out", message=reason))
             continue
         known = [figure for figure in ALONE if cell in found.moves[figure.column]]
-        tests = {figure: found.test(figure.column, cell) for figure in known} if same_device else {}
+        judged = [figure for figure in known if figure in ALWAYS_JUDGED or len(found.moves[figure.column]) >= MANY_CELLS]
+        tests = {figure: found.test(figure.column, cell) for figure in judged} if same_device else {}
         eager = found.test(EAGER.column, cell, found.eager) if EAGER in tests else None
         moved = _moved(tests.get(RELATIVE), tests.get(COMPILED), eager)
         for figure in known:
@@ -241,7 +245,7 @@ def _statuses(cell: ModeModel, one: Row, two: Row) -> list[Row]:
     rows = []
     for check, column in SHOWN_STATUS.items():
         before, after = one.get(column), two.get(column)
-        if before and after and before != after:
+        if before and after and before != after and "not_run" not in (before, after):
             failed = (before in FAILED, after in FAILED)
             verdict = {(False, True): "new_failure", (True, False): "fixed"}.get(failed, "status")
             rows.append(_row(cell, check, verdict=verdict, message=f"{before} became {after}"))

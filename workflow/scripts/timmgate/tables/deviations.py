@@ -69,6 +69,11 @@ RETIME_SIGMAS = 1.3
 that got worse by three standard deviations all but one in twenty are.
 """
 
+SUSPECT_SHARE, MIN_SUSPECTS = 0.2, 20
+"""Of the cells, so many are timed again at most, and at least so many may be. In a healthy night it is one in ten; of a
+torch that is slower everywhere the first measurements tell enough.
+"""
+
 IGNORED = {
     "build": ("inductor_config",),  # of the options of the mode: a build's are among them
     "device": ("device_name", "performance_threads", "allocator", "relocate"),
@@ -84,12 +89,14 @@ class Baseline:
     """What was measured before: by mode and model, the rows of `cells`, the latest last.
 
     `ignored` are columns, and options of the mode, that may differ although figures are compared. `statuses` are those to
-    expect where they are not the last row's.
+    expect where they are not the last row's. `others` says of cells that were measured in another way, or not at all, why
+    their statuses are not to be expected.
     """
 
     rows: Mapping[ModeModel, Sequence[Row]]
     ignored: tuple[str, ...] = ()
     statuses: Mapping[ModeModel, Row] = field(default_factory=dict)
+    others: Mapping[ModeModel, str] = field(default_factory=dict)
 
     def expectations(self, wanted: Mapping[str, Collection[str]]) -> Expectations:
         """The statuses to expect, of these models by mode."""
@@ -98,7 +105,7 @@ class Baseline:
             row = self.statuses.get((mode, model), rows[-1])
             statuses = [row[SHOWN_STATUS[check]] for check in ("accuracy", "performance")]
             known = [None if status in (None, "not_run") else status for status in statuses]
-            if model in wanted.get(mode, ()) and any(known):
+            if model in wanted.get(mode, ()) and any(known) and (mode, model) not in self.others:
                 found[mode][model] = Expectation(known[0] or "pass", None, known[1])
         return found
 
@@ -108,14 +115,40 @@ def load(measured: Measured, cells: pa.Table) -> Baseline:
 
     Of a history, without the measurements that the table `cells` has itself.
     """
+    ignored = IGNORED.get(measured.kind, ())
     if measured.kind == "history":
         rows = _of_history(measured, cells)
-        return Baseline({key: _filled(of_cell) for key, of_cell in rows.items()}, (), _settled(rows))
-    table = pq.read_table(measured.path)
-    if build := measured.name if measured.kind == "build" else _first(cells, "build"):
-        table = table.filter(pc.equal(table["build"], build))
-    rows = {(row["mode"], row["model"]): [UNKNOWN | row] for row in table.to_pylist()}
-    return Baseline(rows, IGNORED.get(measured.kind, ()))
+    else:
+        table = pq.read_table(measured.path)
+        if build := measured.name if measured.kind == "build" else _first(cells, "build"):
+            table = table.filter(pc.equal(table["build"], build))
+        rows = {(row["mode"], row["model"]): [UNKNOWN | row] for row in table.to_pylist()}
+    others = _others(cells, rows, ignored)
+    if measured.kind != "history":
+        return Baseline(rows, ignored, {}, others)
+    filled = {key: _filled(of_cell) for key, of_cell in rows.items()}
+    return Baseline(filled, ignored, _settled(rows), others)
+
+
+def _others(cells: pa.Table, rows: dict[ModeModel, list[Row]], ignored: tuple[str, ...]) -> dict[ModeModel, str]:
+    """Why statuses of cells are not to be expected. Of `rows`, those that were measured as a cell is today stay, if any."""
+    found = {}
+    for today in cells.select(["mode", "model", *CONDITIONS]).to_pylist():
+        key = today["mode"], today["model"]
+        alike = [row for row in rows.get(key, []) if not _unlike(today, row, ignored)]
+        if alike:
+            rows[key] = alike
+        elif key in rows:
+            found[key] = _in_words(today, rows[key][-1], _unlike(today, rows[key][-1], ignored))
+        else:
+            found[key] = ABSENT
+    return found
+
+
+def _unlike(row: Row, before: Row, ignored: tuple[str, ...]) -> list[str]:
+    """The `CONDITIONS` in which two rows differ; of what one of them does not know nothing is said."""
+    known = (name for name in CONDITIONS if name not in ignored and None not in (row[name], before[name]))
+    return [name for name in known if _condition(row, name, ignored) != _condition(before, name, ignored)]
 
 
 def _of_history(measured: Measured, cells: pa.Table) -> dict[ModeModel, list[Row]]:
@@ -169,6 +202,11 @@ def _filled(rows: list[Row]) -> list[Row]:
     return [*(row for row in rows[:-1] if row["performance_started_at"] != start), latest]
 
 
+CONDITIONS = ("accuracy_protocol", "device_name", "weights", "options")
+"""Columns in which a cell must agree with the baseline's for a status there to be expected here."""
+
+ABSENT = "the baseline has no such cell"
+
 NEEDED = tuple(
     dict.fromkeys(
         [
@@ -184,7 +222,7 @@ UNKNOWN: Row = dict.fromkeys(NEEDED)
 """What an older table may lack."""
 
 
-COMPILED, *_, COUNTED = FIGURES
+COMPILED, COLD, *_, COUNTED = FIGURES
 MOVING = (*JUDGED, COMPILED, EAGER)
 """Figures that are followed."""
 
@@ -193,15 +231,16 @@ MOVING = (*JUDGED, COMPILED, EAGER)
 class Comparison:
     """The cells of a baseline that are comparable, and the logarithms of how far each figure moved.
 
-    `incomparable` says why a cell is not. `eager` is the median of eager's moves, which all cells have in common. `spread`
-    is by figure how much each cell scattered in its baseline, where that has several measurements. `known` is how many of
-    them the baseline of a figure is the median of.
+    `incomparable` says why a cell is not, `unknown` which figures of one are known in the baseline alone. `eager` is the
+    median of eager's moves, which all cells have in common. `spread` is by figure how much each cell scattered in its
+    baseline, where that has several measurements. `known` is how many of them the baseline of a figure is the median of.
     """
 
     moves: dict[str, dict[ModeModel, float]] = field(default_factory=lambda: {each.column: {} for each in MOVING})
     spread: dict[str, dict[ModeModel, float]] = field(default_factory=lambda: {each.column: {} for each in MOVING})
     known: dict[str, dict[ModeModel, int]] = field(default_factory=lambda: {each.column: {} for each in MOVING})
     incomparable: dict[ModeModel, str] = field(default_factory=dict)
+    unknown: dict[ModeModel, list[Figure]] = field(default_factory=dict)
     eager: float = 0.0
     _pooled: dict[str, float] = field(default_factory=dict)
 
@@ -233,8 +272,8 @@ class Comparison:
         move = self.moves[column].get(key)
         return move if move is None or column != COMPILED.column else move - self.eager
 
-    def is_eager(self, key: ModeModel, anew: Mapping[str, float | None] | None = None) -> bool:
-        """Whether it is eager by itself that moved, and compiled did not: by more than noise, and than compiled twice.
+    def is_eager(self, key: ModeModel, limit: float, anew: Mapping[str, float | None] | None = None) -> bool:
+        """Whether it is eager that moved: by more than noise, and than compiled twice, which is no slower by `limit`.
 
         `anew` is how far figures moved in fresh processes, which count where there are any.
         """
@@ -243,7 +282,7 @@ class Comparison:
         if eager is None or compiled is None:
             return False
         eager -= self.eager
-        return abs(eager) > max(REPORT_SIGMAS * self.scatter(EAGER.column, key), 2 * abs(compiled))
+        return compiled <= limit and abs(eager) > max(REPORT_SIGMAS * self.scatter(EAGER.column, key), 2 * abs(compiled))
 
     def test(self, column: str, key: ModeModel, common: float = 0.0) -> Test:
         """Whether a figure that is known moved by more than the scatter of all cells, without what is `common` to them."""
@@ -265,8 +304,13 @@ def compare(cells: Sequence[Row], baseline: Baseline) -> Comparison:
             continue
         alike = [each for each in before if each["performance"] in PASSED and not _differences(row, each, baseline.ignored)]
         for figure in MOVING:
-            levels = [level for level in map(figure.of, alike) if level is not None]
+            same = [
+                each for each in alike if figure is not COLD or each["performance_threads"] == row["performance_threads"]
+            ]
+            levels = [level for level in map(figure.of, same) if level is not None]
             now = figure.of(row)
+            if now is None and levels:
+                found.unknown.setdefault(key, []).append(figure)
             if figure is COUNTED:
                 if levels and now is not None:
                     found.moves[figure.column][key] = now - levels[-1]
@@ -312,14 +356,16 @@ def _reason(row: Row, before: Sequence[Row], baseline: Baseline) -> str | None:
     ignored = baseline.ignored
     timed = [each for each in before if each["performance"] in PASSED]
     if not before:
-        return "the baseline has no such cell"
+        return ABSENT
     if not timed:
         return "it was not timed in the baseline"
     if any(not _differences(row, each, ignored) for each in timed):
         return None
-    return "; ".join(
-        f"{name} is {row[name]}, in the baseline {timed[-1][name]}" for name in _differences(row, timed[-1], ignored)
-    )
+    return _in_words(row, timed[-1], _differences(row, timed[-1], ignored))
+
+
+def _in_words(row: Row, before: Row, names: Sequence[str]) -> str:
+    return "; ".join(f"{name} is {row[name]}, in the baseline {before[name]}" for name in names)
 
 
 def _differences(row: Row, before: Row, ignored: tuple[str, ...]) -> list[str]:
@@ -328,7 +374,9 @@ def _differences(row: Row, before: Row, ignored: tuple[str, ...]) -> list[str]:
 
 
 def _condition(row: Row, name: str, ignored: tuple[str, ...]) -> Any:
-    """The value of a column; of options those that may not differ."""
+    """The value of a column; of options those that may not differ. Threads change times on a CPU alone."""
+    if name.endswith("_threads") and row["device"] != "cpu":
+        return None
     if name != "options" or row[name] is None:
         return row[name]
     return {option: value for option, value in json.loads(row[name]).items() if option not in ignored}
@@ -362,13 +410,17 @@ def deviations(
         about = {name: row.get(name) for name in ("build", "mode", "model", "log")} | {"check_name": "performance"}
         if key in found.incomparable:
             yield {**about, "class": "not_comparable", "reason": found.incomparable[key]}
+        for figure in found.unknown.get(key, []):
+            words = f"{figure.column} is not known, and was in the baseline"
+            yield {**about, "class": "not_comparable", "cause": figure.column, "reason": words}
         ran, batch_size = (fresh or {}).get(key, ()), row["performance_batch_size"]
         again = usable(ran, batch_size)
         if is_failing(ran, batch_size, times):
             yield {**about, "class": "new_failure", "reason": _failed(ran, batch_size)}
         anew = {each.column: _moved_again(each, row, found, again) for each in MOVING}
         for figure, move, value in _moves(row, found):
-            moved = _class_of(figure, move, _limit(figure, key, found, thresholds), found.is_eager(key))
+            is_eager = found.is_eager(key, _limit(COMPILED, key, found, thresholds))
+            moved = _class_of(figure, move, _limit(figure, key, found, thresholds), is_eager)
             words = f"{figure.column} {value:.4g}, {_size(figure, move)} against the baseline"
             if figure is RELATIVE:
                 words += f": {COMPILED.column} {row[COMPILED.column]:.4g}, {EAGER.column} {row[EAGER.column]:.4g}"
@@ -378,7 +430,8 @@ def deviations(
             elif move_again is not None and _is_suspect(figure, move, key, found, thresholds):
                 words += f"; {_size(figure, move_again)} in {len(again)} fresh processes"
                 limit = _limit(figure, key, found, thresholds, times)
-                confirmed = _class_of(figure, move_again, limit, found.is_eager(key, anew))
+                is_eager = found.is_eager(key, _limit(COMPILED, key, found, thresholds, times), anew)
+                confirmed = _class_of(figure, move_again, limit, is_eager)
                 was, moved = moved, confirmed if confirmed != figure.better else None
                 if moved is None and was == figure.worse:
                     moved = "not_confirmed"
@@ -387,18 +440,25 @@ def deviations(
 
 
 def suspects(cells: Sequence[Row], baseline: Baseline, thresholds: Thresholds, times: int) -> dict[ModeModel, Suspect]:
-    """The cells with figures that may have got worse, which up to `times` fresh processes have to tell."""
+    """The cells with figures that may have got worse, which up to `times` fresh processes have to tell.
+
+    Where there are very many, those that moved most against their limits: of the others the first measurement counts.
+    """
     found = compare(cells, baseline)
     suspected: dict[ModeModel, Suspect] = {}
+    excess: dict[ModeModel, float] = {}
     for row in cells:
         key, limits = (row["mode"], row["model"]), {}
         for figure, move, value in _moves(row, found):
             if _is_suspect(figure, move, key, found, thresholds):
                 level = value - move if figure.is_count else value / math.exp(move)
                 limits[figure.column] = Limit(level, _limit(figure, key, found, thresholds, times))
+                one = _limit(figure, key, found, thresholds)
+                excess[key] = max(excess.get(key, 0.0), move / one if one else math.inf)
         if limits:
             suspected[key] = Suspect(row["performance_batch_size"], limits)
-    return suspected
+    most = max(MIN_SUSPECTS, round(SUSPECT_SHARE * len(cells)))
+    return {key: suspected[key] for key in sorted(suspected, key=lambda key: -excess[key])[:most]}
 
 
 def _failed(ran: Sequence[Row], batch_size: int) -> str:

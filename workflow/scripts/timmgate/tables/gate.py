@@ -52,11 +52,14 @@ MOVES = {
     "eager_faster": "eager alone became faster",
     "noisy": "so many cells moved that only large changes can be told from noise: look at the cells, or measure again",
     "not_confirmed": "a figure was beyond the baseline, but not in the fresh processes that `confirm` asks for",
-    "not_comparable": "the figures were measured in another way, or not at all in the baseline",
+    "not_comparable": "it was measured in another way, or not at all in the baseline; with a cause, that figure alone",
 }
 """Against measured tables, a row more for each of these in a cell that passes; eager's is one for all cells."""
 
 AS_EXPECTED = ("pass", "expected_failure")
+
+UNJUDGED = (None, "not_run", "pass_due_to_skip")
+"""Statuses of a check that there is nothing to compare of."""
 
 FAILING = ("new_failure", "changed_failure", "missing", "slower", "slower_compile", "more_memory", "more_graph_breaks")
 """The classes that fail the gate. An improvement does not: it shows in the table until the expectations are updated."""
@@ -164,6 +167,7 @@ def against(
         of_build = cells.filter(pc.equal(cells["build"], build))
         before = deviations.load(measured, of_build)
         rows: list[Row] = judge(of_build, before.expectations(models), checks).to_pylist()
+        moved += _not_comparable(rows, before)
         judged += list(with_eager_of(measured, rows, of_build, evidence)) if evidence else rows
         if "performance" in checks:
             fresh: dict[tuple[str, str], list[Row]] = {}
@@ -173,6 +177,15 @@ def against(
             rows = requested(of_build).to_pylist()
             moved += deviations.deviations(rows, before, Thresholds(**thresholds), fresh, times)
     return [*_with_failures(judged, moved), *(row for row in moved if row["class"] != "new_failure")]
+
+
+def _not_comparable(judged: Iterable[Row], before: deviations.Baseline) -> Iterator[Row]:
+    """A row for each accuracy check that has a result, but none in the baseline to compare it with."""
+    for row in judged:
+        reason = before.others.get((row["mode"], row["model"]))
+        if reason and row["check_name"] == "accuracy" and row["status"] not in UNJUDGED:
+            about = {name: row[name] for name in ("build", "mode", "model", "check_name", "log")}
+            yield {**about, "class": "not_comparable", "reason": reason}
 
 
 def _with_failures(judged: Iterable[Row], moved: Iterable[Row]) -> Iterator[Row]:
@@ -227,12 +240,13 @@ def _leaves(path: Path, wanted: Mapping[tuple[str | None, str, str], str], build
 
 
 def outcome(judged: Sequence[Row]) -> ExitCode:
-    """A regression; or that nothing could be compared, of which most likely the request is the reason; or neither."""
-    if failed(judged):
-        return ExitCode.REGRESSION
-    timed = {_cell(row) for row in judged if row["check_name"] == "performance" and row.get("status") == "pass"}
-    incomparable = {_cell(row) for row in judged if row["class"] == "not_comparable"}
-    return ExitCode.WRONG_REQUEST if timed and timed <= incomparable else ExitCode.AS_EXPECTED
+    """That nothing could be compared, of which most likely the request is the reason; or a regression; or neither."""
+    is_whole = [row for row in judged if row["class"] == "not_comparable" and not row.get("cause")]
+    incomparable = {(*_cell(row), row["check_name"]) for row in is_whole}
+    known = {(*_cell(row), row["check_name"]) for row in judged if row.get("status") not in UNJUDGED}
+    if known and known <= incomparable:
+        return ExitCode.WRONG_REQUEST
+    return ExitCode.REGRESSION if failed(judged) else ExitCode.AS_EXPECTED
 
 
 def _cell(row: Row) -> tuple[str | None, str, str]:

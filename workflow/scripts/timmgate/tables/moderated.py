@@ -99,7 +99,9 @@ def tests(differences: Sequence[Sequence[float]]) -> list[Test | None]:
 
 
 def _test(values: np.ndarray, common: Prior) -> Test:
-    variance, freedom = common.moderate(float(np.var(values, ddof=1)), len(values) - 1)
+    """One without any variance has no noise, whatever other cells have."""
+    own = float(np.var(values, ddof=1))
+    variance, freedom = common.moderate(own, len(values) - 1) if own else (0.0, len(values) - 1)
     mean, error = float(np.mean(values)), math.sqrt(variance / len(values))
     if error == 0:
         return Test(mean, 0.0, freedom, 1.0 if mean == 0 else 0.0)

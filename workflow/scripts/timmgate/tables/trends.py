@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from timmgate.core.checks import CHECKS
 from timmgate.core.described import columns
 from timmgate.core.outcome import OUT_OF_MEMORY
-from timmgate.core.schemas import KEY, PASSED, SHOWN_STATUS
+from timmgate.core.schemas import FAILED, KEY, SHOWN_STATUS
 from timmgate.tables import changes, history, parquet
 from timmgate.tables.changes import Change
 from timmgate.tables.figures import EAGER, JUDGED, RELATIVE, Figure, comparable
@@ -90,6 +90,11 @@ class Measurements:
         the series that the cell had before, or after: it changed its status, and has no figures.
         """
         entries, names = self.entries, (*KEY, *comparable(self.check))
+        threads = f"{self.check}_threads"  # they change times on a CPU alone
+        on_cpu = pc.equal(entries["device"].cast(pa.string()), "cpu")
+        entries = entries.set_column(
+            entries.schema.get_field_index(threads), threads, pc.if_else(on_cpu, entries[threads], None)
+        )
         codes: np.ndarray = _codes([entries[name] for name in names])[measured]
         told = ("device_name", f"{self.check}_batch_size")
         is_known = np.logical_and.reduce([np.asarray(pc.is_valid(entries[name])) for name in told])[measured]
@@ -229,9 +234,9 @@ def _class_of_count(figure: Figure, before: int, after: int) -> str:
 
 
 def _class_of_status(before: str, after: str) -> str:
-    if after in PASSED:
-        return "changed_pass" if before in PASSED else "new_pass"
-    return "new_failure" if before in PASSED else "changed_failure"
+    if after not in FAILED:
+        return "new_pass" if before in FAILED else "changed_pass"
+    return "changed_failure" if before in FAILED else "new_failure"
 
 
 def _cells(measurements: Measurements, figure: Figure, runs: int) -> Iterator[Row]:
