@@ -20,3 +20,4 @@ if __name__ == "__main__":
     found.script = examination.write_script(script.case(cell, row, checks), patient, found, weights)
     parquet.write(diagnosis.trials(cell, found), Path(snakemake.output.trials))
     parquet.write(diagnosis.summary(cell, patient.spec.check, row, found), Path(snakemake.output.diagnosis))
+    examination.forget(patient)

@@ -72,6 +72,8 @@ def test_a_finding_comes_with_its_trials_and_place(patient, run_trials):
     assert found.trials[0]["ended"] == "fail"
     assert found.trials[1]["ended"] == "pass"
     assert all(Path(row["log"]).is_file() for row in found.trials)
+    assert (patient.folder / "trials.jsonl").exists()  # until its tables are written
+    examination.forget(patient)
     assert not (patient.folder / "trials.jsonl").exists()
 
 
@@ -88,6 +90,35 @@ def test_a_trial_that_something_else_ended_is_tried_again(patient, run_trials):
     started = run_trials(lambda request: ended(next(ends, "pass")))
     assert examine(patient).finding.layer == "flaky"
     assert started == ["as it is", "as it is", "as it is, again"]
+
+
+@pytest.mark.parametrize(
+    ("status", "layer"),
+    [
+        ("eager_1st_run_fail", "eager"),
+        ("eager_1st_run_OOM", "unknown"),
+        ("infra_error", "unknown"),
+        ("model_fail_to_load", "unknown"),
+    ],
+)
+@pytest.mark.parametrize("variant", ["as it is", "aot_eager_decomp_partition"])
+def test_a_trial_that_says_nothing_of_its_variant_is_no_evidence(patient, run_trials, status, layer, variant):
+    run_trials(lambda request: ended(status if request.variant.name == variant else "fail_accuracy"))
+    found = examine(patient)
+    assert found.finding.layer == (layer if variant == "as it is" else "unknown")
+    assert layer == "eager" or not found.place
+
+
+def test_a_search_that_hangs_has_come_as_far_as_it_has(patient, run_trials):
+    def end(request):
+        if request.known is None:
+            return ended("pass" if request.variant.name in BELOW else "fail_accuracy")
+        tried = {"module": "blocks.0", "module_class": "Block"}
+        known = [{"module": "blocks", "ended": "forward"}, {"module": "blocks.0", "ended": "forward"}]
+        return lost(*known, tried, status="timeout", cause="limit of 3 s")
+
+    run_trials(end)
+    assert examine(patient).place["module"] == "blocks.0"
 
 
 def test_outcomes_are_kept_until_the_end_and_only_for_the_same_measurement(patient, run_trials):

@@ -103,6 +103,18 @@ def test_conditions_are_the_options_that_it_takes():
     assert not any(variant.options.get("precision") for variant in follow(Mode(), {"eager"})[1])
 
 
+def test_a_backend_of_ones_own_and_what_is_below_it_have_conditions_too():
+    found, _ = follow(Mode(backend="acme", precision="amp"), BELOW_INDUCTOR | {"without precision"})
+    assert (found.layer, found.conditions) == ("backend", ("precision",))
+    found, _ = follow(Mode(dynamic=True), {"eager", "without dynamic"})
+    assert (found.layer, found.conditions) == ("aot_autograd", ("dynamic",))
+
+
+def test_aot_inductor_is_inductor_where_what_is_exported_is_right():
+    found, tried = follow(Mode(backend="aot_inductor"), BELOW_INDUCTOR | {"export", "lowerings"})
+    assert found.layer == "lowerings" and tried[1].options == {"backend": "export"}
+
+
 def test_cudagraphs_are_a_layer_of_their_own():
     found, _ = follow(Mode(cudagraphs=True), BELOW_INDUCTOR | {"without cudagraphs"})
     assert found.layer == "cudagraphs"
@@ -118,6 +130,8 @@ def test_cudagraphs_are_a_layer_of_their_own():
         ("acme", BELOW_INDUCTOR, "backend"),
         ("acme", {"eager", "aot_eager"}, "partitioner"),
         ("fault:scaled_output", BELOW_INDUCTOR, "backend"),
+        ("export", BELOW_INDUCTOR, "capture"),
+        ("aot_inductor", BELOW_INDUCTOR, "capture"),
     ],
 )
 def test_a_backend_that_is_not_inductor_has_the_layers_below_it(backend, passing, layer):

@@ -98,6 +98,44 @@ def test_a_script_is_python_of_at_most_sixty_lines_that_needs_nothing_of_ours_bu
     assert imported <= {"copy, math, os, sys", "timm, torch", "safetensors.torch", "timmgate.worker.faults"}
 
 
+@pytest.mark.parametrize("rule", [*script.WRONG_IF, None])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("check", BOTH)
+def test_a_script_of_a_model_with_several_outputs_is_python(options, rule, check):
+    facts = {**FACTS, "is_tree": True}
+    one = Case(specs.spec(check, options=options), 8, rule, "wrong", limit=0.1, timed="output.1")
+    text = script.text(one, RunOptions(), facts)
+    compile(text, "repro.py", "exec")
+    assert ("numbered(" in text) == (rule == "timed")
+
+
+def test_what_failed_while_it_was_timed_must_not_be_compiled_again():
+    texts = [script.text(Case(specs.spec(check), 8, None), RunOptions(), FACTS) for check in BOTH]
+    assert ["fail_on_recompile" in text for text in texts] == [False, True]
+
+
+def test_what_is_exported_under_amp_has_its_autocast_in_it():
+    options = {"backend": "aot_inductor", "precision": "amp"}
+    text = script.text(Case(specs.spec(options=options), 8, "strict"), RunOptions(), {**FACTS, "amp_dtype": "bfloat16"})
+    assert "torch.export.export(InAutocast(broken), (images,))" in text
+
+
+@pytest.mark.parametrize(("reference", "kind", "timed", "is_exact"), [
+    ("fp64", "output.1", "output.1", True), ("extrapolated", "output", "output", False), ("fp64", "kept", "output", True)
+])  # fmt: skip
+def test_a_timed_output_is_held_against_what_the_cell_was(reference, kind, timed, is_exact):
+    columns = {"timed_output_error": 0.5, "timed_output_margin": 10.0, "timed_reference": reference}
+    found = case(accuracy="pass", performance="fail_accuracy", timed_output_kind=kind, **columns)
+    assert (found.timed, found.is_exact) == (timed, is_exact)
+
+
+def test_a_builds_modules_are_found_where_a_worker_finds_them(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    run = RunOptions(build=BuildOptions(env={"PYTHONPATH": "/src/acme:/src/more"}, import_=["acme"]))
+    lines = script.text(Case(specs.spec(), 8, "strict"), run, FACTS).splitlines()
+    assert lines.index(f"sys.path += {[str(tmp_path), '/src/acme', '/src/more']}") < lines.index("import acme")
+
+
 def test_a_builds_variables_come_before_torch_and_its_modules_are_imported():
     run = RunOptions(threads=3, build=BuildOptions(env={"TORCH_LOGS": "+dynamo"}, import_=["acme_torch"]))
     lines = script.text(Case(specs.spec(), 8, "strict"), run, FACTS).splitlines()

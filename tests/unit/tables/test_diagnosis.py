@@ -21,7 +21,7 @@ ROW = {
     "accuracy_reason": "it is wrong",
     "accuracy_reason_class": "compiler",
 }
-TRIAL = {"status": "fail_accuracy", "log": "a.log", "wall_s": 20.0, "cpu_s": 5.0}
+TRIAL = {"status": "fail_accuracy", "log": "a.log", "wall_s": 20.0, "cpu_s": 5.0, "started_at": "2026-11-29T02:00:00+00:00"}
 EXAMINATION = Examination(
     Finding("lowerings", "without lowerings (bisector)", "erf", ("freezing",)),
     [

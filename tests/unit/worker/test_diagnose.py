@@ -1,9 +1,11 @@
 """Trials and the search of modules, on small models with faults in dynamo, which need no C++ compiler."""
 
 import io
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 from torch._dynamo import guards, output_graph
 
 import specs
@@ -161,3 +163,48 @@ def test_a_module_of_a_cell_that_died_is_run_often(try_, monkeypatch):
     few, counted[:] = len(counted), []
     try_(ladder.REPEAT, known={"stem": "pass", "pool": "pass"}, cause="signal")
     assert len(counted) > 5 * few
+
+
+class Inner(nn.Module):
+    """One that is given a list."""
+
+    def __init__(self):
+        super().__init__()
+        self.join = nn.Linear(4, 4)
+
+    def forward(self, parts):
+        return self.join(parts[0] + parts[1])
+
+
+class Outer(nn.Module):
+    """Blocks in lists, which are not called themselves, and a mean of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), nn.ModuleDict({"a": nn.Linear(4, 4)})])
+        self.inner, self.unused = Inner(), nn.ModuleList([nn.Linear(2, 2)])
+
+    def forward(self, images):
+        features = self.blocks[1]["a"](self.blocks[0](images))
+        return self.inner([features, features]).mean(1, keepdim=True)
+
+
+def test_modules_in_lists_and_of_modules_that_are_given_lists_are_tried_in_their_order():
+    images = torch.randn(2, 3, 2, 2)
+    names = [name for name, _ in places.candidates(spec(), Outer(), images, "")]
+    assert names == ["blocks.0", "blocks.1.a", "inner.join"]
+
+
+@pytest.mark.parametrize(("wrong", "found"), [(True, "forward"), (False, None)])
+def test_where_no_module_goes_wrong_the_model_itself_is_tried(monkeypatch, wrong, found):
+    monkeypatch.setattr(places, "make", lambda *_: (Outer(), torch.randn(2, 3, 2, 2)))
+    tried = []
+
+    def goes_wrong(spec, setup, fed, request, reporter):
+        tried.append(type(fed.module).__name__)
+        return "forward" if wrong and isinstance(fed.module, Outer) else "pass"
+
+    monkeypatch.setattr(places, "goes_wrong", goes_wrong)
+    reporter = SimpleNamespace(stage=lambda _: None, detail=lambda _: None, columns=lambda **_: None)
+    place = places.search(spec(), None, SimpleNamespace(known={}), reporter)
+    assert tried[-1] == "Outer" and (place and place.direction) == found

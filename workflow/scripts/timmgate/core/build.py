@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from timmgate.core.described import described
@@ -69,6 +70,10 @@ class BuildOptions:
         """The options as they are written in a configuration, where `import` is no word of Python's."""
         env = {name: _with_homes(text) for name, text in values.get("env", {}).items()}
         return cls(**{"import_" if name == "import" else name: value for name, value in (values | {"env": env}).items()})
+
+    def import_places(self) -> list[str]:
+        """Folders of what it imports beside its environment's: where a run was started, and its PYTHONPATH."""
+        return [str(Path.cwd()), *filter(None, self.env.get("PYTHONPATH", "").split(os.pathsep))] if self.import_ else []
 
     def script_environment(self, threads: int, device: str) -> dict[str, str]:
         """Variables of a worker that change what is computed, for a script that repeats it without compile caches."""

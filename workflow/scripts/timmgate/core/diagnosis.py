@@ -19,7 +19,7 @@ TRIAL = "trial"
 
 LAYERS = {
     "eager": "eager itself fails, before anything is compiled: an operator of torch, or the model",
-    "capture": "dynamo captures another program than eager runs, or cannot capture it",
+    "capture": "dynamo, or torch.export, captures another program than eager runs, or cannot capture it",
     "guards": "dynamo's guards: a program runs where it does not hold, or is compiled anew where it does",
     "aot_autograd": "AOTAutograd: tracing of the backward pass, functionalization, the program around the graphs",
     "decompositions": "operators are taken apart into others that compute something else",
@@ -34,7 +34,7 @@ LAYERS = {
     "cudagraphs": "graphs are recorded and replayed",
     "inductor": "inductor, in no layer of it that can be left out",
     "backend": "the backend that the mode names",
-    "unknown": "eager runs of a trial died or took too long, twice, so that the search could not go on",
+    "unknown": "a trial ended before anything was compiled, or was ended from outside, twice: the search could not go on",
     "flaky": "it does not fail again",
 }
 """Where in the stack a cell goes wrong, from the first to the last that a model goes through, and what is no place."""

@@ -7,13 +7,13 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from timmgate.core.checks import EAGER_1ST, EAGER_2ND, EAGER_TWICE, NULL_RUNS, REFERENCE
 from timmgate.core.diagnosis import GRAPH, GRAPH_SCRIPT, IN_EAGER, SIGNAL, TrialRequest, Variant
-from timmgate.core.outcome import RETRYABLE, AttemptResult, Verdict
+from timmgate.core.faults import is_fault
+from timmgate.core.outcome import OUT_OF_MEMORY, RETRYABLE, AttemptResult, Verdict
 from timmgate.core.redact import redacted, shortened
 from timmgate.core.run_options import RunOptions
 from timmgate.core.schemas import PASSED, SHOWN_STATUS
@@ -42,8 +42,11 @@ worker which has tried others before is tried again in a fresh one.
 HUNG_WORKERS = 4
 """The same of those that hang, each of which takes the whole time limit."""
 
-OF_EAGER = (*EAGER_1ST, *EAGER_2ND)
-"""Statuses of a trial that ended before anything was compiled: it says nothing about its variant."""
+OF_EAGER = (*EAGER_1ST, *EAGER_2ND, *RETRYABLE, "model_fail_to_load")
+"""Statuses of a trial that ended before anything was compiled, or for another reason: it says nothing about its variant."""
+
+EAGER_FAILS = tuple(status for status in (*EAGER_1ST, *EAGER_2ND) if status not in OUT_OF_MEMORY)
+"""Those of eager that fails itself, and not for lack of time or memory."""
 
 EAGER_STAGES = (REFERENCE.name, EAGER_TWICE.name, NULL_RUNS.name)
 """Stages in which a trial that reaches its time limit says as little."""
@@ -51,10 +54,13 @@ EAGER_STAGES = (REFERENCE.name, EAGER_TWICE.name, NULL_RUNS.name)
 LIMITS = ("timeout", "OOM")
 """Statuses that say by themselves what ended a trial."""
 
+TRIALS = "trials.jsonl"
+"""The file in which trials are kept until the tables are written."""
+
 SO_FAR = "places, so far"
 """The name under which it is kept where the search of modules is after a lost worker."""
 
-NOWHERE = ("flaky", "unknown", "backend", "guards")
+NOWHERE = ("flaky", "unknown", "guards")
 """Layers in which no module by itself can be expected to fail."""
 
 LAST_LINES = 12
@@ -136,9 +142,14 @@ def examine(patient: Patient) -> Examination:
     with interruptible():
         trials = Trials(patient)
         finding = trials.follow(ladder.search(patient.spec.options))
-        place = {} if finding.layer in NOWHERE else trials.place(finding)
-        trials.forget()
+        is_planted = is_fault(patient.spec.options.backend)  # which has its place in the whole graph
+        place = {} if finding.layer in NOWHERE or is_planted else trials.place(finding)
         return Examination(finding, trials.rows, place, graph_script=trials.graph_script(place))
+
+
+def forget(patient: Patient) -> None:
+    """Its tables are written: the next examination starts anew."""
+    (patient.folder / TRIALS).unlink(missing_ok=True)
 
 
 def what_ended(status: str, cause: str | None) -> str | None:
@@ -154,12 +165,19 @@ def _is_of_eager(row: Row) -> bool:
     return row["status"] in OF_EAGER or (row["status"] == "timeout" and row["stage"] in EAGER_STAGES)
 
 
+def deepest(known: Mapping[str, str]) -> dict[str, Any]:
+    """Of the modules that were tried, the innermost that went wrong, as columns; none where none did."""
+    wrong = [module for module, ended in known.items() if module and module != IN_EAGER and ended != "pass"]
+    module = max(wrong, key=lambda name: name.count("."), default=None)
+    return {"module": module, "direction": known[module]} if module else {}
+
+
 class Trials:
     """The trials of a cell, in a file of their own, one line of JSON each."""
 
     def __init__(self, patient: Patient):
         self._patient, self.rows = patient, list[Row]()
-        self._file = patient.folder / "trials.jsonl"
+        self._file = patient.folder / TRIALS
         self._cell = f"{patient.spec.identity()} {patient.measured_at}"
         self._known = {row["variant"]: row for row in self._kept()}
         self._failure: tuple[str, str | None] | None = None
@@ -177,8 +195,10 @@ class Trials:
         """Run what a search asks for, until it has found something, or a trial says nothing of its variant."""
         variant = next(search)
         while True:
-            outcome = self._outcome(self._row(variant))
-            if outcome.ended == "eager" and variant not in (ladder.REPEAT, ladder.AGAIN):
+            row = self._row(variant)
+            outcome = self._outcome(row)
+            of_eager = variant in (ladder.REPEAT, ladder.AGAIN) and row["status"] in EAGER_FAILS
+            if outcome.ended == "eager" and not of_eager:
                 return Finding("unknown")
             try:
                 variant = search.send(outcome)
@@ -292,16 +312,10 @@ class Trials:
             self._known[SO_FAR] = self._keep({"variant": SO_FAR, "ended": known, "place": place, "lost": dict(lost)})
             if lost["timeout"] >= HUNG_WORKERS or lost.total() >= LOST_WORKERS:
                 break
-        return {"variant": variant.name, **about, **place, **attempt.columns, "wall_s": wall_s}
+        return {"variant": variant.name, **about, **(place or deepest(known)), **attempt.columns, "wall_s": wall_s}
 
     def _cause_of(self, variant: Variant) -> str | None:
         """What is looked for in the modules of a variant: how its own trial failed, which may not be how the cell did."""
         tried = (self._known.get(each) for each in (variant.name, ladder.AGAIN.name))
         row = next((row for row in tried if row and row["status"] not in PASSED), None)
         return what_ended(row["status"], row["cause"]) if row else self._patient.cause
-
-    def forget(self) -> None:
-        """The examination is over: the next one starts anew."""
-        self._file.unlink(missing_ok=True)
-        for row in self.rows:
-            row["started_at"] = datetime.fromisoformat(row["started_at"])

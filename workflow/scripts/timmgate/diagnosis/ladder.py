@@ -20,6 +20,9 @@ DECOMPOSED = Variant("aot_eager_decomp_partition", options={"backend": "aot_eage
 RUNGS = (DYNAMO, AOT, DECOMPOSED)
 """Backends that end after one layer more each, and run eager from there on."""
 
+EXPORTED = Variant("export", options={"backend": "export"})
+"""What torch.export captures, as it is; aot_inductor begins with it, and not with dynamo."""
+
 GUARDS = ("torch/_dynamo/guards.py", "torch/_guards.py", "torch/_dynamo/eval_frame.py")
 """Files that an exception of guards comes from; of the last one, that a program is compiled anew where that is refused."""
 
@@ -70,12 +73,28 @@ Search = Generator[Variant, TrialOutcome, Finding]
 
 
 def search(mode: Mode) -> Search:
-    """Where a cell of this mode goes wrong."""
+    """Where a cell of this mode goes wrong, and which of its options that takes."""
     first = yield REPEAT
     if first.ended == "pass" and (first := (yield AGAIN)).ended == "pass":
         return Finding("flaky")
     if first.ended == "eager":
         return Finding("eager")
+    found = yield from _layer(mode, first)
+    conditions = []
+    for option in conditions_of(mode):
+        if (yield without(option)).ended == "pass":
+            conditions.append(option)
+    if found.layer == "inductor" and "cudagraphs" in conditions:
+        found = Finding("cudagraphs", without("cudagraphs").name)
+    return replace(found, conditions=tuple(conditions))
+
+
+def _layer(mode: Mode, first: TrialOutcome) -> Search:
+    """The layer that goes wrong, and what of it; `first` is how the cell failed."""
+    if mode.backend == EXPORTED.options["backend"]:
+        return Finding("capture")
+    if mode.backend == "aot_inductor" and (yield EXPORTED).ended != "pass":
+        return Finding("capture", variant=EXPORTED)
     below = [rung for rung in RUNGS if mode.backend in (*INDUCTOR_BACKENDS, *_after(rung))]
     if mode.backend not in (*INDUCTOR_BACKENDS, *(rung.name for rung in RUNGS)):
         below = list(RUNGS)
@@ -83,15 +102,7 @@ def search(mode: Mode) -> Search:
         return (yield from _lowest(below, highest))
     if mode.backend not in INDUCTOR_BACKENDS:
         return (yield from _of_rung(mode.backend, first))
-    frozen = mode.freezing and (yield without("freezing")).ended == "pass"
-    found = yield from _inductor(frozen)
-    conditions = ["freezing"] if frozen else []
-    for option in conditions_of(mode):
-        if option != "freezing" and (yield without(option)).ended == "pass":
-            conditions.append(option)
-    if found.layer == "inductor" and "cudagraphs" in conditions:
-        found = Finding("cudagraphs", without("cudagraphs").name)
-    return replace(found, conditions=tuple(conditions))
+    return (yield from _inductor(mode.freezing and (yield without("freezing")).ended == "pass"))
 
 
 def without(option: str) -> Variant:

@@ -52,6 +52,9 @@ WIDTH = 150
 AS_LARGE_AS_ITSELF = 1.0
 """Relative error that is wrong in any case, where a row does not say what was allowed."""
 
+NOT_IN_ONE_CALL = ("first_iteration.", "last_iteration.", "one_run.", "written.", "type.")
+"""Leaves that the last call of a program does not show."""
+
 JUDGED = ("strict", "dynamo", "timed", "cosine")
 """Rules by which compiled is held against float64 or eager."""
 
@@ -65,7 +68,8 @@ class Case:
     * `rule`: how the result is judged, a word of `WRONG_IF`; None where it never came to one.
     * `sentence`: why it failed, in the words of the tables; None if it passed.
     * `compiles`: whether a compiler has to do with it; else eager alone is run.
-    * `limit`: of the relative error of the leaf `timed`, by the rule of that name.
+    * `limit`: of the relative error of the leaf `timed`, by the rule of that name; against float64, or eager if not
+      `is_exact`.
     """
 
     spec: Spec
@@ -75,6 +79,7 @@ class Case:
     compiles: bool = True
     limit: float | None = None
     timed: str = "output"
+    is_exact: bool = True
 
 
 def case(cell: Cell, row: Row, checks: Sequence[str]) -> Case:
@@ -95,9 +100,13 @@ def case(cell: Cell, row: Row, checks: Sequence[str]) -> Case:
         error, margin = row["timed_output_error"], row["timed_output_margin"]
         is_known = error and margin and math.isfinite(error)
         about["timed"] = row["timed_output_kind"] or ("gradient" if spec.options.training else "output")
+        about["is_exact"] = row["timed_reference"] in ("fp64", None)
+        if about["timed"] == "kept":
+            about |= {"timed": "prediction" if spec.options.training else "output"}
+            about["sentence"] = f"{about['sentence']} (which a call with new images, that is judged here, does not show)"
         return Case(rule="timed", limit=error / margin if is_known else AS_LARGE_AS_ITSELF, **about)
     by_dynamo = row["strict"] not in ("pass", "fail") or row.get("passed_by") == "dynamo"
-    if (row["strict_worst_leaf"] or "").startswith(("first_iteration.", "last_iteration.", "written.")):
+    if (row["strict_worst_leaf"] or "").startswith(NOT_IN_ONE_CALL):
         about["sentence"] = f"{about['sentence']} (which the last call, that is judged here, does not show)"
     if by_dynamo or (status == "fail_accuracy" and row["strict"] == "pass"):
         return Case(rule="cosine" if row["comparison"] == "cosine" else "dynamo", **about)
@@ -131,7 +140,7 @@ def text(case: Case, run: RunOptions, facts: Row, module: str | None = None) -> 
     """The script; `facts` are those of `worker.repro`."""
     spec, options = case.spec, case.spec.options
     about = f"{spec.check} of {spec.mode}/{spec.model}{f', module {module}' if module else ''} on {spec.device}"
-    rule, is_exact = case.rule, case.rule != "cosine" and facts["has_reference"]
+    rule, is_exact = case.rule, case.is_exact and case.rule != "cosine" and facts["has_reference"]
     is_mirrored = rule == "strict" and module is None  # what keeps its first result is wrong with other images
     others = [*facts["arguments"][1:], *(f"{name}={value}" for name, value in facts["keywords"].items())]
     with_guard = f"with torch.autocast({spec.device!r}, torch.{facts['amp_dtype']}, enabled=images.dtype != torch.float64):"
@@ -148,12 +157,15 @@ def text(case: Case, run: RunOptions, facts: Row, module: str | None = None) -> 
         fault=faults.is_fault(options.backend),
         library=repr(str(PACKAGE_ROOT)),
         imports=run.build.import_,
+        places=run.build.import_places(),
+        is_timed=spec.check == "performance" and not module,
         options=options,
         device=spec.device,
         torch_device=repr(spec.device),
         config={} if faults.is_fault(options.backend) else facts["inductor_config"],
         compiles=case.compiles,
-        compiled=_compiled(spec),
+        compiled=_compiled(spec, facts["amp_dtype"] is not None),
+        exports=options.backend in ("export", "aot_inductor") and facts["amp_dtype"] is not None,
         loop=_loop(spec, sizes, is_mirrored, RUNS_OF_A_CRASH if module and not rule else 2),
         given="images[:size]" if sizes else "given" if is_mirrored else "images",
         model=repr(spec.model),
@@ -181,13 +193,12 @@ def text(case: Case, run: RunOptions, facts: Row, module: str | None = None) -> 
 
 
 def _returned(is_tree: bool, rule: str | None) -> str:
-    """What a run without gradients returns, by name; the timed output is judged as one."""
+    """What a run without gradients returns, by name; nothing where nothing is judged."""
+    if rule is None:
+        return "{}"
     if not is_tree:
         return '{"output": output.clone()}'
-    parts = 'tensors("output", output)'
-    if rule != "timed":
-        return parts
-    return f'{{"output": torch.cat([each.flatten() for each in {parts}.values() if each.is_floating_point()])}}'
+    return 'numbered("output", output)' if rule == "timed" else 'tensors("output", output)'
 
 
 def _loop(spec: Spec, sizes: Sequence[int], is_mirrored: bool, times: int) -> str:
@@ -213,13 +224,14 @@ def _sizes(case: Case) -> tuple[int, ...]:
     return (*sizes, sizes[0])
 
 
-def _compiled(spec: Spec) -> str:
-    """The expression that compiles `broken`."""
+def _compiled(spec: Spec, has_autocast: bool) -> str:
+    """The expression that compiles `broken`; what gets a whole program gets autocast with it."""
     options, dynamic = spec.options, spec.options.dynamic or None
     if faults.is_fault(options.backend):
         return f"compile_model({options.backend!r}, broken, {dynamic})"
     shapes = ", dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)" if options.dynamic else ""
-    exported = f"torch.export.export(broken, (images,){shapes})"
+    subject = "InAutocast(broken)" if has_autocast else "broken"
+    exported = f"torch.export.export({subject}, (images,){shapes})"
     ahead = {
         "nothing": "broken",
         "export": f"{exported}.module()",

@@ -38,7 +38,9 @@ def sentence(row: Row) -> str:
     if row["switch"]:
         parts.append(f"passes with: {row['switch']}")
     if row["module"]:
-        parts.append(f"smallest module: {row['module']} ({row['module_class']}, {row['direction']})")
+        parts.append(
+            f"smallest module: {row['module']} ({row['module_class'] or 'not searched to its end'}, {row['direction']})"
+        )
     if row["fails_in_eager"]:
         parts.append("its null runs fail too, which are eager: it is the operator, and no compiler")
     if row["graph"]:

@@ -1,6 +1,7 @@
 """What diagnoses came to: a row for each failed cell, and one for each trial."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
@@ -26,12 +27,15 @@ def candidates(cells: pa.Table, checks: Sequence[str]) -> list[str]:
 
 def trials(cell: Cell, examination: Examination) -> pa.Table:
     """A row for each trial, in the schema `TRIALS_SCHEMA`."""
-    return parquet.table([_about(cell) | row for row in examination.trials], TRIALS_SCHEMA)
+    times = ({"started_at": datetime.fromisoformat(row["started_at"])} for row in examination.trials)
+    rows = [_about(cell) | row | time for row, time in zip(examination.trials, times, strict=True)]
+    return parquet.table(rows, TRIALS_SCHEMA)
 
 
 def summary(cell: Cell, check: str, row: Mapping[str, Any], examination: Examination) -> pa.Table:
     """The one row of a cell, in the schema `SCHEMA`; `row` is the cell's own of the check that failed."""
     finding, tried = examination.finding, examination.trials
+    raised = (trial["raised_in"] for trial in tried if trial.get("raised_in") and trial["ended"] == "fail")
     search_s = sum(trial["wall_s"] for trial in tried if trial["variant"] != PLACES.name)
     place_s = sum(trial["wall_s"] for trial in tried if trial["variant"] == PLACES.name)
     reference_s = row[f"{check}_wall_s"]
@@ -45,7 +49,7 @@ def summary(cell: Cell, check: str, row: Mapping[str, Any], examination: Examina
         "application": finding.application,
         "conditions": list(finding.conditions),
         **examination.place,
-        "raised_in": next((trial["raised_in"] for trial in tried if trial.get("raised_in")), None),
+        "raised_in": next(raised, None),
         "trials": sum(trial["variant"] != PLACES.name for trial in tried),
         "layer_s": search_s,
         "place_s": place_s,

@@ -16,6 +16,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Spec
@@ -25,7 +26,7 @@ from timmgate.worker.compare import compare_leaves
 from timmgate.worker.compile_cache import Cache
 from timmgate.worker.cotangent import cotangent_of
 from timmgate.worker.leaf_errors import Reference
-from timmgate.worker.training_step import Setup, logits, make
+from timmgate.worker.training_step import Setup, make
 
 STATISTICS = ("rms", "max", "projection", "mean", "slice_mean_0", "slice_rms_0", "slice_mean_1", "slice_rms_1", "contrast")
 """Order of the limits of a tensor."""
@@ -124,7 +125,8 @@ def prepare(spec: Spec, setup: Setup, folder: Path, module: str | None, rule: st
     with torch.set_grad_enabled(spec.options.training), backends.configured(spec):
         output = returned(spec, subject, arguments[0]) if rule else None
         if rule == "strict" and spec.options.training:
-            inputs["cotangent"] = cotangent_of(logits(output).shape, spec.seed)
+            floats = [each for each in tree_leaves(output) if is_floats(each)]
+            inputs |= {f"cotangent.{each}": cotangent_of(leaf.shape, spec.seed + each) for each, leaf in enumerate(floats)}
         limits, has_reference = Limits(), True
         if rule == "strict":
             families = strict_verdict.families_of_a_module(spec, arguments[0]) if module else None

@@ -219,16 +219,20 @@ def write(found: Graph, searching: Search, spec: Spec, request: TrialRequest) ->
     save_file({name: value.contiguous().clone() for name, value in tensors.items()}, folder / INPUTS)
     given = [f"inputs['given_{n}']" if isinstance(value, Tensor) else repr(value) for n, value in enumerate(found.inputs)]
     mode = "" if spec.options.compile_mode == "default" else f", mode={spec.options.compile_mode!r}"
+    dynamic = ", dynamic=True" if spec.options.dynamic else ""
+    build = request.run.build
+    imported = [f"sys.path += {places}" for places in [build.import_places()] if places]
+    imported += [f"import {name}" for name in build.import_]
     write_text(
         folder / GRAPH_SCRIPT,
         TEXT.format(
-            environment=request.run.build.script_environment(request.run.threads, spec.device),
-            imports="".join(f"import {name}\n" for name in request.run.build.import_),
+            environment=build.script_environment(request.run.threads, spec.device),
+            imports="".join(f"{line}\n" for line in imported),
             config=backends.inductor_changes(spec),
             code="\n".join(f"    {line}" if line.strip() else "" for line in found.module.code.strip().splitlines()),
             device=spec.device,
             given=", ".join(given),
-            backend=f"backend={spec.options.backend!r}{mode}",
+            backend=f"backend={spec.options.backend!r}{mode}{dynamic}",
             limit=f"{limit:.3g}",
         ),
     )

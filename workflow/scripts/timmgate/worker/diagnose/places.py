@@ -18,12 +18,15 @@ from timmgate.core.protocol import Reporter
 from timmgate.core.spec import Spec
 from timmgate.core.verdict import OUTPUTS
 from timmgate.worker import backends, strict_verdict, torch_device
-from timmgate.worker.calls import first_calls, is_floats
+from timmgate.worker.calls import Call, first_calls, is_floats
 from timmgate.worker.resource_errors import is_out_of_memory
 from timmgate.worker.training_step import Setup, make
 
 RUNS_S = 10.0
 """So long a module runs again that may have broken memory, unless it has run often enough before. A choice."""
+
+WHOLE = ""
+"""The name of the model itself."""
 
 RAISED = "raised"
 """Where a module goes wrong that cannot be compiled, or not be run."""
@@ -54,12 +57,26 @@ def search(spec: Spec, setup: Setup, request: TrialRequest, reporter: Reporter) 
                 break
         else:
             break
-    if place:
+    if place is None:
+        place, module = whole(spec, setup, model, images, request, reporter), None
+    if place and module:
         kind = type(place.fed.module).__name__
         reporter.columns(module=module, module_class=kind, direction=place.direction)
         if place.direction == RAISED:
             reporter.columns(fails_in_eager=fails_in_eager(spec, place.fed, request, reporter))
     return place
+
+
+def whole(
+    spec: Spec, setup: Setup, model: nn.Module, images: Tensor, request: TrialRequest, reporter: Reporter
+) -> Place | None:
+    """The model itself, where none of its modules goes wrong: an operator of its own, or of two modules together."""
+    fed, ended = Fed(model, (images,), {}), request.known.get(WHOLE)
+    if ended is None:
+        reporter.detail({"module": WHOLE, "module_class": type(model).__name__})
+        ended = goes_wrong(spec, setup, fed, request, reporter)
+        reporter.detail({"module": WHOLE, "ended": ended})
+    return None if ended in ("pass", RAISED) else Place(fed, ended)
 
 
 def fails_in_eager(spec: Spec, fed: "Fed", request: TrialRequest, reporter: Reporter) -> bool:
@@ -157,11 +174,21 @@ class Fed(nn.Module):
         return self.module(*args, **{key: value for key, value in given.items() if isinstance(key, str)})
 
 
+def children(model: nn.Module, module: str) -> set[str]:
+    """Names of the modules in one."""
+    return {f"{module}.{name}".removeprefix(".") for name, _ in model.get_submodule(module).named_children()}
+
+
 def candidates(spec: Spec, model: nn.Module, images: Tensor, module: str) -> Iterator[tuple[str, Fed]]:
-    """The modules in `module` with what they are fed, in order; those that are built as one before come last."""
-    parent = model.get_submodule(module)
-    names = {child: f"{module}.{name}".removeprefix(".") for name, child in parent.named_children()}
-    calls = first_calls(spec, model, images, names.values())
+    """The modules in `module` with what they are fed, in order; those that are built as one before come last.
+
+    In the place of one that is not called with a tensor, as a ModuleList or one that is given a list, those in it.
+    """
+    names, calls = children(model, module), dict[str, Call]()
+    while names - calls.keys():
+        calls = first_calls(spec, model, images, names)
+        inner = {name: children(model, name) for name in names - calls.keys()}  # of those that are never called so
+        names = {*calls}.union(*inner.values())
     seen, alike = set(), []
     for name, call in calls.items():
         fed = Fed(model.get_submodule(name), call.arguments, call.keywords, call.in_place)
