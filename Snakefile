@@ -7,6 +7,7 @@ configfile: f"{workflow.basedir}/config/config.yaml"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/begin_and_end.smk"
 include: "workflow/rules/retry.smk"
 include: "workflow/rules/watch.smk"
 include: "workflow/rules/suite.smk"

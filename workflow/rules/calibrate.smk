@@ -30,7 +30,7 @@ rule healthy_runs:
     threads: SETTINGS.run.threads
     resources:
         **{**WORKER_RESOURCES, "mem_mb": lambda wildcards, threads: memory_of(wildcards, threads, ["accuracy"], 1)},
-        runtime=runtime_min(20),
+        runtime=runtime_min(TIMEOUTS),
     params:
         cell=identity,
     script:

@@ -1,6 +1,6 @@
 rule export:
     input:
-        unpack(cell_rows),  # one that was deleted is measured again first
+        unpack(cell_rows),
         cells=f"results/{SETTINGS.device}/cells.parquet",
     output:
         directory(f"results/{SETTINGS.device}/export"),

@@ -28,7 +28,7 @@ rule trials:
     threads: SETTINGS.run.threads
     resources:
         **{**WORKER_RESOURCES, "mem_mb": lambda wildcards, threads: memory_of(wildcards, threads, ["accuracy"], 3)},  # up to three seeds of weights
-        runtime=runtime_min(20),
+        runtime=runtime_min(TIMEOUTS),
     params:
         cell=identity,
         places=SETTINGS.fault_places,

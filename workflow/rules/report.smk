@@ -5,7 +5,7 @@ BESIDE = [f"results/{SETTINGS.device}/{name}" for name in ("gate.tsv", "history.
 
 rule report:
     input:
-        unpack(cell_rows),  # one that was deleted is measured again first
+        unpack(cell_rows),
         tables(),
     output:
         page=report(

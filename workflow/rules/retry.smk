@@ -3,11 +3,9 @@
 from timmgate.tables import retries
 from timmgate.weights import record
 
-try:
+with config_errors():
     RETRIES = retries.Retries(Path("results", SETTINGS.device, "retries.json"))
     WEIGHTS_RETRIES = retries.Retries(Path("weights", SETTINGS.weights, "retries.json"))
-except ConfigError as error:
-    raise WorkflowError(str(error)) from None
 
 
 def request_failed():

@@ -15,9 +15,9 @@ if __name__ == "__main__":
     checks = snakemake.params.checks
     row = merge.row_of(cell.key, Path("results").joinpath(*cell.key), checks, run.accuracy_rule)
     folder = Path(snakemake.output.diagnosis).parent
-    patient = examination.patient(cell, row, checks, run, weights, folder, Path(snakemake.log[0]))
-    found = examination.examine(patient)
-    found.script = examination.write_script(script.case(cell, row, checks), patient, found, weights)
+    failed_cell = examination.failed_cell(cell, row, checks, run, weights, folder, Path(snakemake.log[0]))
+    found = examination.examine(failed_cell)
+    found.script = examination.write_script(script.case(cell, row, checks), failed_cell, found, weights)
     parquet.write(diagnosis.trials(cell, found), Path(snakemake.output.trials))
-    parquet.write(diagnosis.summary(cell, patient.spec.check, row, found), Path(snakemake.output.diagnosis))
-    examination.forget(patient)
+    parquet.write(diagnosis.summary(cell, failed_cell.spec.check, row, found), Path(snakemake.output.diagnosis))
+    examination.forget(failed_cell)

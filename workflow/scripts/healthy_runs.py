@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from timmgate.core.study import TIMEOUTS
 from timmgate.supervisor import job, study
 from timmgate.tables import calibration, parquet
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     cell, run, weights = job.told(snakemake)
     asked = "timmgate.worker.calibration", cell.spec("accuracy"), run, weights, Path(snakemake.log[0])
-    runs = study.rows(*asked, study.TIMEOUTS * run.timeout)
+    runs = study.rows(*asked, TIMEOUTS * run.timeout)
     about = {name: getattr(cell, name) for name in ("device", "mode", "model", "weights")}
     kind = {"precision": cell.options.precision, "training": cell.options.training}
     parquet.write(calibration.table(about | kind | each for each in runs), Path(snakemake.output[0]))

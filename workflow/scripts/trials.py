@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from timmgate.core.study import TIMEOUTS
 from timmgate.supervisor import job, study
 from timmgate.tables import parquet, power
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     cell, run, weights = job.told(snakemake)
     asked = "timmgate.worker.power", cell.spec("accuracy"), run, weights, Path(snakemake.log[0])
-    trials = study.rows(*asked, study.TIMEOUTS * run.timeout, places=snakemake.params.places)
+    trials = study.rows(*asked, TIMEOUTS * run.timeout, places=snakemake.params.places)
     about = {name: getattr(cell, name) for name in ("device", "mode", "model", "weights")}
     kind = {"precision": cell.options.precision, "training": cell.options.training}
     parquet.write(power.table(about | kind | trial for trial in trials), Path(snakemake.output[0]))

@@ -10,15 +10,15 @@ from timmgate.core.diagnosis import Variant
 from timmgate.core.outcome import AttemptResult, Verdict
 from timmgate.core.run_options import RunOptions
 from timmgate.diagnosis import examination
-from timmgate.diagnosis.examination import Patient, examine
+from timmgate.diagnosis.examination import FailedCell, examine
 
 BELOW = ("aot_eager_decomp_partition",)
 
 
 @pytest.fixture
-def patient(tmp_path):
+def failed_cell(tmp_path):
     run = RunOptions(cache=tmp_path / "cache")
-    return Patient(spec(), 8, run, tmp_path / "results", tmp_path / "logs", measured_at="noon")
+    return FailedCell(spec(), 8, run, tmp_path / "results", tmp_path / "logs", measured_at="noon")
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def lost(*details, status="fail_to_run", cause="SIGSEGV"):
     return AttemptResult(stage="compile", details=list(details)), Verdict(status, cause)
 
 
-def test_a_finding_comes_with_its_trials_and_place(patient, run_trials):
+def test_a_finding_comes_with_its_trials_and_place(failed_cell, run_trials):
     def end(request):
         if request.known is not None:
             (request.kept / "graph").mkdir(parents=True)
@@ -63,32 +63,32 @@ def test_a_finding_comes_with_its_trials_and_place(patient, run_trials):
         return ended("pass" if request.variant.name in BELOW else "fail_accuracy", "comparison")
 
     run_trials(end)
-    found = examine(patient)
+    found = examine(failed_cell)
     assert found.finding.layer == "inductor"
     module = {"module": "head", "module_class": "Linear", "direction": "forward", "fails_in_eager": None}
     assert found.place == {**module, "graph": "aten.addmm.default", "graph_operators": 1}
-    assert found.graph_script.is_relative_to(patient.folder) and found.graph_script.read_text() == "the script"
+    assert found.graph_script.is_relative_to(failed_cell.folder) and found.graph_script.read_text() == "the script"
     assert [row["number"] for row in found.trials] == list(range(len(found.trials)))
     assert found.trials[0]["ended"] == "fail"
     assert found.trials[1]["ended"] == "pass"
     assert all(Path(row["log"]).is_file() for row in found.trials)
-    assert (patient.folder / "trials.jsonl").exists()  # until its tables are written
-    examination.forget(patient)
-    assert not (patient.folder / "trials.jsonl").exists()
+    assert (failed_cell.folder / "trials.jsonl").exists()  # until its tables are written
+    examination.forget(failed_cell)
+    assert not (failed_cell.folder / "trials.jsonl").exists()
 
 
-def test_another_exception_than_the_cells_is_no_pass_and_no_repetition(patient, run_trials):
+def test_another_exception_than_the_cells_is_no_pass_and_no_repetition(failed_cell, run_trials):
     causes = {"as it is": "SIGSEGV", "eager": "ValueError", "aot_eager": "SIGABRT", "aot_eager_decomp_partition": "SIGSEGV"}
     run_trials(lambda request: ended("fail_to_run", causes.get(request.variant.name, "KeyError")))
-    found = examine(patient)
+    found = examine(failed_cell)
     assert [row["ended"] for row in found.trials[:3]] == ["fail", "fail", "other"]
     assert "the last line" in found.trials[0]["last_lines"]
 
 
-def test_a_trial_that_something_else_ended_is_tried_again(patient, run_trials):
+def test_a_trial_that_something_else_ended_is_tried_again(failed_cell, run_trials):
     ends = iter(["infra_error", "pass"])
     started = run_trials(lambda request: ended(next(ends, "pass")))
-    assert examine(patient).finding.layer == "flaky"
+    assert examine(failed_cell).finding.layer == "flaky"
     assert started == ["as it is", "as it is", "as it is, again"]
 
 
@@ -102,14 +102,14 @@ def test_a_trial_that_something_else_ended_is_tried_again(patient, run_trials):
     ],
 )
 @pytest.mark.parametrize("variant", ["as it is", "aot_eager_decomp_partition"])
-def test_a_trial_that_says_nothing_of_its_variant_is_no_evidence(patient, run_trials, status, layer, variant):
+def test_a_trial_that_says_nothing_of_its_variant_is_no_evidence(failed_cell, run_trials, status, layer, variant):
     run_trials(lambda request: ended(status if request.variant.name == variant else "fail_accuracy"))
-    found = examine(patient)
+    found = examine(failed_cell)
     assert found.finding.layer == (layer if variant == "as it is" else "unknown")
     assert layer == "eager" or not found.place
 
 
-def test_a_search_that_hangs_has_come_as_far_as_it_has(patient, run_trials):
+def test_a_search_that_hangs_has_come_as_far_as_it_has(failed_cell, run_trials):
     def end(request):
         if request.known is None:
             return ended("pass" if request.variant.name in BELOW else "fail_accuracy")
@@ -118,10 +118,10 @@ def test_a_search_that_hangs_has_come_as_far_as_it_has(patient, run_trials):
         return lost(*known, tried, status="timeout", cause="limit of 3 s")
 
     run_trials(end)
-    assert examine(patient).place["module"] == "blocks.0"
+    assert examine(failed_cell).place["module"] == "blocks.0"
 
 
-def test_outcomes_are_kept_until_the_end_and_only_for_the_same_measurement(patient, run_trials):
+def test_outcomes_are_kept_until_the_end_and_only_for_the_same_measurement(failed_cell, run_trials):
     class Interrupted(Exception):
         pass
 
@@ -132,22 +132,22 @@ def test_outcomes_are_kept_until_the_end_and_only_for_the_same_measurement(patie
 
     first = run_trials(stop)
     with pytest.raises(Interrupted):
-        examine(patient)
-    with (patient.folder / "trials.jsonl").open("a") as file:
+        examine(failed_cell)
+    with (failed_cell.folder / "trials.jsonl").open("a") as file:
         file.write('{"variant": "written ha')
     second = run_trials(stop)
     with pytest.raises(Interrupted):
-        examine(patient)
+        examine(failed_cell)
     assert (first, second) == (["as it is", "aot_eager_decomp_partition"], ["aot_eager_decomp_partition"])
     third = run_trials(stop)
     with pytest.raises(Interrupted):
-        examine(examination.replace(patient, measured_at="midnight"))
+        examine(examination.replace(failed_cell, measured_at="midnight"))
     assert third == first
 
 
-def crash(patient):
-    """The patient, of which a process died."""
-    return examination.replace(patient, cause="signal")
+def crash(failed_cell):
+    """The failed_cell, of which a process died."""
+    return examination.replace(failed_cell, cause="signal")
 
 
 def searching(end):
@@ -165,7 +165,7 @@ def trying(module):
     return {"module": module, "module_class": "Conv2d"}
 
 
-def test_a_module_that_kills_a_fresh_worker_as_the_cell_does_is_where_it_goes_wrong(patient, run_trials):
+def test_a_module_that_kills_a_fresh_worker_as_the_cell_does_is_where_it_goes_wrong(failed_cell, run_trials):
     asked = []
 
     def end(request):
@@ -177,25 +177,25 @@ def test_a_module_that_kills_a_fresh_worker_as_the_cell_does_is_where_it_goes_wr
         )
 
     run_trials(searching(end))
-    found = examine(crash(patient))
+    found = examine(crash(failed_cell))
     assert found.place["module"] == "head"
     known = [{}, {"stem": "pass"}, {"stem": "pass", "head": "raised"}]
     assert asked == [(each, "signal") for each in known], "it is tried again in a worker that has tried nothing else"
-    assert len({*patient.logs.glob("*places*")}) == 3 and "the last line" in found.trials[-1]["last_lines"]
+    assert len({*failed_cell.logs.glob("*places*")}) == 3 and "the last line" in found.trials[-1]["last_lines"]
 
 
 @pytest.mark.parametrize(("status", "cause"), [("timeout", None), ("OOM", "SIGKILL")])
-def test_a_module_that_ends_otherwise_than_the_cell_is_no_place(status, cause, patient, run_trials):
+def test_a_module_that_ends_otherwise_than_the_cell_is_no_place(status, cause, failed_cell, run_trials):
     def end(request):
         return ended("pass") if request.known else lost(trying("stem"), status=status, cause=cause)
 
     run_trials(searching(end))
-    assert examine(examination.replace(patient, cause="ValueError")).place["module"] is None
+    assert examine(examination.replace(failed_cell, cause="ValueError")).place["module"] is None
 
 
 @pytest.mark.parametrize("status", ["fail_to_run", "timeout"])
 def test_of_modules_that_lie_in_each_other_and_kill_their_workers_the_innermost_that_was_reached_is_told(
-    status, patient, run_trials
+    status, failed_cell, run_trials
 ):
     names = [*(".".join("abcdefgh"[: depth + 1]) for depth in range(8)), "in eager"]
 
@@ -207,14 +207,14 @@ def test_of_modules_that_lie_in_each_other_and_kill_their_workers_the_innermost_
         return lost(trying(names[len(request.known)]), status=status)
 
     started = run_trials(end)
-    place = examine(crash(patient)).place
+    place = examine(crash(failed_cell)).place
     is_hanging = status == "timeout"
     assert started.count("places") == (examination.HUNG_WORKERS if is_hanging else len(names) + 1)
     assert (place["module"], place["direction"]) == (names[3] if is_hanging else names[-2], "raised")
     assert place["fails_in_eager"] == (None if is_hanging else True)
 
 
-def test_where_the_search_of_modules_is_survives_an_interruption(patient, run_trials):
+def test_where_the_search_of_modules_is_survives_an_interruption(failed_cell, run_trials):
     class Interrupted(Exception):
         pass
 
@@ -225,7 +225,7 @@ def test_where_the_search_of_modules_is_survives_an_interruption(patient, run_tr
 
     run_trials(searching(stop))
     with pytest.raises(Interrupted):
-        examine(crash(patient))
+        examine(crash(failed_cell))
     asked = []
 
     def end(request):
@@ -233,11 +233,11 @@ def test_where_the_search_of_modules_is_survives_an_interruption(patient, run_tr
         return ended("pass", module="a", direction="raised")
 
     run_trials(searching(end))
-    examine(crash(patient))
+    examine(crash(failed_cell))
     assert asked == [{"a": "raised"}]
 
 
-def test_an_exception_of_a_worker_that_may_have_broken_its_memory_ends_no_search(patient, run_trials):
+def test_an_exception_of_a_worker_that_may_have_broken_its_memory_ends_no_search(failed_cell, run_trials):
     asked = []
 
     def end(request):
@@ -248,11 +248,11 @@ def test_an_exception_of_a_worker_that_may_have_broken_its_memory_ends_no_search
         return ended("pass")
 
     run_trials(searching(end))
-    examine(crash(patient))
+    examine(crash(failed_cell))
     assert asked == [{}, {"conv": "pass"}]
 
 
-def test_a_module_whose_worker_was_killed_from_outside_is_tried_again(patient, run_trials):
+def test_a_module_whose_worker_was_killed_from_outside_is_tried_again(failed_cell, run_trials):
     asked = []
 
     def end(request):
@@ -260,38 +260,38 @@ def test_a_module_whose_worker_was_killed_from_outside_is_tried_again(patient, r
         return lost(trying("head"), status="infra_error") if len(asked) == 1 else ended("pass")
 
     run_trials(searching(end))
-    assert examine(crash(patient)).place["module"] is None
+    assert examine(crash(failed_cell)).place["module"] is None
     assert asked == [{}, {}]
 
 
-def test_a_worker_that_dies_before_it_comes_to_a_module_is_not_started_again(patient, run_trials):
+def test_a_worker_that_dies_before_it_comes_to_a_module_is_not_started_again(failed_cell, run_trials):
     started = run_trials(
         lambda request: lost() if request.known is not None else ended("pass" if request.variant.name in BELOW else "OOM")
     )
-    assert examine(patient).place["module"] is None
+    assert examine(failed_cell).place["module"] is None
     assert started.count("places") == 1
 
 
-def test_a_trial_whose_eager_runs_die_says_nothing_of_its_variant_and_is_tried_again(patient, run_trials):
+def test_a_trial_whose_eager_runs_die_says_nothing_of_its_variant_and_is_tried_again(failed_cell, run_trials):
     ends = iter(["fail_to_run", "eager_1st_run_fail", "pass", "eager_2nd_run_fail"])
     started = run_trials(lambda request: ended(next(ends, "pass")))
-    examine(patient)
+    examine(failed_cell)
     assert started[:3] == ["as it is", *BELOW, *BELOW]
 
 
 @pytest.mark.parametrize("stage", ["reference", "compile"])
-def test_a_time_limit_says_something_of_a_variant_only_where_it_was_compiled(stage, patient, run_trials):
+def test_a_time_limit_says_something_of_a_variant_only_where_it_was_compiled(stage, failed_cell, run_trials):
     hung = AttemptResult(stage=stage), Verdict("timeout", "limit of 3 s")
     ends = iter([ended("fail_to_run", "SIGSEGV"), hung, hung])
     started = run_trials(lambda request: next(ends, ended("pass")))
-    found = examine(patient)
+    found = examine(failed_cell)
     if stage == "compile":
         assert found.trials[1]["ended"] == "other" and found.finding.layer != "unknown"
     else:
         assert (started, found.finding.layer, found.trials[1]["ended"]) == (["as it is", *BELOW, *BELOW], "unknown", "eager")
 
 
-def test_a_cell_whose_eager_runs_die_is_eagers(patient, run_trials):
+def test_a_cell_whose_eager_runs_die_is_eagers(failed_cell, run_trials):
     asked = []
 
     def end(request):
@@ -299,12 +299,12 @@ def test_a_cell_whose_eager_runs_die_is_eagers(patient, run_trials):
         return lost() if request.known is not None else ended("eager_1st_run_fail", "SIGSEGV")
 
     run_trials(end)
-    found = examine(patient)
+    found = examine(failed_cell)
     assert (found.finding.layer, found.trials[0]["ended"]) == ("eager", "eager")
     assert asked == [("as it is", None, True), ("as it is", None, True), ("places", "signal", True)]
 
 
-def test_modules_are_searched_for_how_the_variant_fails_that_they_are_compiled_with(patient, run_trials):
+def test_modules_are_searched_for_how_the_variant_fails_that_they_are_compiled_with(failed_cell, run_trials):
     asked = []
 
     def end(request):
@@ -315,7 +315,7 @@ def test_modules_are_searched_for_how_the_variant_fails_that_they_are_compiled_w
         return below.get(request.variant.name, ended("fail_to_run", "InductorError"))
 
     run_trials(end)
-    examine(examination.replace(patient, cause="InductorError"))
+    examine(examination.replace(failed_cell, cause="InductorError"))
     assert asked == [({"backend": "aot_eager"}, "RuntimeError", False)]
 
 
@@ -327,7 +327,7 @@ def test_what_is_looked_for_is_why_the_cell_failed(status, cause, looked_for, tm
     row = {"accuracy_by_rule": status, "accuracy_cause": cause, "accuracy_stage": "run"}
     row |= {"accuracy_batch_size": 8, "accuracy_started_at": "noon"}
     run = RunOptions(cache=tmp_path)
-    found = examination.patient(cell(), row, ["accuracy"], run, None, tmp_path / "results", tmp_path / "a.log")
+    found = examination.failed_cell(cell(), row, ["accuracy"], run, None, tmp_path / "results", tmp_path / "a.log")
     assert found.cause == looked_for
 
 
@@ -339,9 +339,9 @@ def test_a_variant_changes_what_it_says_and_nothing_else():
     assert cell.options.backend == "inductor"
 
 
-def test_a_request_survives_json(patient):
+def test_a_request_survives_json(failed_cell):
     request = examination.TrialRequest(
-        patient.spec, patient.run, Variant("v", layer="lowerings"), 4, Path("kept"), {"a": "b"}
+        failed_cell.spec, failed_cell.run, Variant("v", layer="lowerings"), 4, Path("kept"), {"a": "b"}
     )
     again = examination.TrialRequest.from_json(request.to_json())
     assert json.loads(again.to_json()) == json.loads(request.to_json())

@@ -83,14 +83,14 @@ def find(cache: Path, label: str = DEFAULT, options: BuildOptions | None = None)
         raise ConfigError(f"{where}: {python} does not start ({error.strerror})") from None
     except subprocess.TimeoutExpired:
         raise ConfigError(f"{where}: {python} did not say within {ANSWER_TIMEOUT_S:g} s what it has") from None
-    last_words = (answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"])[-1]
+    last_line = (answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"])[-1]
     if answer.returncode == MISSING:
         remedy = f"install it there: a build needs {', '.join(NEEDED)}, and what it imports"
-        raise ConfigError(f"{where}: {last_words} in {python}; {remedy}")
+        raise ConfigError(f"{where}: {last_line} in {python}; {remedy}")
     try:
         facts = json.loads(answer.stdout if answer.returncode == 0 else "")
     except ValueError:
-        problem = _age_problem(python) or f"{python} could not say what it has: {last_words}"
+        problem = _age_problem(python) or f"{python} could not say what it has: {last_line}"
         raise ConfigError(f"{where}: {problem}") from None
     return Build(label, replace(options, python=options.python and python), facts)
 

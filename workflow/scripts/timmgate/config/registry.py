@@ -78,8 +78,8 @@ def _list_into(path: Path, build: "Build") -> None:
     command = [build.options.python or sys.executable, "-m", "timmgate.config.registry", str(path)]
     lister = subprocess.run(command, env=module_environment(build.options.env), capture_output=True, text=True)
     if lister.returncode:
-        last_words = (lister.stderr.strip().splitlines() or [f"exit code {lister.returncode}"])[-1]
-        raise ConfigError(f"suite: the models of timm {build.facts['timm']} cannot be listed: {last_words}")
+        last_line = (lister.stderr.strip().splitlines() or [f"exit code {lister.returncode}"])[-1]
+        raise ConfigError(f"suite: the models of timm {build.facts['timm']} cannot be listed: {last_line}")
 
 
 def installed() -> Registry:

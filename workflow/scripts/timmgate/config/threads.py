@@ -1,4 +1,4 @@
-"""How many threads a measurement gets where the key `threads` is a word. Has no files."""
+"""How many threads a measurement gets where the key `threads` is a word."""
 
 from collections.abc import Callable
 

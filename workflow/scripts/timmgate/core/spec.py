@@ -1,4 +1,4 @@
-"""One measurement, frozen, to and from JSON. Knows no paths and no Snakemake.
+"""One measurement, frozen, to and from JSON.
 
 Everything that changes what is measured is in `Spec` and nothing else is: a cell is measured again exactly when its spec
 changes. Policy (`run_options`) is not part of it.

@@ -9,6 +9,9 @@ from typing import Any
 from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Spec
 
+TIMEOUTS = 20
+"""Of the time limit of a check, how often a study of one model may take it: it has many runs."""
+
 
 @dataclass(frozen=True)
 class StudyRequest:

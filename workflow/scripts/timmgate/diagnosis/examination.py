@@ -70,8 +70,8 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Patient:
-    """A failed cell: the check that failed, the batch size that it ran with, and how it is run.
+class FailedCell:
+    """A cell that failed: the check that failed, the batch size that it ran with, and how it is run.
 
     `folder` is where outcomes are kept until the examination is over, `logs` has a log for each trial. `measured_at` tells
     one measurement of the cell from the next. `cause` is why it failed, if it was not just wrong.
@@ -91,10 +91,10 @@ class Patient:
         return self.run.cache / "expected"
 
 
-def patient(
+def failed_cell(
     cell: Cell, row: Row, checks: Sequence[str], run: RunOptions, weights: Path | None, folder: Path, log: Path
-) -> Patient:
-    """The patient that a row of `cells` is, out of a run of these checks; `weights` is the file that says where they lie.
+) -> FailedCell:
+    """What a row of `cells` is, out of a run of these checks; `weights` is the file that says where they lie.
 
     All trials have one compile cache, beside those of the cell.
     """
@@ -106,7 +106,7 @@ def patient(
     batch_size = row[f"{check}_batch_size"] or cell.spec(check).requested_batch_size
     measured_at = row[f"{check}_started_at"]
     cause = what_ended(row[SHOWN_STATUS[check]], row[f"{check}_cause"])
-    return Patient(cell.spec(check), batch_size, run, folder, log.with_suffix(""), str(measured_at), cause)
+    return FailedCell(cell.spec(check), batch_size, run, folder, log.with_suffix(""), str(measured_at), cause)
 
 
 @dataclass
@@ -123,33 +123,33 @@ class Examination:
     graph_script: Path | None = None
 
 
-def write_script(case: Case, patient: Patient, found: Examination, weights: Path | None) -> Path | None:
+def write_script(case: Case, failed_cell: FailedCell, found: Examination, weights: Path | None) -> Path | None:
     """The script of the module that was found, in a folder beside the tables; None without a module, or if it cannot be."""
     module = found.place.get("module")
     if not module:
         return None
     try:
-        log = patient.logs / "module_script.log"
-        return script.write(case, patient.run, weights, patient.folder / "module", log, module)
+        log = failed_cell.logs / "module_script.log"
+        return script.write(case, failed_cell.run, weights, failed_cell.folder / "module", log, module)
     except StudyError as error:
         print(f"no script of {module}: {error}", file=sys.stderr)
         return None
 
 
-def examine(patient: Patient) -> Examination:
+def examine(failed_cell: FailedCell) -> Examination:
     """Search the layer, then the place. What was tried before an interruption is not tried again."""
     die_with_run(signal.SIGTERM)
     with interruptible():
-        trials = Trials(patient)
-        finding = trials.follow(ladder.search(patient.spec.options))
-        is_planted = is_fault(patient.spec.options.backend)  # which has its place in the whole graph
+        trials = Trials(failed_cell)
+        finding = trials.follow(ladder.search(failed_cell.spec.options))
+        is_planted = is_fault(failed_cell.spec.options.backend)  # which has its place in the whole graph
         place = {} if finding.layer in NOWHERE or is_planted else trials.place(finding)
         return Examination(finding, trials.rows, place, graph_script=trials.graph_script(place))
 
 
-def forget(patient: Patient) -> None:
+def forget(failed_cell: FailedCell) -> None:
     """Its tables are written: the next examination starts anew."""
-    (patient.folder / TRIALS).unlink(missing_ok=True)
+    (failed_cell.folder / TRIALS).unlink(missing_ok=True)
 
 
 def what_ended(status: str, cause: str | None) -> str | None:
@@ -175,10 +175,10 @@ def deepest(known: Mapping[str, str]) -> dict[str, Any]:
 class Trials:
     """The trials of a cell, in a file of their own, one line of JSON each."""
 
-    def __init__(self, patient: Patient):
-        self._patient, self.rows = patient, list[Row]()
-        self._file = patient.folder / TRIALS
-        self._cell = f"{patient.spec.identity()} {patient.measured_at}"
+    def __init__(self, failed_cell: FailedCell):
+        self._failed_cell, self.rows = failed_cell, list[Row]()
+        self._file = failed_cell.folder / TRIALS
+        self._cell = f"{failed_cell.spec.identity()} {failed_cell.measured_at}"
         self._known = {row["variant"]: row for row in self._kept()}
         self._failure: tuple[str, str | None] | None = None
 
@@ -232,8 +232,8 @@ class Trials:
         return row
 
     def _run(self, variant: Variant) -> Row:
-        for number in range(self._patient.run.attempts):
-            attempt, verdict, log = self._start(variant, self._patient.cause, number)
+        for number in range(self._failed_cell.run.attempts):
+            attempt, verdict, log = self._start(variant, self._failed_cell.cause, number)
             about = self._about(attempt, verdict, log)
             if verdict.status not in RETRYABLE and not _is_of_eager(about):
                 break
@@ -242,10 +242,11 @@ class Trials:
     def _start(
         self, variant: Variant, cause: str | None, again: int, known: Mapping[str, str] | None = None, null_runs: bool = True
     ) -> tuple[AttemptResult, Verdict, Path]:
-        patient = self._patient
+        failed_cell = self._failed_cell
         name = "_".join([*variant.name.split(), *(["again", str(again)] if again else [])])
-        log = patient.logs / f"{len(self.rows):02}.{name}.log"
-        request = TrialRequest(patient.spec, patient.run, variant, patient.batch_size, patient.kept, known, cause, null_runs)
+        log = failed_cell.logs / f"{len(self.rows):02}.{name}.log"
+        about = failed_cell.spec, failed_cell.run, variant, failed_cell.batch_size, failed_cell.kept
+        request = TrialRequest(*about, known, cause, null_runs)
         with CappedLog(log) as stream:
             return *trial.run(request, stream), log
 
@@ -282,8 +283,8 @@ class Trials:
         """The script of the smallest graph, beside the tables, if the search of modules came to one."""
         if not place.get("graph"):
             return None
-        folder = self._patient.folder / GRAPH
-        shutil.copytree(self._patient.kept / GRAPH, folder, dirs_exist_ok=True)
+        folder = self._failed_cell.folder / GRAPH
+        shutil.copytree(self._failed_cell.kept / GRAPH, folder, dirs_exist_ok=True)
         return folder / GRAPH_SCRIPT
 
     def _search_places(self, finding: Finding) -> Row:
@@ -318,4 +319,4 @@ class Trials:
         """What is looked for in the modules of a variant: how its own trial failed, which may not be how the cell did."""
         tried = (self._known.get(each) for each in (variant.name, ladder.AGAIN.name))
         row = next((row for row in tried if row and row["status"] not in PASSED), None)
-        return what_ended(row["status"], row["cause"]) if row else self._patient.cause
+        return what_ended(row["status"], row["cause"]) if row else self._failed_cell.cause

@@ -18,9 +18,6 @@ from timmgate.supervisor.monitor import Limits, Wiring, run_once
 from timmgate.system.process_tree import die_with_run, interruptible
 from timmgate.weights import record
 
-TIMEOUTS = 20
-"""Of the time limit of a check, how often a study of one model may take it: it has many runs. Its rules ask for as much."""
-
 
 class StudyError(SystemExit):
     """It ends the job with a sentence that says which study failed, and how."""

@@ -1,4 +1,4 @@
-"""Two tensors, or two trees of them, to numbers and a verdict. Knows no models.
+"""Two tensors, or two trees of them, to numbers and a verdict.
 
 The verdict is that of PyTorch's own compiler benchmarks, `torch._dynamo.utils.same` (torch 2.14), so that results can
 be held against theirs. `same` answers with one bit; here every quantity that it looks at is returned as well. Where

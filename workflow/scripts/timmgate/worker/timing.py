@@ -1,4 +1,4 @@
-"""Durations of single iterations to samples, as many as the speedup's interval needs. Has no models.
+"""Durations of single iterations to samples, as many as the speedup's interval needs.
 
 Eager and compiled run in turn, in blocks E C C E and C E E C, so that a machine that slows down or speeds up steadily
 favours neither. Two neighbours of a block are a pair, and a pair is one sample: the logarithm of eager's duration over
