@@ -28,8 +28,9 @@ from error_rates import rate, read
 from timmgate.core.thresholds import Thresholds
 from timmgate.tables import gate
 from timmgate.tables.confirmation import is_settled
-from timmgate.tables.deviations import MAX_HISTORY, Baseline, deviations, suspects
+from timmgate.tables.deviations import MAX_HISTORY, deviations, suspects
 from timmgate.tables.figures import FIGURES, comparable
+from timmgate.tables.measured_baseline import Baseline
 
 PLANTED = {
     "compiled_ms": lambda value: value * 1.03,

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from timmgate.report import comparison as terminal
-from timmgate.tables import comparison, deviations, pairs, parquet
+from timmgate.tables import comparison, measured_baseline, pairs, parquet
 
 KEY_OF_M0 = {"device": "cpu", "mode": "inference", "model": "m0"}
 
@@ -193,7 +193,7 @@ def apart(changes, before=None, ignored=(), **columns):
         cells[-1] |= {name: row[name] * change for name, change in changes.get(model, {}).items()}
         earlier["inference", model] = [dict.fromkeys(parquet.SCHEMAS["cells"].names) | row | (before or {})]
     table = parquet.table(cells, parquet.SCHEMAS["cells"])
-    return comparison.apart(table, deviations.Baseline(earlier, ignored), "monday", "b").to_pylist()
+    return comparison.apart(table, measured_baseline.Baseline(earlier, ignored), "monday", "b").to_pylist()
 
 
 def test_what_was_measured_apart_is_held_against_the_scatter_of_all_cells():
@@ -225,7 +225,7 @@ def test_on_a_slower_machine_it_is_told_which_side_of_a_cell_moved():
 
 
 def test_between_devices_no_change_has_a_verdict():
-    ignored = deviations.IGNORED["device"]
+    ignored = measured_baseline.IGNORED["device"]
     rows = apart({}, {"device_name": "other", "compiled_ms": 5.0}, ignored)
     assert {row["verdict"] for row in rows} == {None}
     assert of(rows, "m0")["change"] == pytest.approx(1.0, abs=0.05)

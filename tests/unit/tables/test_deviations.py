@@ -16,7 +16,7 @@ from timmgate.core.errors import ConfigError
 from timmgate.core.spec import PROTOCOL
 from timmgate.core.thresholds import Thresholds
 from timmgate.report import ci
-from timmgate.tables import baseline, confirmation, deviations, gate, history, parquet, quarantine
+from timmgate.tables import baseline, confirmation, deviations, gate, history, measured_baseline, parquet, quarantine
 from timmgate.tables.baseline import Measured
 from timmgate.tables.outcome import ExitCode
 
@@ -160,7 +160,7 @@ def test_a_cell_that_scatters_more_than_the_others_is_held_against_its_own_scatt
     before["inference", "a"] = [cell("a", compiled_allocated_bytes=level * 10**8) for level in levels]
     now = [cell("a", compiled_allocated_bytes=11 * 10**8), *(cell(str(each)) for each in range(20))]
     known = {column: None for rows in before.values() for row in rows for column in merged.cells([row]).column_names}
-    baseline = deviations.Baseline({key: [known | row for row in rows] for key, rows in before.items()})
+    baseline = measured_baseline.Baseline({key: [known | row for row in rows] for key, rows in before.items()})
     assert list(deviations.deviations([known | row for row in now], baseline, Thresholds())) == []
     moved = known | cell("a", compiled_allocated_bytes=20 * 10**8)
     assert [row["class"] for row in deviations.deviations([moved], baseline, Thresholds())] == ["more_memory"]
@@ -307,7 +307,7 @@ def test_however_few_measurements_a_baseline_has_healthy_nights_pass(measurement
         return {**known, **cell(name, compiled_ms=10 * rng.normal(1, 0.01))}
 
     for _ in range(10):
-        baseline = deviations.Baseline({key: [timed(key[1]) for _ in range(measurements)] for key in keys})
+        baseline = measured_baseline.Baseline({key: [timed(key[1]) for _ in range(measurements)] for key in keys})
         now, fresh = [timed(name) for _, name in keys], {}
         for key, suspect in deviations.suspects(now, baseline, Thresholds(), times).items():
             ran = fresh[key] = []
@@ -439,7 +439,7 @@ def test_of_a_history_the_last_comparable_measurements_but_this_one_are_the_base
     for number, ms in enumerate([99.0, 10.0, 9.8, 10.0, 10.4, 9.9, 10.0, 9.8, 10.1, 10.0, 9.9, 11.0]):
         history.record(merged.cells([of_night(number, compiled_ms=ms)]), tmp_path, night(number))
     now = merged.cells([of_night(11, compiled_ms=11.0)])
-    before = deviations.load(Measured("history", str(tmp_path)), now)
+    before = measured_baseline.load(Measured("history", str(tmp_path)), now)
     assert len(before.rows["inference", "a"]) == 11
     (row,) = deviations.deviations(now.to_pylist(), before, Thresholds())
     assert (row["class"], row["reason"]) == (
@@ -448,7 +448,7 @@ def test_of_a_history_the_last_comparable_measurements_but_this_one_are_the_base
     )
     run = sorted(path.stem for path in tmp_path.rglob("*.parquet"))[0]
     (row,) = deviations.deviations(
-        now.to_pylist(), deviations.load(Measured("history", str(tmp_path), run), now), Thresholds()
+        now.to_pylist(), measured_baseline.load(Measured("history", str(tmp_path), run), now), Thresholds()
     )
     assert row["class"] == "faster"
 
@@ -458,7 +458,7 @@ def test_a_timing_counts_once_although_accuracy_was_measured_after_it(tmp_path):
     accuracy_alone = {**of_night(0), "accuracy_started_at": night(1), "accuracy": "fail_accuracy"}
     history.record(merged.cells([accuracy_alone]), tmp_path, night(1))
     now = merged.cells([of_night(5)])
-    before = deviations.load(Measured("history", str(tmp_path)), now)
+    before = measured_baseline.load(Measured("history", str(tmp_path)), now)
     found = deviations.compare(now.to_pylist(), before)
     assert found.known["relative_time"] == {("inference", "a"): 1}
     assert before.expectations({"inference": ["a"]})["inference"]["a"].accuracy == "fail_accuracy"
@@ -467,7 +467,7 @@ def test_a_timing_counts_once_although_accuracy_was_measured_after_it(tmp_path):
 def test_of_an_entry_the_check_that_is_still_the_current_one_is_left_out_and_the_other_counts(tmp_path):
     history.record(merged.cells([of_night(0)]), tmp_path, night(0))
     timed_anew = merged.cells([{**of_night(0), "performance_started_at": night(1), "compiled_ms": 11.0}])
-    before = deviations.load(Measured("history", str(tmp_path)), timed_anew)
+    before = measured_baseline.load(Measured("history", str(tmp_path)), timed_anew)
     (row,) = deviations.deviations(timed_anew.to_pylist(), before, Thresholds())
     assert row["class"] == "slower"
 
@@ -478,7 +478,7 @@ def test_a_timing_alone_does_not_repeat_what_accuracy_was(tmp_path):
         history.record(merged.cells([of_night(number, accuracy=status)]), tmp_path, night(number))
     timed = {"performance_started_at": night(3), "accuracy_started_at": night(2), "accuracy": "fail_accuracy"}
     history.record(merged.cells([{**of_night(3), **timed}]), tmp_path, night(3))
-    before = deviations.load(Measured("history", str(tmp_path)), merged.cells([of_night(9)]))
+    before = measured_baseline.load(Measured("history", str(tmp_path)), merged.cells([of_night(9)]))
     assert before.expectations({"inference": ["a"]})["inference"]["a"].accuracy == "pass"
 
 
@@ -488,7 +488,11 @@ def test_a_measurement_in_another_way_in_between_is_not_the_baseline(tmp_path):
         history.record(merged.cells([of_night(number, **columns)]), tmp_path, night(number))
     now = merged.cells([of_night(5)])
     assert (
-        list(deviations.deviations(now.to_pylist(), deviations.load(Measured("history", str(tmp_path)), now), Thresholds()))
+        list(
+            deviations.deviations(
+                now.to_pylist(), measured_baseline.load(Measured("history", str(tmp_path)), now), Thresholds()
+            )
+        )
         == []
     )
 
@@ -499,7 +503,7 @@ def test_a_failure_is_expected_when_it_came_twice(nights, expected, tmp_path):
     for number, letter in enumerate(nights):
         status = {"p": "pass", "f": "fail_accuracy"}[letter]
         history.record(merged.cells([of_night(number, accuracy=status)]), tmp_path, night(number))
-    before = deviations.load(Measured("history", str(tmp_path)), merged.cells([of_night(9)]))
+    before = measured_baseline.load(Measured("history", str(tmp_path)), merged.cells([of_night(9)]))
     assert before.expectations({"inference": ["a"]})["inference"]["a"].accuracy == expected
 
 
@@ -508,7 +512,7 @@ def test_what_was_timed_and_wrong_is_no_level(tmp_path):
         wrong = {"compiled_ms": 5.0, "performance": "fail_accuracy"} if number > 5 else {}
         history.record(merged.cells([of_night(number, **wrong)]), tmp_path, night(number))
     now = merged.cells([of_night(20)])
-    before = deviations.load(Measured("history", str(tmp_path)), now)
+    before = measured_baseline.load(Measured("history", str(tmp_path)), now)
     assert list(deviations.deviations(now.to_pylist(), before, Thresholds())) == []
 
 

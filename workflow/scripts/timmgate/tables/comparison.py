@@ -19,11 +19,12 @@ import pyarrow.compute as pc
 from timmgate.core.described import columns
 from timmgate.core.schemas import FAILED, PASSED, SHOWN_STATUS
 from timmgate.core.statistics import CONFIDENCE
-from timmgate.tables import deviations, moderated, parquet
+from timmgate.tables import deviations, measured_baseline, moderated, parquet
 from timmgate.tables.baseline import Measured
 from timmgate.tables.by_cell import requested
-from timmgate.tables.deviations import MANY_CELLS, SMALLEST_NOISE, Baseline, ModeModel
+from timmgate.tables.deviations import MANY_CELLS, SMALLEST_NOISE
 from timmgate.tables.figures import EAGER, FIGURES, RELATIVE, Figure
+from timmgate.tables.measured_baseline import Baseline, ModeModel
 from timmgate.tables.moderated import Test
 
 LEVEL = 0.0005
@@ -116,7 +117,7 @@ def with_baseline(cells: pa.Table, builds: Sequence[str], measured: Measured, ca
     """The requested cells of each build against what was measured before, which is `called` as the user calls it."""
     asked = requested(cells)
     of_builds = {build: asked.filter(pc.equal(asked["build"], build)) for build in builds}
-    found = [apart(rows, deviations.load(measured, rows), called, build) for build, rows in of_builds.items()]
+    found = [apart(rows, measured_baseline.load(measured, rows), called, build) for build, rows in of_builds.items()]
     return pa.concat_tables([SCHEMA.empty_table(), *found])
 
 

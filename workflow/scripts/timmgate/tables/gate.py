@@ -17,10 +17,11 @@ from timmgate.core.described import columns
 from timmgate.core.names import cell_name
 from timmgate.core.schemas import REASON, SHOWN_STATUS
 from timmgate.core.thresholds import Thresholds
-from timmgate.tables import deviations, parquet
+from timmgate.tables import deviations, measured_baseline, parquet
 from timmgate.tables.baseline import ANY, PASSING, Expectation, Expectations, Measured
 from timmgate.tables.by_cell import requested
 from timmgate.tables.confirmation import Suspect
+from timmgate.tables.measured_baseline import Baseline
 from timmgate.tables.outcome import ExitCode
 from timmgate.tables.quarantine import Entry
 from timmgate.tables.reasons import by_eager
@@ -165,7 +166,7 @@ def against(
     moved: list[Row] = []
     for build in requested(cells)["build"].unique():
         of_build = cells.filter(pc.equal(cells["build"], build))
-        before = deviations.load(measured, of_build)
+        before = measured_baseline.load(measured, of_build)
         rows: list[Row] = judge(of_build, before.expectations(models), checks).to_pylist()
         moved += _not_comparable(rows, before)
         judged += list(with_eager_of(measured, rows, of_build, evidence)) if evidence else rows
@@ -179,7 +180,7 @@ def against(
     return [*_with_failures(judged, moved), *(row for row in moved if row["class"] != "new_failure")]
 
 
-def _not_comparable(judged: Iterable[Row], before: deviations.Baseline) -> Iterator[Row]:
+def _not_comparable(judged: Iterable[Row], before: Baseline) -> Iterator[Row]:
     """A row for each accuracy check that has a result, but none in the baseline to compare it with."""
     for row in judged:
         reason = before.others.get((row["mode"], row["model"]))
@@ -200,7 +201,7 @@ def suspects(cells: pa.Table, measured: Measured, thresholds: Mapping[str, Any],
     found: dict[str, Suspect] = {}
     for build in requested(cells)["build"].unique().to_pylist():
         of_build = cells.filter(pc.equal(cells["build"], build))
-        before = deviations.load(measured, of_build)
+        before = measured_baseline.load(measured, of_build)
         some = deviations.suspects(requested(of_build).to_pylist(), before, Thresholds(**thresholds), times)
         found |= {f"{build}/{mode}/{model}": suspect for (mode, model), suspect in some.items()}
     return found

@@ -1,0 +1,182 @@
+"""What was measured before, as a baseline of cells: their rows, and which of their statuses are to be expected. Arrow in."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from timmgate.core.checks import CHECKS
+from timmgate.core.schemas import OF_CHECK, SHOWN_STATUS
+from timmgate.tables import history
+from timmgate.tables.baseline import Expectation, Expectations, Measured
+from timmgate.tables.figures import EAGER, FIGURES, comparable
+
+Row = dict[str, Any]
+ModeModel = tuple[str, str]
+
+IGNORED = {
+    "build": ("inductor_config",),  # of the options of the mode: a build's are among them
+    "device": ("device_name", "performance_threads", "allocator", "relocate"),
+}
+"""By kind of baseline, columns that may differ although figures are compared."""
+
+CONDITIONS = ("accuracy_protocol", "device_name", "weights", "options")
+"""Columns in which a cell must agree with the baseline's for a status there to be expected here."""
+
+ABSENT = "the baseline has no such cell"
+
+NEEDED = tuple(
+    dict.fromkeys(
+        [
+            *("run", "device", "build", "mode", "model", EAGER.column, "eager_p10_ms", "eager_p90_ms", "samples"),
+            *("compiled_p10_ms", "compiled_p90_ms", *(figure.column for figure in FIGURES)),
+            *(name for check in SHOWN_STATUS for name in (SHOWN_STATUS[check], f"{check}_started_at", *comparable(check))),
+        ]
+    )
+)
+"""Columns of a history that a baseline needs."""
+
+UNKNOWN: Row = dict.fromkeys(NEEDED)
+"""What an older table may lack."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What was measured before: by mode and model, the rows of `cells`, the latest last.
+
+    `ignored` are columns, and options of the mode, that may differ although figures are compared. `statuses` are those to
+    expect where they are not the last row's. `others` says of cells that were measured in another way, or not at all, why
+    their statuses are not to be expected.
+    """
+
+    rows: Mapping[ModeModel, Sequence[Row]]
+    ignored: tuple[str, ...] = ()
+    statuses: Mapping[ModeModel, Row] = field(default_factory=dict)
+    others: Mapping[ModeModel, str] = field(default_factory=dict)
+
+    def expectations(self, wanted: Mapping[str, Collection[str]]) -> Expectations:
+        """The statuses to expect, of these models by mode."""
+        found: Expectations = {mode: {} for mode in wanted}
+        for (mode, model), rows in self.rows.items():
+            row = self.statuses.get((mode, model), rows[-1])
+            statuses = [row[SHOWN_STATUS[check]] for check in ("accuracy", "performance")]
+            known = [None if status in (None, "not_run") else status for status in statuses]
+            if model in wanted.get(mode, ()) and any(known) and (mode, model) not in self.others:
+                found[mode][model] = Expectation(known[0] or "pass", None, known[1])
+        return found
+
+
+def load(measured: Measured, cells: pa.Table) -> Baseline:
+    """The rows of a baseline for `cells` of one build: those of the same build, unless `measured` is another one.
+
+    Of a history, without the measurements that the table `cells` has itself.
+    """
+    ignored = IGNORED.get(measured.kind, ())
+    if measured.kind == "history":
+        rows = _of_history(measured, cells)
+    else:
+        table = pq.read_table(measured.path)
+        if build := measured.name if measured.kind == "build" else _first(cells, "build"):
+            table = table.filter(pc.equal(table["build"], build))
+        rows = {(row["mode"], row["model"]): [UNKNOWN | row] for row in table.to_pylist()}
+    others = _others(cells, rows, ignored)
+    if measured.kind != "history":
+        return Baseline(rows, ignored, {}, others)
+    filled = {key: _filled(of_cell) for key, of_cell in rows.items()}
+    return Baseline(filled, ignored, _settled(rows), others)
+
+
+def _others(cells: pa.Table, rows: dict[ModeModel, list[Row]], ignored: tuple[str, ...]) -> dict[ModeModel, str]:
+    """Why statuses of cells are not to be expected. Of `rows`, those that were measured as a cell is today stay, if any."""
+    found = {}
+    for today in cells.select(["mode", "model", *CONDITIONS]).to_pylist():
+        key = today["mode"], today["model"]
+        alike = [row for row in rows.get(key, []) if not _unlike(today, row, ignored)]
+        if alike:
+            rows[key] = alike
+        elif key in rows:
+            found[key] = in_words(today, rows[key][-1], _unlike(today, rows[key][-1], ignored))
+        else:
+            found[key] = ABSENT
+    return found
+
+
+def _unlike(row: Row, before: Row, ignored: tuple[str, ...]) -> list[str]:
+    """The `CONDITIONS` in which two rows differ; of what one of them does not know nothing is said."""
+    known = (name for name in CONDITIONS if name not in ignored and None not in (row[name], before[name]))
+    return [name for name in known if condition(row, name, ignored) != condition(before, name, ignored)]
+
+
+def _of_history(measured: Measured, cells: pa.Table) -> dict[ModeModel, list[Row]]:
+    where = (pc.field("device") == _first(cells, "device")) & (pc.field("build") == _first(cells, "build"))
+    if measured.name:
+        where &= pc.field("run") == measured.name
+    starts = [f"{check}_started_at" for check in CHECKS]
+    own = {
+        (row["mode"], row["model"], name, row[name])
+        for row in cells.select(["mode", "model", *starts]).to_pylist()
+        for name in starts
+    }
+    entries = history.read(Path(measured.path), NEEDED, where)
+    found: dict[ModeModel, list[Row]] = {}
+    for row in entries.to_pylist():
+        key = row["mode"], row["model"]
+        for check in CHECKS:
+            name = f"{check}_started_at"
+            if (*key, name, row[name]) in own:
+                row |= dict.fromkeys(OF_CHECK[check] & row.keys())
+        if any(row[name] for name in starts):
+            found.setdefault(key, []).append(row)
+    return {key: sorted(rows, key=lambda row: max(row[name] for name in starts if row[name])) for key, rows in found.items()}
+
+
+def _settled(history: Mapping[ModeModel, Sequence[Row]]) -> dict[ModeModel, Row]:
+    """Of each cell and check the last status that came twice in succession, or the last: a failure that came once is new."""
+    return {
+        key: {name: _last_twice([row[name] for row in rows if row[name] is not None]) for name in SHOWN_STATUS.values()}
+        for key, rows in history.items()
+    }
+
+
+def _last_twice(statuses: Sequence[str]) -> str | None:
+    twice = [status for status, following in pairwise(statuses) if status == following]
+    return [None, *statuses, *twice][-1]
+
+
+def _first(cells: pa.Table, name: str) -> Any:
+    """The value of a column that is the same in all rows; None without rows."""
+    return cells[name][0].as_py() if len(cells) else None
+
+
+def _filled(rows: list[Row]) -> list[Row]:
+    """Rows of one cell, the last one filled from earlier ones, as a run may measure one check alone.
+
+    The earlier row that its timing came from is left out.
+    """
+    latest = {name: next((row[name] for row in reversed(rows) if row[name] is not None), None) for name in rows[-1]}
+    start = latest["performance_started_at"]
+    return [*(row for row in rows[:-1] if row["performance_started_at"] != start), latest]
+
+
+def in_words(row: Row, before: Row, names: Sequence[str]) -> str:
+    return "; ".join(f"{name} is {row[name]}, in the baseline {before[name]}" for name in names)
+
+
+def differences(row: Row, before: Row, ignored: tuple[str, ...]) -> list[str]:
+    names = (name for name in comparable("performance") if name not in ignored)
+    return [name for name in names if condition(row, name, ignored) != condition(before, name, ignored)]
+
+
+def condition(row: Row, name: str, ignored: tuple[str, ...]) -> Any:
+    """The value of a column; of options those that may not differ. Threads change times on a CPU alone."""
+    if name.endswith("_threads") and row["device"] != "cpu":
+        return None
+    if name != "options" or row[name] is None:
+        return row[name]
+    return {option: value for option, value in json.loads(row[name]).items() if option not in ignored}
