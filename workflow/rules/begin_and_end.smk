@@ -1,6 +1,7 @@
 """What is checked and said when a run begins, and what is said at its end."""
 
 import subprocess
+import time
 from importlib.util import find_spec
 
 from timmgate.config import command_line
@@ -8,10 +9,13 @@ from timmgate.core import files, packages
 from timmgate.core.conditions import words
 from timmgate.system import cpu_topology
 
+BEGAN_NS = time.time_ns()
+LOOKING = ("all", "report", "history", "doctor")  # rules that only look at what is there
+
 
 def forget_outcome():
     """Remove the outcome of an earlier run, unless this one only looks at what is there."""
-    if any(job.rule.name in ("gate", *MEASURING) for job in workflow.dag.needrun_jobs()):
+    if any(job.rule.name not in LOOKING for job in workflow.dag.needrun_jobs()):
         Path(OUTCOME).unlink(missing_ok=True)
 
 
@@ -142,5 +146,5 @@ def say_what_changed():
 def say_why():
     """Repeat at the very end why what was requested is not possible, if that is the reason."""
     ended = outcome.read(Path(OUTCOME))
-    if ended and ended[0] == outcome.ExitCode.WRONG_REQUEST:
+    if ended and Path(OUTCOME).stat().st_mtime_ns >= BEGAN_NS and ended[0] == outcome.ExitCode.WRONG_REQUEST:
         print(*ended[1], sep="\n", file=sys.stderr)

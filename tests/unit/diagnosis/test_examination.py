@@ -109,6 +109,20 @@ def test_a_trial_that_says_nothing_of_its_variant_is_no_evidence(failed_cell, ru
     assert layer == "eager" or not found.place
 
 
+def test_a_condition_that_cannot_be_told_ends_no_search(failed_cell, run_trials):
+    def end(request):
+        if request.known is not None:
+            return ended("pass")
+        if request.variant.name == "without precision":
+            return ended("eager_1st_run_OOM")
+        return ended("pass" if request.variant.name == "eager" else "fail_accuracy")
+
+    run_trials(end)
+    amp = examination.replace(failed_cell, spec=spec(options={"precision": "amp"}))
+    found = examine(amp).finding
+    assert (found.layer, found.conditions) == ("aot_autograd", ())
+
+
 def test_a_search_that_hangs_has_come_as_far_as_it_has(failed_cell, run_trials):
     def end(request):
         if request.known is None:

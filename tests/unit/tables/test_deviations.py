@@ -384,6 +384,30 @@ def test_a_status_that_was_measured_in_another_way_is_not_expected(judged, chang
     assert gate.outcome(alone) == ExitCode.WRONG_REQUEST
 
 
+def test_what_failed_in_another_way_there_too_makes_no_baseline_comparable(judged):
+    """One that runs out of memory on both machines is compared no more than the others."""
+    failing = {"performance": "OOM"} | dict.fromkeys(FIGURES)
+    now, before = [cell("a", **failing), cell("b")], [cell(model, device_name="other") for model in "ab"]
+    before[0] |= failing
+    judged(now, before)
+    assert gate.outcome(judged.rows) == ExitCode.WRONG_REQUEST
+
+
+def test_protocols_of_the_checks_are_their_own(judged):
+    failing = {"performance": "OOM", "performance_protocol": 3} | dict.fromkeys(FIGURES)
+    now = [cell("a", accuracy_protocol=4, **failing)]
+    found = judged(now, [cell("a", accuracy_protocol=5, **failing)])
+    assert found == {("a", "expected_failure"), ("a", "not_comparable")}
+
+
+def test_a_count_that_moved_takes_no_place_of_a_timing_that_may_be_chance(judged):
+    before = [cell(f"m{each}") for each in range(100)]
+    now = [cell(f"m{each}", graph_breaks=1) for each in range(20)]
+    now += [cell(f"m{each}", compiled_ms=10.4 if each < 25 else 10.0) for each in range(20, 100)]
+    judged(now, before)
+    assert {f"default/inference/m{each}" for each in range(20, 25)} <= {*judged.suspects}
+
+
 def test_a_baseline_of_accuracy_alone_is_a_baseline(judged):
     untimed = dict.fromkeys(FIGURES) | {"performance": None}
     judged([cell("a"), cell("b")], [cell("a", **untimed), cell("b", **untimed)])

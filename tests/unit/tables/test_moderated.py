@@ -100,3 +100,11 @@ def test_a_very_precise_cell_has_the_power_to_show_a_large_difference():
     """Where scipy's noncentral t is no number."""
     assert moderated.Test(0.0, 1.0, 20, 1.0).has_power(48.0, 0.0005, 0.8)
     assert not moderated.Test(0.0, 1.0, 20, 1.0).has_power(1.0, 0.0005, 0.8)
+
+
+def test_what_has_no_variance_at_all_has_no_noise_if_it_is_exact_and_else_that_of_the_others():
+    rng = np.random.default_rng(1)
+    differences = [*rng.normal(0, 0.05, (10, 5)), np.full(5, 0.05)]
+    (*_, exact), (*_, timed) = (moderated.tests(differences, is_exact) for is_exact in (True, False))
+    assert exact.p == 0.0 and exact.mean == pytest.approx(0.05)
+    assert timed.p > 0.001

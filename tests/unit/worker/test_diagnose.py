@@ -206,5 +206,5 @@ def test_where_no_module_goes_wrong_the_model_itself_is_tried(monkeypatch, wrong
 
     monkeypatch.setattr(places, "goes_wrong", goes_wrong)
     reporter = SimpleNamespace(stage=lambda _: None, detail=lambda _: None, columns=lambda **_: None)
-    place = places.search(spec(), None, SimpleNamespace(known={}), reporter)
+    place = places.search(spec(), None, SimpleNamespace(known={}, cause=None), reporter)
     assert tried[-1] == "Outer" and (place and place.direction) == found

@@ -536,7 +536,17 @@ def test_a_layer_that_is_called_with_names_and_an_operator_that_writes_in_place_
     torch.testing.assert_close({leaf.name: leaf.value for leaf in after}, before, atol=1e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("probability", "families"), [(0.5, []), (0.0, ["halves"])])
+def test_a_head_of_zeros_hides_no_statistics():
+    model, images = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 4)).train(), torch.randn(8, 4)
+    nn.init.zeros_(model[1].weight)
+
+    def run(model, images):
+        return [Leaf("output", "output", model(images).detach())]
+
+    assert list(null_runs(run, model, images, torch.float32, SEED, ["halves"])) == []
+
+
+@pytest.mark.parametrize(("probability", "families"), [(0.5, []), (0.1, []), (0.0, ["halves"])])
 def test_a_batch_whose_samples_are_dropped_at_random_is_not_halved(probability, families):
     model, images = nn.Sequential(nn.Linear(4, 4), DropPath(probability)).train(), torch.randn(8, 4)
 

@@ -130,6 +130,22 @@ def test_a_program_that_returns_what_it_has_kept_of_other_images_is_wrong(compil
     assert said.columns["timed_output_ok"] is False and said.columns["timed_output_kind"] == "kept"
 
 
+def test_a_program_that_keeps_what_it_computed_of_smaller_batches_is_wrong(compiler):
+    def keeps(model):
+        known = {}
+
+        def forward(images):
+            if len(images) == 8:
+                return model(images)
+            return known.setdefault(len(images), model(images))
+
+        return forward
+
+    compiler(keeps)
+    said = measure(spec(dynamic=True), batch_size=8)
+    assert said.columns["timed_output_kind"] == "kept"
+
+
 def test_a_program_that_knows_whether_its_images_have_changed_computes_in_every_timed_call(compiler):
     computed = []
 

@@ -591,3 +591,72 @@ def test_an_output_of_another_class_of_tensors_need_not_have_been_computed(monke
 
     said = measure(monkeypatch, lambda model: lambda images: model(images).as_subclass(Lazy))
     assert said.columns["strict"] == "fail" and "a Lazy instead of a Tensor" in said.columns["strict_message"]
+
+
+class Normed(Tiny):
+    """One with statistics, which eager does not write to at inference."""
+
+    def __init__(self, seed: int):
+        super().__init__(seed)
+        self.norm = nn.BatchNorm2d(16)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(nn.functional.gelu(self.norm(self.convolution(images))).mean((2, 3)))
+
+
+def test_statistics_that_a_program_spoils_are_not_put_right_for_it(monkeypatch):
+    """Where eager does not repeat itself nothing says that it has written to them; what it computes then does."""
+
+    def spoils(model):
+        def forward(images):
+            model.norm.running_mean += 0.5
+            return model(images)
+
+        return forward
+
+    of_model(monkeypatch, Normed)
+    assert measure(monkeypatch, spoils, traits={"nondeterministic": True}).columns["strict"] == "fail"
+
+
+@pytest.mark.parametrize("kind", [Halving, Counting])
+def test_null_runs_are_of_the_model_and_images_that_the_reference_had_though_eager_writes_to_them(monkeypatch, kind):
+    def wrong(model):
+        def forward(images):
+            output = model(images)
+            return (output[0], output[1] * 1.05) if isinstance(output, tuple) else output * 1.05
+
+        return forward
+
+    of_model(monkeypatch, kind)
+    said = measure(monkeypatch, wrong)
+    assert said.columns["strict"] == "fail" and said.columns["null_scatter"] < 100
+
+
+def test_one_output_that_is_the_models_own_excuses_no_other(monkeypatch):
+    class WithWeight(Tiny):
+        def forward(self, images):
+            return super().forward(images), self.head.weight
+
+    def reuses(model):
+        memory = torch.empty(8, 10)
+
+        def forward(images):
+            logits, weight = model(images)
+            return memory.copy_(logits), weight
+
+        return forward
+
+    of_model(monkeypatch, WithWeight)
+    assert "written.output" in {leaf["leaf"] for leaf in measure(monkeypatch, reuses).details if leaf["strict"] is False}
+    assert measure(monkeypatch, same).columns["strict"] == "pass"
+
+
+def test_complex_outputs_that_are_conjugated_are_compared(monkeypatch):
+    class Waves(Tiny):
+        def forward(self, images):
+            logits = super().forward(images)
+            return torch.complex(logits, logits).conj()
+
+    of_model(monkeypatch, Waves)
+    assert measure(monkeypatch, same).columns["strict"] == "pass"
+    assert measure(monkeypatch, lambda model: lambda images: model(images) * 1.05).columns["strict"] == "fail"

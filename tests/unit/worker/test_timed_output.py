@@ -347,3 +347,13 @@ def test_an_output_too_few_is_wrong(memory):
     memory(PLENTY)
     found = judge(spec(), lambda model: lambda images: model(images)[:1], model=Several())
     assert found["timed_output_ok"] is False and found["timed_output_margin"] == math.inf
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_an_output_of_zeros_or_of_nothing_has_no_direction_and_no_error(empty):
+    class WithZeros(Tiny):
+        def forward(self, images):
+            logits = super().forward(images)
+            return logits, logits[:0] if empty else 0.0 * logits.sum()
+
+    assert judge(spec(cosine=True), model=WithZeros())["timed_output_ok"] is True

@@ -235,7 +235,7 @@ PERFORMANCE = Check(
                     "timed_output_kind",
                     "string",
                     "",
-                    "of what: output, output.1 of several; in training prediction, gradient or input_gradient; kept: the "
+                    "of what: output; in training prediction, gradient or input_gradient; output.1 of several; kept: the "
                     "program returned what it had computed of other images",
                 ),
                 ("timed_output_margin", "float64", "", "timed_output_error over the error that is allowed, 1 is the limit"),

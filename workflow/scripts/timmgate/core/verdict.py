@@ -66,7 +66,7 @@ class LeafErrors:
     * `vanishes`: the reference is zero but for rounding, as the gradient of a bias before a norm: its null runs are as
       large as the leaf without being chaotic.
     * `dtype`: of the run's tensor, "" for what is none.
-    * `mismatch`: what is different whatever the rounding (structure, integers, NaN, Inf), or "". Then no statistics.
+    * `mismatch`: what is different whatever the rounding (structure, NaN, Inf), or "". Then no statistics.
     """
 
     leaf: str
@@ -213,11 +213,13 @@ def is_certain(found: CellVerdict) -> bool:
     """Whether a failure is none that chance makes.
 
     That a statistic is t times its limit by chance is t^k times rarer than that it is beyond it, with k independent null
-    runs. A gradient may be, where rounding crosses a kink; where NaN are, or which shape a leaf has, rounding does not
-    decide.
+    runs. A gradient may be, where rounding crosses a kink, and an integer that no null run moves; where NaN are, or which
+    shape a leaf has, rounding does not decide.
     """
     failed = [leaf for leaf in found.leaves if leaf.strict is False]
-    return any(leaf.statistic == MISMATCH or (leaf.margin > CERTAIN and "gradient" not in leaf.kind) for leaf in failed)
+    return any(
+        leaf.statistic == MISMATCH or (CERTAIN < leaf.margin < math.inf and "gradient" not in leaf.kind) for leaf in failed
+    )
 
 
 def majority(verdicts: Iterable[Strict]) -> Strict:

@@ -198,7 +198,7 @@ class Trials:
             row = self._row(variant)
             outcome = self._outcome(row)
             of_eager = variant in (ladder.REPEAT, ladder.AGAIN) and row["status"] in EAGER_FAILS
-            if outcome.ended == "eager" and not of_eager:
+            if outcome.ended == "eager" and not of_eager and variant not in ladder.WITHOUT:
                 return Finding("unknown")
             try:
                 variant = search.send(outcome)

@@ -110,6 +110,10 @@ def without(option: str) -> Variant:
     return Variant(f"without {option}", options=CONDITIONS[option])
 
 
+WITHOUT = tuple(map(without, CONDITIONS))
+"""Variants that tell of a condition alone: one that says nothing ends no search."""
+
+
 def conditions_of(mode: Mode) -> list[str]:
     """The conditions that a mode has."""
     return [option for option, off in CONDITIONS.items() if any(getattr(mode, name) != value for name, value in off.items())]

@@ -98,7 +98,7 @@ def case(cell: Cell, row: Row, checks: Sequence[str]) -> Case:
         return Case(rule=None, compiles=stage in stages or (stage == "null_runs" and status not in EAGER_2ND), **about)
     if check == "performance":
         error, margin = row["timed_output_error"], row["timed_output_margin"]
-        is_known = error and margin and math.isfinite(error)
+        is_known = error and margin and math.isfinite(error) and math.isfinite(margin)
         about["timed"] = row["timed_output_kind"] or ("gradient" if spec.options.training else "output")
         about["is_exact"] = row["timed_reference"] in ("fp64", None)
         if about["timed"] == "kept":

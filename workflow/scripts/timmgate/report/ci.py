@@ -17,7 +17,7 @@ def write_junit(judged: list[dict[str, Any]], path: Path) -> None:
     for suite_name, rows in groupby(sorted(judged, key=_suite), key=_suite):
         cases = [list(of_model) for _, of_model in groupby(sorted(rows, key=_model), key=_model)]
         failed = [case for case in cases if gate.failed(case)]
-        skipped = [case for case in cases if case not in failed and any(row["class"] in SKIPPED for row in case)]
+        skipped = [case for case in cases if case not in failed and any(map(_is_skipped, case))]
         counts = {"tests": len(cases), "failures": len(failed), "skipped": len(skipped)}
         suite = ElementTree.SubElement(
             root, "testsuite", name=suite_name, **{name: str(count) for name, count in counts.items()}
@@ -25,7 +25,7 @@ def write_junit(judged: list[dict[str, Any]], path: Path) -> None:
         for case in cases:
             element = ElementTree.SubElement(suite, "testcase", classname=suite_name, name=_model(case[0]))
             for row in case:
-                if row["class"] in gate.FAILING or (case in skipped and row["class"] in SKIPPED):
+                if row["class"] in gate.FAILING or (case in skipped and _is_skipped(row)):
                     kind = "failure" if row["class"] in gate.FAILING else "skipped"
                     attributes = {"message": _xml(line(row).plain), **({"type": row["class"]} if kind == "failure" else {})}
                     ElementTree.SubElement(element, kind, attributes)
@@ -33,8 +33,9 @@ def write_junit(judged: list[dict[str, Any]], path: Path) -> None:
     write_atomically(path, lambda scratch: tree.write(scratch, encoding="utf-8", xml_declaration=True))
 
 
-SKIPPED = ("flaky", "not_comparable")
-"""Classes of what was not judged."""
+def _is_skipped(row: dict[str, Any]) -> bool:
+    """Whether it was not judged: it may vary, or there is nothing to compare it with, and not just one figure of it."""
+    return row["class"] == "flaky" or (row["class"] == "not_comparable" and not row.get("cause"))
 
 
 def _suite(row: dict[str, Any]) -> str:

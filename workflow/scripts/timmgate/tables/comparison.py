@@ -126,14 +126,15 @@ def apart(cells: pa.Table, baseline: Baseline, before: str, after: str) -> pa.Ta
 
     Between devices everything differs, so that nothing is known of noise, and no change has a verdict.
     """
-    measured, rows = cells.to_pylist(), []
+    measured: list[Row] = cells.to_pylist()
+    rows: list[Row] = []
     found = deviations.compare(measured, baseline)
     same_device = "device_name" not in baseline.ignored
     for row in measured:
         cell = row["mode"], row["model"]
         earlier = baseline.rows.get(cell, [])
         one = earlier[-1] if earlier else {}
-        rows += _statuses(cell, one, row) if cell not in baseline.others else []
+        rows += (each for each in _statuses(cell, one, row) if (*cell, each["figure"]) not in baseline.others)
         if reason := found.incomparable.get(cell) or _untimed(row):
             rows.append(_row(cell, "performance", verdict="left_out", message=reason))
             continue
@@ -202,7 +203,7 @@ def _tests(figure: Figure, sides: Mapping[ModeModel, tuple[Sequence[Row], Sequen
         ]
         for cell, both in sides.items()
     }
-    tests = moderated.tests(list(logs.values()))
+    tests = moderated.tests(list(logs.values()), is_exact=figure is TESTED[-1])
     return {cell: test for cell, test in zip(logs, tests, strict=True) if test}
 
 

@@ -267,7 +267,8 @@ def deviations(
 def suspects(cells: Sequence[Row], baseline: Baseline, thresholds: Thresholds, times: int) -> dict[ModeModel, Suspect]:
     """The cells with figures that may have got worse, which up to `times` fresh processes have to tell.
 
-    Where there are very many, those that moved most against their limits: of the others the first measurement counts.
+    Where there are very many, those that moved most against their limits, as a count of graph breaks is the same in each:
+    of the others the first measurement counts.
     """
     found = compare(cells, baseline)
     suspected: dict[ModeModel, Suspect] = {}
@@ -279,7 +280,7 @@ def suspects(cells: Sequence[Row], baseline: Baseline, thresholds: Thresholds, t
                 level = value - move if figure.is_count else value / math.exp(move)
                 limits[figure.column] = Limit(level, _limit(figure, key, found, thresholds, times))
                 one = _limit(figure, key, found, thresholds)
-                excess[key] = max(excess.get(key, 0.0), move / one if one else math.inf)
+                excess[key] = max(excess.get(key, 0.0), move / one if one else 0.0)
         if limits:
             suspected[key] = Suspect(row["performance_batch_size"], limits)
     most = max(MIN_SUSPECTS, round(SUSPECT_SHARE * len(cells)))

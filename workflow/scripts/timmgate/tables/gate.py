@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from timmgate.core.described import columns
 from timmgate.core.names import cell_name
-from timmgate.core.schemas import REASON, SHOWN_STATUS
+from timmgate.core.schemas import PASSED, REASON, SHOWN_STATUS
 from timmgate.core.thresholds import Thresholds
 from timmgate.tables import deviations, measured_baseline, parquet
 from timmgate.tables.baseline import ANY, PASSING, Expectation, Expectations, Measured
@@ -181,10 +181,13 @@ def against(
 
 
 def _not_comparable(judged: Iterable[Row], before: Baseline) -> Iterator[Row]:
-    """A row for each accuracy check that has a result, but none in the baseline to compare it with."""
+    """A row for each check that has a result, but none in the baseline to compare it with.
+
+    Not of a timing, whose figures are compared with that of the baseline.
+    """
     for row in judged:
-        reason = before.others.get((row["mode"], row["model"]))
-        if reason and row["check_name"] == "accuracy" and row["status"] not in UNJUDGED:
+        reason = before.others.get((row["mode"], row["model"], row["check_name"]))
+        if reason and row["status"] not in UNJUDGED and (row["check_name"] == "accuracy" or row["status"] not in PASSED):
             about = {name: row[name] for name in ("build", "mode", "model", "check_name", "log")}
             yield {**about, "class": "not_comparable", "reason": reason}
 

@@ -26,8 +26,8 @@ IGNORED = {
 }
 """By kind of baseline, columns that may differ although figures are compared."""
 
-CONDITIONS = ("accuracy_protocol", "device_name", "weights", "options")
-"""Columns in which a cell must agree with the baseline's for a status there to be expected here."""
+CONDITIONS = {check: (f"{check}_protocol", "device_name", "weights", "options") for check in CHECKS}
+"""By check, columns in which a cell must agree with the baseline's for a status there to be expected here."""
 
 ABSENT = "the baseline has no such cell"
 
@@ -51,23 +51,23 @@ class Baseline:
     """What was measured before: by mode and model, the rows of `cells`, the latest last.
 
     `ignored` are columns, and options of the mode, that may differ although figures are compared. `statuses` are those to
-    expect where they are not the last row's. `others` says of cells that were measured in another way, or not at all, why
-    their statuses are not to be expected.
+    expect where they are not the last row's. `others` says of cells of which a check was measured in another way, or not at
+    all, why its status is not to be expected.
     """
 
     rows: Mapping[ModeModel, Sequence[Row]]
     ignored: tuple[str, ...] = ()
     statuses: Mapping[ModeModel, Row] = field(default_factory=dict)
-    others: Mapping[ModeModel, str] = field(default_factory=dict)
+    others: Mapping[tuple[str, str, str], str] = field(default_factory=dict)
 
     def expectations(self, wanted: Mapping[str, Collection[str]]) -> Expectations:
         """The statuses to expect, of these models by mode."""
         found: Expectations = {mode: {} for mode in wanted}
         for (mode, model), rows in self.rows.items():
             row = self.statuses.get((mode, model), rows[-1])
-            statuses = [row[SHOWN_STATUS[check]] for check in ("accuracy", "performance")]
-            known = [None if status in (None, "not_run") else status for status in statuses]
-            if model in wanted.get(mode, ()) and any(known) and (mode, model) not in self.others:
+            statuses = {check: row[SHOWN_STATUS[check]] for check in CHECKS if (mode, model, check) not in self.others}
+            known = [None if statuses.get(check) == "not_run" else statuses.get(check) for check in CHECKS]
+            if model in wanted.get(mode, ()) and any(known):
                 found[mode][model] = Expectation(known[0] or "pass", None, known[1])
         return found
 
@@ -92,24 +92,33 @@ def load(measured: Measured, cells: pa.Table) -> Baseline:
     return Baseline(filled, ignored, _settled(rows), others)
 
 
-def _others(cells: pa.Table, rows: dict[ModeModel, list[Row]], ignored: tuple[str, ...]) -> dict[ModeModel, str]:
-    """Why statuses of cells are not to be expected. Of `rows`, those that were measured as a cell is today stay, if any."""
+def _others(
+    cells: pa.Table, rows: Mapping[ModeModel, Sequence[Row]], ignored: tuple[str, ...]
+) -> dict[tuple[str, str, str], str]:
+    """Why statuses of checks of cells are not to be expected.
+
+    Of `rows`, what a check measured in another way is made unknown, if there is a row of it that was measured as today.
+    """
     found = {}
-    for today in cells.select(["mode", "model", *CONDITIONS]).to_pylist():
+    names = dict.fromkeys(name for of_check in CONDITIONS.values() for name in of_check)
+    for today in cells.select(["mode", "model", *names]).to_pylist():
         key = today["mode"], today["model"]
-        alike = [row for row in rows.get(key, []) if not _unlike(today, row, ignored)]
-        if alike:
-            rows[key] = alike
-        elif key in rows:
-            found[key] = in_words(today, rows[key][-1], _unlike(today, rows[key][-1], ignored))
-        else:
-            found[key] = ABSENT
+        for check in CHECKS:
+            measured = [row for row in rows.get(key, ()) if row[SHOWN_STATUS[check]] is not None]
+            others = [row for row in measured if _unlike(check, today, row, ignored)]
+            if len(others) < len(measured):
+                for row in others:
+                    row.update(dict.fromkeys(OF_CHECK[check] & row.keys()))
+            elif others:
+                found[(*key, check)] = in_words(today, others[-1], _unlike(check, today, others[-1], ignored))
+            else:
+                found[(*key, check)] = "it was not measured in the baseline" if key in rows else ABSENT
     return found
 
 
-def _unlike(row: Row, before: Row, ignored: tuple[str, ...]) -> list[str]:
-    """The `CONDITIONS` in which two rows differ; of what one of them does not know nothing is said."""
-    known = (name for name in CONDITIONS if name not in ignored and None not in (row[name], before[name]))
+def _unlike(check: str, row: Row, before: Row, ignored: tuple[str, ...]) -> list[str]:
+    """The `CONDITIONS` of a check in which two rows differ; of what one of them does not know nothing is said."""
+    known = (name for name in CONDITIONS[check] if name not in ignored and None not in (row[name], before[name]))
     return [name for name in known if condition(row, name, ignored) != condition(before, name, ignored)]
 
 

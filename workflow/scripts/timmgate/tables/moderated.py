@@ -90,18 +90,21 @@ def _inverse_trigamma(value: float) -> float:
     return float(brentq(lambda half: polygamma(1, half) - value, low, high)) if value < polygamma(1, low) else low
 
 
-def tests(differences: Sequence[Sequence[float]]) -> list[Test | None]:
-    """A test for each cell's differences, in their order; None for one with fewer than two."""
+def tests(differences: Sequence[Sequence[float]], is_exact: bool = False) -> list[Test | None]:
+    """A test for each cell's differences, in their order; None for one with fewer than two.
+
+    Of an exact figure, as bytes that were allocated, a cell without any variance has no noise, whatever other cells have; of
+    times that are read off a clock with ticks it may be chance.
+    """
     arrays = [np.asarray(each, float) for each in differences]
     known = [each for each in arrays if len(each) > 1]
     common = prior([float(np.var(each, ddof=1)) for each in known], [len(each) - 1 for each in known])
-    return [_test(each, common) if len(each) > 1 else None for each in arrays]
+    return [_test(each, common, is_exact) if len(each) > 1 else None for each in arrays]
 
 
-def _test(values: np.ndarray, common: Prior) -> Test:
-    """One without any variance has no noise, whatever other cells have."""
+def _test(values: np.ndarray, common: Prior, is_exact: bool) -> Test:
     own = float(np.var(values, ddof=1))
-    variance, freedom = common.moderate(own, len(values) - 1) if own else (0.0, len(values) - 1)
+    variance, freedom = (0.0, len(values) - 1) if is_exact and not own else common.moderate(own, len(values) - 1)
     mean, error = float(np.mean(values)), math.sqrt(variance / len(values))
     if error == 0:
         return Test(mean, 0.0, freedom, 1.0 if mean == 0 else 0.0)

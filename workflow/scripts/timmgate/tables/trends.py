@@ -16,7 +16,7 @@ from timmgate.core.outcome import OUT_OF_MEMORY
 from timmgate.core.schemas import FAILED, KEY, SHOWN_STATUS
 from timmgate.tables import changes, history, parquet
 from timmgate.tables.changes import Change
-from timmgate.tables.figures import EAGER, JUDGED, RELATIVE, Figure, comparable
+from timmgate.tables.figures import EAGER, FIGURES, JUDGED, RELATIVE, Figure, comparable
 
 COLUMNS = columns(
     "history",
@@ -45,6 +45,9 @@ COLUMNS = columns(
 )
 
 SCHEMA = parquet.schema(COLUMNS)
+
+COLD = FIGURES[1]
+"""Time of the compiler, which on an accelerator too depends on the number of threads."""
 
 VERSIONS = ("torch", "torch_revision", "triton", "timm", "cuda", "cudnn", "driver", "cxx", "python", "commit", "host")
 """Columns of an entry in which the two sides of a change may differ."""
@@ -172,12 +175,18 @@ def changed(root: Path, device: str, runs: int) -> tuple[pa.Table, str]:
                 if figure.is_count:
                     found += _settled(measurements, figure.column, runs, figure)
                 else:
-                    found += _cells(measurements, figure, runs)
-                    found += _suites(measurements, figure, runs)
+                    some = [*_cells(measurements, figure, runs), *_suites(measurements, figure, runs)]
+                    found += [row for row in some if figure is not COLD or not _is_of_threads(row, entries)]
             found += _suites(measurements, EAGER, runs)
     found = [row for row in _described(found, entries, root) if row["device"] == device]
     found.sort(key=lambda row: (row["model"] is not None, -row["since"].timestamp(), -abs(row.get("change") or math.inf)))
     return parquet.table(found, SCHEMA), extent(entries, runs)
+
+
+def _is_of_threads(row: Row, entries: pa.Table) -> bool:
+    """Whether the sides of a change had another number of threads, as of compile times on an accelerator alone they may."""
+    last, first = (entries["performance_threads"][row[side]].as_py() for side in ("last", "first"))
+    return bool(last != first)
 
 
 def _described(found: list[Row], entries: pa.Table, root: Path) -> list[Row]:

@@ -56,8 +56,7 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
         others = strict_verdict.other_values(spec, model, images) if setup.strict else None
         reporter.stage("compile")
         torch_device.set_deterministic(False)  # what is judged is the program that the performance check times
-        twice = not iterations.are_equal(eager)
-        compiled, strict_leaves = run_compiled(spec, setup, model, images, others, twice, reporter)
+        compiled, strict_leaves = run_compiled(spec, setup, model, images, others, eager, reporter)
         reporter.stage("compare")
         how = rule(spec, reference is not None)
         is_alike = not different and not spec.traits.nondeterministic
@@ -85,7 +84,7 @@ def run_compiled(
     model: torch.nn.Module,
     images: torch.Tensor,
     others: tuple[torch.nn.Module, torch.Tensor] | None,
-    twice: bool,
+    eager: Run | None,
     reporter: Reporter,
 ) -> tuple[Run, Result]:
     """Compile a copy of the model, and run it; the arguments are as of `run_program`."""
@@ -97,7 +96,7 @@ def run_compiled(
         def after_run() -> None:
             reporter.columns(**backends.statistics())
 
-        return run_program(spec, model, compiled, images, forward, others, twice, first_iteration.stop, after_run)
+        return run_program(spec, model, compiled, images, forward, others, eager, first_iteration.stop, after_run)
 
 
 def run_program(
@@ -107,14 +106,15 @@ def run_program(
     images: torch.Tensor,
     forward: Callable[..., Any],
     others: tuple[torch.nn.Module, torch.Tensor] | None,
-    twice: bool,
+    eager: Run | None,
     after_first: Callable[[], None] = lambda: None,
     after_run: Callable[[], None] = lambda: None,
 ) -> tuple[Run, Result]:
     """Run a compiled copy of the model as eager is run, then as null runs are, on `others`, if there are any.
 
-    `twice`: as eager is run, from the same weights once more. Where the iterations of a run differ, as with an optimizer or
-    random masks, it takes a second run to see what goes wrong in one call alone.
+    Where the iterations of `eager` differ in training, as with an optimizer or random masks, it is run twice from the same
+    weights: else what goes wrong in one call alone would not be seen. At inference, buffers that eager writes to get the
+    values that they had; others are what the program has made of them.
     """
     found = run(spec, compiled, images, forward, original=model, after_first=after_first)
     may_reuse = backends.reuses_outputs(spec)
@@ -122,15 +122,16 @@ def run_program(
 
     def once_more() -> Result:
         models.set_state(compiled, models.state(model))
-        return iterations.kept(run(spec, compiled, images, forward).leaves)
+        kinds = {leaf.kind for leaf in found.first}
+        return iterations.kept(leaf for leaf in run(spec, compiled, images, forward).leaves if leaf.kind in kinds)
 
-    if twice:
+    if eager and spec.options.training and not iterations.are_equal(eager):
         found, again = iterations.before_another(found, compiled, once_more, may_reuse)
         found = replace(found, again=again)
     if others is None:
         return found, []
-    if not spec.options.training:
-        iterations.restore_written(found, compiled, model)
+    if eager and not spec.options.training:
+        iterations.restore(found.written & eager.written, compiled, model)
     strictly = partial(strict_verdict.run_compiled, spec, others[0], compiled, others[1], forward)
     return iterations.before_another(found, compiled, strictly, may_reuse)
 
@@ -242,7 +243,7 @@ def judge_strictly(
             others = strict_verdict.other_values(other, model, images)
             reporter.stage("compile")
             keep(leaves)
-            _, compiled = run_compiled(other, setup, model, images, others, False, reporter)
+            _, compiled = run_compiled(other, setup, model, images, others, None, reporter)
             reporter.stage("null_runs")
             keep(leaves)
             return strict_verdict.examine(other, *others, compiled).strict

@@ -96,8 +96,7 @@ def _compiled(
         try:
             compiled = copy.deepcopy(model)
             forward = backends.compile_model(compiled_spec, compiled, images)
-            twice = not iterations.are_equal(eager)
-            run, leaves = accuracy.run_program(spec, model, compiled, images, forward, others, twice)
+            run, leaves = accuracy.run_program(spec, model, compiled, images, forward, others, eager)
         except Exception:  # a compiler that fails is a matter of the measurement
             traceback.print_exc()
             continue

@@ -404,7 +404,7 @@ def _differences(eager: Tensor, compiled: Tensor) -> dict[str, float]:
 
 
 def _wide(tensor: Tensor) -> Tensor:
-    return (torch.view_as_real(tensor) if tensor.is_complex() else tensor).flatten().double()
+    return (torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor).flatten().double()
 
 
 def _reason(evidence: LeafEvidence, rule: Rule) -> str:

@@ -44,6 +44,6 @@ def cotangent_leaves(
 
 
 def cotangent_of(shape: torch.Size, seed: int) -> Tensor:
-    """The cotangent of logits of this shape: standard normal over the square root of their number, drawn on the CPU."""
+    """The cotangent of an output of this shape: standard normal over the square root of their number, drawn on the CPU."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=generator, dtype=torch.float64) / math.sqrt(shape.numel())

@@ -1,5 +1,6 @@
 """How much a model computes: multiply-accumulate operations and activations of the forward pass of one image."""
 
+import copy
 import traceback
 from typing import Any
 
@@ -33,19 +34,12 @@ def count(model: torch.nn.Module, image: torch.Tensor) -> dict[str, float]:
     Attention is taken apart into its matrix products, so that they are in both. The counter takes what requires a gradient
     for part of a backward pass, also without one (a view of a parameter, as in pooling by attention): so nothing does.
     """
-    training = {module: module.training for module in model.modules()}
-    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    model.eval().requires_grad_(False)
     flops, activations = FlopCounterMode(display=False), ActivationCounter()
     try:
+        counted = copy.deepcopy(model).eval().requires_grad_(False)  # it may write to what it has
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), flops, activations:
-            model(image)
+            counted(image.clone())
     except Exception:
         traceback.print_exc()
         return {}
-    finally:
-        for module, is_training in training.items():
-            module.training = is_training
-        for parameter in learned:
-            parameter.requires_grad_()
     return {"gmacs": flops.get_total_flops() / 2e9, "mactivations": activations.total / 1e6}

@@ -27,9 +27,10 @@ def fold(model: nn.Module, images: Tensor) -> bool:
 
 
 def _convolutions_before_norms(model: nn.Module, images: Tensor) -> list[tuple[str, str]]:
-    """Names of convolutions and of the norms that their outputs go into."""
+    """Names of convolutions and of the norms that their outputs go into; of a copy, as a model may write to what it has."""
+    model = copy.deepcopy(model)
     made_by: dict[int, tuple[str, Tensor]] = {}
-    pairs, hooks = [], []
+    pairs = []
 
     def made(name: str, _: nn.Module, __: Any, output: Tensor) -> None:
         made_by[id(output)] = name, output
@@ -40,12 +41,10 @@ def _convolutions_before_norms(model: nn.Module, images: Tensor) -> list[tuple[s
 
     for name, module in model.named_modules():
         if isinstance(module, _ConvNd):
-            hooks.append(module.register_forward_hook(partial(made, name)))
+            module.register_forward_hook(partial(made, name))
         elif isinstance(module, _BatchNorm) and module.running_var is not None:
-            hooks.append(module.register_forward_pre_hook(partial(used, name)))
-    model(images[:1])
-    for hook in hooks:
-        hook.remove()
+            module.register_forward_pre_hook(partial(used, name))
+    model(images[:1].clone())
     return pairs
 
 

@@ -4,7 +4,7 @@ The last iteration is compared by every rule. A program may be wrong in another 
 out in the first call writes over its own inputs; and it may write over what it should only read.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -80,6 +80,8 @@ def run(
     changed["images"] = not torch.equal(images, given)
     if original is not None:
         changed |= _changed(_state(model, optimizer is not None), _state(original, optimizer is not None))
+    if forward is not None and spec.options.backend == "aot_inductor":
+        changed = {"images": changed["images"]}  # its program has tensors of its own
     names = {is_changed: frozenset(name for name in changed if changed[name] == is_changed) for is_changed in (True, False)}
     return Run(leaves_of(spec, model, images, returned), first, written=names[True], unwritten=names[False])
 
@@ -110,18 +112,12 @@ def before_another(found: Run, model: torch.nn.Module, another: Callable[[], Res
     Outputs that this one writes over count as written to, unless the program may reuse their memory, as CUDA graphs do, or
     the model returns a tensor of its own.
     """
-    own = set(map(_storage, models.state(model)))
-    outputs = [
-        leaf for leaf in found.leaves if leaf.kind in OUTPUTS and not may_reuse and not own & {*_storages(leaf.value)}
-    ]
+    own = {*map(_storage, models.state(model)), None}
+    outputs = [leaf for leaf in found.leaves if leaf.kind in OUTPUTS and not may_reuse]
     copies = {leaf.name: leaf for leaf in kept(found.leaves)}
     leaves = another()
-    lost = {leaf.name for leaf in outputs if not _are_same(leaf.value, copies[leaf.name].value)}
+    lost = {leaf.name for leaf in outputs if not _are_same(leaf.value, copies[leaf.name].value, own)}
     return replace(found, leaves=list(copies.values()), written=found.written | lost), leaves
-
-
-def _storages(tree: Any) -> Iterator[int | None]:
-    return (_storage(leaf) for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor))
 
 
 def _storage(tensor: torch.Tensor) -> int | None:
@@ -132,18 +128,20 @@ def _storage(tensor: torch.Tensor) -> int | None:
         return None
 
 
-def restore_written(found: Run, model: torch.nn.Module, original: torch.nn.Module) -> None:
-    """Give the buffers of a model that a run has written to the values that they had."""
+def restore(names: Collection[str], model: torch.nn.Module, original: torch.nn.Module) -> None:
+    """Give buffers of a model the values that they have in the original."""
     buffers = dict(model.named_buffers())
     with torch.no_grad():
         for name, buffer in original.named_buffers():
-            if name in found.written:
+            if name in names:
                 buffers[name].copy_(buffer)
 
 
-def _are_same(one: Any, other: Any) -> bool:
-    pairs = zip(tree_leaves(one), tree_leaves(other), strict=True)
-    return all(torch.equal(*map(torch.nan_to_num, pair)) for pair in pairs if isinstance(pair[0], torch.Tensor))
+def _are_same(output: Any, copy: Any, own: Collection[int | None]) -> bool:
+    """Whether an output is as it was, but for tensors of the model's own, by where they lie."""
+    pairs = zip(tree_leaves(output), tree_leaves(copy), strict=True)
+    tensors = (pair for pair in pairs if isinstance(pair[0], torch.Tensor) and _storage(pair[0]) not in own)
+    return all(torch.equal(*map(torch.nan_to_num, pair)) for pair in tensors)
 
 
 def _changed(now: Mapping[str, torch.Tensor], before: Mapping[str, torch.Tensor]) -> dict[str, bool]:

@@ -139,7 +139,7 @@ def tensors(run: Iterable[Leaf]) -> Iterator[tuple[str, tuple[str, Any]]]:
     for leaf in run:
         for name, value in _flat(leaf.name, leaf.value):
             if isinstance(value, Tensor):
-                value = with_float64(torch.view_as_real(value) if value.is_complex() else value)
+                value = with_float64(torch.view_as_real(value.resolve_conj()) if value.is_complex() else value)
             yield name, (leaf.kind, value)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from timmgate.core.verdict import KINKS
 from timmgate.worker import folding, models
@@ -227,7 +228,7 @@ def memory_format(subject: Subject) -> bool:
 
 def halves(subject: Subject) -> bool:
     """The batch in two halves, unless the samples of a batch depend on each other, or on random numbers."""
-    if len(subject.images) < 2:
+    if len(subject.images) < 2 or any(map(_mixes_samples, subject.model.modules())):
         return False
     exact, images = copy.deepcopy(subject.model).double(), subject.images.double()
     with torch.no_grad():
@@ -236,6 +237,17 @@ def halves(subject: Subject) -> bool:
         return False
     subject.model.forward = partial(_in_halves, subject.model.forward)
     return True
+
+
+def _mixes_samples(module: nn.Module) -> bool:
+    """BatchNorm, dropout, or timm's stochastic depth and dropping of patches, by the names of their probabilities.
+
+    In float64 the output tells of the others, but not always of these: a head of zeros hides statistics, and a random mask
+    may come twice.
+    """
+    probabilities = (getattr(module, name, 0) for name in ("p", "drop_prob", "prob"))
+    is_random = any(isinstance(each, float) and each > 0 for each in probabilities)
+    return module.training and (isinstance(module, _BatchNorm) or is_random)
 
 
 def _in_halves(forward: Callable[[Tensor], Any], batch: Tensor) -> Any:

@@ -85,7 +85,7 @@ class Subject:
 
     def both(self, choice: Choice) -> tuple[Run, list[Leaf]]:
         """The runs of the program with a fault that each rule looks at."""
-        return self.program.both(choice, twice=not iterations.are_equal(self.eager))
+        return self.program.both(choice, self.eager)
 
     def effect(self, choice: Choice, faulty: list[Leaf]) -> float:
         """How much a fault changes, over eager's error. `faulty` is its run in the precision of the mode."""
@@ -129,12 +129,12 @@ class Program:
         model, images = self._other_model, self._other_images
         return strict_verdict.run_compiled(self._spec, model, self._model, images, self._forward)
 
-    def both(self, choice: Choice, twice: bool) -> tuple[Run, list[Leaf]]:
+    def both(self, choice: Choice, eager: Run) -> tuple[Run, list[Leaf]]:
         """The run of the dynamo rule and the leaves of the strict one, of one life of the fault; as of `run_program`."""
         self.trials.choose(choice)
         self._model.load_state_dict(self._original.state_dict())
         others = self._other_model, self._other_images
-        return accuracy.run_program(self._spec, self._original, self._model, self._images, self._forward, others, twice)
+        return accuracy.run_program(self._spec, self._original, self._model, self._images, self._forward, others, eager)
 
 
 def trials(spec: Spec, setup: Setup, places: Collection[str] = tuple(PLACES)) -> Iterator[Trial]:

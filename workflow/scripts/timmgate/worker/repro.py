@@ -1,9 +1,9 @@
 """What a script needs that repeats a cell without us: weights and inputs, and the limits that its result is held to.
 
 Nothing is compiled here, so that a cell whose compiler crashes or hangs has its script too. The folder gets
-`weights.safetensors`, the state dict, and `inputs.safetensors`: `input.0` and so on, in training `cotangent`, and for each
-tensor that is judged `limits.<name>`, its scale and then its limits in the order of `STATISTICS`, those of slices for up to
-two dimensions, and that of the contrast for outputs in half precision.
+`weights.safetensors`, the state dict, and `inputs.safetensors`: `input.0` and so on, in training `cotangent.0` and so on,
+and for each tensor that is judged `limits.<name>`, its scale and then its limits in the order of `STATISTICS`, those of
+slices for up to two dimensions, and that of the contrast for outputs in half precision.
 """
 
 import copy
@@ -26,7 +26,7 @@ from timmgate.worker.compare import compare_leaves
 from timmgate.worker.compile_cache import Cache
 from timmgate.worker.cotangent import cotangent_of
 from timmgate.worker.leaf_errors import Reference
-from timmgate.worker.training_step import Setup, make
+from timmgate.worker.training_step import Setup, fresh, make
 
 STATISTICS = ("rms", "max", "projection", "mean", "slice_mean_0", "slice_rms_0", "slice_mean_1", "slice_rms_1", "contrast")
 """Order of the limits of a tensor."""
@@ -123,10 +123,10 @@ def prepare(spec: Spec, setup: Setup, folder: Path, module: str | None, rule: st
     state = model.state_dict()
     subject = Called(model, arguments[1:], keywords, call.in_place) if module else model
     with torch.set_grad_enabled(spec.options.training), backends.configured(spec):
-        output = returned(spec, subject, arguments[0]) if rule else None
+        output = returned(spec, subject, fresh(spec, arguments[0])) if rule else None
         if rule == "strict" and spec.options.training:
-            floats = [each for each in tree_leaves(output) if is_floats(each)]
-            inputs |= {f"cotangent.{each}": cotangent_of(leaf.shape, spec.seed + each) for each, leaf in enumerate(floats)}
+            some = [each for each in tree_leaves(output) if isinstance(each, Tensor) and each.requires_grad]
+            inputs |= {f"cotangent.{each}": cotangent_of(leaf.shape, spec.seed + each) for each, leaf in enumerate(some)}
         limits, has_reference = Limits(), True
         if rule == "strict":
             families = strict_verdict.families_of_a_module(spec, arguments[0]) if module else None
@@ -152,7 +152,6 @@ def prepare(spec: Spec, setup: Setup, folder: Path, module: str | None, rule: st
     )
 
 
-@torch.no_grad()
 def returned(spec: Spec, model: nn.Module, images: Tensor) -> Any:
     """What the model returns."""
     with models.autocast(spec, images):

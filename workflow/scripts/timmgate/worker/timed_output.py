@@ -156,7 +156,7 @@ def computed(spec: Spec, model: torch.nn.Module, forward: Callable[..., Any], im
 def _outputs(kind: str, returned: Any) -> Leaves:
     """Copies of each tensor by itself, as one may be much larger than another; a CUDA graph writes into its place again."""
     tensors = [leaf for leaf in tree_leaves(returned) if isinstance(leaf, Tensor)]
-    floats = [torch.view_as_real(leaf) if leaf.is_complex() else leaf for leaf in tensors]
+    floats = [torch.view_as_real(leaf.resolve_conj()) if leaf.is_complex() else leaf for leaf in tensors]
     leaves = [leaf for leaf in floats if leaf.is_floating_point()]
     names = [kind, *(f"{kind}.{number}" for number in range(1, len(leaves)))]
     return {name: [leaf.clone()] for name, leaf in zip(names, leaves, strict=False)}
@@ -217,8 +217,8 @@ def by_direction(eager: Leaves, compiled: Leaves) -> Judgement:
     judged = []
     for kind in eager:
         error = relative_error(compiled.get(kind), eager[kind])
-        margin = math.inf
-        if math.isfinite(error):
+        margin = math.inf if error else 0.0
+        if error and math.isfinite(error):
             one, other = (torch.cat([leaf.flatten().float() for leaf in side[kind]]) for side in (eager, compiled))
             margin = compare.cosine_margin(one, other)
         judged.append(Judgement(kind, error, margin, "eager"))

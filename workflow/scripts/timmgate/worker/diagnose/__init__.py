@@ -75,8 +75,8 @@ def judge(spec: Spec, setup: Setup, request: TrialRequest, reporter: Reporter) -
     reporter.stage("compile")
     torch_device.set_deterministic(False)
     with tricks.TRICKS[request.variant.trick](), applications.counted(request.variant, reporter) as begin:
-        twice = known is not None and not iterations.are_equal(known.eager)
-        compiled, strict_leaves = run_compiled(spec, setup, model, images, others, twice, reporter, begin)
+        eager = known and known.eager
+        compiled, strict_leaves = run_compiled(spec, setup, model, images, others, eager, reporter, begin)
         if known is None:
             reporter.result("pass")
             return
@@ -102,7 +102,7 @@ def run_compiled(
     model: torch.nn.Module,
     images: torch.Tensor,
     others: tuple[torch.nn.Module, torch.Tensor] | None,
-    twice: bool,
+    eager: Run | None,
     reporter: Reporter,
     begin: Callable[[], None],
 ) -> tuple[Run, Result]:
@@ -111,7 +111,7 @@ def run_compiled(
         begin()
         compiled = copy.deepcopy(model)
         forward = backends.compile_model(spec, compiled, images)
-        found, strict = accuracy.run_program(spec, model, compiled, images, forward, others, twice)
+        found, strict = accuracy.run_program(spec, model, compiled, images, forward, others, eager)
         found, strict = replace(found, leaves=kept(found.leaves)), kept(strict)
         if spec.check == "performance":
             with torch.compiler.set_stance("fail_on_recompile"):

@@ -57,7 +57,7 @@ def search(spec: Spec, setup: Setup, request: TrialRequest, reporter: Reporter) 
                 break
         else:
             break
-    if place is None:
+    if place is None and request.cause is None:  # what crashes or hangs needs no proof that the whole does
         place, module = whole(spec, setup, model, images, request, reporter), None
     if place and module:
         kind = type(place.fed.module).__name__
