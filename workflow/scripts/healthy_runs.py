@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from timmgate.core.study import TIMEOUTS
 from timmgate.supervisor import job, study
-from timmgate.tables import calibration, parquet
+from timmgate.tables import calibration, parquet, studies
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -14,6 +14,5 @@ if __name__ == "__main__":
     cell, run, weights = job.told(snakemake)
     asked = "timmgate.worker.calibration", cell.spec("accuracy"), run, weights, Path(snakemake.log[0])
     runs = study.rows(*asked, TIMEOUTS * run.timeout)
-    about = {name: getattr(cell, name) for name in ("device", "mode", "model", "weights")}
-    kind = {"precision": cell.options.precision, "training": cell.options.training}
-    parquet.write(calibration.table(about | kind | each for each in runs), Path(snakemake.output[0]))
+    about = studies.about(cell)
+    parquet.write(calibration.table(about | each for each in runs), Path(snakemake.output[0]))

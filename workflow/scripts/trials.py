@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from timmgate.core.study import TIMEOUTS
 from timmgate.supervisor import job, study
-from timmgate.tables import parquet, power
+from timmgate.tables import parquet, power, studies
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -14,6 +14,5 @@ if __name__ == "__main__":
     cell, run, weights = job.told(snakemake)
     asked = "timmgate.worker.power", cell.spec("accuracy"), run, weights, Path(snakemake.log[0])
     trials = study.rows(*asked, TIMEOUTS * run.timeout, places=snakemake.params.places)
-    about = {name: getattr(cell, name) for name in ("device", "mode", "model", "weights")}
-    kind = {"precision": cell.options.precision, "training": cell.options.training}
-    parquet.write(power.table(about | kind | trial for trial in trials), Path(snakemake.output[0]))
+    about = studies.about(cell)
+    parquet.write(power.table(about | trial for trial in trials), Path(snakemake.output[0]))

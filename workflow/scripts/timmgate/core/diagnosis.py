@@ -170,6 +170,9 @@ REPORTED = columns(
 )
 """Columns that a worker reports of a trial."""
 
+MODULE_COLUMNS = ("module", "module_class", "direction", "fails_in_eager", "graph", "graph_operators")
+"""Those of them that the search of modules reports."""
+
 PLACES = columns(
     "place",
     [

@@ -2,7 +2,7 @@
 
 from timmgate.core.checks import CHECKS, Check
 from timmgate.core.described import Column, columns, types
-from timmgate.core.diagnosis import PLACES, REPORTED, TRIAL
+from timmgate.core.diagnosis import MODULE_COLUMNS, PLACES, REPORTED, TRIAL
 
 STATUSES = {
     "pass": "the compiled model computes what eager computes, by the rule that `accuracy_rule` names",
@@ -331,17 +331,7 @@ DIAGNOSIS = (
             ("switch", "string", "", "what it passes with: the variant that told the layer; null if there is none"),
             ("application", "string", "", "the operator or pass of the layer that it takes to fail"),
             ("conditions", "list<string>", "", "options of the mode without which it passes"),
-            ("module", "string", "", "smallest module that fails when it is compiled alone; null for the whole model"),
-            ("module_class", "string", "", "its class"),
-            ("direction", "string", "", "forward, backward, or raised, where compiling or running it fails"),
-            (
-                "fails_in_eager",
-                "bool",
-                "",
-                "of what raised: whether its null runs, which are eager, fail too",
-            ),
-            ("graph", "string", "", "operators of the smallest part of its graph that fails; of float32 alone"),
-            ("graph_operators", "int64", "", "their number"),
+            *((each.name, each.type, each.unit, each.description) for each in REPORTED if each.name in MODULE_COLUMNS),
             ("raised_in", "string", "", "file, line and function of torch that raised the exception"),
             ("trials", "int64", "", "number of trials, without those of modules"),
             ("layer_s", "float64", "s", "duration of these trials"),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from timmgate.core.checks import EAGER_1ST, EAGER_2ND, EAGER_TWICE, NULL_RUNS, REFERENCE
-from timmgate.core.diagnosis import GRAPH, GRAPH_SCRIPT, IN_EAGER, SIGNAL, TrialRequest, Variant
+from timmgate.core.diagnosis import GRAPH, GRAPH_SCRIPT, IN_EAGER, MODULE_COLUMNS, SIGNAL, TrialRequest, Variant
 from timmgate.core.faults import is_fault
 from timmgate.core.outcome import OUT_OF_MEMORY, RETRYABLE, AttemptResult, Verdict
 from timmgate.core.redact import redacted, shortened
@@ -28,11 +28,8 @@ from timmgate.supervisor.study import StudyError
 from timmgate.system.process_tree import die_with_run, interruptible
 from timmgate.weights import record
 
-PLACES = Variant("places")
+MODULE_SEARCH = Variant("places")
 """The name under which the search of modules is kept."""
-
-PLACE = ("module", "module_class", "direction", "fails_in_eager", "graph", "graph_operators")
-"""Columns that the search of modules reports."""
 
 LOST_WORKERS = 24
 """Most workers that the search of modules may lose: two for each level of modules within modules, as a module that kills a
@@ -274,10 +271,10 @@ class Trials:
 
     def place(self, finding: Finding) -> Mapping[str, Any]:
         """The columns of the smallest module that fails; of those that killed their workers, as far as the search came."""
-        row = self._known.get(PLACES.name) or self._keep(self._search_places(finding))
+        row = self._known.get(MODULE_SEARCH.name) or self._keep(self._search_places(finding))
         row |= {"number": len(self.rows), "ended": None}
         self.rows.append(row)
-        return {name: row.get(name) for name in PLACE}
+        return {name: row.get(name) for name in MODULE_COLUMNS}
 
     def graph_script(self, place: Mapping[str, Any]) -> Path | None:
         """The script of the smallest graph, beside the tables, if the search of modules came to one."""
@@ -288,7 +285,7 @@ class Trials:
         return folder / GRAPH_SCRIPT
 
     def _search_places(self, finding: Finding) -> Row:
-        variant, cause = replace(finding.variant, name=PLACES.name), self._cause_of(finding.variant)
+        variant, cause = replace(finding.variant, name=MODULE_SEARCH.name), self._cause_of(finding.variant)
         null_runs = cause is None or finding.layer == "eager"
         kept = self._known.get(SO_FAR, {})
         known, place, wall_s = dict(kept.get("ended", {})), dict(kept.get("place", {})), 0.0

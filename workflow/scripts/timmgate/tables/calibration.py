@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from timmgate.core.described import columns
-from timmgate.tables import parquet
+from timmgate.tables import parquet, studies
 from timmgate.tables.repeats import wilson
 
 QUANTILES = (0.5, 0.95, 0.99)
@@ -16,12 +16,7 @@ RUNS = parquet.schema(
     columns(
         "calibration",
         [
-            ("device", "string", "", "torch device type"),
-            ("mode", "string", "", "name of the mode"),
-            ("model", "string", "", "timm model name"),
-            ("weights", "string", "", "where the weights come from"),
-            ("precision", "string", "", "float32, bfloat16, float16 or amp"),
-            ("training", "bool", "", "forward and backward pass, or inference"),
+            *studies.COLUMNS,
             ("seed", "int64", "", "seed of weights and images"),
             (
                 "run",

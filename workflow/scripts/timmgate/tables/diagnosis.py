@@ -9,7 +9,7 @@ import pyarrow as pa
 from timmgate.core.schemas import DIAGNOSIS, KEY, SHOWN_STATUS, TRIALS
 from timmgate.core.spec import Cell
 from timmgate.diagnosis.candidates import failed_check
-from timmgate.diagnosis.examination import PLACES, Examination
+from timmgate.diagnosis.examination import MODULE_SEARCH, Examination
 from timmgate.diagnosis.script import NAME
 from timmgate.tables import parquet
 
@@ -36,8 +36,8 @@ def summary(cell: Cell, check: str, row: Mapping[str, Any], examination: Examina
     """The one row of a cell, in the schema `SCHEMA`; `row` is the cell's own of the check that failed."""
     finding, tried = examination.finding, examination.trials
     raised = (trial["raised_in"] for trial in tried if trial.get("raised_in") and trial["ended"] == "fail")
-    search_s = sum(trial["wall_s"] for trial in tried if trial["variant"] != PLACES.name)
-    place_s = sum(trial["wall_s"] for trial in tried if trial["variant"] == PLACES.name)
+    search_s = sum(trial["wall_s"] for trial in tried if trial["variant"] != MODULE_SEARCH.name)
+    place_s = sum(trial["wall_s"] for trial in tried if trial["variant"] == MODULE_SEARCH.name)
     reference_s = row[f"{check}_wall_s"]
     found = {
         "check_name": check,
@@ -50,7 +50,7 @@ def summary(cell: Cell, check: str, row: Mapping[str, Any], examination: Examina
         "conditions": list(finding.conditions),
         **examination.place,
         "raised_in": next(raised, None),
-        "trials": sum(trial["variant"] != PLACES.name for trial in tried),
+        "trials": sum(trial["variant"] != MODULE_SEARCH.name for trial in tried),
         "layer_s": search_s,
         "place_s": place_s,
         "cost": (search_s + place_s) / reference_s if reference_s else None,

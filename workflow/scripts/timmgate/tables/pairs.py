@@ -8,24 +8,17 @@ import pyarrow as pa
 from timmgate.core.described import columns
 from timmgate.core.outcome import Outcome
 from timmgate.core.redact import shortened
-from timmgate.core.schemas import KEY, KEY_COLUMNS
+from timmgate.core.schemas import CELLS, KEY, KEY_COLUMNS
 from timmgate.core.spec import Cell
 from timmgate.tables import parquet
 
 FIGURES = (
-    ("eager_ms", "float64", "ms", "median duration of an eager iteration"),
-    ("compiled_ms", "float64", "ms", "median duration of a compiled iteration"),
-    ("compile_cold_cpu_s", "float64", "s", "processor time of a compilation, where its cache was empty"),
-    ("compile_warm_cpu_s", "float64", "s", "processor time of a compilation with the cache filled"),
-    ("eager_peak_bytes", "int64", "bytes", "peak memory of an eager iteration"),
-    ("compiled_peak_bytes", "int64", "bytes", "peak memory of a compiled iteration"),
-    ("compiled_allocated_bytes", "int64", "bytes", "of that, what torch's own allocator gave out"),
-    ("graph_breaks", "int64", "", "graph breaks of the model"),
-    ("batch_size", "int64", "images", "batch size that ran"),
-    ("timed_output_ok", "bool", "", "compiled agrees with the reference at the timed batch size"),
-    ("machine_drift", "float64", "", "duration of a fixed kernel after the samples over that before them"),
+    *("eager_ms", "compiled_ms", "compile_cold_cpu_s", "compile_warm_cpu_s", "eager_peak_bytes", "compiled_peak_bytes"),
+    *("compiled_allocated_bytes", "graph_breaks", "batch_size", "timed_output_ok", "machine_drift"),
 )
-"""Columns of a performance check that a row has, as `core.checks` describes them."""
+"""Columns of a performance check that a row has as a cell has them."""
+
+OF_CELLS = {column.name: column for column in CELLS}
 
 COLUMNS = (
     *KEY_COLUMNS,
@@ -38,7 +31,7 @@ COLUMNS = (
             ("cause", "string", "", "why it did not pass"),
             ("message", "string", "", "what went wrong, in words"),
             ("identity", "string", "", "SHA-256 of everything that defines the measurement"),
-            *FIGURES,
+            *((name, OF_CELLS[name].type, OF_CELLS[name].unit, OF_CELLS[name].description) for name in FIGURES),
             ("started_at", "timestamp", "", "when it began"),
             ("wall_s", "float64", "s", "duration of the process"),
         ],
@@ -67,7 +60,7 @@ def rows(cells: Sequence[Cell], measured: Iterable[tuple[int, int, Outcome]]) ->
                 "cause": verdict.cause,
                 "message": shortened(verdict.message),
                 "identity": cell.spec("performance").identity(),
-                **{name: measured_columns.get(name) for name, *_ in FIGURES},
+                **{name: measured_columns.get(name) for name in FIGURES},
                 "started_at": outcome.result.started_at,
                 "wall_s": outcome.wall_s,
             }

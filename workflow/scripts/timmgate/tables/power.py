@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from timmgate.core.described import columns
-from timmgate.tables import parquet
+from timmgate.tables import parquet, studies
 from timmgate.tables.repeats import wilson
 
 RULES = ("strict", "dynamo", "cosine")
@@ -26,12 +26,7 @@ TRIALS = parquet.schema(
     columns(
         "trials",
         [
-            ("device", "string", "", "torch device type"),
-            ("mode", "string", "", "name of the mode"),
-            ("model", "string", "", "timm model name"),
-            ("weights", "string", "", "where the weights come from"),
-            ("precision", "string", "", "float32, bfloat16, float16 or amp"),
-            ("training", "bool", "", "forward and backward pass, or inference"),
+            *studies.COLUMNS,
             ("fault", "string", "", "the fault with its size and place, as a backend is named"),
             ("family", "string", "", "family of the fault"),
             ("size", "string", "", "size of the fault; null if it has none"),
