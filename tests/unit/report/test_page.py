@@ -13,7 +13,7 @@ import pytest
 import synthetic_sweep
 from timmgate.core.checks import CHECKS
 from timmgate.core.schemas import FAILED
-from timmgate.report import figures, page, page_data
+from timmgate.report import page, page_data, pictures
 from timmgate.tables import comparison, parquet, power, trends
 
 HEALTHY = {
@@ -227,7 +227,7 @@ def test_62_models_in_8_modes_take_less_than_5_megabytes(tmp_path):
     assert len(page.render(tmp_path / "results" / "cpu").encode()) < 5e6
 
 
-@pytest.mark.parametrize("figure", [*figures.FIGURES, *figures.OF_CELL], ids=lambda figure: figure.name)
+@pytest.mark.parametrize("figure", [*pictures.PICTURES, *pictures.OF_CELL], ids=lambda figure: figure.name)
 def test_a_picture_has_a_mark_for_every_row_that_has_its_columns(figure, folder):
     data = page_data.page_data(folder)
     if figure.rows == "cells":
@@ -236,8 +236,8 @@ def test_a_picture_has_a_mark_for_every_row_that_has_its_columns(figure, folder)
         columns = next(iter(data["details"].values()))[figure.rows]
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     rows = [{**row, "counted": True} for row in rows]
-    drawn = figures.svg(figure, rows[:5], page.light_colours())
-    incomplete = figures.svg(figure, [{**row, figure.needs[0]: None} for row in rows[:5]], page.light_colours())
+    drawn = pictures.svg(figure, rows[:5], page.light_colours())
+    incomplete = pictures.svg(figure, [{**row, figure.needs[0]: None} for row in rows[:5]], page.light_colours())
     marks = 'aria-roledescription="(?:point|circle|square|bar|line mark)"'
     assert len(re.findall(marks, drawn)) >= 5
     assert len(re.findall(marks, drawn)) > len(re.findall(marks, incomplete))
@@ -250,7 +250,7 @@ def test_parts_of_the_compile_time_add_up_to_it():
         {"compile_cold_s": 10, "dynamo_s": 4, "aot_autograd_s": 3, "inductor_s": 8, "codegen_s": 7},
     ):
         parts = [
-            eval(re.sub(r"datum\.(\w+)", r"row['\1']", text), {"row": row, "max": max}) for text in figures.STAGES.values()
+            eval(re.sub(r"datum\.(\w+)", r"row['\1']", text), {"row": row, "max": max}) for text in pictures.STAGES.values()
         ]
         assert sum(parts) == row["compile_cold_s"]
         assert min(parts) >= 0
@@ -356,7 +356,7 @@ def test_a_study_of_faults_has_a_picture_for_each_precision_and_pass(tmp_path):
     parquet.write_tsv(power.summary(power.table(trials)), folder / "power.tsv")
     text = page.render(folder)
     assert "training in float32" in said(text) and "inference in amp" in said(text)
-    drawn = list(figures.detections(page.power(folder), page.light_colours()))
+    drawn = list(pictures.detections(page.power(folder), page.light_colours()))
     assert len(drawn) == 2
     assert all(svg in text for svg in drawn)
     assert all("over 1000" not in svg and "10 to 100" in svg for svg in drawn)

@@ -27,7 +27,7 @@ from markupsafe import Markup
 from timmgate import PACKAGE_ROOT
 from timmgate.core.files import write_text
 from timmgate.core.schemas import KEY
-from timmgate.report import comparison, figures
+from timmgate.report import comparison, pictures
 from timmgate.report import gate as gate_lines
 from timmgate.report import history as history_lines
 from timmgate.report import page_data as of_tables
@@ -86,15 +86,15 @@ def render(folder: Path) -> str:
         pd.read_parquet(folder / "cells.parquet", dtype_backend="numpy_nullable"),
         read_summary(folder),
     )
-    data["figures"] = [about(figure) for figure in figures.FIGURES]
-    data["of_cell"] = [about(figure) for figure in figures.OF_CELL]
+    data["figures"] = [about(each) for each in pictures.PICTURES]
+    data["of_cell"] = [about(each) for each in pictures.OF_CELL]
     return environment().get_template("page.html.j2").render(
         title=f"timmgate report: {folder.name}",
         device=folder.name,
         **headline(data, cells, summary),
         changes=changes(folder),
-        detections=[Markup(drawn) for drawn in figures.detections(power(folder), light_colours())],
-        figures=figures.FIGURES,
+        detections=[Markup(drawn) for drawn in pictures.detections(power(folder), light_colours())],
+        figures=pictures.PICTURES,
         footer=footer(),
         table_css=Markup(packaged("itables", "html/dt_bundle.css")),
         page_css=Markup(own("page.css")),
@@ -103,16 +103,16 @@ def render(folder: Path) -> str:
     )  # fmt: skip
 
 
-def write_pictures(folder: Path, pictures: Path) -> None:
+def write_pictures(folder: Path, target: Path) -> None:
     """Write the pictures of all cells of the tables in `folder` as SVG files."""
     columns = {name: unpacked(values) for name, values in page_data(folder)["cells"].items()}
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    pictures.mkdir(parents=True, exist_ok=True)
-    for figure in figures.FIGURES:
-        complete = [row for row in rows if all(row.get(name) is not None for name in figure.needs)]
+    target.mkdir(parents=True, exist_ok=True)
+    for picture in pictures.PICTURES:
+        complete = [row for row in rows if all(row.get(name) is not None for name in picture.needs)]
         if complete:
-            drawn = figures.svg(figure, complete, light_colours())
-            (pictures / f"{figure.name}.svg").write_text(drawn, encoding="utf-8")
+            drawn = pictures.svg(picture, complete, light_colours())
+            (target / f"{picture.name}.svg").write_text(drawn, encoding="utf-8")
 
 
 def environment() -> jinja2.Environment:
@@ -155,10 +155,10 @@ def script(text: str, module: bool) -> Row:
     return {"text": Markup(text), "module": module, "sha256": digest}
 
 
-def about(figure: figures.Figure) -> Row:
+def about(picture: pictures.Picture) -> Row:
     """What the page needs to draw a picture."""
-    shown = {name: getattr(figure, name) for name in ("name", "title", "caption", "rows", "needs", "reads")}
-    return {**shown, "spec": figure.spec()}
+    shown = {name: getattr(picture, name) for name in ("name", "title", "caption", "rows", "needs", "reads")}
+    return {**shown, "spec": picture.spec()}
 
 
 def footer() -> str:

@@ -44,7 +44,7 @@ Spec = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Figure:
+class Picture:
     """A picture.
 
     * `draw` makes the chart out of one that has the data.
@@ -358,8 +358,8 @@ def detection(shares: alt.Chart) -> Chart:
 
 NAMES = ("model", "mode", "build", "state")
 
-FIGURES = (
-    Figure(
+PICTURES = (
+    Picture(
         "speedups",
         "Speedup, cell by cell",
         "Of the cells that count, with its 95 % interval. The bar around 1 is the noise floor: what lies in it is no "
@@ -368,7 +368,7 @@ FIGURES = (
         needs=("speedup",),
         reads=(*NAMES, "counted", "stale", "speedup_ci_low", "speedup_ci_high", "noise_floor", "verdict"),
     ),
-    Figure(
+    Picture(
         "changes",
         "Against the other build, cell by cell",
         "How compiled over eager differs, with its 95 % interval over processes that took turns. Grey: none that could "
@@ -377,7 +377,7 @@ FIGURES = (
         needs=("change",),
         reads=(*NAMES, "change_ci_low", "change_ci_high", "change_verdict"),
     ),
-    Figure(
+    Picture(
         "stages",
         "Where the compile time goes",
         f"Parts of the cold compile. Of more than {SHOWN} cells, the {SHOWN // 2} that take longest and the {SHOWN // 2} "
@@ -386,7 +386,7 @@ FIGURES = (
         needs=("compile_cold_s", "dynamo_s", "aot_autograd_s", "inductor_s", "codegen_s"),
         reads=NAMES,
     ),
-    Figure(
+    Picture(
         "paying",
         "Does compiling pay?",
         "Speedup of the cells that count against the time of the cold compile; the colour says after how many iterations it "
@@ -395,7 +395,7 @@ FIGURES = (
         needs=("speedup", "compile_cold_s"),
         reads=(*NAMES, "counted", "stale", "break_even_iterations"),
     ),
-    Figure(
+    Picture(
         "errors",
         "Error of compiled against eager's",
         "Of the worst tensor of each cell, both against float64. A tick is the dynamo rule's limit, a colour the verdict of "
@@ -404,7 +404,7 @@ FIGURES = (
         needs=("worst_eager_rmse", "worst_compiled_rmse", "worst_allowed_error"),
         reads=(*NAMES, "worst_leaf", "margin"),
     ),
-    Figure(
+    Picture(
         "memory",
         "Memory",
         "How many times more memory eager takes at its peak: below the line, compiled takes more.",
@@ -412,7 +412,7 @@ FIGURES = (
         needs=("compression_ratio", "eager_peak_bytes"),
         reads=(*NAMES, "compiled_peak_bytes"),
     ),
-    Figure(
+    Picture(
         "drift",
         "Did the machine stay the same?",
         "How the times of either side changed while they were taken. Where both changed alike pairs make up for it; off the "
@@ -425,7 +425,7 @@ FIGURES = (
 """Pictures of all cells, in order."""
 
 OF_CELL = (
-    Figure(
+    Picture(
         "leaf_errors",
         "Error of compiled against eager's, tensor by tensor",
         "A tick is the dynamo rule's limit; on the grey line both are equally wrong. Coloured by the strict rule where it "
@@ -435,7 +435,7 @@ OF_CELL = (
         reads=("leaf", "accuracy", "strict", "strict_margin"),
         rows="leaves",
     ),
-    Figure(
+    Picture(
         "samples",
         "Samples in the order in which they were taken",
         "",
@@ -446,7 +446,7 @@ OF_CELL = (
 )
 """Pictures of one cell."""
 
-DETECTION = Figure(
+DETECTION = Picture(
     "detection",
     "What a pass means",
     "Share of planted faults that each rule catches, by how much they change, with 95 % intervals.",
@@ -471,7 +471,7 @@ def _finite(number: float) -> float | None:
     return number if math.isfinite(number) else None  # as JSON has it
 
 
-def svg(figure: Figure, rows: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> str:
+def svg(figure: Picture, rows: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> str:
     """The picture of these rows as an SVG file."""
     values = [{name: row.get(name) for name in (*figure.needs, *figure.reads)} for row in rows]
     spec = coloured(figure.spec(), colours)
