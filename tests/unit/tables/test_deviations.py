@@ -506,6 +506,22 @@ def test_a_timing_alone_does_not_repeat_what_accuracy_was(tmp_path):
     assert before.expectations({"inference": ["a"]})["inference"]["a"].accuracy == "pass"
 
 
+@pytest.mark.parametrize("accuracy_alone", [False, True])
+def test_of_a_history_that_another_machine_adds_to_only_ones_own_nights_count(tmp_path, accuracy_alone):
+    """There the cell fails and takes half as long; here it gets slower."""
+    for number in range(4):
+        history.record(merged.cells([of_night(number)]), tmp_path, night(number))
+        elsewhere = of_night(number + 0.5, device_name="other", compiled_ms=5.0, accuracy="fail_accuracy")
+        untimed = dict.fromkeys((*FIGURES, "performance", "performance_started_at"))
+        history.record(merged.cells([elsewhere | (untimed if accuracy_alone else {})]), tmp_path, night(number))
+    now = merged.cells([of_night(9, compiled_ms=11.0)])
+    before = measured_baseline.load(Measured("history", str(tmp_path)), now)
+    assert before.expectations({"inference": ["a"]})["inference"]["a"].accuracy == "pass"
+    found = deviations.compare(now.to_pylist(), before)
+    assert found.known["relative_time"] == {("inference", "a"): 4}
+    assert [row["class"] for row in deviations.deviations(now.to_pylist(), before, Thresholds())] == ["slower"]
+
+
 def test_a_measurement_in_another_way_in_between_is_not_the_baseline(tmp_path):
     for number, batch in enumerate([32, 64]):
         columns = {"performance_batch_size": batch, "compiled_ms": 10.0 * batch / 32}

@@ -189,7 +189,7 @@ class Trials:
                 yield row
 
     def follow(self, search: ladder.Search) -> Finding:
-        """Run what a search asks for, until it has found something, or a trial says nothing of its variant."""
+        """Run what a search asks for, until it has found something, or a trial that it goes by says nothing."""
         variant = next(search)
         while True:
             row = self._row(variant)

@@ -110,8 +110,8 @@ def without(option: str) -> Variant:
     return Variant(f"without {option}", options=CONDITIONS[option])
 
 
-WITHOUT = tuple(map(without, CONDITIONS))
-"""Variants that tell of a condition alone: one that says nothing ends no search."""
+WITHOUT = tuple(without(option) for option in CONDITIONS if option not in ("freezing", "cudagraphs"))
+"""Variants that tell of a condition alone, and not of a layer: one that says nothing ends no search."""
 
 
 def conditions_of(mode: Mode) -> list[str]:

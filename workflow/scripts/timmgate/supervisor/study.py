@@ -13,7 +13,7 @@ from timmgate.core.spec import Spec
 from timmgate.core.study import StudyRequest
 from timmgate.supervisor.capped_log import CappedLog
 from timmgate.supervisor.cell import slot_request
-from timmgate.supervisor.classification import classify, lacked_memory
+from timmgate.supervisor.classification import classify
 from timmgate.supervisor.monitor import Limits, Wiring, run_once
 from timmgate.system.process_tree import die_with_run, interruptible
 from timmgate.weights import record
@@ -47,8 +47,8 @@ def rows(
 
         slots, limits = slot_request(spec.device, run), Limits(timeout_s, run.memory_bytes)
         end = run_once(start, slots, limits, stream, run.build.env)
-        is_shared = end.was_shared and lacked_memory(end, classify(end), spec.device)
-        if not answer.is_file() and is_shared:  # a neighbour may have had the memory that it lacked
+        may_have_lacked_memory = end.was_shared and (end.oom_killed or spec.device != "cpu")  # it does not say
+        if not answer.is_file() and may_have_lacked_memory:
             end = run_once(start, replace(slots, count=len(slots.slots)), limits, stream, run.build.env)
         if not answer.is_file():
             raise StudyError(f"{spec.mode}/{spec.model}: {module} failed ({classify(end)}); see {log}")

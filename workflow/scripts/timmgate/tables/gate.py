@@ -55,7 +55,7 @@ MOVES = {
     "not_confirmed": "a figure was beyond the baseline, but not in the fresh processes that `confirm` asks for",
     "not_comparable": "it was measured in another way, or not at all in the baseline; with a cause, that figure alone",
 }
-"""Against measured tables, a row more for each of these in a cell that passes; eager's is one for all cells."""
+"""Against measured tables, a row more for each of these; eager's is one for all cells."""
 
 AS_EXPECTED = ("pass", "expected_failure")
 

@@ -166,10 +166,12 @@ def _first(cells: pa.Table, name: str) -> Any:
 def _filled(rows: list[Row]) -> list[Row]:
     """Rows of one cell, the last one filled from earlier ones, as a run may measure one check alone.
 
-    The earlier row that its timing came from is left out.
+    The earlier row that its timing came from is left out, and says what that was timed with.
     """
     latest = {name: next((row[name] for row in reversed(rows) if row[name] is not None), None) for name in rows[-1]}
     start = latest["performance_started_at"]
+    if timed := next((row for row in rows if start is not None and row["performance_started_at"] == start), None):
+        latest |= {name: timed[name] for name in comparable("performance")}
     return [*(row for row in rows[:-1] if row["performance_started_at"] != start), latest]
 
 

@@ -14,7 +14,7 @@ from timmgate.tables import parquet
 
 FIGURES = (
     *("eager_ms", "compiled_ms", "compile_cold_cpu_s", "compile_warm_cpu_s", "eager_peak_bytes", "compiled_peak_bytes"),
-    *("compiled_allocated_bytes", "graph_breaks", "batch_size", "timed_output_ok", "machine_drift"),
+    *("compiled_allocated_bytes", "graph_breaks", "timed_output_ok", "machine_drift"),
 )
 """Columns of a performance check that a row has as a cell has them."""
 
@@ -31,6 +31,7 @@ COLUMNS = (
             ("cause", "string", "", "why it did not pass"),
             ("message", "string", "", "what went wrong, in words"),
             ("identity", "string", "", "SHA-256 of everything that defines the measurement"),
+            ("batch_size", "int64", "images", "batch size that ran"),
             *((name, OF_CELLS[name].type, OF_CELLS[name].unit, OF_CELLS[name].description) for name in FIGURES),
             ("started_at", "timestamp", "", "when it began"),
             ("wall_s", "float64", "s", "duration of the process"),
@@ -60,7 +61,7 @@ def rows(cells: Sequence[Cell], measured: Iterable[tuple[int, int, Outcome]]) ->
                 "cause": verdict.cause,
                 "message": shortened(verdict.message),
                 "identity": cell.spec("performance").identity(),
-                **{name: measured_columns.get(name) for name in FIGURES},
+                **{name: measured_columns.get(name) for name in ("batch_size", *FIGURES)},
                 "started_at": outcome.result.started_at,
                 "wall_s": outcome.wall_s,
             }

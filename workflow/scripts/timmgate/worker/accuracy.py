@@ -63,6 +63,7 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
         leaves, certain = iterations.compare_runs(eager, compiled, reference, how, is_alike)
         leaves += certain
         report_dynamo(spec, leaves, eager.leaves, compiled.leaves, reference is not None, reporter)
+        writes = replace(eager, leaves=[], first=[])
         del eager, again, compiled, reference
         strict = {}
         if setup.strict:
@@ -72,7 +73,7 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
                 details = [asdict(leaf) for leaf in with_strict(leaves, strict)]
                 reporter.result_so_far(*result(spec, leaves, different), details)
 
-            strict = judge_strictly(spec, setup, *others, strict_leaves, certain, reporter, keep)
+            strict = judge_strictly(spec, setup, *others, strict_leaves, certain, writes, reporter, keep)
         for leaf in with_strict(leaves, strict):
             reporter.detail(asdict(leaf))
         reporter.result(*result(spec, leaves, different))
@@ -224,13 +225,14 @@ def judge_strictly(
     images: torch.Tensor,
     compiled: Result,
     certain: list[LeafEvidence],
+    writes: Run,
     reporter: Reporter,
     keep: Callable[[dict[str, LeafVerdict]], None],
 ) -> dict[str, LeafVerdict]:
     """The strict verdict on every leaf, by name; nothing, with the reason in the row, where null runs are not possible.
 
     `model` and `images` are other values than those that were compiled, and `compiled` is what came of them. `certain` is
-    what is wrong whatever null runs say. `keep` says what is known when a stage begins.
+    what is wrong whatever null runs say, and `writes` what eager writes to. `keep` says what is known when a stage begins.
 
     A failure may be chance: then two of three seeds decide, and until these are tried it is undecided.
     """
@@ -243,7 +245,7 @@ def judge_strictly(
             others = strict_verdict.other_values(other, model, images)
             reporter.stage("compile")
             keep(leaves)
-            _, compiled = run_compiled(other, setup, model, images, others, None, reporter)
+            _, compiled = run_compiled(other, setup, model, images, others, writes, reporter)
             reporter.stage("null_runs")
             keep(leaves)
             return strict_verdict.examine(other, *others, compiled).strict

@@ -124,9 +124,11 @@ def prepare(spec: Spec, setup: Setup, folder: Path, module: str | None, rule: st
     subject = Called(model, arguments[1:], keywords, call.in_place) if module else model
     with torch.set_grad_enabled(spec.options.training), backends.configured(spec):
         output = returned(spec, subject, fresh(spec, arguments[0])) if rule else None
+        is_tree = not isinstance(output, Tensor) and output is not None
         if rule == "strict" and spec.options.training:
-            some = [each for each in tree_leaves(output) if isinstance(each, Tensor) and each.requires_grad]
-            inputs |= {f"cotangent.{each}": cotangent_of(leaf.shape, spec.seed + each) for each, leaf in enumerate(some)}
+            shapes = [each.shape for each in tree_leaves(output) if isinstance(each, Tensor) and each.requires_grad]
+            inputs |= {f"cotangent.{each}": cotangent_of(shape, spec.seed + each) for each, shape in enumerate(shapes)}
+        del output  # and its graph
         limits, has_reference = Limits(), True
         if rule == "strict":
             families = strict_verdict.families_of_a_module(spec, arguments[0]) if module else None
@@ -146,7 +148,7 @@ def prepare(spec: Spec, setup: Setup, folder: Path, module: str | None, rule: st
         arguments=[_text(str(number), value) for number, value in enumerate(arguments)],
         keywords={name: _text(name, value) for name, value in keywords.items()},
         in_place=call.in_place,
-        is_tree=not isinstance(output, Tensor) and output is not None,
+        is_tree=is_tree,
         has_reference=has_reference,
         inductor_config=changes(spec),
     )

@@ -76,7 +76,7 @@ def whole(
         reporter.detail({"module": WHOLE, "module_class": type(model).__name__})
         ended = goes_wrong(spec, setup, fed, request, reporter)
         reporter.detail({"module": WHOLE, "ended": ended})
-    return None if ended in ("pass", RAISED) else Place(fed, ended)
+    return None if ended == "pass" else Place(fed, ended)
 
 
 def fails_in_eager(spec: Spec, fed: "Fed", request: TrialRequest, reporter: Reporter) -> bool:
