@@ -19,7 +19,7 @@ from typing import Any
 from timmgate import module_environment
 from timmgate.config.settings import WHOLE_REGISTRY, Settings
 from timmgate.core.build import DEFAULT, BuildOptions
-from timmgate.core.errors import ConfigError
+from timmgate.core.errors import ConfigError, last_words
 from timmgate.core.files import with_home, write_text
 from timmgate.system.build_facts import MISSING, NEEDED
 
@@ -83,14 +83,13 @@ def find(cache: Path, label: str = DEFAULT, options: BuildOptions | None = None)
         raise ConfigError(f"{where}: {python} does not start ({error.strerror})") from None
     except subprocess.TimeoutExpired:
         raise ConfigError(f"{where}: {python} did not say within {ANSWER_TIMEOUT_S:g} s what it has") from None
-    last_line = (answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"])[-1]
     if answer.returncode == MISSING:
         remedy = f"install it there: a build needs {', '.join(NEEDED)}, and what it imports"
-        raise ConfigError(f"{where}: {last_line} in {python}; {remedy}")
+        raise ConfigError(f"{where}: {last_words(answer)} in {python}; {remedy}")
     try:
         facts = json.loads(answer.stdout if answer.returncode == 0 else "")
     except ValueError:
-        problem = _age_problem(python) or f"{python} could not say what it has: {last_line}"
+        problem = _age_problem(python) or f"{python} could not say what it has: {last_words(answer)}"
         raise ConfigError(f"{where}: {problem}") from None
     return Build(label, replace(options, python=options.python and python), facts)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from timmgate import module_environment
-from timmgate.core.errors import ConfigError
+from timmgate.core.errors import ConfigError, last_words
 from timmgate.core.files import write_text
 
 if TYPE_CHECKING:
@@ -78,8 +78,7 @@ def _list_into(path: Path, build: "Build") -> None:
     command = [build.options.python or sys.executable, "-m", "timmgate.config.registry", str(path)]
     lister = subprocess.run(command, env=module_environment(build.options.env), capture_output=True, text=True)
     if lister.returncode:
-        last_line = (lister.stderr.strip().splitlines() or [f"exit code {lister.returncode}"])[-1]
-        raise ConfigError(f"suite: the models of timm {build.facts['timm']} cannot be listed: {last_line}")
+        raise ConfigError(f"suite: the models of timm {build.facts['timm']} cannot be listed: {last_words(lister)}")
 
 
 def installed() -> Registry:

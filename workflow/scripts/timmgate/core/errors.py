@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from difflib import get_close_matches
+from subprocess import CompletedProcess
 
 
 class ConfigError(ValueError):
@@ -15,3 +16,8 @@ def did_you_mean(word: object, known: Collection[str]) -> str:
     if near:
         return f"; did you mean {' or '.join(near)}?"
     return f"; known are {', '.join(known)}" if 0 < len(known) <= 20 else ""
+
+
+def last_words(process: CompletedProcess[str]) -> str:
+    """The last line of what a process that failed wrote to stderr, or its exit code."""
+    return (process.stderr.strip().splitlines() or [f"exit code {process.returncode}"])[-1]

@@ -91,7 +91,7 @@ def search(mode: Mode) -> Search:
 
 def _layer(mode: Mode, first: TrialOutcome) -> Search:
     """The layer that goes wrong, and what of it; `first` is how the cell failed."""
-    if mode.backend == EXPORTED.options["backend"]:
+    if mode.backend == EXPORTED.name:
         return Finding("capture")
     if mode.backend == "aot_inductor" and (yield EXPORTED).ended != "pass":
         return Finding("capture", variant=EXPORTED)

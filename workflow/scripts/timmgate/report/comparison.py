@@ -14,9 +14,9 @@ from rich.text import Text
 from timmgate.core.checks import CHECKS
 from timmgate.tables import comparison
 from timmgate.tables.deviations import MANY_CELLS, SEVERAL_CELLS, USUAL_NOISE
-from timmgate.tables.figures import EAGER, RELATIVE
+from timmgate.tables.figures import COMPILED, COUNTED, EAGER, RELATIVE
 
-WORSE = {"new_failure", *(figure.worse for figure in comparison.TESTED), comparison.COUNTED.worse}
+WORSE = {"new_failure", *(figure.worse for figure in comparison.TESTED), COUNTED.worse}
 """Verdicts that are a change to the worse."""
 
 
@@ -41,7 +41,7 @@ def told(compared: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         row
         for row in changed
-        if row["figure"] != comparison.COMPILED.column or (row["mode"], row["model"], row["verdict"]) not in relative
+        if row["figure"] != COMPILED.column or (row["mode"], row["model"], row["verdict"]) not in relative
     ]
 
 
@@ -52,13 +52,13 @@ def table(compared: list[dict[str, Any]]) -> Table:
     shown.add_column("figure", overflow="fold")
     for column in ("cells", "change", "less", "more", "could show 3 %"):
         shown.add_column(column, justify="right", overflow="fold")
-    for figure in dict.fromkeys((*comparison.TESTED, *comparison.ALONE, comparison.COUNTED)):
+    for figure in dict.fromkeys((*comparison.TESTED, *comparison.ALONE, COUNTED)):
         rows = [row for row in compared if row["figure"] == figure.column]
         if not rows:
             continue
         verdicts = Counter(row["verdict"] for row in rows)
         able = sum(bool(row["could_show"]) for row in rows)
-        is_count = figure is comparison.COUNTED
+        is_count = figure is COUNTED
         mean = "" if is_count else f"{np.exp(np.mean([np.log1p(row['change']) for row in rows])) - 1:+.1%}"
         counts = [str(verdicts[word] or "") for word in (figure.better, figure.worse)]
         shown.add_row(figure.column, str(len(rows)), mean, *counts, "" if is_count else str(able))

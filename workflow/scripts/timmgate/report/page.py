@@ -81,11 +81,8 @@ def write(folder: Path, path: Path) -> None:
 
 def render(folder: Path) -> str:
     """The page of the tables in `folder`, which is results/{device}: `cells`, `failures`, their like and `summary.tsv`."""
-    data, cells, summary = (
-        page_data(folder),
-        pd.read_parquet(folder / "cells.parquet", dtype_backend="numpy_nullable"),
-        read_summary(folder),
-    )
+    data, summary = page_data(folder), read_summary(folder)
+    cells = pd.read_parquet(folder / "cells.parquet", dtype_backend="numpy_nullable")
     data["figures"] = [about(each) for each in pictures.PICTURES]
     data["of_cell"] = [about(each) for each in pictures.OF_CELL]
     return environment().get_template("page.html.j2").render(

@@ -23,7 +23,7 @@ from timmgate.tables import deviations, measured_baseline, moderated, parquet
 from timmgate.tables.baseline import Measured
 from timmgate.tables.by_cell import requested
 from timmgate.tables.deviations import MANY_CELLS, SMALLEST_NOISE
-from timmgate.tables.figures import EAGER, FIGURES, RELATIVE, Figure
+from timmgate.tables.figures import COLD, COMPILED, COUNTED, EAGER, MEMORY, RELATIVE, Figure
 from timmgate.tables.measured_baseline import Baseline, ModeModel
 from timmgate.tables.moderated import Test
 
@@ -40,9 +40,6 @@ POWER = 0.95
 
 Row = dict[str, Any]
 
-
-COMPILED, COLD, MEMORY, COUNTED = FIGURES
-"""The last is a count, which has no chance in it: one more is a change."""
 
 TESTED = (RELATIVE, COMPILED, EAGER, replace(COLD, column="compile_warm_cpu_s"), MEMORY)
 """Of `pairs`, whose processes find the compile caches filled."""
@@ -203,7 +200,7 @@ def _tests(figure: Figure, sides: Mapping[ModeModel, tuple[Sequence[Row], Sequen
         ]
         for cell, both in sides.items()
     }
-    tests = moderated.tests(list(logs.values()), is_exact=figure is TESTED[-1])
+    tests = moderated.tests(list(logs.values()), is_exact=figure is MEMORY)
     return {cell: test for cell, test in zip(logs, tests, strict=True) if test}
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from timmgate.core.schemas import PASSED
 from timmgate.core.thresholds import Thresholds
 from timmgate.tables.confirmation import SHARE, Limit, Suspect, is_failing, unusable, usable
-from timmgate.tables.figures import EAGER, FIGURES, JUDGED, RELATIVE, Figure
+from timmgate.tables.figures import COLD, COMPILED, COUNTED, EAGER, JUDGED, RELATIVE, Figure
 from timmgate.tables.measured_baseline import ABSENT, Baseline, ModeModel, Row, differences, in_words
 from timmgate.tables.moderated import Test, two_sided
 
@@ -65,7 +65,6 @@ SUSPECT_SHARE, MIN_SUSPECTS = 0.2, 20
 torch that is slower everywhere the first measurements tell enough.
 """
 
-COMPILED, COLD, *_, COUNTED = FIGURES
 MOVING = (*JUDGED, COMPILED, EAGER)
 """Figures that are followed."""
 
@@ -142,14 +141,14 @@ def compare(cells: Sequence[Row], baseline: Baseline) -> Comparison:
         before = baseline.rows.get(key, [])
         if row["performance"] not in PASSED:
             continue
-        if reason := _reason(row, before, baseline):
-            found.incomparable[key] = reason
+        timed = [(each, differences(row, each, baseline.ignored)) for each in before if each["performance"] in PASSED]
+        alike = [each for each, different in timed if not different]
+        if not alike:
+            found.incomparable[key] = _reason(row, before, timed)
             continue
-        alike = [each for each in before if each["performance"] in PASSED and not differences(row, each, baseline.ignored)]
+        of_threads = [each for each in alike if each["performance_threads"] == row["performance_threads"]]
         for figure in MOVING:
-            same = [
-                each for each in alike if figure is not COLD or each["performance_threads"] == row["performance_threads"]
-            ]
+            same = of_threads if figure is COLD else alike
             levels = [level for level in map(figure.of, same) if level is not None]
             now = figure.of(row)
             if now is None and levels:
@@ -194,17 +193,13 @@ def latest_level(values: Sequence[float]) -> Sequence[float]:
     return values[-number:]
 
 
-def _reason(row: Row, before: Sequence[Row], baseline: Baseline) -> str | None:
-    """Why no figure of a cell can be compared; None if they can."""
-    ignored = baseline.ignored
-    timed = [each for each in before if each["performance"] in PASSED]
+def _reason(row: Row, before: Sequence[Row], timed: Sequence[tuple[Row, Sequence[str]]]) -> str:
+    """Why no figure of a cell can be compared with what was `timed` before, each with the columns that are different."""
     if not before:
         return ABSENT
     if not timed:
         return "it was not timed in the baseline"
-    if any(not differences(row, each, ignored) for each in timed):
-        return None
-    return in_words(row, timed[-1], differences(row, timed[-1], ignored))
+    return in_words(row, *timed[-1])
 
 
 def deviations(
@@ -243,8 +238,9 @@ def deviations(
         if is_failing(ran, batch_size, times):
             yield {**about, "class": "new_failure", "reason": _failed(ran, batch_size)}
         anew = {each.column: _moved_again(each, row, found, again) for each in MOVING}
+        is_eager = found.is_eager(key, _limit(COMPILED, key, found, thresholds))
+        is_eager_again = found.is_eager(key, _limit(COMPILED, key, found, thresholds, times), anew)
         for figure, move, value in _moves(row, found):
-            is_eager = found.is_eager(key, _limit(COMPILED, key, found, thresholds))
             moved = _class_of(figure, move, _limit(figure, key, found, thresholds), is_eager)
             words = f"{figure.column} {value:.4g}, {_size(figure, move)} against the baseline"
             if figure is RELATIVE:
@@ -254,9 +250,7 @@ def deviations(
                 words += f"; unknown in {len(again)} fresh processes"
             elif move_again is not None and _is_suspect(figure, move, key, found, thresholds):
                 words += f"; {_size(figure, move_again)} in {len(again)} fresh processes"
-                limit = _limit(figure, key, found, thresholds, times)
-                is_eager = found.is_eager(key, _limit(COMPILED, key, found, thresholds, times), anew)
-                confirmed = _class_of(figure, move_again, limit, is_eager)
+                confirmed = _class_of(figure, move_again, _limit(figure, key, found, thresholds, times), is_eager_again)
                 was, moved = moved, confirmed if confirmed != figure.better else None
                 if moved is None and was == figure.worse:
                     moved = "not_confirmed"

@@ -27,8 +27,8 @@ def candidates(cells: pa.Table, checks: Sequence[str]) -> list[str]:
 
 def trials(cell: Cell, examination: Examination) -> pa.Table:
     """A row for each trial, in the schema `TRIALS_SCHEMA`."""
-    times = ({"started_at": datetime.fromisoformat(row["started_at"])} for row in examination.trials)
-    rows = [_about(cell) | row | time for row, time in zip(examination.trials, times, strict=True)]
+    about = _about(cell)
+    rows = [{**about, **row, "started_at": datetime.fromisoformat(row["started_at"])} for row in examination.trials]
     return parquet.table(rows, TRIALS_SCHEMA)
 
 

@@ -105,12 +105,12 @@ def _others(
         key = today["mode"], today["model"]
         for check in CHECKS:
             measured = [row for row in rows.get(key, ()) if row[SHOWN_STATUS[check]] is not None]
-            others = [row for row in measured if _unlike(check, today, row, ignored)]
+            others = [(row, unlike) for row in measured if (unlike := _unlike(check, today, row, ignored))]
             if len(others) < len(measured):
-                for row in others:
+                for row, _ in others:
                     row.update(dict.fromkeys(OF_CHECK[check] & row.keys()))
             elif others:
-                found[(*key, check)] = in_words(today, others[-1], _unlike(check, today, others[-1], ignored))
+                found[(*key, check)] = in_words(today, *others[-1])
             else:
                 found[(*key, check)] = "it was not measured in the baseline" if key in rows else ABSENT
     return found
@@ -118,8 +118,8 @@ def _others(
 
 def _unlike(check: str, row: Row, before: Row, ignored: tuple[str, ...]) -> list[str]:
     """The `CONDITIONS` of a check in which two rows differ; of what one of them does not know nothing is said."""
-    known = (name for name in CONDITIONS[check] if name not in ignored and None not in (row[name], before[name]))
-    return [name for name in known if condition(row, name, ignored) != condition(before, name, ignored)]
+    known = [name for name in CONDITIONS[check] if None not in (row[name], before[name])]
+    return differences(row, before, ignored, known)
 
 
 def _of_history(measured: Measured, cells: pa.Table) -> dict[ModeModel, list[Row]]:
@@ -176,15 +176,19 @@ def _filled(rows: list[Row]) -> list[Row]:
 
 
 def in_words(row: Row, before: Row, names: Sequence[str]) -> str:
+    """What these columns are in two rows."""
     return "; ".join(f"{name} is {row[name]}, in the baseline {before[name]}" for name in names)
 
 
-def differences(row: Row, before: Row, ignored: tuple[str, ...]) -> list[str]:
-    names = (name for name in comparable("performance") if name not in ignored)
-    return [name for name in names if condition(row, name, ignored) != condition(before, name, ignored)]
+def differences(
+    row: Row, before: Row, ignored: tuple[str, ...], names: Sequence[str] = comparable("performance")
+) -> list[str]:
+    """Of these columns, those in which two rows differ and must not."""
+    looked_at = (name for name in names if name not in ignored)
+    return [name for name in looked_at if _condition(row, name, ignored) != _condition(before, name, ignored)]
 
 
-def condition(row: Row, name: str, ignored: tuple[str, ...]) -> Any:
+def _condition(row: Row, name: str, ignored: tuple[str, ...]) -> Any:
     """The value of a column; of options those that may not differ. Threads change times on a CPU alone."""
     if name.endswith("_threads") and row["device"] != "cpu":
         return None

@@ -16,7 +16,7 @@ from timmgate.core.outcome import OUT_OF_MEMORY
 from timmgate.core.schemas import FAILED, KEY, SHOWN_STATUS
 from timmgate.tables import changes, history, parquet
 from timmgate.tables.changes import Change
-from timmgate.tables.figures import EAGER, FIGURES, JUDGED, RELATIVE, Figure, comparable
+from timmgate.tables.figures import COLD, EAGER, JUDGED, RELATIVE, Figure, comparable
 
 COLUMNS = columns(
     "history",
@@ -45,9 +45,6 @@ COLUMNS = columns(
 )
 
 SCHEMA = parquet.schema(COLUMNS)
-
-COLD = FIGURES[1]
-"""Time of the compiler, which on an accelerator too depends on the number of threads."""
 
 VERSIONS = ("torch", "torch_revision", "triton", "timm", "cuda", "cudnn", "driver", "cxx", "python", "commit", "host")
 """Columns of an entry in which the two sides of a change may differ."""

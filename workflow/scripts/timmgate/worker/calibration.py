@@ -85,10 +85,8 @@ def _compiled(
     A program is compiled and called with these images before it is judged on the other values, as in the accuracy check.
     """
     torch_device.set_deterministic(True)
-    exact, eager = (
-        accuracy.run_exact(spec, model, images),
-        iterations.run(spec, copy.deepcopy(model), images, original=model),
-    )
+    exact = accuracy.run_exact(spec, model, images)
+    eager = iterations.run(spec, copy.deepcopy(model), images, original=model)
     torch_device.set_deterministic(False)
     for backend in dict.fromkeys([BASELINE, spec.options.backend] if is_first else [BASELINE]):
         compiled_spec = replace(spec, options=replace(spec.options, backend=backend))

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.torch_version import TorchVersion
 
-from timmgate.worker.torch_device import with_float64
+from timmgate.worker.torch_device import as_real, with_float64
 
 # The numbers of `same`. A multiplier is how often eager's own rmse the compiled run may have; see `multiplier`.
 _MULTIPLIER = 2.0
@@ -404,7 +404,7 @@ def _differences(eager: Tensor, compiled: Tensor) -> dict[str, float]:
 
 
 def _wide(tensor: Tensor) -> Tensor:
-    return (torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor).flatten().double()
+    return as_real(tensor).flatten().double()
 
 
 def _reason(evidence: LeafEvidence, rule: Rule) -> str:

@@ -5,7 +5,7 @@ is not seen.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -35,15 +35,23 @@ def cotangent_leaves(
     model.zero_grad(set_to_none=True)
     images.grad = None
     with autocast():
-        outputs = [leaf for leaf in tree_leaves(forward(images)) if isinstance(leaf, Tensor) and leaf.requires_grad]
-    torch.autograd.backward(
-        outputs, [cotangent_of(output.shape, seed + number).to(output) for number, output in enumerate(outputs)]
-    )
+        outputs = differentiable(forward(images))
+    drawn = cotangents(outputs, seed)
+    torch.autograd.backward(outputs, [one.to(output) for one, output in zip(drawn, outputs, strict=True)])
     named = [("input_gradient", images), *((f"gradient.{name}", weight) for name, weight in model.named_parameters())]
     return [Leaf(f"{OTHER_LOSS}{name}", KIND, gradient(tensor)) for name, tensor in named]
 
 
-def cotangent_of(shape: torch.Size, seed: int) -> Tensor:
-    """The cotangent of an output of this shape: standard normal over the square root of their number, drawn on the CPU."""
+def differentiable(output: Any) -> list[Tensor]:
+    """The tensors of an output, which may be a tree, that a gradient can start from, in order."""
+    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
+
+
+def cotangents(outputs: Sequence[Tensor], seed: int) -> list[Tensor]:
+    """One for each of these tensors: standard normal over the square root of its number of elements, drawn on the CPU."""
+    return [_cotangent(output.shape, seed + number) for number, output in enumerate(outputs)]
+
+
+def _cotangent(shape: torch.Size, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=generator, dtype=torch.float64) / math.sqrt(shape.numel())

@@ -11,7 +11,7 @@ from torch import Tensor
 from timmgate.core.verdict import OUTPUTS, Errors, LeafErrors, Statistic
 from timmgate.worker.compare import Leaf, is_half
 from timmgate.worker.cotangent import KIND
-from timmgate.worker.torch_device import with_float64
+from timmgate.worker.torch_device import as_real, with_float64
 
 GRADIENTS = ("gradient", KIND)
 """Kinds of leaves that have a typical size: the median over those of a kind."""
@@ -139,7 +139,7 @@ def tensors(run: Iterable[Leaf]) -> Iterator[tuple[str, tuple[str, Any]]]:
     for leaf in run:
         for name, value in _flat(leaf.name, leaf.value):
             if isinstance(value, Tensor):
-                value = with_float64(torch.view_as_real(value.resolve_conj()) if value.is_complex() else value)
+                value = with_float64(as_real(value))
             yield name, (leaf.kind, value)
 
 

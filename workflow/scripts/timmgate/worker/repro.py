@@ -16,7 +16,6 @@ import timm
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Spec
@@ -24,7 +23,7 @@ from timmgate.worker import accuracy, backends, iterations, models, strict_verdi
 from timmgate.worker.calls import Call, first_calls, is_floats
 from timmgate.worker.compare import compare_leaves
 from timmgate.worker.compile_cache import Cache
-from timmgate.worker.cotangent import cotangent_of
+from timmgate.worker.cotangent import cotangents, differentiable
 from timmgate.worker.leaf_errors import Reference
 from timmgate.worker.training_step import Setup, fresh, make
 
@@ -126,8 +125,8 @@ def prepare(spec: Spec, setup: Setup, folder: Path, module: str | None, rule: st
         output = returned(spec, subject, fresh(spec, arguments[0])) if rule else None
         is_tree = not isinstance(output, Tensor) and output is not None
         if rule == "strict" and spec.options.training:
-            shapes = [each.shape for each in tree_leaves(output) if isinstance(each, Tensor) and each.requires_grad]
-            inputs |= {f"cotangent.{each}": cotangent_of(shape, spec.seed + each) for each, shape in enumerate(shapes)}
+            drawn = cotangents(differentiable(output), spec.seed)
+            inputs |= {f"cotangent.{number}": cotangent for number, cotangent in enumerate(drawn)}
         del output  # and its graph
         limits, has_reference = Limits(), True
         if rule == "strict":

@@ -155,9 +155,8 @@ def computed(spec: Spec, model: torch.nn.Module, forward: Callable[..., Any], im
 
 def _outputs(kind: str, returned: Any) -> Leaves:
     """Copies of each tensor by itself, as one may be much larger than another; a CUDA graph writes into its place again."""
-    tensors = [leaf for leaf in tree_leaves(returned) if isinstance(leaf, Tensor)]
-    floats = [torch.view_as_real(leaf.resolve_conj()) if leaf.is_complex() else leaf for leaf in tensors]
-    leaves = [leaf for leaf in floats if leaf.is_floating_point()]
+    tensors = [torch_device.as_real(leaf) for leaf in tree_leaves(returned) if isinstance(leaf, Tensor)]
+    leaves = [leaf for leaf in tensors if leaf.is_floating_point()]
     names = [kind, *(f"{kind}.{number}" for number in range(1, len(leaves)))]
     return {name: [leaf.clone()] for name, leaf in zip(names, leaves, strict=False)}
 

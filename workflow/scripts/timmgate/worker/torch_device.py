@@ -66,6 +66,11 @@ def with_float64(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if has_float64(tensor.device.type) else tensor.cpu()
 
 
+def as_real(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, a complex one as real and imaginary parts along one dimension more, the last."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
 def synchronize(device: str) -> None:
     """Wait until everything that was launched on the device has finished."""
     if device != "cpu":
