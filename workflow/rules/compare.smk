@@ -22,6 +22,7 @@ rule compare:
         builds=lambda wildcards: compared_builds(),
         baseline=lambda wildcards: measured_baseline(any_device=True),
         called=SETTINGS.baseline,
+        checks=list(SETTINGS.checks),
         contents=lambda wildcards: baseline_contents(any_device=True),
     script:
         "../scripts/compare.py"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     params, cells = snakemake.params, pq.read_table(snakemake.input.cells)
     if params.baseline:
-        compared = comparison.with_baseline(cells, params.builds, params.baseline, params.called)
+        compared = comparison.with_baseline(cells, params.builds, params.baseline, params.called, params.checks)
     else:
         measured = pa.concat_tables([pairs.SCHEMA.empty_table(), *map(pq.read_table, snakemake.input.pairs)])
         compared = comparison.compare(measured, cells, *params.builds)

@@ -66,6 +66,7 @@ def test_a_wrong_timed_output_is_judged_by_the_error_that_it_was_allowed_at_the_
     timed = {"timed_output_error": 0.5, "timed_output_margin": 10.0, "performance_batch_size": 3}
     found = case(accuracy="pass", performance="fail_accuracy", **timed)
     assert (found.rule, found.limit, found.batch_size) == ("timed", 0.05, 3)
+    assert case(accuracy="pass", performance="fail_accuracy", timed_output_batch_size=2, **timed).judged_size == 2
     infinite = {**timed, "timed_output_error": float("inf"), "timed_output_margin": float("inf")}
     assert case(accuracy="pass", performance="fail_accuracy", **infinite).limit == 1.0
 
@@ -191,6 +192,9 @@ def real(options, rule="strict", check="accuracy", **known):
     return Case(spec, 2, rule, **known)
 
 
+BUFFER = {"timed": "buffer", "limit": 0.1}
+
+
 @pytest.mark.compiles
 @pytest.mark.parametrize(
     ("case", "module", "code", "worst"),
@@ -198,10 +202,12 @@ def real(options, rule="strict", check="accuracy", **known):
         (real({"backend": "fault:drop-bias"}), None, 1, "output"),
         (real({"backend": "aot_eager", "precision": "amp", "training": True, "channels_last": True}), None, 0, ""),
         (real({"backend": "fault:wrong-later-1.1", "training": True}), None, 1, "buffer"),
+        (real({"backend": "fault:stale-weight", "training": True}), None, 1, ""),
         (real({"backend": "fault:drop-skip", "training": True, "precision": "amp"}), "layer2", 1, ""),
         (real({"backend": "aot_eager", "precision": "bfloat16"}, "timed", "performance", limit=1e-9), None, 1, "output"),
+        (real({"backend": "fault:update-twice", "training": True}, "timed", "performance", **BUFFER), None, 1, "buffer"),
     ],
-    ids=["wrong", "amp", "training", "module", "timed"],
+    ids=["wrong", "amp", "training", "stale", "module", "timed", "buffer"],
 )
 def test_a_script_ends_as_its_cell_does_and_names_the_worst_tensor(written, case, module, code, worst):
     returncode, printed, errors = written(case, module)
@@ -215,3 +221,15 @@ def test_a_crash_crashes(written):
     assert written(real({}, rule="eager", compiles=False))[:2] == (0, "eager agrees with itself\n")
     code, printed, _ = written(real({"backend": "aot_eager"}, rule=None))
     assert (code, printed) == (0, "it runs\n")
+
+
+def test_the_batch_of_a_dynamic_mode_that_was_wrong_is_the_one_that_is_judged():
+    spec = specs.spec("performance", options={"dynamic": True})
+    text = script.text(Case(spec, 8, "timed", limit=0.1, judged_size=6), RunOptions(), FACTS)
+    assert "for size in (8, 6, 4, 6):" in text and "images = images[:6]" in text
+
+
+def test_a_single_image_is_exported_as_it_is():
+    spec = specs.spec(options={"backend": "export", "dynamic": True})
+    texts = [script.text(Case(spec, size, "strict"), RunOptions(), FACTS) for size in (1, 2)]
+    assert ["dynamic_shapes" in text for text in texts] == [False, True]

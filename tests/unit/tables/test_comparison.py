@@ -182,6 +182,12 @@ def test_a_check_that_ends_otherwise_is_told(before, after, verdict):
 
 def apart(changes, before=None, ignored=(), **columns):
     """Rows of cells that differ from before by `changes`, by model; they scatter a little."""
+    table, baseline = measured_apart(changes, before, ignored, **columns)
+    return comparison.apart(table, baseline, "monday", "b").to_pylist()
+
+
+def measured_apart(changes, before=None, ignored=(), **columns):
+    """The cells and what was measured of them before."""
     rng, figures = np.random.default_rng(1), ("eager_ms", "compiled_ms", "compile_cold_cpu_s", "compiled_allocated_bytes")
     cells, earlier = [], {}
     for number in range(20):
@@ -193,7 +199,7 @@ def apart(changes, before=None, ignored=(), **columns):
         cells[-1] |= {name: row[name] * change for name, change in changes.get(model, {}).items()}
         earlier["inference", model] = [dict.fromkeys(parquet.SCHEMAS["cells"].names) | row | (before or {})]
     table = parquet.table(cells, parquet.SCHEMAS["cells"])
-    return comparison.apart(table, measured_baseline.Baseline(earlier, ignored), "monday", "b").to_pylist()
+    return table, measured_baseline.Baseline(earlier, ignored)
 
 
 def test_what_was_measured_apart_is_held_against_the_scatter_of_all_cells():
@@ -238,3 +244,16 @@ def test_what_cannot_be_compared_apart_is_left_out_with_the_reason():
     crashed = apart({}, performance="fail_to_run", performance_cause="SIGSEGV")
     assert "20 left out: it was not timed: fail_to_run SIGSEGV" in printed(crashed)
     assert {row["message"] for row in crashed if row["verdict"] == "new_failure"} == {"pass became fail_to_run"}
+
+
+def test_figures_of_a_check_that_is_not_requested_are_not_compared(monkeypatch):
+    table, baseline = measured_apart({"m3": {"compiled_ms": 1.5}}, {"accuracy_by_rule": "pass"}, requested=True)
+    table = table.set_column(table.schema.get_field_index("accuracy_by_rule"), "accuracy_by_rule", [["fail_accuracy"] * 20])
+    monkeypatch.setattr(measured_baseline, "load", lambda *_: baseline)
+
+    def verdicts(*checks):
+        rows = comparison.with_baseline(table, ["b"], None, "monday", checks).to_pylist()
+        return {row["figure"]: row["verdict"] for row in rows if row["model"] == "m3" and row["verdict"]}
+
+    assert verdicts("accuracy") == {"accuracy": "new_failure", "performance": "left_out"}
+    assert verdicts("performance")["compiled_ms"] == "slower"

@@ -125,6 +125,36 @@ def test_what_is_wrong_at_any_other_batch_size_than_8_is_found(memory, training,
     assert columns["timed_reference"] == ("fp64" if reference == "extrapolated" and not training else reference)
 
 
+@pytest.mark.parametrize(("room", "reference"), [(PLENTY, "fp64"), (8, "extrapolated"), (NOTHING, "eager")])
+def test_statistics_that_are_not_updated_at_any_other_batch_size_than_8_are_found(memory, room, reference):
+    measured = spec(training=True)
+    memory(room_for(room, measured) if room == 8 else room)
+
+    def compile_(model):
+        def forward(images):
+            model.norm.momentum, before = model.norm.momentum if len(images) == 8 else 0.0, model.norm.momentum
+            output = model(images)
+            model.norm.momentum = before
+            return output
+
+        return forward
+
+    columns = judge(measured, compile_)
+    assert (columns["timed_output_ok"], columns["timed_output_kind"]) == (False, "buffer"), columns
+    assert columns["timed_reference"] == reference
+
+
+@BOTH
+def test_buffers_are_left_as_they_were_and_of_the_batches_the_worst_is_named(memory, training):
+    memory(PLENTY)
+    model = Tiny()
+    model.register_buffer("mask", torch.tensor([0.0, -math.inf]))
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    columns = judge(spec(training=training), wrong_except_for(IMAGES), (IMAGES, 15, 10), model)
+    assert columns["timed_output_batch_size"] == 10 and not columns["timed_output_ok"]
+    assert all(buffer.equal(before[name]) for name, buffer in model.named_buffers())
+
+
 @pytest.mark.parametrize(("null_error", "passes"), [(0.0, False), (0.1, True)])
 def test_null_runs_say_what_is_healthy_in_training_and_only_where_eager_alone_does_not(
     memory, monkeypatch, null_error, passes
@@ -199,6 +229,9 @@ def test_compiled_may_be_off_by_what_the_dynamo_rule_allows_over_eagers_own_erro
         parameters = {name: tensor.double() for name, tensor in model.state_dict(keep_vars=True).items()}
         with torch.autocast("cpu", enabled=False):
             output = torch.func.functional_call(model, parameters, (batch.double(),))
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                buffer.copy_(parameters[name])
         return output.to(torch.float32 if precision == "float32" else torch.bfloat16)
 
     with torch.set_grad_enabled(training):

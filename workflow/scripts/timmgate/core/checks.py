@@ -229,14 +229,20 @@ PERFORMANCE = Check(
                     "float64",
                     "",
                     "norm of compiled - reference over norm of reference, of the output; in training of the prediction, all "
-                    "gradients or the input's",
+                    "gradients, the input's or what all buffers changed by",
                 ),
                 (
                     "timed_output_kind",
                     "string",
                     "",
-                    "of what: output; in training prediction, gradient or input_gradient; output.1 of several; kept: the "
-                    "program returned what it had computed of other images",
+                    "of what: output; in training prediction, gradient, input_gradient or buffer; output.1 of several; "
+                    "kept: the program returned what it had computed of other images",
+                ),
+                (
+                    "timed_output_batch_size",
+                    "int64",
+                    "images",
+                    "of which batch, where a mode with dynamic shapes has several",
                 ),
                 ("timed_output_margin", "float64", "", "timed_output_error over the error that is allowed, 1 is the limit"),
                 (

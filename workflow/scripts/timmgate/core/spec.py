@@ -15,7 +15,7 @@ from timmgate.core.described import described
 
 C = TypeVar("C", bound="Cell")
 
-PROTOCOL = 13
+PROTOCOL = 14
 """Number of the measurement protocol. Raise it when the meaning of a recorded figure changes: every cell is then redone."""
 
 SEEDED_WEIGHTS = ("random", "random-timm")
@@ -32,6 +32,9 @@ LEARNING_RATE = 0.01
 
 LOSS_SCALE = 1000
 """Divisor of the loss for the suite's scaled_loss models (benchmarks/dynamo)."""
+
+OTHER_WEIGHTS = 0.01
+"""Width of the range of relative changes of parameters that make other values of them, which a program has not seen."""
 
 DYNAMIC_SHARES = (1.0, 0.75, 0.5)
 """Batch sizes of a dynamic mode's timed iteration, as shares of the batch size."""

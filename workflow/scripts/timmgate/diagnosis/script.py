@@ -20,7 +20,15 @@ from timmgate.core.diagnosis import RUNS_OF_A_CRASH
 from timmgate.core.files import write_text
 from timmgate.core.run_options import RunOptions
 from timmgate.core.schemas import FAILED, SHOWN_STATUS
-from timmgate.core.spec import LEARNING_RATE, LOSS_SCALE, Cell, Spec, dynamic_batch_sizes
+from timmgate.core.spec import (
+    INFERENCE_ONLY_BACKENDS,
+    LEARNING_RATE,
+    LOSS_SCALE,
+    OTHER_WEIGHTS,
+    Cell,
+    Spec,
+    dynamic_batch_sizes,
+)
 from timmgate.core.verdict import OTHER_LOSS
 from timmgate.supervisor import study
 
@@ -69,7 +77,7 @@ class Case:
     * `sentence`: why it failed, in the words of the tables; None if it passed.
     * `compiles`: whether a compiler has to do with it; else eager alone is run.
     * `limit`: of the relative error of the leaf `timed`, by the rule of that name; against float64, or eager if not
-      `is_exact`.
+      `is_exact`; at the batch size `judged_size` of those of an iteration, the first of them if None.
     """
 
     spec: Spec
@@ -80,6 +88,7 @@ class Case:
     limit: float | None = None
     timed: str = "output"
     is_exact: bool = True
+    judged_size: int | None = None
 
 
 def case(cell: Cell, row: Row, checks: Sequence[str]) -> Case:
@@ -101,6 +110,7 @@ def case(cell: Cell, row: Row, checks: Sequence[str]) -> Case:
         is_known = error and margin and math.isfinite(error) and math.isfinite(margin)
         about["timed"] = row["timed_output_kind"] or ("gradient" if spec.options.training else "output")
         about["is_exact"] = row["timed_reference"] in ("fp64", None)
+        about["judged_size"] = row["timed_output_batch_size"]
         if about["timed"] == "kept":
             about |= {"timed": "prediction" if spec.options.training else "output"}
             about["sentence"] = f"{about['sentence']} (which a call with new images, that is judged here, does not show)"
@@ -164,9 +174,12 @@ def text(case: Case, run: RunOptions, facts: Row, module: str | None = None) -> 
         torch_device=repr(spec.device),
         config={} if faults.is_fault(options.backend) else facts["inductor_config"],
         compiles=case.compiles,
-        compiled=_compiled(spec, facts["amp_dtype"] is not None),
-        exports=options.backend in ("export", "aot_inductor") and facts["amp_dtype"] is not None,
+        compiled=_compiled(spec, case.batch_size, facts["amp_dtype"] is not None),
+        exports=options.backend in INFERENCE_ONLY_BACKENDS and facts["amp_dtype"] is not None,
         loop=_loop(spec, sizes, is_mirrored, RUNS_OF_A_CRASH if module and not rule else 2),
+        moves_weights=is_mirrored and options.training,
+        moved=OTHER_WEIGHTS,
+        judged_size=sizes[-1] if sizes else None,
         given="images[:size]" if sizes else "given" if is_mirrored else "images",
         model=repr(spec.model),
         submodule=f".get_submodule({module!r})" if module else "",
@@ -187,7 +200,7 @@ def text(case: Case, run: RunOptions, facts: Row, module: str | None = None) -> 
         loss_scale=f" / {LOSS_SCALE}" if spec.traits.scaled_loss else "",
         optimizer=_optimizer(spec) if rule == "dynamo" else None,
         learning_rate=LEARNING_RATE,
-        timed_leaves=(case.timed,),
+        timed=case.timed,
         limit=case.limit,
     )
 
@@ -217,19 +230,19 @@ def _wrapped(text: str) -> str:
 
 
 def _sizes(case: Case) -> tuple[int, ...]:
-    """The batch sizes of an iteration, the first one last, if a mode with dynamic shapes sees several."""
+    """The batch sizes of an iteration, and the one that is judged, if a mode with dynamic shapes sees several."""
     if case.spec.check != "performance" or not case.spec.options.dynamic:
         return ()
     sizes = tuple(dynamic_batch_sizes(case.batch_size))
-    return (*sizes, sizes[0])
+    return (*sizes, case.judged_size or sizes[0])
 
 
-def _compiled(spec: Spec, has_autocast: bool) -> str:
-    """The expression that compiles `broken`; what gets a whole program gets autocast with it."""
+def _compiled(spec: Spec, batch_size: int, has_autocast: bool) -> str:
+    """The expression that compiles `broken`; what gets a whole program gets autocast with it, and a batch of 1 as it is."""
     options, dynamic = spec.options, spec.options.dynamic or None
     if faults.is_fault(options.backend):
         return f"compile_model({options.backend!r}, broken, {dynamic})"
-    shapes = ", dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)" if options.dynamic else ""
+    shapes = ", dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)" if options.dynamic and batch_size > 1 else ""
     subject = "InAutocast(broken)" if has_autocast else "broken"
     exported = f"torch.export.export({subject}, (images,){shapes})"
     ahead = {

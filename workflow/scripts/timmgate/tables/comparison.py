@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from timmgate.core.described import columns
-from timmgate.core.schemas import FAILED, PASSED, SHOWN_STATUS
+from timmgate.core.schemas import FAILED, OF_CHECK, PASSED, SHOWN_STATUS
 from timmgate.core.statistics import CONFIDENCE
 from timmgate.tables import deviations, measured_baseline, moderated, parquet
 from timmgate.tables.baseline import Measured
@@ -110,12 +110,26 @@ def compare(pairs: pa.Table, cells: pa.Table, before: str, after: str) -> pa.Tab
     return parquet.table([{**about, **row} for row in rows], SCHEMA)
 
 
-def with_baseline(cells: pa.Table, builds: Sequence[str], measured: Measured, called: str) -> pa.Table:
-    """The requested cells of each build against what was measured before, which is `called` as the user calls it."""
-    asked = requested(cells)
+def with_baseline(
+    cells: pa.Table, builds: Sequence[str], measured: Measured, called: str, checks: Collection[str]
+) -> pa.Table:
+    """The requested cells of each build against what was measured before, which is `called` as the user calls it.
+
+    Rows of checks that are not requested may be of an earlier program, and are not looked at.
+    """
+    asked = _without_checks(requested(cells), [check for check in SHOWN_STATUS if check not in checks])
     of_builds = {build: asked.filter(pc.equal(asked["build"], build)) for build in builds}
     found = [apart(rows, measured_baseline.load(measured, rows), called, build) for build, rows in of_builds.items()]
     return pa.concat_tables([SCHEMA.empty_table(), *found])
+
+
+def _without_checks(cells: pa.Table, checks: Collection[str]) -> pa.Table:
+    """The cells, as if these checks had not been measured."""
+    unknown = set().union(*({*OF_CHECK[check], SHOWN_STATUS[check]} for check in checks))
+    for number, field in enumerate(cells.schema):
+        if field.name in unknown:
+            cells = cells.set_column(number, field, pa.nulls(len(cells), field.type))
+    return cells
 
 
 def apart(cells: pa.Table, baseline: Baseline, before: str, after: str) -> pa.Table:

@@ -210,7 +210,8 @@ def _seeds(row: Row) -> Iterator[str]:
 def _timed(row: Row) -> str:
     """What a performance check found of the output that it timed."""
     references = {"fp64": "float64", "extrapolated": "eager (whose error is that of batch 8)", "eager": "eager"}
-    reference, batch = references.get(row["timed_reference"], "eager"), row["performance_batch_size"]
+    reference = references.get(row["timed_reference"], "eager")
+    batch = row["timed_output_batch_size"] or row["performance_batch_size"]
     kind = (row["timed_output_kind"] or ("gradient" if row["training"] else "output")).replace("_", " ")
     what = f"what was timed ({kind}{f', batch size {batch}' if batch else ''})"
     error, margin = row["timed_output_error"], row["timed_output_margin"]

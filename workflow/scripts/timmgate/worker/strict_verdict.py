@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from timmgate.core import verdict
-from timmgate.core.spec import Spec
+from timmgate.core.spec import OTHER_WEIGHTS, Spec
 from timmgate.core.verdict import CellVerdict, NullRun
 from timmgate.worker import flops, models, null_runs, torch_device
 from timmgate.worker.compare import Leaf, is_half
@@ -26,9 +26,6 @@ from timmgate.worker.training_step import fresh, iterate
 
 OF_A_WHOLE = ("halves", "folded")
 """Families of null runs that are about images and models as a whole: none of them applies to a module."""
-
-MOVED = 0.01
-"""Width of the range of relative changes of parameters that make other values of them."""
 
 REPEATS = 2
 """Further seeds of weights and images that a failure is tried with: it takes two of three."""
@@ -65,7 +62,7 @@ def other_values(spec: Spec, model: torch.nn.Module, images: torch.Tensor) -> tu
     with torch.no_grad(), models.autocast(spec, images):
         other(images)
         for parameter in other.parameters():
-            parameter.copy_(null_runs.jittered(parameter, generator, MOVED))
+            parameter.copy_(null_runs.jittered(parameter, generator, OTHER_WEIGHTS))
     return other, mirrored
 
 

@@ -14,7 +14,7 @@ import math
 import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,17 +32,23 @@ NULL_RUNS = ["outputs"] * 3
 """Families of the null runs."""
 
 Leaves = dict[str, list[Tensor]]
-"""What one iteration computed, by kind: the output; in training prediction, gradients and input gradient."""
+"""What one iteration computed, by kind: the output; in training prediction, gradients, input gradient and what buffers
+changed by.
+"""
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """How far a `kind` of leaves is off: relative `error` against `reference`, and `margin`, that over what is allowed."""
+    """How far a `kind` of leaves is off: relative `error` against `reference`, and `margin`, that over what is allowed.
+
+    `images` are those of the batch.
+    """
 
     kind: str
     error: float
     margin: float
     reference: str
+    images: int = 0
 
 
 def judge(
@@ -58,7 +64,8 @@ def judge(
     `eager_peak_bytes` is the peak of an eager iteration over all of them, `memory_bytes` what the process may take.
     """
     room = images_that_fit(spec, model, batches, eager_peak_bytes, memory_bytes)
-    judgements = [made for batch in batches if (made := _judge_batch(spec, model, forward, batch, room))]
+    found = ((batch, _judge_batch(spec, model, forward, batch, room)) for batch in batches)
+    judgements = [replace(made, images=len(batch)) for batch, made in found if made]
     if not judgements:
         return {"timed_reference": "none"}
     worst = max(judgements, key=lambda made: made.margin)
@@ -67,6 +74,7 @@ def judge(
         "timed_output_kind": worst.kind,
         "timed_output_error": worst.error,
         "timed_output_margin": worst.margin,
+        "timed_output_batch_size": worst.images,
         "timed_reference": worst.reference,
     }
 
@@ -139,18 +147,32 @@ def _worst(errors: Iterator[tuple[str, float, float]], reference: str) -> Judgem
 
 
 def computed(spec: Spec, model: torch.nn.Module, forward: Callable[..., Any], images: Tensor) -> Leaves:
-    """What one iteration computes from the seed on."""
+    """What one iteration computes from the seed on; the buffers of the model are then as they were before."""
     torch_device.seed_everything(spec.seed)
     images = fresh(spec, images)
+    before = [buffer.clone() for buffer in model.buffers()]
     returned = iterate(spec, model, forward, images)
+    changes = [_change(*pair) for pair in zip(model.buffers(), before, strict=True) if pair[0].is_floating_point()]
+    _restore(model, before)
     if not spec.options.training:
         return _outputs("output", returned)
-    gradients = [gradient(parameter).clone() for parameter in model.parameters()]
     return {
         **_outputs("prediction", returned[0]),
-        "gradient": gradients,
+        "gradient": [gradient(parameter).clone() for parameter in model.parameters()],
         "input_gradient": [gradient(images).clone()],
+        **({"buffer": changes} if changes else {}),
     }
+
+
+def _change(now: Tensor, before: Tensor) -> Tensor:
+    """By how much a buffer has changed: what a batch adds to running statistics is small beside them."""
+    return torch.where(now == before, torch.zeros_like(now), now - before)
+
+
+@torch.no_grad()
+def _restore(model: torch.nn.Module, before: Sequence[Tensor]) -> None:
+    for buffer, value in zip(model.buffers(), before, strict=True):
+        buffer.copy_(value)
 
 
 def _outputs(kind: str, returned: Any) -> Leaves:
