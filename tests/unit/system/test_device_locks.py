@@ -12,7 +12,7 @@ import time
 import pytest
 
 from timmgate import module_environment
-from timmgate.system import device_locks, lock_files, timing_lock
+from timmgate.system import device_locks, lock_files, process_tree, timing_lock
 from timmgate.system.device_locks import SlotRequest
 from timmgate.system.timing_lock import ActivityLock, PausedTime
 
@@ -211,6 +211,23 @@ def test_a_request_waits_while_every_slot_is_taken(lease):
     second.close()
     thread.join(PATIENCE_S)
     assert got[0].device == first.device
+
+
+def test_a_long_wait_says_whom_it_is_for_and_whether_that_is_stopped(lease, monkeypatch, capfd, tmp_path):
+    monkeypatch.setattr(device_locks, "TELL_AFTER_S", 0.0)
+    first = lease(("GPU-a",), slots=(0,))
+    with subprocess.Popen(["sleep", "600"], pass_fds=first.filenos, cwd=tmp_path, env={}) as holder:
+        try:
+            holder.send_signal(signal.SIGSTOP)
+            wait_until(lambda: process_tree.described(holder.pid).endswith("(stopped)"))
+            first.close()
+            got, waiting = lease_later(lease, ("GPU-a",), slots=(0,))
+            told = f"waited for 0 minutes: GPU-a is in use by process {holder.pid} in {tmp_path} (stopped)"
+            wait_until(lambda: told in capfd.readouterr().err)
+        finally:
+            holder.kill()
+    waiting.join(PATIENCE_S)
+    assert got
 
 
 def test_the_whole_gpu_is_had_when_all_others_have_left_and_nobody_comes_in_between(lease):

@@ -11,8 +11,10 @@ lock back from a process that dies, whatever killed it.
   every other cell of the device would wait for them for ever.
 """
 
+import math
 import os
 import random
+import sys
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -22,10 +24,14 @@ from typing import BinaryIO
 from urllib.parse import unquote
 
 from timmgate.system.lock_files import folder, is_locked, lock_file, locked, path_of
-from timmgate.system.process_tree import start_ticks
+from timmgate.system.process_tree import PROC, described, run_of, start_ticks
 
 POLL_S = 0.2
 """Mean time between two looks for what is taken: short against the seconds of a measurement, long against a look."""
+
+
+TELL_AFTER_S = 300.0
+"""Seconds of a wait after which it is told what it is for: longer than most cells take. A choice."""
 
 
 class StuckError(RuntimeError):
@@ -115,18 +121,20 @@ class SlotLease:
 def lease(request: SlotRequest) -> SlotLease:
     """Wait until what is requested can be had: on the emptiest device, so that a GPU is shared only when all are in use.
 
-    Raises StuckError if it never can, because processes that cannot be killed hold too much of every device.
+    Says once what it waits for, if that takes long. Raises StuckError if it never can, because processes that cannot be
+    killed hold too much of every device.
     """
-    while not (made := _allocated(request)) or not _completed(made, request):
-        _pause()
+    wait = _Wait(request.devices)
+    while not (made := _allocated(request)) or not _completed(made, request, wait):
+        wait.a_moment()
     return made
 
 
-def _completed(made: SlotLease, request: SlotRequest) -> bool:
+def _completed(made: SlotLease, request: SlotRequest, wait: "_Wait") -> bool:
     """Wait under the reservation lock for what is missing; whether that came. If not, the lease is closed."""
     try:
         while not made.is_complete and not _lacks_slots(request, made.device):
-            _pause()
+            wait.a_moment()
             made.take()
     finally:
         if not made.is_complete:
@@ -203,6 +211,10 @@ def _slot(number: int) -> str:
     return f"slot{number}"
 
 
+def _is_slot(name: str) -> bool:
+    return name.startswith("slot")
+
+
 def _last_taken_ns(device: str, name: str) -> int:
     """When a slot was taken last, by the file system's clock; 0 if it never was: then its file is empty."""
     with lock_file(device, name) as file:
@@ -210,5 +222,29 @@ def _last_taken_ns(device: str, name: str) -> int:
     return status.st_mtime_ns if status.st_size else 0
 
 
-def _pause() -> None:
-    time.sleep(random.uniform(0.5, 1.5) * POLL_S)  # at random, so that two that wait do not keep getting in each other's way
+class _Wait:
+    """A wait for some devices."""
+
+    def __init__(self, devices: Iterable[str]):
+        self._devices, self._tell_at = list(devices), time.monotonic() + TELL_AFTER_S
+
+    def a_moment(self) -> None:
+        """Wait until the next look; at random, so that two that wait do not keep getting in each other's way."""
+        if time.monotonic() >= self._tell_at:
+            self._tell_at = math.inf
+            print(
+                f"a cell has waited for {TELL_AFTER_S / 60:.0f} minutes: {in_use(self._devices)}",
+                file=sys.stderr,
+                flush=True,
+            )
+        time.sleep(random.uniform(0.5, 1.5) * POLL_S)
+
+
+def in_use(devices: Iterable[str]) -> str:
+    """Which runs have slots of each of these devices, as a stopped one keeps them. Linux only; elsewhere it names none."""
+    locks = {int(entry.name): _locks_of(int(entry.name)) for entry in PROC.glob("[0-9]*")}
+    runs = {
+        device: sorted({run_of(pid) for pid, names in locks.items() if any(map(_is_slot, names.get(device, ())))})
+        for device in devices
+    }
+    return "; ".join(f"{device} is in use by {', '.join(map(described, pids)) or 'others'}" for device, pids in runs.items())

@@ -165,6 +165,21 @@ def _environment(entry: Path) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs if "=" in pair)
 
 
+def run_of(pid: int) -> int:
+    """The run that a process belongs to; itself where it belongs to none."""
+    with contextlib.suppress(OSError):  # it has just ended
+        return int(_environment(PROC / str(pid)).get(RUN) or pid)
+    return pid
+
+
+def described(pid: int) -> str:
+    """A process in words, with the folder that it works in, and whether somebody has stopped it."""
+    words = f"process {pid}"
+    with contextlib.suppress(OSError):
+        words = f"{words} in {(PROC / str(pid) / 'cwd').readlink()}"
+    return f"{words} (stopped)" if _stat(pid)[:1] == ["T"] else words
+
+
 def _is_leftover(supervisor: str | None) -> bool:
     match (supervisor or "").split():
         case [pid, ticks, namespace] if namespace == _namespace():
