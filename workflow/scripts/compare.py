@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
-    params, cells = snakemake.params, pq.read_table(snakemake.input.cells)
+    params = snakemake.params
+    cells = comparison.of_checks(pq.read_table(snakemake.input.cells), params.checks)
     if params.baseline:
-        compared = comparison.with_baseline(cells, params.builds, params.baseline, params.called, params.checks)
+        compared = comparison.with_baseline(cells, params.builds, params.baseline, params.called)
     else:
         measured = pa.concat_tables([pairs.SCHEMA.empty_table(), *map(pq.read_table, snakemake.input.pairs)])
         compared = comparison.compare(measured, cells, *params.builds)

@@ -113,9 +113,9 @@ def test_short_series_and_series_of_different_lengths_are_possible(rng):
 
 def test_a_drift_is_made_of_small_steps_in_one_direction():
     up, down, large = 0.006, -0.006, 0.05
-    assert [each.is_drift for each in changes._drifts([Change(-10, -9, up), Change(-5, -4, up)])] == [True]
-    assert list(changes._drifts([Change(-10, -9, up), Change(-5, -4, down)])) == []
-    assert list(changes._drifts([Change(-10, -9, large), Change(-5, -4, up)])) == []
+    assert [each.is_drift for each in changes._drifts([Change(-10, -9, up, -20, -5), Change(-5, -4, up, -9, 0)])] == [True]
+    assert list(changes._drifts([Change(-10, -9, up, -20, -5), Change(-5, -4, down, -9, 0)])) == []
+    assert list(changes._drifts([Change(-10, -9, large, -20, -5), Change(-5, -4, up, -9, 0)])) == []
 
 
 def test_what_came_once_and_went_does_not_settle():

@@ -235,7 +235,7 @@ def test_between_devices_no_change_has_a_verdict():
     rows = apart({}, {"device_name": "other", "compiled_ms": 5.0}, ignored)
     assert {row["verdict"] for row in rows} == {None}
     assert of(rows, "m0")["change"] == pytest.approx(1.0, abs=0.05)
-    assert "no change has a verdict" in printed(rows)
+    assert "no change of a time or of memory has a verdict" in printed(rows)
 
 
 def test_what_cannot_be_compared_apart_is_left_out_with_the_reason():
@@ -252,7 +252,7 @@ def test_figures_of_a_check_that_is_not_requested_are_not_compared(monkeypatch):
     monkeypatch.setattr(measured_baseline, "load", lambda *_: baseline)
 
     def verdicts(*checks):
-        rows = comparison.with_baseline(table, ["b"], None, "monday", checks).to_pylist()
+        rows = comparison.with_baseline(comparison.of_checks(table, checks), ["b"], None, "monday").to_pylist()
         return {row["figure"]: row["verdict"] for row in rows if row["model"] == "m3" and row["verdict"]}
 
     assert verdicts("accuracy") == {"accuracy": "new_failure", "performance": "left_out"}

@@ -236,7 +236,8 @@ PERFORMANCE = Check(
                     "string",
                     "",
                     "of what: output; in training prediction, gradient, input_gradient or buffer; output.1 of several; "
-                    "kept: the program returned what it had computed of other images",
+                    "output.sample: its worst sample; kept: the program returned what it had computed of other images; "
+                    "written: it has written to weights",
                 ),
                 (
                     "timed_output_batch_size",

@@ -33,6 +33,9 @@ UNDECIDED_LEAVES = 0.05
 OTHER_LOSS = "cotangent."
 """Before the name of a gradient that is of another loss: by the same backward pass, to the same tensor."""
 
+OF_A_SAMPLE = ".sample"
+"""End of the kind of a timed output that is wrong: of its worst sample."""
+
 OUTPUTS = ("output", "prediction")
 """Kinds of leaves without which a cell is undecided."""
 

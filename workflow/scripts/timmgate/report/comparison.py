@@ -88,7 +88,11 @@ def sentences(compared: list[dict[str, Any]]) -> list[str]:
     tested = [row for row in compared if row["figure"] == RELATIVE.column]
     said = [f"{len(tested)} of {len(cells)} cells compared{''.join(f'; {reason}' for reason in reasons)}."]
     if not any(row["p"] is not None for row in tested):
-        return said if not tested else [*said, "Between devices everything differs, so that no change has a verdict."]
+        return (
+            said
+            if not tested
+            else [*said, "Between devices everything differs, so that no change of a time or of memory has a verdict."]
+        )
     if tested[0]["processes"] is None:
         moves = [row["change"] for row in compared if row["figure"] == EAGER.column]
         words = [

@@ -61,12 +61,14 @@ class Change:
     """A change of a series by `step` in its logarithm: the value `last` has the level before, `first` that after.
 
     Values are counted from the end: the last one is -1. A step has `first == last + 1`; a drift is two or more of them in
-    the same direction, in succession.
+    the same direction, in succession. The level before begins with the value `begin`, that after ends before `end`.
     """
 
     last: int
     first: int
     step: float
+    begin: int
+    end: int
 
     @property
     def is_drift(self) -> bool:
@@ -150,9 +152,10 @@ def changes(values: np.ndarray, deviation: float) -> list[Change]:
     detector = ruptures.KernelCPD(kernel="linear", min_size=SUCCESSIVE).fit(values[:, None] / deviation)
     points = [0, *detector.predict(pen=PRICE)]
     levels = (np.add.reduceat(values, points[:-1]) / np.diff(points)).tolist()
-    firsts = [point - len(values) for point in points[1:-1]]
+    begins = [point - len(values) for point in points]
     steps = [
-        Change(first - 1, first, after - before) for first, (before, after) in zip(firsts, pairwise(levels), strict=True)
+        Change(first - 1, first, after - before, begin, end)
+        for begin, first, end, (before, after) in zip(begins, begins[1:], begins[2:], pairwise(levels), strict=False)
     ]
     return [step for step in [*steps, *_drifts(steps)] if abs(step.step) >= np.log1p(SMALLEST_CHANGE)]
 
@@ -160,11 +163,12 @@ def changes(values: np.ndarray, deviation: float) -> list[Change]:
 def _drifts(steps: list[Change]) -> Iterator[Change]:
     """Two or more small steps in succession, all of them up or all down."""
     stretch: list[Change] = []
-    for step in [*steps, Change(0, 1, np.inf)]:
+    for step in [*steps, Change(0, 1, np.inf, 0, 1)]:
         goes_on = abs(step.step) < np.log1p(LARGEST_DRIFT_STEP)
         if stretch and not (goes_on and stretch[-1].step * step.step > 0):
             if len(stretch) > 1:
-                yield Change(stretch[0].last, stretch[-1].first, sum(each.step for each in stretch))
+                one, *_, other = stretch
+                yield Change(one.last, other.first, sum(each.step for each in stretch), one.begin, other.end)
             stretch = []
         if goes_on:
             stretch.append(step)

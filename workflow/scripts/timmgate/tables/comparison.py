@@ -66,7 +66,13 @@ SCHEMA = parquet.schema(
             ("verdict", "string", "", "what changed; null where nothing is known to have, left_out where nothing could be"),
             ("value_before", "float64", "", "geometric mean over the processes, in the unit of the figure"),
             ("value_after", "float64", "", "the same of the second"),
-            ("change", "float64", "", "relative change of the second against the first; of a count the difference"),
+            (
+                "change",
+                "float64",
+                "",
+                "relative change of the second against the first; of a count the difference; of compiled_ms that was "
+                "measured apart on one device, without what eager of all cells has in common",
+            ),
             ("change_ci_low", "float64", "", "lower end of its 95 % interval"),
             ("change_ci_high", "float64", "", "upper end of its 95 % interval"),
             ("p", "float64", "", "chance of such a change if there is none"),
@@ -110,22 +116,17 @@ def compare(pairs: pa.Table, cells: pa.Table, before: str, after: str) -> pa.Tab
     return parquet.table([{**about, **row} for row in rows], SCHEMA)
 
 
-def with_baseline(
-    cells: pa.Table, builds: Sequence[str], measured: Measured, called: str, checks: Collection[str]
-) -> pa.Table:
-    """The requested cells of each build against what was measured before, which is `called` as the user calls it.
-
-    Rows of checks that are not requested may be of an earlier program, and are not looked at.
-    """
-    asked = _without_checks(requested(cells), [check for check in SHOWN_STATUS if check not in checks])
+def with_baseline(cells: pa.Table, builds: Sequence[str], measured: Measured, called: str) -> pa.Table:
+    """The requested cells of each build against what was measured before, which is `called` as the user calls it."""
+    asked = requested(cells)
     of_builds = {build: asked.filter(pc.equal(asked["build"], build)) for build in builds}
     found = [apart(rows, measured_baseline.load(measured, rows), called, build) for build, rows in of_builds.items()]
     return pa.concat_tables([SCHEMA.empty_table(), *found])
 
 
-def _without_checks(cells: pa.Table, checks: Collection[str]) -> pa.Table:
-    """The cells, as if these checks had not been measured."""
-    unknown = set().union(*({*OF_CHECK[check], SHOWN_STATUS[check]} for check in checks))
+def of_checks(cells: pa.Table, checks: Collection[str]) -> pa.Table:
+    """The cells, as if only these checks had been measured: rows of others may be of an earlier program."""
+    unknown = set().union(*({*OF_CHECK[check], SHOWN_STATUS[check]} for check in SHOWN_STATUS if check not in checks))
     for number, field in enumerate(cells.schema):
         if field.name in unknown:
             cells = cells.set_column(number, field, pa.nulls(len(cells), field.type))
@@ -135,7 +136,8 @@ def _without_checks(cells: pa.Table, checks: Collection[str]) -> pa.Table:
 def apart(cells: pa.Table, baseline: Baseline, before: str, after: str) -> pa.Table:
     """The same of `cells` of one build against what was measured before, at another time or on another device.
 
-    Between devices everything differs, so that nothing is known of noise, and no change has a verdict.
+    Between devices everything differs, so that nothing is known of noise, and no change of a time or of memory has a
+    verdict.
     """
     measured: list[Row] = cells.to_pylist()
     rows: list[Row] = []
@@ -156,7 +158,8 @@ def apart(cells: pa.Table, baseline: Baseline, before: str, after: str) -> pa.Ta
         moved = _moved(tests.get(RELATIVE), tests.get(COMPILED), eager)
         for figure in known:
             move = found.moves[figure.column][cell]
-            shown = _apart(cell, figure, figure.of(row) or 0.0, move, tests.get(figure))
+            own = found.own(figure.column, cell)
+            shown = _apart(cell, figure, figure.of(row) or 0.0, move, tests.get(figure), own if same_device else move)
             rows.append({**shown, "moved": moved if figure is ALONE[0] else None})
         rows += [*_counted(cell, [one], [row]), *_shown(cell, one, row, without=[figure.column for figure in ALONE])]
     device = cells["device"][0].as_py() if len(cells) else None
@@ -170,10 +173,11 @@ def _untimed(row: Row) -> str | None:
     return "it computes something else" if row["timed_output_ok"] is False else None
 
 
-def _apart(cell: ModeModel, figure: Figure, value: float, move: float, test: Test | None) -> Row:
+def _apart(cell: ModeModel, figure: Figure, value: float, move: float, test: Test | None, own: float | None) -> Row:
+    """The row of a figure that moved so far, and by `own` without what the machine did."""
     known: Row = {"value_before": value / math.exp(move), "value_after": float(value)}
     if test is None:
-        return _row(cell, figure.column, **known, change=math.expm1(move))
+        return _row(cell, figure.column, **known, change=None if own is None else math.expm1(own))
     return _row(cell, figure.column, **known, **_judged(figure, test))
 
 

@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 
 from timmgate.core.checks import CHECKS
 from timmgate.core.schemas import OF_CHECK, SHOWN_STATUS
+from timmgate.core.verdict import status_by_rule
 from timmgate.tables import history
 from timmgate.tables.baseline import Expectation, Expectations, Measured
-from timmgate.tables.figures import EAGER, FIGURES, comparable
+from timmgate.tables.figures import COUNTED, EAGER, FIGURES, comparable
 
 Row = dict[str, Any]
 ModeModel = tuple[str, str]
@@ -35,7 +36,7 @@ NEEDED = tuple(
     dict.fromkeys(
         [
             *("run", "device", "build", "mode", "model", EAGER.column, "eager_p10_ms", "eager_p90_ms", "samples"),
-            *("compiled_p10_ms", "compiled_p90_ms", *(figure.column for figure in FIGURES)),
+            *("accuracy", "strict", "compiled_p10_ms", "compiled_p90_ms", *(figure.column for figure in FIGURES)),
             *(name for check in SHOWN_STATUS for name in (SHOWN_STATUS[check], f"{check}_started_at", *comparable(check))),
         ]
     )
@@ -85,11 +86,20 @@ def load(measured: Measured, cells: pa.Table) -> Baseline:
         if build := measured.name if measured.kind == "build" else _first(cells, "build"):
             table = table.filter(pc.equal(table["build"], build))
         rows = {(row["mode"], row["model"]): [UNKNOWN | row] for row in table.to_pylist()}
+    _judge_as_today(cells, rows)
     others = _others(cells, rows, ignored)
     if measured.kind != "history":
         return Baseline(rows, ignored, {}, others)
     filled = {key: _filled(of_cell) for key, of_cell in rows.items()}
     return Baseline(filled, ignored, _settled(rows), others)
+
+
+def _judge_as_today(cells: pa.Table, rows: Mapping[ModeModel, Sequence[Row]]) -> None:
+    """Give each row the accuracy that it has by the rule which decided today: another `accuracy_rule` is no change."""
+    for today in cells.select(["mode", "model", "passed_by"]).to_pylist():
+        for row in rows.get((today["mode"], today["model"]), ()):
+            if today["passed_by"] and row["accuracy"]:
+                row["accuracy_by_rule"], _ = status_by_rule(row["accuracy"], row["strict"], today["passed_by"])
 
 
 def _others(
@@ -171,7 +181,7 @@ def _filled(rows: list[Row]) -> list[Row]:
     latest = {name: next((row[name] for row in reversed(rows) if row[name] is not None), None) for name in rows[-1]}
     start = latest["performance_started_at"]
     if timed := next((row for row in rows if start is not None and row["performance_started_at"] == start), None):
-        latest |= {name: timed[name] for name in comparable("performance")}
+        latest |= {name: timed[name] for name in (*comparable("performance"), COUNTED.column)}  # both checks have these
     return [*(row for row in rows[:-1] if row["performance_started_at"] != start), latest]
 
 

@@ -207,6 +207,13 @@ def _seeds(row: Row) -> Iterator[str]:
         yield f"it fails with {seeds.count('fail')} of {len(seeds)} seeds"
 
 
+NOT_COMPUTED = {
+    "kept": "the compiled program returned what it had computed of other images",
+    "written": "the compiled program has written to weights of the model",
+}
+"""By `timed_output_kind`, what is wrong although what is computed may be right."""
+
+
 def _timed(row: Row) -> str:
     """What a performance check found of the output that it timed."""
     references = {"fp64": "float64", "extrapolated": "eager (whose error is that of batch 8)", "eager": "eager"}
@@ -215,8 +222,8 @@ def _timed(row: Row) -> str:
     kind = (row["timed_output_kind"] or ("gradient" if row["training"] else "output")).replace("_", " ")
     what = f"what was timed ({kind}{f', batch size {batch}' if batch else ''})"
     error, margin = row["timed_output_error"], row["timed_output_margin"]
-    if row["timed_output_kind"] == "kept":
-        return "the compiled program returned what it had computed of other images"
+    if row["timed_output_kind"] in NOT_COMPUTED:
+        return NOT_COMPUTED[row["timed_output_kind"]]
     if error is None or not math.isfinite(error):
         return f"{what} does not match {reference}"
     words = f"{what} is off from {reference} by {error:.2g} of its size"

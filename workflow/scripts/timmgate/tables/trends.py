@@ -46,8 +46,17 @@ COLUMNS = columns(
 
 SCHEMA = parquet.schema(COLUMNS)
 
-VERSIONS = ("torch", "torch_revision", "triton", "timm", "cuda", "cudnn", "driver", "cxx", "python", "commit", "host")
+LISTS = ("backends", "imports", "environment", "sources")
+"""Columns of an entry that are lists."""
+
+VERSIONS = (
+    *("torch", "torch_revision", "triton", "timm", "cuda", "cudnn", "driver", "cxx", "python", "commit", "host"),
+    *LISTS,
+)
 """Columns of an entry in which the two sides of a change may differ."""
+
+DIGESTS = "sources"
+"""One of them, of which it is enough to know whose files differ."""
 
 SUITE = ("device", "device_name", "build", "mode", "suite")
 """What the models of a figure of a suite have in common."""
@@ -203,14 +212,25 @@ def _described(found: list[Row], entries: pa.Table, root: Path) -> list[Row]:
 
 def _of_sides(row: Row, before: Row, after: Row) -> Row:
     finding = {name: value for name, value in row.items() if name not in ("last", "first", "check")}
+    names = [name for name in VERSIONS if before[name] != after[name]]
     return {
         **{name: after[name] for name in (*KEY, "device_name", "suite", "torch")},
         "since": after[f"{row['check']}_started_at"],
         "since_run": after["run"],
         "last_run_before": before["run"],
-        "versions": "; ".join(f"{name} {before[name]} -> {after[name]}" for name in VERSIONS if before[name] != after[name]),
+        "versions": "; ".join(_difference(name, before[name], after[name]) for name in names),
         **finding,
     }
+
+
+def _difference(name: str, before: Any, after: Any) -> str:
+    """What is another on the two sides of a change; of a list, the items that only one of them has."""
+    if name not in LISTS:
+        return f"{name} {before} -> {after}"
+    one, other = (sorted({*(side or ())} - {*(opposite or ())}) for side, opposite in ((before, after), (after, before)))
+    if name == DIGESTS:
+        return f"files of {', '.join(sorted({item.partition('=')[0] for item in (*one, *other)}))} differ"
+    return f"{name} {', '.join(one) or 'without'} -> {', '.join(other) or 'without'}"
 
 
 def _settled(measurements: Measurements, column: str, runs: int, figure: Figure | None = None) -> Iterator[Row]:
@@ -219,14 +239,21 @@ def _settled(measurements: Measurements, column: str, runs: int, figure: Figure 
     words, numbers = encoded.dictionary.to_pylist(), np.asarray(encoded.indices.fill_null(-1))
     if not rows.size:
         return
-    levels = changes.settled(np.where(rows >= 0, numbers[rows], -1))
+    codes = np.where(rows >= 0, numbers[rows], -1)
+    levels = changes.settled(codes)
     steps = (levels[:, 1:] != levels[:, :-1]) & (levels[:, :-1] >= 0)
+    if figure is None:  # one that fails in another way each time fails
+        fails = np.isin(np.arange(len(words)), [number for number, word in enumerate(words) if word in FAILED])
+        failed = changes.settled(np.where(codes >= 0, fails[codes], -1))
+        turns = (failed[:, 1:] != failed[:, :-1]) & (failed[:, :-1] >= 0)
+        steps = turns | (steps & (fails[levels[:, 1:]] == fails[levels[:, :-1]]) & (fails[levels[:, 1:]] == failed[:, 1:]))
+        levels = np.where(fails[levels] == failed, levels, codes)
     width = rows.shape[1]
     steps[:, : max(0, width - 1 - runs)] = False
     for series, last in zip(*np.nonzero(steps), strict=True):
         before, after = (words[levels[series, number]] for number in (last, last + 1))
         yield {
-            **_between(measurements, rows[series], Change(int(last) - width, int(last) + 1 - width, 0.0)),
+            **_between(measurements, rows[series], Change(int(last) - width, int(last) + 1 - width, 0.0, -width, 0)),
             "finding": "count" if figure else "status",
             "class": _class_of_count(figure, before, after) if figure else _class_of_status(before, after),
             "figure": column if figure else measurements.check,
@@ -272,9 +299,9 @@ def _of_change(figure: Figure, change: Change) -> Row:
 
 
 def _levels(values: np.ndarray, change: Change) -> tuple[float, float]:
-    """Medians of some values before and after a change."""
-    last, first = len(values) + change.last, len(values) + change.first
-    sides = values[max(0, last - LEVEL + 1) : last + 1], values[first : first + LEVEL]
+    """Medians of some values before and after a change, none of which lie beyond another one."""
+    begin, last, first, end = (len(values) + place for place in (change.begin, change.last, change.first, change.end))
+    sides = values[max(begin, last - LEVEL + 1) : last + 1], values[first : min(end, first + LEVEL)]
     before, after = (float(np.median(side[np.isfinite(side)])) if np.isfinite(side).any() else math.nan for side in sides)
     return before, after
 
@@ -286,26 +313,32 @@ def _between(measurements: Measurements, rows: np.ndarray, change: Change) -> Ro
 
 
 def _suites(measurements: Measurements, figure: Figure, runs: int) -> Iterator[Row]:
-    """Changes of the mean of a figure over the models of a suite: how far each is from its own mean over time."""
+    """Changes of the mean of a figure over the models of a suite: the sum of how far it moved from each run to the next.
+
+    A move is the mean over the models that both runs have: one that comes, fails or is measured otherwise moves nothing.
+    """
     rows = measurements.rows(*figure.columns)
     values = measurements.logarithms(figure, rows)
     if not rows.size:
         return
     calm = changes.without_outliers(values, changes.noise(values))
-    with np.errstate(invalid="ignore"):
-        distance = calm - np.nansum(calm, axis=1, keepdims=True) / np.isfinite(calm).sum(axis=1, keepdims=True)
-    known = np.isfinite(distance)
+    known = np.isfinite(calm)
     suites, run = measurements.suites, measurements.runs
     shape = int(suites.max()) + 1, int(run.max()) + 1
     place = np.ravel_multi_index((suites[rows[known]], run[rows[known]]), shape)
     models = np.bincount(place, minlength=math.prod(shape)).reshape(shape)
-    sums = np.bincount(place, weights=distance[known], minlength=math.prod(shape)).reshape(shape)
+    is_told = models >= np.maximum(SUITE_LEAST, SUITE_SHARE * models.max(axis=1, keepdims=True))
+    number = np.where(is_told, np.cumsum(is_told, axis=1), -1)[suites[rows], run[rows]]  # of those that are told
+    number[~known] = -1
+    is_next = (number[:, 1:] == number[:, :-1] + 1) & (number[:, :-1] > 0)
+    to = np.ravel_multi_index((suites[rows[:, 1:][is_next]], run[rows[:, 1:][is_next]]), shape)
+    moves = np.bincount(to, weights=np.diff(calm, axis=1)[is_next], minlength=math.prod(shape)).reshape(shape)
+    moved = moves / np.maximum(1, np.bincount(to, minlength=math.prod(shape)).reshape(shape))
     example = np.full(math.prod(shape), -1)
     example[place] = rows[known]
     for suite in range(shape[0]):
-        told = np.flatnonzero(models[suite] >= max(SUITE_LEAST, SUITE_SHARE * models[suite].max()))
-        means = sums[suite, told] / models[suite, told]
-        for _, change in changes.find(means[None, :], runs):
+        told = np.flatnonzero(is_told[suite])
+        for _, change in changes.find(np.cumsum(moved[suite, told])[None, :], runs):
             yield {
                 **_between(measurements, example.reshape(shape)[suite, told], change),
                 **_of_change(figure, change),

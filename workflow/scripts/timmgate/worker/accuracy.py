@@ -166,6 +166,7 @@ def rule(spec: Spec, has_reference: bool) -> Rule:
         cosine=spec.options.cosine or not has_reference,
         equal_nan=spec.options.precision != "float32",
         larger_multiplier=spec.traits.larger_multiplier,
+        any_size=spec.options.dynamic,
         max_multiplier=spec.options.freezing and spec.options.precision == "bfloat16" and folded,
     )
 

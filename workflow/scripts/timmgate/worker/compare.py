@@ -50,7 +50,8 @@ class Rule:
     `tolerance` is atol (in units of the tensor) and rtol at once, and a tenth of it is the absolute part of the rmse
     limit. `cosine` judges by direction and leaves the reference out. `equal_nan` lets NaN match NaN: the benchmarks
     set it but for plain float32 runs. `larger_multiplier` is `use_larger_multiplier_for_smaller_tensor`,
-    `max_multiplier` is `force_max_multiplier`.
+    `max_multiplier` is `force_max_multiplier`. `any_size`: the program is one for every number of images, and the strict
+    rule looks at another one.
     """
 
     tolerance: float
@@ -58,6 +59,7 @@ class Rule:
     equal_nan: bool = True
     larger_multiplier: bool = False
     max_multiplier: bool = False
+    any_size: bool = False
 
 
 @dataclass(frozen=True)

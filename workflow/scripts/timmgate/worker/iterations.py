@@ -20,6 +20,9 @@ from timmgate.worker.training_step import cloned, fresh, gradient, iterate, make
 ITERATIONS = 2
 """Iterations of a run, of which the last is compared (benchmarks/dynamo --iterations)."""
 
+GRADIENTS = ("gradient", "input_gradient")
+"""Kinds of leaves."""
+
 WORSE_FACTOR = 2.0
 """A leaf so many times beyond its limit, and so many times farther from it than in the other iteration, is wrong in one
 alone: the dynamo rule's limit has false alarms, which elsewhere null runs and other seeds take back.
@@ -55,14 +58,14 @@ def run(
 ) -> Run:
     """Seed and iterate. `model` is changed by training; `original` is the one that it is a copy of, where that matters.
 
-    Gradients of a first iteration are kept of compiled runs: where eager has the same ones in the last, they are known.
-    What an optimizer steps is looked at before its first step.
+    Gradients of a first iteration are kept of compiled runs: where eager has the same ones in the last, they are known. With
+    an optimizer it has not, and they are kept of all. What an optimizer steps is looked at before its first step.
     """
     torch_device.seed_everything(spec.seed)
     given, images, optimizer = images, fresh(spec, images), make_optimizer(spec, model)
     kinds = {*OUTPUTS, "loss", "buffer"}
-    if forward is not None and optimizer is None:
-        kinds |= {"gradient", "input_gradient"}
+    if forward is not None or optimizer is not None:
+        kinds |= {*GRADIENTS}
     first: Result = []
     changed: dict[str, bool] = {}
     if optimizer and original is not None:
@@ -109,11 +112,11 @@ def kept(leaves: Iterable[Leaf]) -> Result:
 def before_another(found: Run, model: torch.nn.Module, another: Callable[[], Result], may_reuse: bool) -> tuple[Run, Result]:
     """The run with copies of its leaves, and the leaves of another one of the same program, which comes after it.
 
-    Outputs that this one writes over count as written to, unless the program may reuse their memory, as CUDA graphs do, or
-    the model returns a tensor of its own.
+    Outputs and gradients that this one writes over count as written to, unless the program may reuse their memory, as CUDA
+    graphs do, or the model returns a tensor of its own.
     """
     own = {*map(_storage, models.state(model)), None}
-    outputs = [leaf for leaf in found.leaves if leaf.kind in OUTPUTS and not may_reuse]
+    outputs = [leaf for leaf in found.leaves if leaf.kind in (*OUTPUTS, *GRADIENTS) and not may_reuse]
     copies = {leaf.name: leaf for leaf in kept(found.leaves)}
     leaves = another()
     lost = {leaf.name for leaf in outputs if not _are_same(leaf.value, copies[leaf.name].value, own)}
@@ -178,6 +181,8 @@ def wrong(
     by_name = {leaf.leaf: leaf for leaf in last}
     yield from _in_one_iteration(eager, compiled, reference, by_name, how)
     yield from _in_one_run(eager, compiled, reference, by_name, how)
+    if how.any_size:
+        yield from _of_the_whole_batch(last)
     yield from _written_to(eager, compiled)
     yield from _of_another_type(eager, compiled)
 
@@ -185,19 +190,41 @@ def wrong(
 def _in_one_iteration(
     eager: Run, compiled: Run, reference: Run | None, last: Mapping[str, LeafEvidence], how: Rule
 ) -> Iterator[LeafEvidence]:
-    """What is wrong in the first iteration alone; or in the last one alone, where both compute the same."""
+    """What is wrong in the first iteration alone; or in the last one alone, where both compute the same.
+
+    Gradients are compared in units of their own size: the tolerance, which is absolute, is larger than many of them.
+    """
     is_repeated = are_equal(eager)
     names = {leaf.name for leaf in _first(eager, is_repeated)} & {leaf.name for leaf in compiled.first}
-    ours, theirs, exact = (
-        [leaf for leaf in _first(each, is_repeated) if leaf.name in names] if each else None
-        for each in (eager, compiled, reference)
-    )
-    for leaf in compare_leaves(ours or [], theirs or [], exact, how):
+    runs = [each for each in (eager, compiled, reference) if each]
+    first = [[leaf for leaf in _first(each, is_repeated) if leaf.name in names] for each in runs]
+    sizes = {leaf.name: _size(leaf) for leaf in first[-1] if leaf.kind in GRADIENTS} if reference else {}
+    gradients = [[leaf for leaf in each.leaves if sizes.get(leaf.name)] for each in runs]
+    last = {**last, **{leaf.leaf: leaf for leaf in _in_units(gradients, sizes, how)}}
+    for leaf in _in_units(first, sizes, how):
         other = last.get(leaf.leaf)
         if _is_worse(leaf, other):
             yield replace(leaf, leaf=f"first_iteration.{leaf.leaf}", message=f"in the first iteration alone: {leaf.message}")
         elif is_repeated and other and _is_worse(other, leaf):
             yield replace(other, leaf=f"last_iteration.{leaf.leaf}", message=f"in the last iteration alone: {other.message}")
+
+
+def _size(leaf: Leaf) -> float:
+    """Root mean square of a tensor."""
+    return float(leaf.value.double().square().mean().sqrt())
+
+
+def _in_units(runs: Sequence[Result], sizes: Mapping[str, float], how: Rule) -> Iterator[LeafEvidence]:
+    """The evidence on leaves of eager, compiled and, if there is one, a reference, each over its size, where it has one.
+
+    One after the other, as copies of all gradients of a large model take much memory.
+    """
+    eager, *others = ({leaf.name: leaf for leaf in leaves} for leaves in runs)
+    for name in eager:
+        size = sizes.get(name)
+        found = (each[name] for each in (eager, *others))
+        ours, theirs, *exact = ([replace(leaf, value=leaf.value / size) if size else leaf] for leaf in found)
+        yield from compare_leaves(ours, theirs, exact[0] if exact else None, how)
 
 
 def _in_one_run(
@@ -217,6 +244,13 @@ def _in_one_run(
         wrong_one = leaf if _is_worse(leaf, other) else other if other and _is_worse(other, leaf) else None
         if wrong_one:
             yield replace(wrong_one, leaf=f"one_run.{leaf.leaf}", message=f"in one of two equal runs: {wrong_one.message}")
+
+
+def _of_the_whole_batch(last: Sequence[LeafEvidence]) -> Iterator[LeafEvidence]:
+    """Outputs that are wrong for all images, where null runs have fewer of them."""
+    for leaf in last:
+        if leaf.kind in OUTPUTS and _is_worse(leaf, None):
+            yield replace(leaf, leaf=f"whole_batch.{leaf.leaf}", message=f"with all images: {leaf.message}")
 
 
 def _written_to(eager: Run, compiled: Run) -> Iterator[LeafEvidence]:

@@ -39,7 +39,7 @@ class Iterations:
     def __init__(self, spec: Spec, model: torch.nn.Module, batches: list[torch.Tensor], reporter: Reporter, left: int = 0):
         self._spec, self._model, self._batches, self._clock = spec, model, batches, reporter.clock
         self._optimizer = make_optimizer(spec, model)
-        self._weights = [tensor.detach().to("cpu", copy=True) for tensor in models.state(model)] if self._optimizer else None
+        self._state = [tensor.detach().to("cpu", copy=True) for tensor in models.state(model)]
         self._is_frozen = spec.device == "cpu" and torch._inductor.config.freezing
         self._constants, self._left = peak_memory.Added(), left
         self._random, self._padding = random.Random(seed(spec)), []
@@ -55,8 +55,13 @@ class Iterations:
 
     def begin_again(self) -> None:
         """Have the weights that there were before an optimizer made others of them."""
-        if self._weights:
-            models.set_state(self._model, self._weights)
+        if self._optimizer:
+            models.set_state(self._model, self._state)
+
+    def are_weights_written(self) -> bool:
+        """Whether a parameter is not as it was at the beginning, which no optimizer has stepped since `begin_again`."""
+        pairs = zip(self._model.parameters(), self._state, strict=False)  # parameters come first
+        return any(not torch.equal(parameter.detach().cpu(), before) for parameter, before in pairs)
 
     @contextmanager
     def constants_counted(self) -> Iterator[None]:
@@ -162,10 +167,13 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
         )
         reporter.stage("compare")
         iterations.begin_again()
+        iterations.exchange_images()  # what is kept of the images that were compiled with is wrong then
         judged = timed_output.judge(spec, model, forward, batches, eager_peak, setup.memory_bytes)
         reporter.columns(**judged)
         if judged["timed_reference"] != "none" and iterations.is_kept(forward):
             reporter.columns(timed_output_ok=False, timed_output_kind="kept", timed_output_margin=math.inf)
+        if iterations.are_weights_written():
+            reporter.columns(timed_output_ok=False, timed_output_kind="written", timed_output_margin=math.inf)
         reporter.columns(**backends.statistics())
         reporter.stage("warmup")
         reporter.columns(warmup_iterations=timing.warm_up(lambda: iterations.timed(model) + iterations.timed(forward)))

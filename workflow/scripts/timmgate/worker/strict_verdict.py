@@ -67,8 +67,9 @@ def other_values(spec: Spec, model: torch.nn.Module, images: torch.Tensor) -> tu
 
 
 def resized(spec: Spec, images: torch.Tensor) -> torch.Tensor:
-    """So many of these images as are judged: three of four, where the program is one for every number of them."""
-    return images[: -(len(images) // 4) or None] if spec.options.dynamic else images
+    """So many of these images as are judged: three of four, where the program is one for every number of them from 2 on."""
+    fewer = max(2, len(images) - max(1, len(images) // 4))
+    return images[:fewer] if spec.options.dynamic else images
 
 
 def run_compiled(

@@ -10,6 +10,7 @@ a single one, as the bias before a normalisation, may be zero but for rounding, 
 """
 
 import copy
+import itertools
 import math
 import os
 import traceback
@@ -22,6 +23,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from timmgate.core.spec import ACCURACY_BATCH_SIZE, Spec
+from timmgate.core.verdict import OF_A_SAMPLE, OUTPUTS
 from timmgate.system.process_tree import machine_memory_bytes, tree_rss_bytes
 from timmgate.worker import compare, models, peak_memory, torch_device
 from timmgate.worker.accuracy import rule
@@ -105,17 +107,18 @@ def free_bytes(device: str, memory_bytes: int | None) -> int:
 def _judge_batch(
     spec: Spec, model: torch.nn.Module, forward: Callable[..., Any], images: Tensor, room: int
 ) -> Judgement | None:
-    eager, compiled = (computed(spec, model, side, images) for side in (model, forward))
+    # In this order: memory that eager has just freed has the right values, which a program might not write.
+    compiled, eager = (computed(spec, model, side, images) for side in (forward, model))
     if not eager or not all(compare.all_finite(leaves) for leaves in eager.values()):
         return None
     how = rule(spec, has_reference=True)
     if how.cosine:
         return by_direction(eager, compiled)
     if reference := float64(spec, model, images, room, eager):
-        found = _against(compiled, [eager], reference, how)
+        found = _against(compiled, [eager], reference, len(images), how)
         if found.margin <= 1.0:
             return found
-        return _against(compiled, [eager, *rounded_differently(spec, model, images)], reference, how)
+        return _against(compiled, [eager, *rounded_differently(spec, model, images)], reference, len(images), how)
     few = images[:ACCURACY_BATCH_SIZE]
     usual = computed(spec, model, model, few) if len(few) < len(images) else {}
     if usual and (reference := float64(spec, model, few, room, usual)):
@@ -131,13 +134,22 @@ def _judge_batch(
     return by_direction(eager, compiled)
 
 
-def _against(compiled: Leaves, healthy: Sequence[Leaves], reference: Leaves, how: compare.Rule) -> Judgement:
-    """By a reference in float64, and what the worst of some healthy runs may be off by."""
-    errors = (
+def _against(compiled: Leaves, healthy: Sequence[Leaves], reference: Leaves, images: int, how: compare.Rule) -> Judgement:
+    """By a reference in float64, and what the worst of some healthy runs may be off by; also of the worst of the samples."""
+    whole = (
         (kind, relative_error(compiled.get(kind), leaves), max(allowed_error(run[kind], leaves, how) for run in healthy))
         for kind, leaves in reference.items()
     )
-    return _worst(errors, "fp64")
+    of_samples = (
+        (
+            f"{kind}{OF_A_SAMPLE}",
+            sample_error(compiled[kind], leaves),
+            max(compare.multiplier(run[kind][0], how) * sample_error(run[kind], leaves) for run in healthy) + _floor(how),
+        )
+        for kind, leaves in reference.items()
+        if kind.startswith(OUTPUTS) and kind in compiled and _has_samples(compiled[kind], leaves, images)
+    )
+    return _worst(itertools.chain(whole, of_samples), "fp64")
 
 
 def _worst(errors: Iterator[tuple[str, float, float]], reference: str) -> Judgement:
@@ -230,7 +242,28 @@ def relative_error(leaves: list[Tensor] | None, reference: list[Tensor]) -> floa
 def allowed_error(eager: list[Tensor], reference: list[Tensor], how: compare.Rule) -> float:
     """What the dynamo rule allows compiled: eager's own error, by each leaf's multiplier, and a tenth of the tolerance."""
     multipliers = [compare.multiplier(leaf, how) for leaf in eager]
-    return _quotient(_distance(eager, reference, multipliers), reference) + how.tolerance / 10.0
+    return _quotient(_distance(eager, reference, multipliers), reference) + _floor(how)
+
+
+def _floor(how: compare.Rule) -> float:
+    return how.tolerance / 10.0
+
+
+def _has_samples(leaves: list[Tensor], reference: list[Tensor], images: int) -> bool:
+    """Whether an output has a row for each of several images."""
+    shape = reference[0].shape
+    return images > 1 and leaves[0].shape == shape and len(shape) > 1 and shape[0] == images
+
+
+def sample_error(leaves: list[Tensor], reference: list[Tensor]) -> float:
+    """The largest ||leaves[i] - reference[i]|| of the samples i of an output, over the root mean square of ||reference[i]||.
+
+    One sample in the place of another is 1 or so, where the error of the whole is less the more samples there are.
+    """
+    norms = torch.linalg.vector_norm((_wide(leaves[0]) - _wide(reference[0])).flatten(1), dim=1)
+    size = torch.linalg.vector_norm(_wide(reference[0])).item() / math.sqrt(len(norms))
+    largest = norms.max().item()
+    return largest / size if size else 0.0 if largest == 0 else math.inf
 
 
 def by_direction(eager: Leaves, compiled: Leaves) -> Judgement:
