@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+import merged
 import snakemake_server
 from conftest import ROOT
 from timmgate.core.spec import PROTOCOL
+from timmgate.tables import parquet
 
 BLOCKS = re.findall(r"^```\n(.*?)^```$", (ROOT / "README.md").read_text(), flags=re.DOTALL | re.MULTILINE)
 RECIPES = [block.splitlines() for block in BLOCKS if re.search(r"^snakemake ", block, flags=re.MULTILINE)]
@@ -36,7 +38,7 @@ def folder(project) -> Path:
     (project.folder / "mine.yaml").write_text("modes: [inference]\n")
     for file in ("earlier/results/cpu/cells.parquet", f"history/protocol={PROTOCOL}/month=2026-11/a.parquet"):
         (project.folder / file).parent.mkdir(parents=True)
-        (project.folder / file).touch()
+        parquet.write(merged.cells([]), project.folder / file)
     return project.folder
 
 

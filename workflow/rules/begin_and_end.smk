@@ -21,10 +21,12 @@ def forget_outcome():
 
 def refuse_folders_that_cannot_be_written():
     """Raise WorkflowError where no result could be written."""
-    folder = files.not_writable([Path("results", SETTINGS.device), Path("logs"), Path(".cache")])
+    history = [Path(SETTINGS.history_path)] if SETTINGS.history_path else []
+    folder = files.not_writable([Path("results", SETTINGS.device), Path("logs"), Path(".cache"), *history])
     if folder:
         raise WorkflowError(
-            f"{folder.absolute()} cannot be written to; make it writable, or name another folder with --directory"
+            f"{folder.absolute()} cannot be written to; make it writable, or name another folder with --directory, for the "
+            "history with history_path"
         )
 
 
@@ -95,8 +97,10 @@ def announce_conditions():
     if config["threads"] == "all" and not workflow.local_exec:
         sys.exit("threads is all, but the nodes of a cluster may differ in their cores; it must be a number or auto")
     lane = len(cpu_topology.lanes(SETTINGS.run.timing_lanes)[0])
-    if on_cpu and workflow.local_exec and SETTINGS.run.timing_lanes != 1 and threads > lane:
-        sys.exit(f"timing_lanes is {SETTINGS.run.timing_lanes}: each lane has {lane} cores here, but threads is {threads}")
+    if on_cpu and workflow.local_exec and threads > lane:
+        sys.exit(
+            f"threads is {threads}, but a cell is timed on {lane} cores here (timing_lanes: {SETTINGS.run.timing_lanes})"
+        )
     jobs = {job.rule.name: job for job in workflow.dag.needrun_jobs()}  # one of each rule tells
     given = {jobs[name].threads for name in jobs if name in MEASURING} - {threads}
     if on_cpu and given and not workflow.touch:

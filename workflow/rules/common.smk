@@ -209,9 +209,19 @@ def cell_rows(wildcards):
     return {check: [cell_file(*cell, check) for cell in CELLS] for check in SETTINGS.checks}
 
 
+def all_results(wildcards):
+    """What every run that measures leaves: rows by check, tables, what of them is in the history, and what is asked for
+    beside. The rows are named so that one that was deleted is measured again, although the tables exist.
+    """
+    return {**cell_rows(wildcards), "tables": tables(), "recorded": RECORDED, "traces": traces(wildcards)}
+
+
 def compared_builds():
     """The builds that are compared with a baseline, else the two that are compared. Raises WorkflowError if there are not two."""
-    if len(SETTINGS.builds) != 2 and not measured_baseline(any_device=True):
+    measured = measured_baseline(any_device=True)
+    if SETTINGS.baseline and not measured and not Path(SETTINGS.baseline).exists():
+        raise WorkflowError(f"baseline: there is no {SETTINGS.baseline!r}")
+    if len(SETTINGS.builds) != 2 and not measured:
         raise WorkflowError(
             "compare needs two builds, as in builds=release,nightly, or one and what was measured before, as in "
             f"baseline=../monday/results; builds is {', '.join(SETTINGS.builds)}"
@@ -221,9 +231,10 @@ def compared_builds():
 
 def pair_files(wildcards):
     """What two builds measured in turns, a file for each cell; none where they are compared with a baseline."""
+    builds = compared_builds()
     if measured_baseline(any_device=True):
         return []
-    before, after = compared_builds()
+    before, after = builds
     folder = f"results/{SETTINGS.device}/pairs/{before}..{after}"
     return [f"{folder}/{mode}/{model}.parquet" for mode in SETTINGS.modes for model in MODELS]
 

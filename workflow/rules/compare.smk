@@ -6,8 +6,7 @@ With a baseline of measured tables, every build against those, without measuring
 
 rule compare:
     input:
-        unpack(cell_rows),
-        tables(),  # all of them speak of the same request then
+        unpack(all_results),
         pairs=pair_files,
         cells=f"results/{SETTINGS.device}/cells.parquet",
     output:

@@ -3,8 +3,7 @@
 
 rule diagnose:
     input:
-        unpack(cell_rows),
-        tables(),
+        unpack(all_results),
         diagnoses=lambda wildcards: diagnosed(wildcards, "diagnosis"),
         trials=lambda wildcards: diagnosed(wildcards, "trials"),
         links=links_of_candidates,

@@ -1,6 +1,6 @@
 rule export:
     input:
-        unpack(cell_rows),
+        unpack(all_results),
         cells=f"results/{SETTINGS.device}/cells.parquet",
     output:
         directory(f"results/{SETTINGS.device}/export"),

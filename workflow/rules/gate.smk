@@ -1,8 +1,6 @@
 rule gate:
     input:
-        unpack(cell_rows),  # one that was deleted is measured again first
-        tables(),  # all of them speak of the same request then
-        RECORDED,
+        unpack(all_results),
         timed_again=timed_again,
         cells=f"results/{SETTINGS.device}/cells.parquet",
     # The table is not an output: Snakemake removes those of a job that fails, and this one fails when it has most to say.
@@ -73,7 +71,7 @@ rule time_again:
 
 rule update_expected:
     input:
-        unpack(cell_rows),
+        unpack(all_results),
         cells=f"results/{SETTINGS.device}/cells.parquet",
     output:
         # Never over config/expected itself: a person compares, and moves the files.

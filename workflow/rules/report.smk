@@ -5,8 +5,7 @@ BESIDE = [f"results/{SETTINGS.device}/{name}" for name in ("gate.tsv", "history.
 
 rule report:
     input:
-        unpack(cell_rows),
-        tables(),
+        unpack(all_results),
     output:
         page=report(
             f"{REPORT}.html", caption="../report/page.rst", category="Report", labels={"shows": "everything, on one page"}

@@ -275,6 +275,7 @@ def test_modes_are_in_the_order_asked_for_and_once_each():
             "config: mode_catalogue.x.inductor_config is 'freezing'; it must be a mapping of keys to values",
         ),
         ("mode_catalogue={../x: {}}", "config: mode_catalogue: '../x' must be a name of letters, digits,"),
+        ("history_path=kept-{device}", "history_path: 'kept-{device}' has a brace, which Snakemake takes for a wildcard"),
         ("shard=1-2", "config: shard: '1-2' must be part/parts, as in 3/8"),
     ],
 )

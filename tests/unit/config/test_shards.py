@@ -63,3 +63,10 @@ def test_an_empty_shard_is_refused_and_a_full_one_beside_it_is_not():
     assert shards.select(models, {}, (2, 3)) == {"b": 0}
     with pytest.raises(ConfigError, match=r"^shard: nothing is left for 3/3, for the selected models number only 2$"):
         shards.select(models, {}, (3, 3))
+
+
+def test_more_shards_than_models_take_no_memory():
+    models = {"a": 1, "b": 2}
+    assert shards.select(models, {}, (2, 10**12)) == {"b": 2}
+    with pytest.raises(ConfigError, match="nothing is left for 3/1000000000000"):
+        shards.select(models, {}, (3, 10**12))

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -128,8 +130,11 @@ def test_a_file_of_a_spreadsheet_is_read(tmp_path):
         (["", "name,speedup", "a,1.2"], "line 2: there is no column 'accuracy', nor 'amp_bf16' as in Intel's files"),
         (["name,accuracy", "", "a,pass", "a,fail_accuracy"], "line 4: the model 'a' is listed twice"),
         (["name,accuracy", ",pass"], "line 2: the name of the model is missing"),
+        (["name,accuracy", "a,PASS"], "line 2: accuracy is 'PASS'; did you mean pass?"),
+        (["name,accuracy", "a pass"], "line 2: the row ends before the column 'accuracy'; is a comma missing?"),
+        (["name,accuracy,accuracy", "a,pass,pass"], "line 1: the column 'accuracy' is there twice"),
     ],
-    ids=["empty", "no name", "no status", "twice", "no model"],
+    ids=["empty", "no name", "no status", "twice", "no model", "misspelt", "no comma", "column twice"],
 )
 def test_a_mistake_in_a_file_is_named_with_its_line(write, lines, sentence):
     path = write(*lines)
@@ -142,6 +147,18 @@ def test_a_file_that_is_not_text_is_refused(tmp_path):
 
 
 # The baseline.
+
+
+@pytest.mark.parametrize("content", [b"no parquet", None])
+def test_a_file_that_is_no_table_of_cells_is_no_measured_baseline(tmp_path, configured, content):
+    path = tmp_path / "cpu" / "cells.parquet"
+    path.parent.mkdir()
+    if content:
+        path.write_bytes(content)
+    else:
+        pq.write_table(pa.table({"a": [1]}), path)
+    with pytest.raises(ConfigError, match=r"cells.parquet (cannot be read|is no table of cells: it has no column )"):
+        baseline.measured(configured(baseline=str(tmp_path)))
 
 
 def test_one_file_is_for_every_mode(write, configured, suite):

@@ -569,7 +569,7 @@ def configured(tmp_path, monkeypatch):
 def test_results_are_found_in_a_working_directory_and_in_folders_of_results(tmp_path, configured, named):
     file = tmp_path / "old" / "results" / "cpu" / "cells.parquet"
     file.parent.mkdir(parents=True)
-    file.touch()
+    parquet.write(merged.cells([]), file)
     found = baseline.measured(configured(baseline=named))
     assert (found is None) if named == "." else (found.kind == "folder" and Path(found.path).resolve() == file)
 
@@ -724,3 +724,24 @@ def test_a_new_failure_that_is_due_to_a_better_eager_says_so(tmp_path):
     by_nulls = {"strict": "fail", "strict_worst_leaf": "output", **wrong}
     first, *_ = gate.against(merged.cells([cell("a", accuracy="fail_accuracy", **by_nulls)]), *options)
     assert first["reason_class"] == "compiler", "null runs know nothing of the baseline's eager"
+
+
+def test_graph_breaks_of_another_machine_are_no_baseline(tmp_path):
+    for number in range(9):
+        other = {"device_name": "other", "graph_breaks": 0} if number % 2 else {}
+        history.record(merged.cells([of_night(number, **{"graph_breaks": 2, **other})]), tmp_path, night(number))
+    for now, classes in ((2, set()), (3, {"more_graph_breaks"})):
+        cells = merged.cells([of_night(9, graph_breaks=now)])
+        before = measured_baseline.load(Measured("history", str(tmp_path)), cells)
+        found = deviations.deviations(cells.to_pylist(), before, Thresholds())
+        assert {row["class"] for row in found} == classes
+
+
+@pytest.mark.parametrize(("rule", "expected"), [("strict", "fail_accuracy"), ("dynamo", "pass")])
+def test_accuracy_is_expected_by_the_rule_that_decides_today(tmp_path, rule, expected):
+    both = {"accuracy": "pass", "strict": "fail"}
+    before = merged.cells([cell("a", **both, accuracy_by_rule="pass", passed_by="dynamo")])
+    parquet.write(before, tmp_path / "cells.parquet")
+    now = merged.cells([cell("a", **both, accuracy_by_rule=expected, passed_by=rule)])
+    loaded = measured_baseline.load(Measured("folder", str(tmp_path / "cells.parquet")), now)
+    assert loaded.expectations({"inference": ["a"]})["inference"]["a"].accuracy == expected

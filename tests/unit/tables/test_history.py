@@ -156,6 +156,48 @@ def test_a_slower_machine_is_no_change_of_a_cell_and_one_of_eager_in_its_suite(n
     assert (told["model"], told["figure"], told["class"], told["since"]) == (None, "eager_ms", "eager_slower", night(12))
 
 
+def test_levels_are_those_between_two_changes(nights):
+    def cells_of(number):
+        return [cell("a", number, compiled_ms=10.0 if number < 12 else 12.0 if number < 15 else 11.0)]
+
+    told = {row["class"]: (row["before"], row["after"]) for row in nights(cells_of, 26)}
+    assert told == {"slower": ("0.5", "0.6"), "faster": ("0.6", "0.55")}
+
+
+def test_models_that_come_or_go_are_no_change_of_the_suite(nights):
+    rng = np.random.default_rng(1337)
+
+    def cells_of(number):
+        names = [f"m{each}" for each in range(20 if number >= 20 else 10)]
+        slower = {name: 1.1 if int(name[1:]) < 5 and number >= 10 else 1.0 for name in names}
+        gone = {"m0", "m1"} if number >= 15 else set()
+        return [
+            cell(name, number, compiled_ms=10 * slower[name] * rng.normal(1, 0.002)) for name in names if name not in gone
+        ]
+
+    suites = [row for row in nights(cells_of, 26) if row["model"] is None and row["finding"] == "step"]
+    assert [(row["class"], row["since"]) for row in suites] == [("slower", night(10))]
+
+
+def test_a_cell_that_fails_in_another_way_each_night_has_failed_since_the_first(nights):
+    def cells_of(number):
+        failure = "timeout" if number % 2 else "fail_to_run"
+        return [cell("a", number, accuracy="pass" if number < 10 else failure)]
+
+    (told,) = [row for row in nights(cells_of, 20) if row["figure"] == "accuracy"]
+    assert (told["class"], told["before"], told["after"], told["since"]) == ("new_failure", "pass", "fail_to_run", night(10))
+
+
+def test_of_backends_variables_and_files_the_items_that_differ_are_told(nights):
+    def cells_of(number):
+        step = int(number >= 12)
+        about = {"backends": ["other=1", f"acme={step}"], "environment": [f"ACME={step}"] * step, "torch": "2.9"}
+        return [cell("a", number, compiled_ms=10.0 + 3 * step, sources=[f"torch={step}", "timm=1"], **about)]
+
+    (told,) = nights(cells_of, 16)
+    assert told["versions"] == "backends acme=0 -> acme=1; environment without -> ACME=1; files of torch differ"
+
+
 def test_one_night_is_no_change_and_two_are(nights):
     def cells_of(number):
         return [cell("a", number, compiled_ms=12.0 if number >= 10 else 10.0, accuracy="OOM" if number >= 10 else "pass")]

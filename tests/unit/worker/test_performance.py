@@ -114,6 +114,35 @@ def null():
     return measure(spec(backend="nothing"))
 
 
+def test_what_a_program_keeps_of_the_images_that_it_was_compiled_with_is_wrong(compiler):
+    def keeps_half(model):
+        kept = []
+
+        def forward(images):
+            kept.append(model(images))
+            return (kept[0] + kept[-1]) / 2
+
+        return forward
+
+    compiler(keeps_half)
+    columns = measure(spec()).columns
+    assert (columns["timed_output_ok"], columns["timed_output_kind"].removesuffix(".sample")) == (False, "output")
+
+
+def test_a_program_that_writes_to_a_weight_is_wrong(compiler):
+    def forgets(model):
+        def forward(images):
+            output = model(images)
+            model.head.bias.data.zero_()
+            return output
+
+        return forward
+
+    compiler(forgets)
+    columns = measure(spec()).columns
+    assert (columns["timed_output_ok"], columns["timed_output_kind"]) == (False, "written")
+
+
 def test_a_program_that_returns_what_it_has_kept_of_other_images_is_wrong(compiler):
     def keeps(model):
         known = {}

@@ -194,10 +194,59 @@ def keeps_weights(model):
     return forward
 
 
+def without_a_gradient_at_first(model):
+    calls = []
+
+    def forward(images):
+        calls.append(1)
+        name = "convolution.bias"
+        weight = model.get_parameter(name)
+        return torch.func.functional_call(model, {name: weight.detach() if len(calls) == 1 else weight}, images)
+
+    return forward
+
+
+SMALLER_THAN_THE_TOLERANCE = {"scaled_loss": True}
+"""Traits that make gradients so."""
+
+
+class Arena(torch.autograd.Function):
+    """A weight as it is, whose gradient lies in memory that the next backward pass uses again."""
+
+    @staticmethod
+    def forward(context, weight: Tensor, memory: Tensor) -> Tensor:
+        context.memory = memory
+        return weight.view_as(weight)
+
+    @staticmethod
+    def backward(context, gradient: Tensor) -> tuple[Tensor, None]:
+        context.memory.copy_(gradient.reshape(-1))
+        return context.memory.view(gradient.shape), None
+
+
+def writes_over_a_gradient(model):
+    name = "convolution.weight"
+    memory = torch.empty(model.get_parameter(name).numel())
+
+    def forward(images):
+        return torch.func.functional_call(model, {name: Arena.apply(model.get_parameter(name), memory)}, images)
+
+    return forward
+
+
+def wrong_for_the_whole_batch(model):
+    return lambda images: model(images) * (1.5 if len(images) == 8 else 1)
+
+
 @pytest.mark.parametrize(
     ("wrap", "options"),
     [
         (keeps_images, {}),
+        (without_a_gradient_at_first, {"training": True, "traits": SMALLER_THAN_THE_TOLERANCE}),
+        (without_a_gradient_at_first, {"training": True, "optimizer": "sgd", "traits": SMALLER_THAN_THE_TOLERANCE}),
+        (writes_over_a_gradient, {"training": True}),
+        (wrong_for_the_whole_batch, {"dynamic": True}),
+        (wrong_for_the_whole_batch, {"dynamic": True, "training": True}),
         (keeps_output, {}),
         (wrong_in_call(1), {}),
         (wrong_in_call(1), {"training": True}),

@@ -144,6 +144,29 @@ def test_statistics_that_are_not_updated_at_any_other_batch_size_than_8_are_foun
     assert columns["timed_reference"] == reference
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_one_sample_of_many_in_the_place_of_another_is_found(memory, precision):
+    memory(PLENTY)
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+    def replaced(model):
+        def forward(images):
+            output = model(images.to(dtype)).clone()
+            output[-1] = output[0]
+            return output
+
+        return forward
+
+    model = Tiny().to(dtype).train(False)
+    torch.manual_seed(1)
+    images = torch.randn(400, 3, 8, 8).to(dtype)
+    with torch.no_grad():
+        columns = timed_output.judge(spec(precision=precision), model, replaced(model), [images], 10**6, None)
+        healthy = timed_output.judge(spec(precision=precision), model, model, [images], 10**6, None)
+    assert (columns["timed_output_ok"], columns["timed_output_kind"]) == (False, "output.sample"), columns
+    assert healthy["timed_output_ok"]
+
+
 @BOTH
 def test_buffers_are_left_as_they_were_and_of_the_batches_the_worst_is_named(memory, training):
     memory(PLENTY)

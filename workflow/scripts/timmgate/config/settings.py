@@ -71,6 +71,9 @@ def load(config: dict[str, Any], cores: int | None = None, devices: Callable[[st
     values = coerce(config, schema("config"))
     validate(values, "config", where="config")
     values |= {name: with_home(values[name]) for name in PATHS if values[name]}
+    for name in PATHS:
+        if values[name] and {"{", "}"} & {*values[name]}:
+            raise ConfigError(f"{name}: {values[name]!r} has a brace, which Snakemake takes for a wildcard; rename it")
     suite = values["suite"]
     if suite == "auto":
         suite = "tiny" if values["device"] == "cpu" else "dashboard-2024"

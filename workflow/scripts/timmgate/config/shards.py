@@ -15,7 +15,8 @@ def select(models: dict[str, T], cost: dict[str, float], shard: tuple[int, int] 
     if shard is None:
         return models
     part, parts = shard
-    chosen = set(divide({model: cost.get(model, 1.0) for model in models}, parts)[part - 1])
+    shards = divide({model: cost.get(model, 1.0) for model in models}, min(parts, len(models)))
+    chosen = set(shards[part - 1]) if part <= len(shards) else set()
     if not chosen:
         raise ConfigError(f"shard: nothing is left for {part}/{parts}, for the selected models number only {len(models)}")
     return {model: value for model, value in models.items() if model in chosen}

@@ -37,7 +37,7 @@ def not_writable(folders: list[Path]) -> Path | None:
     """The first of these folders, or the nearest parent of one that there is not yet, in which no file can be made."""
     for folder in folders:
         existing = next(each for each in (folder, *folder.parents) if each.exists())
-        if not os.access(existing, os.W_OK | os.X_OK):
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
             return existing
     return None
 

@@ -389,6 +389,8 @@ def light_colours() -> dict[str, str]:
 
 def main(arguments: Sequence[str]) -> None:
     """Write the page beside the tables, or where the second argument says."""
+    if len(arguments) not in (1, 2) or not Path(arguments[0], "cells.parquet").is_file():
+        sys.exit("name a folder that has tables, as in: python -m timmgate.report.page results/cpu [page.html]")
     folder = Path(arguments[0])
     path = Path(arguments[1]) if len(arguments) > 1 else folder / "report.html"
     write(folder, path)

@@ -169,4 +169,6 @@ COSTS: Figures = {
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2 or not Path(sys.argv[1], "summary.tsv").is_file():
+        sys.exit("name a folder that has tables, as in: python -m timmgate.report.terminal results/cpu")
     show(Path(sys.argv[1]), Console())

@@ -14,7 +14,7 @@ from timmgate.config.settings import Settings
 from timmgate.config.suites import Suite, lines
 from timmgate.core.build import RESERVED
 from timmgate.core.errors import ConfigError, did_you_mean
-from timmgate.core.schemas import PASSED
+from timmgate.core.schemas import PASSED, SHOWN_STATUS, STATUSES
 from timmgate.core.spec import Mode
 
 PASSING = (*PASSED, "not_applicable", "eager_variation")
@@ -106,7 +106,22 @@ def measured(settings: Settings, results: Path = Path("results"), any_device: bo
             f"baseline: {settings.baseline!r} has the results of this very folder, which would be compared with themselves; "
             "copy those of an earlier run to another folder, or keep a history (history_path)"
         )
+    if found:
+        _refuse_other_tables(Path(found.path))
     return found
+
+
+def _refuse_other_tables(path: Path) -> None:
+    """Raise ConfigError for a file that is no table of cells."""
+    import pyarrow as pa  # few runs have such a baseline
+    import pyarrow.parquet as pq
+
+    try:
+        lacking = sorted({"build", "mode", "model", *SHOWN_STATUS.values()} - set(pq.read_schema(path).names))
+    except (pa.ArrowException, OSError) as error:
+        raise ConfigError(f"baseline: {path} cannot be read: {str(error).splitlines()[0]}") from None
+    if lacking:
+        raise ConfigError(f"baseline: {path} is no table of cells: it has no column {lacking[0]}")
 
 
 def _build(settings: Settings, name: str, results: Path) -> Measured:
@@ -179,8 +194,12 @@ def read(path: Path, column: str) -> dict[str, Expectation]:
         column = "accuracy"
     elif column not in header:
         raise ConfigError(f"{place}: there is no column 'accuracy', nor {column!r} as in Intel's files")
+    if repeated := next((name for name in header if header.count(name) > 1), None):
+        raise ConfigError(f"{place}: the column {repeated!r} is there twice")
     expectations: dict[str, Expectation] = {}
     for place, cells in rows:
+        if len(cells) <= header.index(column):
+            raise ConfigError(f"{place}: the row ends before the column {column!r}; is a comma missing?")
         row = dict(zip(header, cells, strict=False))
         model = row.get("name")
         accuracy, performance = (row.get(name, "").partition("#")[0].strip() for name in (column, "performance"))
@@ -188,6 +207,10 @@ def read(path: Path, column: str) -> dict[str, Expectation]:
             raise ConfigError(f"{place}: the name of the model is missing")
         if model in expectations:
             raise ConfigError(f"{place}: the model {model!r} is listed twice")
+        for name, status in ((column, accuracy), ("performance", performance)):
+            near = did_you_mean(status.lower(), list(STATUSES)) if status and status not in STATUSES else ""
+            if near.startswith("; did"):  # another suite may have words of its own
+                raise ConfigError(f"{place}: {name} is {status!r}{near}")
         if accuracy or performance:
             expectations[model] = Expectation(accuracy or "pass", row.get("flaky") or None, performance or None)
     return expectations

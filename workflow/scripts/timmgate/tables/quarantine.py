@@ -47,6 +47,9 @@ def load(path: Path, modes: Collection[str], builds: Collection[str]) -> list[En
     for name in COLUMNS:
         if name not in header and name not in OPTIONAL:
             raise ConfigError(f"{place}: the column {name!r} is missing")
+    for row_place, cells in rows:
+        if len(cells) > len(header):
+            raise ConfigError(f"{row_place}: the row has {len(cells)} cells, the header {len(header)}")
     return [_entry(place, dict(zip(header, cells, strict=False)), modes, builds) for place, cells in rows]
 
 
