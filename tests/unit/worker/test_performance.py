@@ -129,6 +129,22 @@ def test_what_a_program_keeps_of_the_images_that_it_was_compiled_with_is_wrong(c
     assert (columns["timed_output_ok"], columns["timed_output_kind"].removesuffix(".sample")) == (False, "output")
 
 
+@pytest.mark.parametrize("options", [{}, {"training": True, "optimizer": "sgd"}])
+def test_a_program_that_computes_something_else_from_some_call_on_is_wrong(compiler, options):
+    def breaks(model):
+        calls = []
+
+        def forward(images):
+            calls.append(1)
+            return model(images) * (1 if len(calls) < 15 else 1.5)
+
+        return forward
+
+    compiler(breaks)
+    columns = measure(spec(**options)).columns
+    assert (columns["timed_output_ok"], columns["timed_output_kind"]) == (False, "changed")
+
+
 def test_a_program_that_writes_to_a_weight_is_wrong(compiler):
     def forgets(model):
         def forward(images):

@@ -237,7 +237,7 @@ PERFORMANCE = Check(
                     "",
                     "of what: output; in training prediction, gradient, input_gradient or buffer; output.1 of several; "
                     "output.sample: its worst sample; kept: the program returned what it had computed of other images; "
-                    "written: it has written to weights",
+                    "written: it has written to weights; changed: its output is another one after the timing",
                 ),
                 (
                     "timed_output_batch_size",

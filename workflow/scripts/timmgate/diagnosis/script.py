@@ -111,7 +111,7 @@ def case(cell: Cell, row: Row, checks: Sequence[str]) -> Case:
         about["timed"] = row["timed_output_kind"] or ("gradient" if spec.options.training else "output")
         about["is_exact"] = row["timed_reference"] in ("fp64", None)
         about["judged_size"] = row["timed_output_batch_size"]
-        if about["timed"] in ("kept", "written"):
+        if about["timed"] in ("kept", "written", "changed"):
             about |= {"timed": "prediction" if spec.options.training else "output"}
             about["sentence"] = f"{about['sentence']} (which a call with new images, that is judged here, does not show)"
         return Case(rule="timed", limit=error / margin if is_known else AS_LARGE_AS_ITSELF, **about)

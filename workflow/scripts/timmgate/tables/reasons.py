@@ -210,6 +210,7 @@ def _seeds(row: Row) -> Iterator[str]:
 NOT_COMPUTED = {
     "kept": "the compiled program returned what it had computed of other images",
     "written": "the compiled program has written to weights of the model",
+    "changed": "the compiled program gives another output after it was timed than before",
 }
 """By `timed_output_kind`, what is wrong although what is computed may be right."""
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils._pytree import tree_leaves
@@ -42,6 +42,7 @@ class Iterations:
         self._state = [tensor.detach().to("cpu", copy=True) for tensor in models.state(model)]
         self._is_frozen = spec.device == "cpu" and torch._inductor.config.freezing
         self._constants, self._left = peak_memory.Added(), left
+        self._are_mirrored = False
         self._random, self._padding = random.Random(seed(spec)), []
 
     def run(self, forward: Callable[..., Any]) -> Any:
@@ -109,18 +110,28 @@ class Iterations:
         """Mirror the images, in their place: what a program keeps of a call is then not what the next one has to compute."""
         for batch in self._batches:
             batch.copy_(batch.flip(-1))
+        self._are_mirrored = not self._are_mirrored
 
     def is_kept(self, forward: Callable[..., Any]) -> bool:
         """Whether a program returns for other images of a batch what it has returned before, where eager does not."""
         kept = self._are_the_same_for_others(forward)
         return any(kept) and any(map(operator.gt, kept, self._are_the_same_for_others(self._model)))
 
+    def outputs(self, forward: Callable[..., Any]) -> list[torch.Tensor]:
+        """What an iteration from the seed on gives for the images as they are at the beginning."""
+        if self._are_mirrored:
+            self.exchange_images()
+        return [leaf for leaf in tree_leaves(self._seeded(forward)) if isinstance(leaf, torch.Tensor)]
+
+    def _seeded(self, forward: Callable[..., Any]) -> list[Any]:
+        torch_device.seed_everything(self._spec.seed)
+        return cast(list[Any], cloned(self._run_all(forward)))
+
     def _are_the_same_for_others(self, forward: Callable[..., Any]) -> list[bool]:
         """Of each batch."""
         found = []
         for _ in range(2):
-            torch_device.seed_everything(self._spec.seed)
-            found.append(cloned(self._run_all(forward)))
+            found.append(self._seeded(forward))
             self.exchange_images()
         return [
             all(map(torch.equal, *(filter(torch.is_tensor, tree_leaves(each)) for each in pair)))
@@ -175,9 +186,14 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
         if iterations.are_weights_written():
             reporter.columns(timed_output_ok=False, timed_output_kind="written", timed_output_margin=math.inf)
         reporter.columns(**backends.statistics())
+        before = iterations.outputs(forward)
         reporter.stage("warmup")
         reporter.columns(warmup_iterations=timing.warm_up(lambda: iterations.timed(model) + iterations.timed(forward)))
         samples = take_samples(spec, setup, model, forward, iterations, reporter)
+        reporter.stage("compare")
+        iterations.begin_again()
+        if timed_output.has_changed(spec, before, iterations.outputs(forward), judged):
+            reporter.columns(timed_output_ok=False, timed_output_kind="changed", timed_output_margin=math.inf)
     report(samples, sum(map(len, batches)), setup.cache.cold(), reporter)
 
 

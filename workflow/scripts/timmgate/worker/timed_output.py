@@ -81,6 +81,16 @@ def judge(
     }
 
 
+def has_changed(spec: Spec, before: Sequence[Tensor], now: Sequence[Tensor], judged: dict[str, Any]) -> bool:
+    """Whether a program computes something else than when it was `judged`, by more than it might have been off then."""
+    if judged["timed_reference"] == "none" or not judged["timed_output_ok"]:
+        return False
+    error, margin = judged["timed_output_error"], judged["timed_output_margin"]
+    allowed = max(error / margin if margin else 0.0, _floor(rule(spec, has_reference=True)))
+    pairs = [pair for pair in zip(before, now, strict=True) if pair[0].is_floating_point()]
+    return any(relative_error([torch_device.as_real(one)], [torch_device.as_real(other)]) > allowed for other, one in pairs)
+
+
 def images_that_fit(
     spec: Spec, model: torch.nn.Module, batches: Sequence[Tensor], eager_peak_bytes: int | None, memory_bytes: int | None
 ) -> int:
