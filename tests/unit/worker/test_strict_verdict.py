@@ -264,6 +264,25 @@ def test_what_a_program_keeps_of_its_first_call_and_what_is_wrong_in_it_alone_fa
     assert measure(monkeypatch, wrap, **options).columns["strict"] == "fail"
 
 
+def test_null_runs_do_not_compute_as_coarsely_as_a_compiler_tells_torch_to(monkeypatch):
+    seen = []
+
+    def coarser(model):
+        torch.set_float32_matmul_precision("medium")
+        torch.set_autocast_enabled("cpu", True)
+        return model
+
+    examine = strict_verdict.examine
+    monkeypatch.setattr(strict_verdict, "examine", lambda *given: seen.append(now()) or examine(*given))
+
+    def now():
+        return torch.get_float32_matmul_precision(), torch.is_autocast_enabled("cpu")
+
+    before = now()
+    measure(monkeypatch, coarser)
+    assert seen and {*seen} == {before} == {now()}
+
+
 def test_a_mode_with_dynamic_shapes_is_judged_with_another_number_of_images(monkeypatch):
     sizes = []
 

@@ -115,6 +115,30 @@ class NarrowDraws(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
+@contextmanager
+def settings_kept() -> Iterator[None]:
+    """Have the precision of matrix products, autocast and gradients that there were, whatever a compiler makes of them.
+
+    Else eager, and the null runs that a program is held against, would compute as coarsely as a compiler may have told
+    torch to.
+    """
+    modes = {device: (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)) for device in ("cpu", "cuda")}
+    has_gradients, precisions = torch.is_grad_enabled(), None
+    with suppress(RuntimeError):  # where somebody has set `fp32_precision`, which torch does not let these be mixed with
+        precisions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        yield
+    finally:
+        for device, (is_enabled, dtype) in modes.items():
+            torch.set_autocast_enabled(device, is_enabled)
+            torch.set_autocast_dtype(device, dtype)
+        torch.set_grad_enabled(has_gradients)
+        if precisions:
+            with suppress(RuntimeError):
+                torch.set_float32_matmul_precision(precisions[0])
+                torch.backends.cudnn.allow_tf32 = precisions[1]
+
+
 def set_deterministic(deterministic: bool) -> None:
     """Deterministic kernels or the fastest ones; no TF32 and no autotuned convolutions in either case.
 
