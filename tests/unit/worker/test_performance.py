@@ -145,6 +145,13 @@ def test_a_program_that_computes_something_else_from_some_call_on_is_wrong(compi
     assert (columns["timed_output_ok"], columns["timed_output_kind"]) == (False, "changed")
 
 
+@pytest.mark.parametrize("options", [{}, {"optimizer": "sgd"}, {"optimizer": "adam", "dynamic": True}])
+def test_a_right_program_keeps_computing_the_same_though_an_optimizer_steps_the_weights(compiler, options):
+    compiler(lambda model: lambda images: model(images))
+    columns = measure(spec(training=True, **options)).columns
+    assert columns["timed_output_ok"] is True and columns["timed_output_margin"] < 1
+
+
 def test_a_program_that_writes_to_a_weight_is_wrong(compiler):
     def forgets(model):
         def forward(images):

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch.utils._pytree import tree_leaves
@@ -118,20 +118,19 @@ class Iterations:
         return any(kept) and any(map(operator.gt, kept, self._are_the_same_for_others(self._model)))
 
     def outputs(self, forward: Callable[..., Any]) -> list[torch.Tensor]:
-        """What an iteration from the seed on gives for the images as they are at the beginning."""
+        """What each batch gives from the seed on, without a step of the optimizer, as the images are at the beginning."""
         if self._are_mirrored:
             self.exchange_images()
-        return [leaf for leaf in tree_leaves(self._seeded(forward)) if isinstance(leaf, torch.Tensor)]
-
-    def _seeded(self, forward: Callable[..., Any]) -> list[Any]:
         torch_device.seed_everything(self._spec.seed)
-        return cast(list[Any], cloned(self._run_all(forward)))
+        found = [cloned(iterate(self._spec, self._model, forward, batch)) for batch in self._batches]
+        return [leaf for leaf in tree_leaves(found) if isinstance(leaf, torch.Tensor)]
 
     def _are_the_same_for_others(self, forward: Callable[..., Any]) -> list[bool]:
         """Of each batch."""
         found = []
         for _ in range(2):
-            found.append(self._seeded(forward))
+            torch_device.seed_everything(self._spec.seed)
+            found.append(cloned(self._run_all(forward)))
             self.exchange_images()
         return [
             all(map(torch.equal, *(filter(torch.is_tensor, tree_leaves(each)) for each in pair)))
@@ -181,11 +180,12 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
         iterations.exchange_images()  # what is kept of the images that were compiled with is wrong then
         judged = timed_output.judge(spec, model, forward, batches, eager_peak, setup.memory_bytes)
         reporter.columns(**judged)
+        if iterations.are_weights_written():  # before anything steps them
+            reporter.columns(timed_output_ok=False, timed_output_kind="written", timed_output_margin=math.inf)
         if judged["timed_reference"] != "none" and iterations.is_kept(forward):
             reporter.columns(timed_output_ok=False, timed_output_kind="kept", timed_output_margin=math.inf)
-        if iterations.are_weights_written():
-            reporter.columns(timed_output_ok=False, timed_output_kind="written", timed_output_margin=math.inf)
         reporter.columns(**backends.statistics())
+        iterations.begin_again()
         before = iterations.outputs(forward)
         reporter.stage("warmup")
         reporter.columns(warmup_iterations=timing.warm_up(lambda: iterations.timed(model) + iterations.timed(forward)))
