@@ -1,5 +1,7 @@
 """What users type: selections, values as text, files of their own; and mistakes, which are named before anything starts."""
 
+import os
+
 import pytest
 
 from conftest import ROOT
@@ -43,6 +45,13 @@ def test_what_figures_depend_on_is_said_before_and_with_every_speedup(project):
 def test_figures_of_other_threads_than_the_key_says_are_not_measured(options, project):
     refused = project.run(*options, code=1, models="test_vit", modes="inference", threads=3)
     assert "threads is 3, but Snakemake's own options, as --cores, give a cell 2; set threads=2" in refused
+    assert project.worker.starts() == []
+
+
+def test_more_threads_than_the_machine_has_cores_are_refused(project):
+    cores = len(os.sched_getaffinity(0)) + 1
+    refused = project.run("--cores", str(cores), code=1, models="test_vit", modes="inference", threads=cores)
+    assert f"threads is {cores}, but a cell is timed on {cores - 1} cores here (timing_lanes: 1)" in refused
     assert project.worker.starts() == []
 
 

@@ -97,16 +97,16 @@ def announce_conditions():
     if config["threads"] == "all" and not workflow.local_exec:
         sys.exit("threads is all, but the nodes of a cluster may differ in their cores; it must be a number or auto")
     lane = len(cpu_topology.lanes(SETTINGS.run.timing_lanes)[0])
-    if on_cpu and workflow.local_exec and threads > lane:
-        sys.exit(
-            f"threads is {threads}, but a cell is timed on {lane} cores here (timing_lanes: {SETTINGS.run.timing_lanes})"
-        )
     jobs = {job.rule.name: job for job in workflow.dag.needrun_jobs()}  # one of each rule tells
-    given = {jobs[name].threads for name in jobs if name in MEASURING} - {threads}
-    if on_cpu and given and not workflow.touch:
-        number = min(given)
+    given = {jobs[name].threads for name in jobs if name in MEASURING}
+    if on_cpu and given - {threads} and not workflow.touch:
+        number = min(given - {threads})
         sys.exit(
             f"threads is {threads}, but Snakemake's own options, as --cores, give a cell {number}; set threads={number}"
+        )
+    if on_cpu and workflow.local_exec and given and threads > lane:
+        sys.exit(
+            f"threads is {threads}, but a cell is timed on {lane} cores here (timing_lanes: {SETTINGS.run.timing_lanes})"
         )
     told = words(threads, *((SETTINGS.allocator, SETTINGS.relocate) if on_cpu else ()))
     print(f"each cell with {told}", file=sys.stderr)

@@ -71,7 +71,7 @@ def load(config: dict[str, Any], cores: int | None = None, devices: Callable[[st
     values = coerce(config, schema("config"))
     validate(values, "config", where="config")
     values |= {name: with_home(values[name]) for name in PATHS if values[name]}
-    for name in PATHS:
+    for name in ("baseline", "history_path"):
         if values[name] and {"{", "}"} & {*values[name]}:
             raise ConfigError(f"{name}: {values[name]!r} has a brace, which Snakemake takes for a wildcard; rename it")
     suite = values["suite"]
