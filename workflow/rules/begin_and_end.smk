@@ -99,8 +99,9 @@ def announce_conditions():
     lane = len(cpu_topology.lanes(SETTINGS.run.timing_lanes)[0])
     jobs = {job.rule.name: job for job in workflow.dag.needrun_jobs()}  # one of each rule tells
     given = {jobs[name].threads for name in jobs if name in MEASURING}
-    if on_cpu and given - {threads} and not workflow.touch:
-        number = min(given - {threads})
+    others = given - {threads}
+    if on_cpu and others and not workflow.touch:
+        number = min(others)
         sys.exit(
             f"threads is {threads}, but Snakemake's own options, as --cores, give a cell {number}; set threads={number}"
         )

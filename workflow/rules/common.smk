@@ -211,7 +211,8 @@ def cell_rows(wildcards):
 
 def all_results(wildcards):
     """What every run that measures leaves: rows by check, tables, what of them is in the history, and what is asked for
-    beside. The rows are named so that one that was deleted is measured again, although the tables exist.
+    beside. The rows are named so that a target without files of its own measures a deleted one again, although the tables
+    exist.
     """
     return {**cell_rows(wildcards), "tables": tables(), "recorded": RECORDED, "traces": traces(wildcards)}
 

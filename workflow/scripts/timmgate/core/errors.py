@@ -9,11 +9,15 @@ class ConfigError(ValueError):
     """What a person wrote cannot be meant: the message says what is wrong, where, and what would be right."""
 
 
+def near_matches(word: object, known: Collection[str]) -> list[str]:
+    """Up to three known words that are like `word`, the best first."""
+    return get_close_matches(str(word), known, n=3, cutoff=0.6)
+
+
 def did_you_mean(word: object, known: Collection[str]) -> str:
     """The near matches of `word` as the end of a sentence, or the known words if they are few and none is near."""
     known = list(known)
-    near = get_close_matches(str(word), known, n=3, cutoff=0.6)
-    if near:
+    if near := near_matches(word, known):
         return f"; did you mean {' or '.join(near)}?"
     return f"; known are {', '.join(known)}" if 0 < len(known) <= 20 else ""
 

@@ -36,6 +36,13 @@ OTHER_LOSS = "cotangent."
 OF_A_SAMPLE = ".sample"
 """End of the kind of a timed output that is wrong: of its worst sample."""
 
+NOT_COMPUTED = {
+    "kept": "the compiled program returned what it had computed of other images",
+    "written": "the compiled program has written to weights of the model",
+    "changed": "the compiled program gives another output after it was timed than before",
+}
+"""By kind of a timed output, what is wrong although what is computed may be right."""
+
 OUTPUTS = ("output", "prediction")
 """Kinds of leaves without which a cell is undecided."""
 

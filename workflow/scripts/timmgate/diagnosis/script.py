@@ -29,7 +29,7 @@ from timmgate.core.spec import (
     Spec,
     dynamic_batch_sizes,
 )
-from timmgate.core.verdict import OF_A_SAMPLE, OTHER_LOSS
+from timmgate.core.verdict import NOT_COMPUTED, OF_A_SAMPLE, OTHER_LOSS
 from timmgate.supervisor import study
 
 NAME = "repro.py"
@@ -111,7 +111,7 @@ def case(cell: Cell, row: Row, checks: Sequence[str]) -> Case:
         about["timed"] = row["timed_output_kind"] or ("gradient" if spec.options.training else "output")
         about["is_exact"] = row["timed_reference"] in ("fp64", None)
         about["judged_size"] = row["timed_output_batch_size"]
-        if about["timed"] in ("kept", "written", "changed"):
+        if about["timed"] in NOT_COMPUTED:
             about |= {"timed": "prediction" if spec.options.training else "output"}
             about["sentence"] = f"{about['sentence']} (which a call with new images, that is judged here, does not show)"
         return Case(rule="timed", limit=error / margin if is_known else AS_LARGE_AS_ITSELF, **about)
@@ -200,7 +200,7 @@ def text(case: Case, run: RunOptions, facts: Row, module: str | None = None) -> 
         loss_scale=f" / {LOSS_SCALE}" if spec.traits.scaled_loss else "",
         optimizer=_optimizer(spec) if rule == "dynamo" else None,
         learning_rate=LEARNING_RATE,
-        timed=case.timed.removesuffix(OF_A_SAMPLE),
+        timed=case.timed.removesuffix(OF_A_SAMPLE) if rule == "timed" else None,
         of_a_sample=case.timed.endswith(OF_A_SAMPLE),
         limit=case.limit,
     )

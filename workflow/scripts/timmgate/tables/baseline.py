@@ -13,7 +13,7 @@ from timmgate.config import history_path
 from timmgate.config.settings import Settings
 from timmgate.config.suites import Suite, lines
 from timmgate.core.build import RESERVED
-from timmgate.core.errors import ConfigError, did_you_mean
+from timmgate.core.errors import ConfigError, did_you_mean, near_matches
 from timmgate.core.schemas import PASSED, SHOWN_STATUS, STATUSES
 from timmgate.core.spec import Mode
 
@@ -208,9 +208,8 @@ def read(path: Path, column: str) -> dict[str, Expectation]:
         if model in expectations:
             raise ConfigError(f"{place}: the model {model!r} is listed twice")
         for name, status in ((column, accuracy), ("performance", performance)):
-            near = did_you_mean(status.lower(), list(STATUSES)) if status and status not in STATUSES else ""
-            if near.startswith("; did"):  # another suite may have words of its own
-                raise ConfigError(f"{place}: {name} is {status!r}{near}")
+            if status not in STATUSES and near_matches(status.lower(), STATUSES):  # others may have words of their own
+                raise ConfigError(f"{place}: {name} is {status!r}{did_you_mean(status.lower(), STATUSES)}")
         if accuracy or performance:
             expectations[model] = Expectation(accuracy or "pass", row.get("flaky") or None, performance or None)
     return expectations

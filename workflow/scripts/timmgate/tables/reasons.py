@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from timmgate.core.checks import CHECKS, EAGER_1ST
 from timmgate.core.plain_text import plain
 from timmgate.core.schemas import PASSED, SHOWN_STATUS
-from timmgate.core.verdict import MISMATCH, OUTPUTS
+from timmgate.core.verdict import MISMATCH, NOT_COMPUTED, OUTPUTS
 
 Row = Mapping[str, Any]
 
@@ -205,14 +205,6 @@ def _seeds(row: Row) -> Iterator[str]:
     seeds = row["strict_of_seeds"] or []
     if len(set(seeds)) > 1:
         yield f"it fails with {seeds.count('fail')} of {len(seeds)} seeds"
-
-
-NOT_COMPUTED = {
-    "kept": "the compiled program returned what it had computed of other images",
-    "written": "the compiled program has written to weights of the model",
-    "changed": "the compiled program gives another output after it was timed than before",
-}
-"""By `timed_output_kind`, what is wrong although what is computed may be right."""
 
 
 def _timed(row: Row) -> str:

@@ -241,12 +241,13 @@ def _settled(measurements: Measurements, column: str, runs: int, figure: Figure 
         return
     codes = np.where(rows >= 0, numbers[rows], -1)
     levels = changes.settled(codes)
-    steps = (levels[:, 1:] != levels[:, :-1]) & (levels[:, :-1] >= 0)
+    steps = _steps(levels)
     if figure is None:  # one that fails in another way each time fails
         fails = np.isin(np.arange(len(words)), [number for number, word in enumerate(words) if word in FAILED])
         failed = changes.settled(np.where(codes >= 0, fails[codes], -1))
-        turns = (failed[:, 1:] != failed[:, :-1]) & (failed[:, :-1] >= 0)
-        steps = turns | (steps & (fails[levels[:, 1:]] == fails[levels[:, :-1]]) & (fails[levels[:, 1:]] == failed[:, 1:]))
+        steps = _steps(failed) | (
+            steps & (fails[levels[:, 1:]] == fails[levels[:, :-1]]) & (fails[levels[:, 1:]] == failed[:, 1:])
+        )
         levels = np.where(fails[levels] == failed, levels, codes)
     width = rows.shape[1]
     steps[:, : max(0, width - 1 - runs)] = False
@@ -260,6 +261,12 @@ def _settled(measurements: Measurements, column: str, runs: int, figure: Figure 
             "before": str(before),
             "after": str(after),
         }
+
+
+def _steps(levels: np.ndarray) -> np.ndarray:
+    """Where a settled code is another one than at the position before."""
+    found: np.ndarray = (levels[:, 1:] != levels[:, :-1]) & (levels[:, :-1] >= 0)
+    return found
 
 
 def _class_of_count(figure: Figure, before: int, after: int) -> str:

@@ -230,7 +230,7 @@ def _sizes(eager: Result, reference: Result) -> dict[str, float]:
     found = {}
     for ours, exact in zip(eager, reference, strict=True):
         if ours.kind in GRADIENTS:
-            one, other = (torch_device.with_float64(torch_device.as_real(leaf.value)).double() for leaf in (ours, exact))
+            one, other = torch_device.wide(ours.value), torch_device.wide(exact.value)
             size, error = (float(each.square().mean().sqrt()) for each in (other, one - other))
             found |= {ours.name: size} if size > error else {}
     return found

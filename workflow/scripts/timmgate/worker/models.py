@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import platform
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -145,8 +146,13 @@ def state(model: torch.nn.Module) -> list[torch.Tensor]:
     return [*model.parameters(), *model.buffers()]
 
 
-@torch.no_grad()
 def set_state(model: torch.nn.Module, values: list[torch.Tensor]) -> None:
     """Copy the values of another `state` into that of the model."""
-    for tensor, value in zip(state(model), values, strict=True):
+    assign(state(model), values)
+
+
+@torch.no_grad()
+def assign(tensors: Iterable[torch.Tensor], values: Iterable[torch.Tensor]) -> None:
+    """Copy values into tensors, one for each."""
+    for tensor, value in zip(tensors, values, strict=True):
         tensor.copy_(value)

@@ -181,9 +181,9 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
         judged = timed_output.judge(spec, model, forward, batches, eager_peak, setup.memory_bytes)
         reporter.columns(**judged)
         if iterations.are_weights_written():  # before anything steps them
-            reporter.columns(timed_output_ok=False, timed_output_kind="written", timed_output_margin=math.inf)
+            report_wrong("written", reporter)
         if judged["timed_reference"] != "none" and iterations.is_kept(forward):
-            reporter.columns(timed_output_ok=False, timed_output_kind="kept", timed_output_margin=math.inf)
+            report_wrong("kept", reporter)
         reporter.columns(**backends.statistics())
         iterations.begin_again()
         before = iterations.outputs(forward)
@@ -193,8 +193,13 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
         reporter.stage("compare")
         iterations.begin_again()
         if timed_output.has_changed(spec, before, iterations.outputs(forward), judged):
-            reporter.columns(timed_output_ok=False, timed_output_kind="changed", timed_output_margin=math.inf)
+            report_wrong("changed", reporter)
     report(samples, sum(map(len, batches)), setup.cache.cold(), reporter)
+
+
+def report_wrong(kind: str, reporter: Reporter) -> None:
+    """What is wrong whatever the error of the timed output is; a word of `verdict.NOT_COMPUTED`."""
+    reporter.columns(timed_output_ok=False, timed_output_kind=kind, timed_output_margin=math.inf)
 
 
 def batch_sizes(spec: Spec, batch_size: int) -> list[int]:

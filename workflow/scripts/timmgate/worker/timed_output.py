@@ -15,7 +15,7 @@ import math
 import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -44,16 +44,12 @@ changed by.
 
 @dataclass(frozen=True)
 class Judgement:
-    """How far a `kind` of leaves is off: relative `error` against `reference`, and `margin`, that over what is allowed.
-
-    `images` are those of the batch.
-    """
+    """How far a `kind` of leaves is off: relative `error` against `reference`, and `margin`, that over what is allowed."""
 
     kind: str
     error: float
     margin: float
     reference: str
-    images: int = 0
 
 
 def judge(
@@ -69,17 +65,16 @@ def judge(
     `eager_peak_bytes` is the peak of an eager iteration over all of them, `memory_bytes` what the process may take.
     """
     room = images_that_fit(spec, model, batches, eager_peak_bytes, memory_bytes)
-    found = ((batch, _judge_batch(spec, model, forward, batch, room)) for batch in batches)
-    judgements = [replace(made, images=len(batch)) for batch, made in found if made]
+    judgements = [(made, len(batch)) for batch in batches if (made := _judge_batch(spec, model, forward, batch, room))]
     if not judgements:
         return {"timed_reference": "none"}
-    worst = max(judgements, key=lambda made: made.margin)
+    worst, images = max(judgements, key=lambda judged: judged[0].margin)
     return {
         "timed_output_ok": worst.margin <= 1.0,
         "timed_output_kind": worst.kind,
         "timed_output_error": worst.error,
         "timed_output_margin": worst.margin,
-        "timed_output_batch_size": worst.images,
+        "timed_output_batch_size": images,
         "timed_reference": worst.reference,
     }
 
@@ -90,8 +85,8 @@ def has_changed(spec: Spec, before: Sequence[Tensor], now: Sequence[Tensor], jud
         return False
     dtype = models.amp_dtype(spec) or models.cast_dtype(spec)
     allowed = rule(spec, has_reference=True).tolerance + ROUNDINGS * torch.finfo(dtype).eps
-    pairs = [pair for pair in zip(before, now, strict=True) if pair[0].is_floating_point()]
-    return any(relative_error([torch_device.as_real(one)], [torch_device.as_real(other)]) > allowed for other, one in pairs)
+    pairs = [map(torch_device.as_real, pair) for pair in zip(before, now, strict=True) if pair[0].is_floating_point()]
+    return any(relative_error([is_now], [was]) > allowed for was, is_now in pairs)
 
 
 def images_that_fit(
@@ -178,7 +173,7 @@ def computed(spec: Spec, model: torch.nn.Module, forward: Callable[..., Any], im
     before = [buffer.clone() for buffer in model.buffers()]
     returned = iterate(spec, model, forward, images)
     changes = [_change(*pair) for pair in zip(model.buffers(), before, strict=True) if pair[0].is_floating_point()]
-    _restore(model, before)
+    models.assign(model.buffers(), before)
     if not spec.options.training:
         return _outputs("output", returned)
     return {
@@ -192,12 +187,6 @@ def computed(spec: Spec, model: torch.nn.Module, forward: Callable[..., Any], im
 def _change(now: Tensor, before: Tensor) -> Tensor:
     """By how much a buffer has changed: what a batch adds to running statistics is small beside them."""
     return torch.where(now == before, torch.zeros_like(now), now - before)
-
-
-@torch.no_grad()
-def _restore(model: torch.nn.Module, before: Sequence[Tensor]) -> None:
-    for buffer, value in zip(model.buffers(), before, strict=True):
-        buffer.copy_(value)
 
 
 def _outputs(kind: str, returned: Any) -> Leaves:
@@ -273,8 +262,8 @@ def sample_error(leaves: list[Tensor], reference: list[Tensor]) -> float:
 
     One sample in the place of another is 1 or so, where the error of the whole is less the more samples there are.
     """
-    norms = torch.linalg.vector_norm((_wide(leaves[0]) - _wide(reference[0])).flatten(1), dim=1)
-    size = torch.linalg.vector_norm(_wide(reference[0])).item() / math.sqrt(len(norms))
+    norms = torch.linalg.vector_norm((torch_device.wide(leaves[0]) - torch_device.wide(reference[0])).flatten(1), dim=1)
+    size = torch.linalg.vector_norm(torch_device.wide(reference[0])).item() / math.sqrt(len(norms))
     largest = norms.max().item()
     return largest / size if size else 0.0 if largest == 0 else math.inf
 
@@ -296,17 +285,15 @@ def _distance(leaves: list[Tensor], others: list[Tensor], weights: Sequence[floa
     """Norm of the difference of two vectors, each leaf of it by its weight, in float64; inf where shapes differ."""
     if any(leaf.shape != other.shape for leaf, other in zip(leaves, others, strict=True)):
         return math.inf
-    norms = [torch.linalg.vector_norm(_wide(leaf) - _wide(other)).item() for leaf, other in zip(leaves, others, strict=True)]
+    norms = [
+        torch.linalg.vector_norm(torch_device.wide(leaf) - torch_device.wide(other)).item()
+        for leaf, other in zip(leaves, others, strict=True)
+    ]
     return math.hypot(*(norm * weight for norm, weight in zip(norms, weights or [1.0] * len(norms), strict=True)))
 
 
-def _wide(tensor: Tensor) -> Tensor:
-    """The tensor in float64."""
-    return torch_device.with_float64(tensor).double()
-
-
 def _quotient(distance: float, reference: list[Tensor]) -> float:
-    norm = math.hypot(*(torch.linalg.vector_norm(_wide(leaf)).item() for leaf in reference))
+    norm = math.hypot(*(torch.linalg.vector_norm(torch_device.wide(leaf)).item() for leaf in reference))
     if math.isnan(distance) or not norm:
         return 0.0 if distance == 0 else math.inf
     return distance / norm

@@ -71,6 +71,11 @@ def as_real(tensor: torch.Tensor) -> torch.Tensor:
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
+def wide(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor in float64, a complex one as its parts."""
+    return with_float64(as_real(tensor)).double()
+
+
 def synchronize(device: str) -> None:
     """Wait until everything that was launched on the device has finished."""
     if device != "cpu":
