@@ -83,6 +83,13 @@ def test_anything_but_two_builds_is_refused(builds, project):
     assert project.worker.entries() == []
 
 
+@pytest.mark.parametrize("builds", ["default", "default,other"])
+def test_a_baseline_that_there_is_not_is_refused(builds, project):
+    catalogue = {"build_catalogue": "{other: {}}", "builds": builds, "models": "test_vit"}
+    assert "baseline: there is no 'nowhere'" in project.run("compare", code=1, baseline="nowhere", **catalogue)
+    assert project.worker.entries() == []
+
+
 def test_one_build_is_compared_with_tables_of_an_earlier_run_without_measuring_again(compared, new_project, tmp_path):
     earlier = str(compared.folder / "results")
     later = new_project(tmp_path, config={**compared.config, "builds": "old", "baseline": earlier})
