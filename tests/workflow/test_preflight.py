@@ -57,7 +57,8 @@ def test_a_problem_ends_the_run_before_any_cell_and_the_next_run_works(impossibl
 def test_an_environment_that_does_not_answer_is_a_problem(project, monkeypatch):
     monkeypatch.setenv("FAKE_PREFLIGHT", "hang")
     printed = project.run(code=1, models="test_vit", timeout=3)
-    assert "cannot measure (limit of 3 s: it had not ended); logs/cpu/default/preflight.log has what it printed" in printed
+    ended = "limit of 3 s: it had not ended; the key timeout is the limit"
+    assert f"cannot measure ({ended}); logs/cpu/default/preflight.log has what it printed" in printed
     assert project.worker.starts() == []
     assert project.worker.alive() == []
 

@@ -1,5 +1,6 @@
 """Configuration, the requested cells, and the functions that the rules call. Runs in every job: imports nothing heavy."""
 
+import gc
 import json
 import math
 import os
@@ -26,6 +27,8 @@ from timmgate.system import gpus
 from timmgate.system.process_tree import RUN
 from timmgate.tables import baseline, outcome, quarantine
 
+# Hardly ever over all objects: of those of 10,000 jobs none can go, and looking costs a fifth of planning them.
+gc.set_threshold(700, 10, 1000)
 os.environ[RUN] = str(os.getpid())  # what jobs that we start here die with
 
 
@@ -61,7 +64,7 @@ with config_errors():
     SUITE = suites.read(SETTINGS.suite, build=BUILDS.get(DEFAULT))
     MODELS = suites.select(SUITE, SETTINGS.models, SETTINGS.exclude)
     MODELS = shards.select(MODELS, SUITE.cost, SETTINGS.shard)
-    if SETTINGS.history_path:
+    if SETTINGS.history_path and workflow.is_main_process:
         history_path.refuse(Path(SETTINGS.history_path))
 
 TIMM = next((each.version for each in distributions(name="timm")), None)  # where the workflow runs, which fetches weights

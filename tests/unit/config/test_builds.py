@@ -104,10 +104,11 @@ def test_a_program_that_does_not_start_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "sentence"),
     [
-        (["echo 'first' >&2", "echo 'no libpython' >&2", "exit 127"], "could not say what it has: no libpython"),
-        (["exit 4"], "could not say what it has: exit code 4"),
-        (["echo hello"], "could not say what it has: exit code 0"),
-        (["kill -9 $$"], "could not say what it has: exit code -9"),
+        (["echo 'first' >&2", "echo 'no libpython' >&2", "exit 127"], "is no Python: no libpython"),
+        (["exit 4"], "is no Python: exit code 4"),
+        (["echo hello"], "is no Python: exit code 0"),
+        (["kill -9 $$"], "is no Python: exit code -9"),
+        (["echo Python 3 11", "echo 'no disk' >&2", "exit 1"], "could not say what it has: no disk"),
     ],
 )
 def test_a_program_that_is_no_python_is_refused(lines, sentence, python, tmp_path):

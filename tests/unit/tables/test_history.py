@@ -119,6 +119,17 @@ def test_a_file_is_no_history(tmp_path):
         history_path.refuse(tmp_path / "file")
 
 
+@pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: b"", lambda data: data[4:], lambda data: b"PAR"])
+def test_a_history_with_a_file_that_is_cut_off_is_refused_before_anything_is_measured(damage, tmp_path):
+    for number in range(2):
+        history.record(table(cell("a", number)), tmp_path, night(number))
+    history_path.refuse(tmp_path)
+    file = max(tmp_path.rglob("*.parquet"))
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ConfigError, match=f"{file.name}' is no whole Parquet file"):
+        history_path.refuse(tmp_path)
+
+
 def test_there_must_be_something_to_ask(tmp_path):
     with pytest.raises(ConfigError, match="without the key history_path"):
         history_path.to_ask(None)

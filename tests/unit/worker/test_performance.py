@@ -152,6 +152,28 @@ def test_a_right_program_keeps_computing_the_same_though_an_optimizer_steps_the_
     assert columns["timed_output_ok"] is True and columns["timed_output_margin"] < 1
 
 
+def test_eager_is_timed_in_its_own_precision_whatever_a_compiler_tells_torch(compiler, monkeypatch):
+    seen, collect = [], performance.timing.collect
+
+    def coarser(model):
+        torch.set_float32_matmul_precision("medium")
+        torch.set_autocast_enabled("cpu", True)
+        return lambda images: model(images)
+
+    def now():
+        return torch.get_float32_matmul_precision(), torch.is_autocast_enabled("cpu")
+
+    def look_and_collect(*given, **named):
+        seen.append(now())
+        return collect(*given, **named)
+
+    monkeypatch.setattr(performance.timing, "collect", look_and_collect)
+    before = now()
+    compiler(coarser)
+    measure(spec())
+    assert seen == [before]
+
+
 def test_a_program_that_writes_to_a_weight_is_wrong(compiler):
     def forgets(model):
         def forward(images):

@@ -89,7 +89,7 @@ def find(cache: Path, label: str = DEFAULT, options: BuildOptions | None = None)
     try:
         facts = json.loads(answer.stdout if answer.returncode == 0 else "")
     except ValueError:
-        problem = _age_problem(python) or f"{python} could not say what it has: {last_words(answer)}"
+        problem = _problem(python) or f"{python} could not say what it has: {last_words(answer)}"
         raise ConfigError(f"{where}: {problem}") from None
     return Build(label, replace(options, python=options.python and python), facts)
 
@@ -112,11 +112,15 @@ def program(options: BuildOptions, label: str) -> str:
     raise ConfigError(f"{where}, which {reason}; it must be the path of an environment's Python, as in ~/nightly/bin/python")
 
 
-def _age_problem(python: str) -> str | None:
-    """That a Python is too old for a worker; None if it is not, or is no Python."""
-    code = f"import sys; sys.exit(0 if sys.version_info >= {OLDEST_PYTHON} else {MISSING})"
-    too_old = subprocess.run([python, "-c", code], stdin=subprocess.DEVNULL, capture_output=True).returncode == MISSING
-    return f"{python} is older than Python {'.'.join(map(str, OLDEST_PYTHON))}" if too_old else None
+def _problem(python: str) -> str | None:
+    """That a program is no Python, or one that is too old for a worker; None if it is neither."""
+    code = "import sys; sys.stdout.write('Python %d %d' % sys.version_info[:2])"
+    said = subprocess.run([python, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+    word, *version = said.stdout.split() or [""]
+    if word != "Python":
+        return f"{python} is no Python: {last_words(said)}"
+    is_old = tuple(map(int, version)) < OLDEST_PYTHON
+    return f"{python} is older than Python {'.'.join(map(str, OLDEST_PYTHON))}" if is_old else None
 
 
 def save(builds: Iterable[Build], folder: Path) -> None:

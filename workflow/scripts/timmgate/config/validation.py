@@ -175,6 +175,8 @@ def _sentence(error: "ValidationError") -> str:
         case "minimum" | "exclusiveMinimum":
             relation = "at least" if error.validator == "minimum" else "more than"
             return f"{subject}; it must be {relation} {limit}"
+        case "maximum":
+            return f"{subject}; it must be at most {limit}"
         case "minItems" | "minLength" | "minProperties":
             return f"{subject}; it must not be empty"
         case "pattern":

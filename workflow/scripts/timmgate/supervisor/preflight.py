@@ -114,7 +114,9 @@ def ask(question: Question, run: RunOptions, log: Path) -> Answer:
         end = run_once(lambda _: command, slots, limits, stream, run.build.env)
     if question.answer.is_file():
         return Answer.from_json(question.answer.read_text(encoding="utf-8"))
-    return Answer([f"{command[0]} cannot measure ({classify(end)}); {log} has what it printed"])
+    verdict = classify(end)
+    limit = "; the key timeout is the limit" if verdict.status == "timeout" else ""
+    return Answer([f"{command[0]} cannot measure ({verdict}{limit}); {log} has what it printed"])
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ def settings_kept() -> Iterator[None]:
     """Have the precision of matrix products, autocast and gradients that there were, whatever a compiler makes of them.
 
     Else eager, and the null runs that a program is held against, would compute as coarsely as a compiler may have told
-    torch to.
+    torch to, and eager would be timed so.
     """
     modes = {device: (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)) for device in ("cpu", "cuda")}
     has_gradients, precisions = torch.is_grad_enabled(), None
