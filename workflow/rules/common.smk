@@ -16,7 +16,7 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, f"{workflow.basedir}/workflow/scripts")
 
-from timmgate.config import builds, cells, history_path, memory_estimate, settings, shards, suites, validation
+from timmgate.config import builds, cells, history_path, memory_estimate, registry, settings, shards, suites, validation
 from timmgate.core.build import DEFAULT
 from timmgate.core.checks import CHECKS
 from timmgate.core.errors import ConfigError
@@ -118,6 +118,7 @@ def all_expectations():
         return baseline.load(SETTINGS, SUITE, Path(workflow.basedir, "config", "expected"))
 
 
+@cache
 def measured_baseline(any_device=False):
     """The measured tables that the gate or a comparison holds results against, which may be of `any_device`; None without."""
     with config_errors():
@@ -126,9 +127,12 @@ def measured_baseline(any_device=False):
 
 def quarantined():
     """The entries of the quarantine."""
-    modes = SETTINGS.catalogue[FIRST_BUILD]
+    if not SETTINGS.quarantine:
+        return []
     with config_errors():
-        return quarantine.load(Path(SETTINGS.quarantine), modes, SETTINGS.all_builds) if SETTINGS.quarantine else []
+        known = registry.load(Path(".cache"), BUILDS[FIRST_BUILD])
+        models = {*SUITE.models, *known.architectures, *known.tagged}
+        return quarantine.load(Path(SETTINGS.quarantine), SETTINGS.catalogue[FIRST_BUILD], models, SETTINGS.all_builds)
 
 
 def expectations():

@@ -612,7 +612,9 @@ HEADER = "mode\tmodel\tcheck\tissue\tuntil"
 def entries(tmp_path):
     def load(*lines):
         (tmp_path / "flaky.tsv").write_text("\n".join(lines) + "\n")
-        return quarantine.load(tmp_path / "flaky.tsv", ["inference", "training"], ["default", "nightly"])
+        return quarantine.load(
+            tmp_path / "flaky.tsv", ["inference", "training"], ["a", "b", "test_vit"], ["default", "nightly"]
+        )
 
     return load
 
@@ -661,6 +663,8 @@ def test_an_entry_covers_its_own_build_alone(judged, entries):
         ([HEADER, "inference\ta\t\t\t2026-12-31"], "line 2: the issue is missing"),
         ([HEADER, "inference\ta\t\t#1\tsoon"], "line 2: until is 'soon'; it must be a date, as in 2026-12-31"),
         ([HEADER, "inferense\ta\t\t#1\t2026-12-31"], "no mode 'inferense'; did you mean inference"),
+        ([HEADER, "inference\ttest_vitt\t\t#1\t2026-12-31"], "no model 'test_vitt'; did you mean test_vit"),
+        ([HEADER, "inference\tresnet*\t\t#1\t2026-12-31"], "no model 'resnet\\*'"),
         ([f"build\t{HEADER}", "nightli\tinference\ta\t\t#1\t2026-12-31"], "no build 'nightli'; did you mean nightly"),
         ([HEADER, "inference\ta\tspeed\t#1\t2026-12-31"], "no check 'speed'"),
     ],

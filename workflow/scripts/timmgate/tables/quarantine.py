@@ -1,6 +1,6 @@
 """Cells that may differ from the baseline for a while: a table with an issue and a date for each. Imports nothing heavy."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import date
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -33,8 +33,11 @@ class Entry(NamedTuple):
         return all(fnmatchcase(*pair) for pair in names) and self.check in (None, check)
 
 
-def load(path: Path, modes: Collection[str], builds: Collection[str]) -> list[Entry]:
-    """The entries of a tab-separated table; `modes` and `builds` are those of the catalogues. Raises ConfigError."""
+def load(path: Path, modes: Collection[str], models: Collection[str], builds: Collection[str]) -> list[Entry]:
+    """The entries of a tab-separated table; `modes` and `builds` are those of the catalogues, `models` all that there are.
+
+    Raises ConfigError.
+    """
     if not path.is_file():
         raise ConfigError(f"quarantine: there is no file {str(path)!r}")
     rows = lines(path, lambda line: line.split("\t"), "a quarantine is a table in tab-separated text")
@@ -50,18 +53,19 @@ def load(path: Path, modes: Collection[str], builds: Collection[str]) -> list[En
     for row_place, cells in rows:
         if len(cells) > len(header):
             raise ConfigError(f"{row_place}: the row has {len(cells)} cells, the header {len(header)}")
-    return [_entry(place, dict(zip(header, cells, strict=False)), modes, builds) for place, cells in rows]
+    known = {"mode": modes, "model": models, "build": builds}
+    return [_entry(place, dict(zip(header, cells, strict=False)), known) for place, cells in rows]
 
 
-def _entry(place: str, row: dict[str, str], modes: Collection[str], builds: Collection[str]) -> Entry:
+def _entry(place: str, row: dict[str, str], known: Mapping[str, Collection[str]]) -> Entry:
     for name in COLUMNS:
         if name not in OPTIONAL and not row.get(name):
             raise ConfigError(f"{place}: the {name} is missing")
-    if not any(fnmatchcase(mode, row["mode"]) for mode in modes):
-        raise ConfigError(f"{place}: there is no mode {row['mode']!r}{did_you_mean(row['mode'], modes)}")
     build = row.get("build") or "*"
-    if not any(fnmatchcase(label, build) for label in builds):
-        raise ConfigError(f"{place}: there is no build {build!r}{did_you_mean(build, builds)}")
+    for name, names in known.items():
+        pattern = build if name == "build" else row[name]
+        if not any(fnmatchcase(each, pattern) for each in names):
+            raise ConfigError(f"{place}: there is no {name} {pattern!r}{did_you_mean(pattern, names)}")
     if row.get("check") and row["check"] not in CHECKS:
         raise ConfigError(f"{place}: there is no check {row['check']!r}{did_you_mean(row['check'], CHECKS)}")
     try:
