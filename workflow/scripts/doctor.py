@@ -10,8 +10,11 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
-    devices = fitness.ask_gpus(gpus.names("cuda")) if snakemake.params.device == "cuda" else []
-    found = fitness.findings(snakemake.threads, gpus=devices)
+    found = []
+    if snakemake.params.device == "cuda":
+        uuids = gpus.visible()
+        found += [*fitness.of_cuda(uuids, gpus.AMD.is_file()), *fitness.of_gpus(fitness.ask_gpus(uuids))]
+    found += fitness.findings(snakemake.threads)
     text = doctor.text(found, machine.facts())
     Path(snakemake.log[0]).write_text(text, encoding="utf-8")
     print(text, end="", flush=True)

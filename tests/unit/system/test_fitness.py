@@ -112,12 +112,17 @@ def test_gpus_tell_why_they_are_slow_and_who_uses_them(smi):
     smi(SMI)
     gpus = fitness.ask_gpus(["GPU-a", "GPU-b"])
     assert gpus == [Gpu("GPU-a", (), (41, 42)), Gpu("GPU-b", ("hw_slowdown", "sw_power_cap"), ())]
-    said = [finding.what for gpu in gpus for finding in fitness.of_gpu(gpu)]
+    said = [finding.what for finding in fitness.of_gpus(gpus)]
     assert said == [
         "GPU-a: other processes use it: 41, 42",
         "GPU-b: its clock is low: the hardware slows it down",
         "GPU-b: its clock is low: its power is capped",
     ]
+
+
+@pytest.mark.parametrize(("uuids", "has_amd", "findings"), [([], False, 1), ([], True, 0), (["GPU-a"], False, 0)])
+def test_cuda_without_a_gpu_is_told(uuids, has_amd, findings):
+    assert len([*fitness.of_cuda(uuids, has_amd)]) == findings
 
 
 @pytest.mark.parametrize("script", ["#!/bin/sh\nexit 9\n", "#!/bin/sh\n", "no program"])

@@ -47,7 +47,7 @@ class Gpu:
     processes: tuple[int, ...]
 
 
-def findings(threads: int, root: Path = machine.ROOT, gpus: Sequence[Gpu] = ()) -> list[Finding]:
+def findings(threads: int, root: Path = machine.ROOT) -> list[Finding]:
     """All that there is to say of this machine, for cells of so many threads; it takes `LOOK_S`."""
     facts, before = machine.facts(root), machine.process_times(root)
     time.sleep(LOOK_S)
@@ -57,7 +57,6 @@ def findings(threads: int, root: Path = machine.ROOT, gpus: Sequence[Gpu] = ()) 
         *of_cores(facts, threads, cpu_topology.physical()),
         *of_others(facts, busy),
         *of_heat(machine.hot_zones(root), machine.throttles(root)),
-        *(finding for gpu in gpus for finding in of_gpu(gpu)),
     ]
 
 
@@ -120,13 +119,25 @@ def of_heat(zones: Sequence[tuple[str, float, float]], throttles: int | None) ->
         )
 
 
-def of_gpu(gpu: Gpu) -> Iterator[Finding]:
-    """What is wrong with a GPU."""
-    if gpu.processes:
-        named = ", ".join(map(str, gpu.processes))
-        yield Finding(f"{gpu.uuid}: other processes use it: {named}", "end them, or leave it out of CUDA_VISIBLE_DEVICES")
-    for reason in gpu.reasons:
-        yield Finding(f"{gpu.uuid}: its clock is low: {SLOW_FOR[reason][0]}", SLOW_FOR[reason][1])
+def of_cuda(uuids: Sequence[str], has_amd: bool) -> Iterator[Finding]:
+    """That CUDA has no GPU: NVIDIA's driver shows none of these UUIDs, and there is not AMD's, whose GPUs show none."""
+    if not uuids and not has_amd:
+        yield Finding(
+            "nothing can be measured on cuda: NVIDIA's driver shows no GPU",
+            "look at nvidia-smi and CUDA_VISIBLE_DEVICES; a container needs the GPUs of its host (docker run --gpus all)",
+        )
+
+
+def of_gpus(gpus: Sequence[Gpu]) -> Iterator[Finding]:
+    """What is wrong with each GPU."""
+    for gpu in gpus:
+        if gpu.processes:
+            named = ", ".join(map(str, gpu.processes))
+            yield Finding(
+                f"{gpu.uuid}: other processes use it: {named}", "end them, or leave it out of CUDA_VISIBLE_DEVICES"
+            )
+        for reason in gpu.reasons:
+            yield Finding(f"{gpu.uuid}: its clock is low: {SLOW_FOR[reason][0]}", SLOW_FOR[reason][1])
 
 
 def ask_gpus(uuids: Sequence[str]) -> list[Gpu]:

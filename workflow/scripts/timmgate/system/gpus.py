@@ -27,9 +27,11 @@ DRIVER_TIMEOUT_S = 60.0
 """Longest wait for the driver's answer. A choice: hosts with many GPUs take some seconds to start them all."""
 
 
+AMD = Path("/sys/module/amdgpu/version")
+
 DRIVER_FILES = {
     Path("/proc/driver/nvidia/version"): re.compile(r"Kernel Module\s.*?\s(\d+(?:\.\d+)+)"),
-    Path("/sys/module/amdgpu/version"): re.compile(r"(\S+)"),
+    AMD: re.compile(r"(\S+)"),
 }
 """Where kernels tell the version of a driver, and how to read it."""
 
