@@ -185,7 +185,7 @@ def test_null_runs_say_what_is_healthy_in_training_and_only_where_eager_alone_do
     memory(PLENTY)
     runs = []
 
-    def rounded_differently(measured, model, images):
+    def rounded_differently(measured, model, images, reference):
         leaves = timed_output.computed(measured, model, model, images)
         runs.append({kind: [leaf * (1 + null_error) for leaf in each] for kind, each in leaves.items()})
         return runs
@@ -195,6 +195,37 @@ def test_null_runs_say_what_is_healthy_in_training_and_only_where_eager_alone_do
     assert judge(training)["timed_output_ok"] and not runs
     columns = judge(training, lambda model: lambda images: 1.05 * model(images))
     assert (columns["timed_output_ok"], len(runs)) == (passes, 1), columns
+
+
+class AtTheKink(torch.nn.Module):
+    """A ReLU and a linear head; some of what the ReLU gets of the images that `judge` takes is 0."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        images, fixed = torch.randn(IMAGES, 3, 8, 8), torch.zeros(IMAGES, 3, 8, 8)
+        fixed[:8, :, 0, 0] = images[:8, :, 0, 0]
+        self.register_buffer("fixed", fixed)
+        self.head = torch.nn.Linear(3 * 8 * 8, 10)
+
+    def forward(self, images, rounding=0.0):
+        return self.head((images * (1 + rounding) - self.fixed[: len(images)]).relu().flatten(1))
+
+
+@pytest.mark.parametrize(("room", "reference"), [(PLENTY, "fp64"), (8, "extrapolated")])
+@pytest.mark.parametrize(
+    ("are_looked_for", "factor", "passes"), [(True, 1.0, True), (False, 1.0, False), (True, 1.1, False)]
+)
+def test_a_gradient_may_jump_where_rounding_crosses_a_kink(
+    memory, monkeypatch, room, reference, are_looked_for, factor, passes
+):
+    training = spec(training=True)
+    memory(room if room == PLENTY else room_for(room, training))
+    if not are_looked_for:
+        monkeypatch.setattr(timed_output, "with_kinks_crossed", lambda *_: [])
+    columns = judge(training, lambda model: lambda images: factor * model(images, 2**-22), model=AtTheKink())
+    assert columns["timed_reference"] == reference
+    assert columns["timed_output_ok"] is passes, columns
 
 
 def test_a_backend_that_is_wrong_at_any_other_batch_size_than_8_passes_the_accuracy_check_and_fails_the_performance_check(
