@@ -61,9 +61,8 @@ def _entry(place: str, row: dict[str, str], known: Mapping[str, Collection[str]]
     for name in COLUMNS:
         if name not in OPTIONAL and not row.get(name):
             raise ConfigError(f"{place}: the {name} is missing")
-    build = row.get("build") or "*"
     for name, names in known.items():
-        pattern = build if name == "build" else row[name]
+        pattern = row.get(name) or "*"
         if not any(fnmatchcase(each, pattern) for each in names):
             raise ConfigError(f"{place}: there is no {name} {pattern!r}{did_you_mean(pattern, names)}")
     if row.get("check") and row["check"] not in CHECKS:
@@ -72,4 +71,6 @@ def _entry(place: str, row: dict[str, str], known: Mapping[str, Collection[str]]
         until = date.fromisoformat(row["until"])
     except ValueError:
         raise ConfigError(f"{place}: until is {row['until']!r}; it must be a date, as in 2026-12-31") from None
-    return Entry(row["mode"], row["model"], row.get("check") or None, row["issue"], until.isoformat(), build)
+    return Entry(
+        row["mode"], row["model"], row.get("check") or None, row["issue"], until.isoformat(), row.get("build") or "*"
+    )

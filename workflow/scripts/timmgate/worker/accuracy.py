@@ -90,7 +90,7 @@ def run_compiled(
 ) -> tuple[Run, Result]:
     """Compile a copy of the model, and run it; the arguments are as of `run_program`."""
     compiled = copy.deepcopy(model)
-    with torch_device.settings_kept(), backends.compiling(spec, setup.cache, reporter) as first_iteration:
+    with backends.compiling(spec, setup.cache, reporter) as first_iteration:
         forward = backends.compile_model(spec, compiled, images)
         reporter.stage("run")
 

@@ -243,7 +243,7 @@ def compiling(spec: Spec, cache: Cache, reporter: Reporter) -> Iterator[FirstIte
     """Compile from nothing but what is in the cache, and report the stage `compile` while dynamo compiles, `run` in between.
 
     What belongs to the toolchain is built before the clock starts; where that fails, compiling will say so. An exception
-    leaves the stage that it was raised in.
+    leaves the stage that it was raised in. Torch's settings are afterwards as they were.
     """
 
     def begin(_: Any) -> None:
@@ -265,7 +265,8 @@ def compiling(spec: Spec, cache: Cache, reporter: Reporter) -> Iterator[FirstIte
     callback_handler.register_end_callback(end)
     first_iteration = FirstIteration(spec.device, reporter.clock, is_new)
     try:
-        yield first_iteration
+        with torch_device.settings_kept():
+            yield first_iteration
     finally:
         callback_handler.clear()
     if is_new:

@@ -109,6 +109,11 @@ def cast_dtype(spec: Spec) -> torch.dtype:
     return CAST_DTYPES.get(spec.options.precision, torch.float32)
 
 
+def computing_dtype(spec: Spec) -> torch.dtype:
+    """The dtype of convolutions and matrix products."""
+    return amp_dtype(spec) or cast_dtype(spec)
+
+
 def amp_dtype(spec: Spec) -> torch.dtype | None:
     """The dtype of autocast, or None where the model runs without it.
 

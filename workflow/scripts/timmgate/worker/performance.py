@@ -217,7 +217,7 @@ def compile_cold_and_warm(
 ) -> Callable[..., Any]:
     """The compiled model, compiled last with a cache that was filled before, here or by the other check."""
     while True:
-        with torch_device.settings_kept(), backends.compiling(spec, cache, reporter) as first:
+        with backends.compiling(spec, cache, reporter) as first:
             forward = backends.compile_model(spec, model, images)
             reporter.stage("run")
             iterations.run(forward)

@@ -99,7 +99,7 @@ def dynamo_limits(spec: Spec, model: nn.Module, images: Tensor) -> Limits:
     reference = accuracy.run_exact(spec, model, images).leaves
     eager = iterations.run(spec, copy.deepcopy(model), images).leaves
     found = {leaf.leaf: leaf for leaf in compare_leaves(eager, eager, reference, accuracy.rule(spec, True))}
-    scales = Reference(reference, strict_verdict.computing_dtype(spec)).scales()
+    scales = Reference(reference, models.computing_dtype(spec)).scales()
     return {
         name: [scale, found[name].allowed_error / scale]
         for name, scale in scales.items()

@@ -105,7 +105,7 @@ class Judge:
 def families_of_a_module(spec: Spec, inputs: torch.Tensor) -> list[str]:
     """Families of null runs that apply to a module by itself, which is called with these inputs first."""
     without = {*OF_A_WHOLE, *(["memory_format"] if inputs.ndim != 4 else [])}
-    return [family for family in null_runs.default_families(computing_dtype(spec)) if family not in without]
+    return [family for family in null_runs.default_families(models.computing_dtype(spec)) if family not in without]
 
 
 def examine(spec: Spec, model: torch.nn.Module, images: torch.Tensor, compiled: list[Leaf]) -> CellVerdict:
@@ -130,7 +130,7 @@ def prepare(spec: Spec, model: torch.nn.Module, images: torch.Tensor, families: 
 
 
 def _without_kinks(spec: Spec, model: torch.nn.Module, images: torch.Tensor, families: list[str] | None = None) -> Judge:
-    one, dtype = partial(run, spec), computing_dtype(spec)
+    one, dtype = partial(run, spec), models.computing_dtype(spec)
     try:
         leaves, is_exact = null_runs.reference(one, model, images, dtype), True
     except Exception:
@@ -171,11 +171,6 @@ def measured(runs: Iterable[tuple[str, list[Leaf]]], reference: Reference) -> li
 def gmacs(spec: Spec, model: torch.nn.Module, images: torch.Tensor) -> float:
     """Multiply-accumulate operations of a run in 1e9; a backward pass has twice those of the forward pass."""
     return flops.count(model, images[:1]).get("gmacs", 0.0) * len(images) * (6 if spec.options.training else 1)
-
-
-def computing_dtype(spec: Spec) -> torch.dtype:
-    """The dtype of convolutions and matrix products."""
-    return models.amp_dtype(spec) or models.cast_dtype(spec)
 
 
 def after_seeds(first: CellVerdict, again: Examination, seed: int) -> tuple[verdict.Strict, list[verdict.Strict]]:

@@ -83,7 +83,7 @@ def has_changed(spec: Spec, before: Sequence[Tensor], now: Sequence[Tensor], jud
     """Whether a program computes something else than when it was `judged`: by more than the tolerance and some roundings."""
     if judged["timed_reference"] == "none" or not judged["timed_output_ok"]:
         return False
-    dtype = models.amp_dtype(spec) or models.cast_dtype(spec)
+    dtype = models.computing_dtype(spec)
     allowed = rule(spec, has_reference=True).tolerance + ROUNDINGS * torch.finfo(dtype).eps
     pairs = [map(torch_device.as_real, pair) for pair in zip(before, now, strict=True) if pair[0].is_floating_point()]
     return any(relative_error([is_now], [was]) > allowed for was, is_now in pairs)
@@ -228,14 +228,14 @@ def rounded_differently(spec: Spec, model: torch.nn.Module, images: Tensor, refe
     """In training, what null runs compute: a gradient jumps where rounding takes an element over the kink of a ReLU."""
     if not spec.options.training:
         return iter(())
-    run, dtype = partial(_computed_as_leaves, spec), models.amp_dtype(spec) or models.cast_dtype(spec)
+    run, dtype = partial(_computed_as_leaves, spec), models.computing_dtype(spec)
     runs = null_runs.null_runs(run, model, images, dtype, spec.seed, NULL_RUNS)
     return (_by_kind(leaves) for _, leaves in runs)
 
 
 def with_kinks_crossed(spec: Spec, model: torch.nn.Module, images: Tensor, reference: Leaves) -> Iterator[Leaves]:
     """In training in float32, `reference` with what crossing kinks does to gradients: few null runs cross the same ones."""
-    run, dtype = partial(_computed_as_leaves, spec), models.amp_dtype(spec) or models.cast_dtype(spec)
+    run, dtype = partial(_computed_as_leaves, spec), models.computing_dtype(spec)
     runs = null_runs.kinks(run, model, images, dtype, spec.seed, _as_leaves(reference))
     return (_by_kind(leaves) for _, leaves in runs)
 
