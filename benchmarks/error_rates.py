@@ -4,8 +4,9 @@
     python benchmarks/error_rates.py results/cpu/pairs/a..b [more folders, of other times of the day]
 
 Both builds are the same, so that every process measured the same thing: a bank. Out of it, comparisons are drawn: for each
-cell twice as many whole processes of one folder as a build gets, half of them called the second build, whose compiled times
-are made longer by what is planted. Each goes through the very test that `snakemake compare` does. What is counted:
+cell as many turns of two processes of one folder as a comparison has, in each of which one of the two by lot is called the
+second build, whose compiled times are made longer by what is planted. Each goes through the very test that `snakemake
+compare` does. What is counted:
 
 * planted 0 %: false verdicts on times, and how often the interval contains 0
 * planted 1, 2 and 3 %: how often `slower` is found, and how often the interval contains what was planted
@@ -22,10 +23,13 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from timmgate.tables import comparison, pairs, parquet
+from timmgate.tables.pairs import BY_BLOCK
 from timmgate.tables.repeats import wilson
 
 PLANTED = (0.0, 0.01, 0.02, 0.03)
 FIGURES = ("relative_time", "eager_ms", "compiled_ms")
+LONGER = ("compiled_ms", BY_BLOCK["compiled_ms"], BY_BLOCK["relative_time"])
+"""Columns of the second build's process that a planted change makes larger."""
 
 Row = dict[str, Any]
 Bank = dict[str, list[list[Row]]]
@@ -41,17 +45,23 @@ def read(folders: Sequence[Path]) -> Bank:
     return bank
 
 
+def turns(rows: Sequence[Row]) -> list[list[Row]]:
+    """The two processes of each turn."""
+    by_turn: dict[int, list[Row]] = {}
+    for row in rows:
+        by_turn.setdefault(row["turn"], []).append(row)
+    return [both for both in by_turn.values() if len(both) == 2]
+
+
 def draw(bank: Bank, processes: int, planted: float, rng: np.random.Generator) -> list[Row]:
     """The rows of one comparison."""
     drawn = []
     for blocks in bank.values():
-        rows = blocks[rng.integers(len(blocks))]
-        chosen = rng.choice(len(rows), 2 * processes, replace=False)
-        for place, number in enumerate(chosen):
-            is_after = place % 2 == 1
-            factor = 1 + planted if is_after else 1.0
-            own = {"build": "after" if is_after else "before", "turn": place // 2, "position": place}
-            drawn.append({**rows[number], **own, "compiled_ms": rows[number]["compiled_ms"] * factor})
+        of_block = turns(blocks[rng.integers(len(blocks))])
+        for turn, number in enumerate(rng.choice(len(of_block), processes, replace=False)):
+            before, after = rng.permutation(np.array(of_block[number], dtype=object))
+            longer = {name: after[name] and after[name] * (1 + planted) for name in LONGER}
+            drawn += [{**before, "build": "before", "turn": turn}, {**after, **longer, "build": "after", "turn": turn}]
     return drawn
 
 
@@ -76,11 +86,11 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=500, help="comparisons for each planted change")
     asked, rng = parser.parse_args(), np.random.default_rng(0)
     bank = read(asked.folders)
-    few = [cell for cell, blocks in bank.items() if min(map(len, blocks)) < 2 * asked.processes]
+    few = [cell for cell, blocks in bank.items() if min(len(turns(rows)) for rows in blocks) < asked.processes]
     if few or not bank:
-        parser.error(f"{few[0] if few else 'the bank'} has fewer than {2 * asked.processes} processes in a folder")
+        parser.error(f"{few[0] if few else 'the bank'} has fewer than {asked.processes} turns in a folder")
     sizes = [len(rows) for blocks in bank.values() for rows in blocks]
-    print(f"{len(bank)} cells, {sum(sizes)} processes; {asked.draws} comparisons of {asked.processes} each")
+    print(f"{len(bank)} cells, {sum(sizes)} processes; {asked.draws} comparisons of {asked.processes} turns each")
     for planted in PLANTED:
         rows = [row for _ in range(asked.draws) for row in judge(draw(bank, asked.processes, planted, rng))]
         print(f"{planted:.0%} slower" if planted else "no change")

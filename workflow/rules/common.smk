@@ -189,6 +189,11 @@ def memory_mb(wildcards, threads, attempt):
     return memory_of(wildcards, threads, SETTINGS.checks, min(attempt, 2))
 
 
+def memory_of_pair_mb(wildcards, threads, attempt):
+    """The same of a job that has two workers at once."""
+    return 2 * memory_mb(wildcards, threads, attempt) - memory_estimate.SUPERVISION_MB
+
+
 def memory_left_mb(wildcards, threads, attempt):
     """The same of a measurement, whose last attempt only writes the row."""
     return memory_mb(wildcards, threads, attempt) if attempts_left(wildcards, attempt) else memory_estimate.SUPERVISION_MB

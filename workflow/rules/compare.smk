@@ -41,9 +41,10 @@ rule pair:
     retries: 2  # of a job that was killed
     conda:
         "../envs/timmgate.yaml"
-    threads: SETTINGS.run.threads
+    threads: 2 * SETTINGS.run.threads
     resources:
-        **WORKER_RESOURCES,
+        **{**WORKER_RESOURCES, "mem_mb": memory_of_pair_mb},
+        worker_threads=SETTINGS.run.threads,
         runtime=runtime_min(2 * SETTINGS.run.processes),
     params:
         cells=lambda wildcards: [cell(wildcards, build).to_dict() for build in (wildcards.before, wildcards.after)],

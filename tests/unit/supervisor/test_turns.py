@@ -2,7 +2,9 @@
 
 import contextlib
 from dataclasses import replace
+from operator import itemgetter
 
+from timmgate.core.protocol import Request
 from timmgate.core.run_options import RunOptions
 from timmgate.supervisor import turns
 from timmgate.supervisor.cell import slot_request
@@ -21,6 +23,39 @@ def test_all_turns_are_on_one_device_whichever_is_free(measure, fake_worker, tmp
     assert neighbour.device == "acme:0"
     assert [outcome.verdict.status for *_, outcome in (first, *measured)] == ["pass"] * 6
     assert {request.device_number for request in fake_worker.requests()} == {1}
+
+
+def test_in_every_other_turn_the_second_build_begins(measure, fake_worker, tmp_path):
+    fake_worker.behaviours = {measure.cell.model: "tick:0.05@performance.timing"}
+    for name, value in fake_worker.environment.items():
+        measure.patch.setenv(name, value)
+    specs = [replace(measure.cell, build=build).spec("performance") for build in ("old", "new")]
+    run = measure.run_options(processes=3)
+    measured = list(turns.measure(specs, [run, run], None, tmp_path / "log"))
+    assert [(turn, side) for turn, side, _ in measured] == [(turn, side) for turn in range(3) for side in (0, 1)]
+    builds = {start["pid"]: Request.from_json(start["request"]).specs[0].build for start in fake_worker.starts()}
+    ticks = sorted((entry for entry in fake_worker.entries() if "tick" in entry), key=itemgetter("at"))
+    assert [builds[pid] for pid in dict.fromkeys(map(itemgetter("pid"), ticks))] == [
+        "old",
+        "new",
+        "new",
+        "old",
+        "old",
+        "new",
+    ]
+
+
+def test_what_cannot_run_side_by_side_runs_one_after_the_other(measure, fake_worker, tmp_path):
+    fake_worker.behaviours = {measure.cell.model: "raise_at_first:2@performance.timing"}
+    for name, value in fake_worker.environment.items():
+        measure.patch.setenv(name, value)
+    specs = [replace(measure.cell, build=build).spec("performance") for build in ("old", "new")]
+    run = measure.run_options(processes=3)
+    measured = list(turns.measure(specs, [run, run], None, tmp_path / "log"))
+    assert [outcome.verdict.status for *_, outcome in measured] == ["pass"] * 6
+    assert [side for _, side, _ in measured] == [0, 1, 1, 0, 0, 1]
+    assert [request.turns is None for request in fake_worker.requests()] == [False] * 2 + [True] * 6
+    assert "compiled_ratio" not in measured[0][2].result.columns
 
 
 def test_a_device_that_is_gone_is_replaced_by_another(measure, fake_worker, tmp_path):

@@ -66,6 +66,29 @@ def test_a_change_is_found_with_its_size_and_its_interval():
     assert of(compared(20, {"m3": {"compiled": 0.97}}), "m3")["verdict"] == "faster"
 
 
+def test_what_ran_side_by_side_is_compared_by_its_blocks_whatever_the_machine_did_between_turns():
+    rng, rows = np.random.default_rng(0), []
+    for number, compiled in enumerate([1.0, 1.03, *[1.0] * 10]):
+        speeds = np.exp(rng.normal(0, 0.1, 5))
+        for build, factor in (("a", 1.0), ("b", compiled)):
+            for row, speed in zip(processes(f"m{number}", build, range(5), rng, compiled=factor), speeds, strict=True):
+                own = {"eager_ms": row["eager_ms"] * speed**0.5, "compiled_ms": row["compiled_ms"] * speed}
+                ratio = factor * np.exp(rng.normal(0, NOISE))
+                rows.append({**row, **own, "compiled_ratio": ratio, "eager_ratio": 1.0, "relative_ratio": ratio})
+    found = comparison.compare(
+        parquet.table(rows, pairs.SCHEMA), parquet.SCHEMAS["cells"].empty_table(), "a", "b"
+    ).to_pylist()
+    timed = [row for row in found if row["figure"] in ("relative_time", "compiled_ms", "eager_ms") and row["verdict"]]
+    assert [(row["model"], row["figure"], row["verdict"]) for row in timed] == [
+        ("m1", "relative_time", "slower"),
+        ("m1", "compiled_ms", "slower"),
+    ]
+    assert (of(found, "m1", "relative_time")["moved"], of(found, "m1")["change"]) == (
+        "compiled",
+        pytest.approx(0.03, abs=0.01),
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "moved"),
     [

@@ -39,7 +39,8 @@ class Request:
 
     `timed_batch_size` is the images per batch of a check that shrinks, if not the spec's. `messages` is the file descriptor
     for messages, `paused` the one that tells how long the process was paused. `device_number` is which of several devices of
-    the type is ours, where no environment variable hides the others.
+    the type is ours, where no environment variable hides the others. `turns` are the file descriptors to read turns from and
+    to answer to, of what is timed side by side with another one (`timing_turns`).
     """
 
     specs: Sequence[Spec]
@@ -48,6 +49,7 @@ class Request:
     messages: int = 1
     paused: int | None = None
     device_number: int | None = None
+    turns: tuple[int, int] | None = None
 
     def to_json(self) -> str:
         """Canonical JSON."""

@@ -71,8 +71,8 @@ class RunOptions:
         anyOf=[{"type": "integer"}, {"enum": ["auto"]}],
     )
     processes: int = described(
-        "Fresh processes of each build that `snakemake compare` times a cell in, in turns. More of them find smaller "
-        "differences.",
+        "Fresh processes of each build that `snakemake compare` times a cell in, each side by side with one of the other "
+        "build. More of them find smaller differences.",
         default=5,
         minimum=2,
     )

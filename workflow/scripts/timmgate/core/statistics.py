@@ -25,6 +25,18 @@ def log_ratios(samples: Sequence[Sample]) -> np.ndarray:
     return np.log([sample.eager_s for sample in samples]) - np.log([sample.compiled_s for sample in samples])
 
 
+def ratios_by_block(own: Sequence[Sample], other: Sequence[Sample]) -> dict[str, float]:
+    """Durations over those of another process that took turns: medians over the blocks that both had, of which each is a
+    geometric mean. Of eager, of compiled, and of compiled over eager.
+    """
+    blocks = min(len(own), len(other)) // 2
+    logs = np.log([[[s.eager_s, s.compiled_s] for s in samples[: 2 * blocks]] for samples in (own, other)])
+    ours, others = logs.reshape(2, blocks, 2, 2).mean(axis=2)
+    eager, compiled = (ours - others).T
+    of_figure = {"eager_ratio": eager, "compiled_ratio": compiled, "relative_ratio": compiled - eager}
+    return {name: math.exp(np.median(values)) for name, values in of_figure.items()}
+
+
 def order_interval(values: np.ndarray) -> tuple[float, float]:
     """The narrowest pair of opposite order statistics that covers the median of any distribution in 95 % of cases.
 

@@ -1,7 +1,9 @@
-"""One cell timed by two builds in turn, each time in a fresh process, on one device: what a comparison of builds rests on.
+"""One cell timed by two builds, each time in fresh processes, on one device: what a comparison of builds rests on.
 
 A process has its own layout of memory and its own luck, which moves all of its samples alike; so what counts is the scatter
-between processes. Their order is A B B A, so that a machine that slows down steadily favours neither build.
+between processes. Two run side by side and take turns (`side_by_side`). Where that does not come to a result, as where the
+memory does not suffice for two, they run one after the other, A B B A, so that a machine that slows down steadily favours
+neither build.
 """
 
 import signal
@@ -13,7 +15,7 @@ from pathlib import Path
 from timmgate.core.outcome import Outcome
 from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Spec
-from timmgate.supervisor import cell
+from timmgate.supervisor import cell, side_by_side
 from timmgate.supervisor.journal import NAME, Journal
 from timmgate.system.process_tree import die_with_run, interruptible
 from timmgate.weights.record import Weights
@@ -29,9 +31,41 @@ def measure(
 ) -> Iterator[tuple[int, int, Outcome]]:
     """Number of the turn, side and outcome of each process, for two specs with the options that each runs with.
 
-    Once one does not pass there is nothing to compare, and it ends. Each process has a log beside `log`.
+    Once one does not pass there is nothing to compare, and it ends. Each process, or two that take turns, has a log beside
+    `log`.
     """
     die_with_run(signal.SIGTERM)
+    if together := _side_by_side(specs, runs, weights, log):
+        for turn, both in enumerate(together):
+            yield from ((turn, side, outcome) for side, outcome in enumerate(both))
+    else:
+        yield from _one_after_the_other(specs, runs, weights, log)
+
+
+def _side_by_side(
+    specs: Sequence[Spec], runs: Sequence[RunOptions], weights: Weights | None, log: Path
+) -> list[list[Outcome]]:
+    """What becomes of both in each turn; none if they come to no result in one of them.
+
+    In every other turn the second build begins, so that a machine that slows down steadily favours neither.
+    """
+    found: list[list[Outcome]] = []
+    if weights and weights.failure():
+        return found
+    while len(found) < runs[0].processes and all(outcome.verdict.status == "pass" for both in found for outcome in both):
+        step = 1 if len(found) % 2 == 0 else -1
+        with interruptible():
+            path = weights.path if weights else None
+            both = side_by_side.measure(specs[::step], runs[::step], path, log.with_suffix(f".{len(found)}.log"))
+        if both is None:
+            return []
+        found.append(both[::step])
+    return found
+
+
+def _one_after_the_other(
+    specs: Sequence[Spec], runs: Sequence[RunOptions], weights: Weights | None, log: Path
+) -> Iterator[tuple[int, int, Outcome]]:
     turns, device = [0, 0], None
     for side in order(runs[0].processes):
         own_log = log.with_suffix(f".{specs[side].build}.{turns[side]}.log")

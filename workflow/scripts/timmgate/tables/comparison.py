@@ -26,6 +26,7 @@ from timmgate.tables.deviations import MANY_CELLS, SMALLEST_NOISE
 from timmgate.tables.figures import COLD, COMPILED, COUNTED, EAGER, MEMORY, RELATIVE, Figure
 from timmgate.tables.measured_baseline import Baseline, ModeModel
 from timmgate.tables.moderated import Test
+from timmgate.tables.pairs import BY_BLOCK
 
 LEVEL = 0.0005
 """Nominal chance of a false alarm of one figure of one cell. With few cells it is hardly known how much their noise differs,
@@ -211,15 +212,19 @@ def _reason(sides: Mapping[str, Sequence[Row]], before: str, after: str) -> str 
 def _tests(figure: Figure, sides: Mapping[ModeModel, tuple[Sequence[Row], Sequence[Row]]]) -> dict[ModeModel, Test]:
     """By cell, the test of the logarithm of after over before, of processes of the same turn."""
     logs = {
-        cell: [
-            math.log(after / before)
-            for before, after in ((figure.of(one), figure.of(two)) for one, two in zip(*both, strict=False))
-            if before and after
-        ]
+        cell: [math.log(ratio) for one, two in zip(*both, strict=False) if (ratio := _ratio(figure, one, two))]
         for cell, both in sides.items()
     }
     tests = moderated.tests(list(logs.values()), is_exact=figure is MEMORY)
     return {cell: test for cell, test in zip(logs, tests, strict=True) if test}
+
+
+def _ratio(figure: Figure, one: Row, two: Row) -> float | None:
+    """The second process over the first: by the blocks that both ran in turns, if they did."""
+    if ratio := two.get(BY_BLOCK.get(figure.column, "")):
+        return float(ratio)
+    before, after = figure.of(one), figure.of(two)
+    return after / before if before and after else None
 
 
 def _tested(

@@ -18,6 +18,9 @@ FIGURES = (
 )
 """Columns of a performance check that a row has as a cell has them."""
 
+BY_BLOCK = {"eager_ms": "eager_ratio", "compiled_ms": "compiled_ratio", "relative_time": "relative_ratio"}
+"""Columns with the ratio of a figure to that of the other process of the turn, where both ran side by side."""
+
 OF_CELLS = {column.name: column for column in CELLS}
 
 COLUMNS = (
@@ -33,6 +36,16 @@ COLUMNS = (
             ("identity", "string", "", "SHA-256 of everything that defines the measurement"),
             ("batch_size", "int64", "images", "batch size that ran"),
             *((name, OF_CELLS[name].type, OF_CELLS[name].unit, OF_CELLS[name].description) for name in FIGURES),
+            *(
+                (
+                    name,
+                    "float64",
+                    "",
+                    f"{figure} over that of the other process of the turn, the median over the blocks that both ran; null "
+                    "where they ran one after the other",
+                )
+                for figure, name in BY_BLOCK.items()
+            ),
             ("started_at", "timestamp", "", "when it began"),
             ("wall_s", "float64", "s", "duration of the process"),
         ],
@@ -61,7 +74,7 @@ def rows(cells: Sequence[Cell], measured: Iterable[tuple[int, int, Outcome]]) ->
                 "cause": verdict.cause,
                 "message": shortened(verdict.message),
                 "identity": cell.spec("performance").identity(),
-                **{name: measured_columns.get(name) for name in ("batch_size", *FIGURES)},
+                **{name: measured_columns.get(name) for name in ("batch_size", *FIGURES, *BY_BLOCK.values())},
                 "started_at": outcome.result.started_at,
                 "wall_s": outcome.wall_s,
             }

@@ -143,7 +143,7 @@ def measure(spec: Spec, request: Request, reporter: Reporter) -> None:
     check, run = import_module(CHECKS[spec.check].module), request.run
     folder = request.cache(spec)
     cache = compile_cache.Cache(folder) if run.shared_cache else compile_cache.OwnCache(folder, run.toolchain)
-    setup = training_step.Setup.of(run, cache, request.batch_size(spec), request.device_number)
+    setup = training_step.Setup.of(run, cache, request.batch_size(spec), request.device_number, request.turns)
     try:
         check.measure(spec, setup, reporter)
     except FaultNotApplicable as reason:

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from timmgate.core.protocol import Reporter
 from timmgate.core.spec import Spec, dynamic_batch_sizes
 from timmgate.core.statistics import Sample
-from timmgate.system import cpu_topology, gpus, machine, timing_lock
+from timmgate.system import cpu_topology, gpus, machine, timing_turns
 from timmgate.worker import backends, flops, models, peak_memory, timed_output, timing, torch_device
 from timmgate.worker.compile_cache import Cache
 from timmgate.worker.training_step import Setup, cloned, fresh, iterate, load, make_optimizer
@@ -238,14 +238,15 @@ def take_samples(
 ) -> list[Sample]:
     """Samples of both sides with the device to ourselves; anything that is compiled anew now is an error."""
     cores = cpu_topology.available()  # before it is pinned to some of them
-    plan = timing.Plan(TARGET.get(spec.device, 0.01), setup.timing_limit_s)
+    sides = 2 if setup.turns else 1
+    plan = timing.Plan(TARGET.get(spec.device, 0.01), sides * setup.timing_limit_s)
     reporter.stage("queue")
     gc.collect()
     gc.disable()
     try:
         nothing_new = torch.compiler.set_stance("fail_on_recompile")
         with (
-            timing_lock.exclusive_device(gpus.own_name(spec.device, setup.device_number)),
+            timing_turns.alone(gpus.own_name(spec.device, setup.device_number), setup.turns) as goes_on,
             torch_device.pinned(spec.device, setup.threads),
             nothing_new,
         ):
@@ -262,6 +263,7 @@ def take_samples(
                 plan,
                 seed(spec),
                 before_block=iterations.relocate,
+                goes_on=goes_on,
             )
             reporter.columns(**machine.disturbance(before, machine.activity(cores)))
             after_s = torch_device.control_s(spec.device, reporter.clock)

@@ -7,6 +7,7 @@ compiled's. The speedup is the median of these, which outliers do not move, so n
 The supervisor makes of them a speedup with its interval (`supervisor.speedup`): that takes scipy.
 """
 
+import operator
 import random
 import statistics
 import time
@@ -77,25 +78,28 @@ def collect(
     seed: int,
     clock: Callable[[], float] = time.perf_counter,
     before_block: Callable[[], object] = lambda: None,
+    goes_on: Callable[[bool], bool] = operator.not_,
 ) -> list[Sample]:
     """Run blocks of four iterations until the speedup is known as well as `plan` asks or time allows.
 
     `eager` and `compiled` run one iteration and return its seconds. `seed` draws which kind of block is first; from then
     on the kinds alternate. `clock` gives seconds and decides about `plan.limit_s` alone. `before_block` is not timed.
+    `goes_on` is told after each block whether these are enough, and decides.
     """
     begin, offset = clock(), random.Random(seed).randrange(2)
     samples: list[Sample] = []
     half_widths: dict[int, float] = {}
-    while not samples or (len(samples) < MAX_SAMPLES and clock() - begin < plan.limit_s):
+    is_enough = False
+    while not samples or goes_on(is_enough):
         block = len(samples) // 2
         leads = (block + offset) % 2 == 0
         before_block()
         samples += [_pair(eager, compiled, block, leads), _pair(eager, compiled, block, not leads)]
-        if _look_is_due(samples, max(half_widths, default=0)):
+        is_enough = len(samples) >= MAX_SAMPLES or clock() - begin >= plan.limit_s
+        if not is_enough and _look_is_due(samples, max(half_widths, default=0)):
             low, high = order_interval(log_ratios(samples))
             half_widths[len(samples)] = (high - low) / 2
-            if half_widths[len(samples)] <= plan.target or _stalled(half_widths):
-                break
+            is_enough = half_widths[len(samples)] <= plan.target or _stalled(half_widths)
     return samples
 
 

@@ -20,8 +20,8 @@ class Setup:
     """How to measure, as against what: threads, where the compiler keeps things, a state dict unless the weights are random.
 
     `batch_size` is the one to run with, `timing_limit_s` is for the samples of the performance check, and `memory_bytes` is
-    what this process and its children may take of the host. `device_number` is which of several devices is ours. `strict`
-    is whether the accuracy check makes null runs.
+    what this process and its children may take of the host. `device_number` is which of several devices is ours, `turns`
+    are as in `protocol.Request`. `strict` is whether the accuracy check makes null runs.
     """
 
     threads: int
@@ -31,13 +31,21 @@ class Setup:
     timing_limit_s: float = RunOptions.timing_limit
     memory_bytes: int | None = None
     device_number: int | None = None
+    turns: tuple[int, int] | None = None
     strict: bool = False
 
     @classmethod
-    def of(cls, run: RunOptions, cache: Cache, batch_size: int, device_number: int | None) -> "Setup":
+    def of(
+        cls,
+        run: RunOptions,
+        cache: Cache,
+        batch_size: int,
+        device_number: int | None,
+        turns: tuple[int, int] | None = None,
+    ) -> "Setup":
         """As the policy says."""
         limits = run.weights, run.timing_limit, run.memory_bytes
-        return cls(run.threads, cache, batch_size, *limits, device_number, strict=run.accuracy_rule != "dynamo")
+        return cls(run.threads, cache, batch_size, *limits, device_number, turns, strict=run.accuracy_rule != "dynamo")
 
 
 def load(spec: Spec, setup: Setup, reporter: Reporter) -> tuple[torch.nn.Module, torch.Tensor]:

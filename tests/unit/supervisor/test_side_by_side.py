@@ -1,0 +1,81 @@
+"""Two builds that are timed side by side, by two fake workers that take turns."""
+
+from dataclasses import replace
+
+import pytest
+
+from timmgate.core.build import BuildOptions
+from timmgate.supervisor import side_by_side
+
+
+@pytest.fixture
+def timed(measure, fake_worker, tmp_path):
+    """Times a cell with two builds; the words are how workers behave, and `variables` those of the second build."""
+
+    def outcomes(words="", variables=None, **limits):
+        fake_worker.behaviours = {measure.cell.model: words}
+        for name, value in fake_worker.environment.items():
+            measure.patch.setenv(name, value)
+        run = measure.run_options(**limits)
+        runs = [run, replace(run, build=BuildOptions(env=variables or {}))]
+        specs = [replace(measure.cell, build=build).spec("performance") for build in ("old", "new")]
+        found = side_by_side.measure(specs, runs, None, tmp_path / "log")
+        assert fake_worker.alive() == []
+        return found
+
+    return outcomes
+
+
+def test_both_have_their_figures_and_how_they_compare_by_the_blocks_that_both_had(timed):
+    old, new = timed(variables={"FAKE_COMPILED_S": "0.15", "FAKE_SCATTER": "0"})
+    assert [outcome.verdict.status for outcome in (old, new)] == ["pass", "pass"]
+    columns = new.result.columns
+    assert columns["compiled_ms"] == pytest.approx(150)
+    assert columns["compiled_ratio"] == pytest.approx(1.5, rel=0.01)
+    assert columns["relative_ratio"] == pytest.approx(1.5, rel=0.01)
+    assert columns["eager_ratio"] == pytest.approx(1)
+    assert old.result.columns["compiled_ratio"] == pytest.approx(1 / columns["compiled_ratio"])
+
+
+def test_they_take_turns_and_nobody_runs_in_the_turn_of_the_other(timed, fake_worker):
+    assert timed("tick:0.2@performance.timing")
+    ticks = [entry for entry in fake_worker.entries() if "tick" in entry]
+    order = [entry["pid"] for entry in sorted(ticks, key=lambda entry: entry["at"])]
+    assert len(set(order)) == 2
+    assert order == sorted(order, key=order.index), "first all of one, then all of the other"
+
+
+@pytest.mark.parametrize(("wanted", "given"), [((1, 1), "AB"), ((3, 1), "ABABAB"), ((1, 2), "ABAB")])
+def test_turns_alternate_strictly_until_both_have_enough(wanted, given):
+    had = []
+
+    class Side:
+        def __init__(self, name, turns):
+            self.name, self.turns = name, turns
+
+        def take_turn(self):
+            had.append(self.name)
+            return had.count(self.name) == self.turns
+
+        def finish(self):
+            had.append(self.name.lower())
+
+    side_by_side.give_turns([Side(name, turns) for name, turns in zip("AB", wanted, strict=True)])
+    assert "".join(had) == f"{given}ab"
+
+
+@pytest.mark.parametrize(
+    "words", ["raise@performance.compile", "signal:SIGSEGV@performance.timing", "raise@performance.timing"]
+)
+def test_one_that_comes_to_no_result_leaves_nothing_of_either(timed, words):
+    assert timed(words) is None
+
+
+def test_one_that_hangs_in_its_turn_is_killed_with_the_other(timed, fake_worker):
+    assert timed("hang@performance.timing", timeout=1) is None
+    assert len(fake_worker.starts()) == 2
+
+
+def test_each_may_have_half_of_the_memory(timed, fake_worker):
+    assert timed(memory_bytes=4 * 10**9)
+    assert {request.run.memory_bytes for request in fake_worker.requests()} == {2 * 10**9}
