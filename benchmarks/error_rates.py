@@ -60,7 +60,7 @@ def draw(bank: Bank, processes: int, planted: float, rng: np.random.Generator) -
         of_block = turns(blocks[rng.integers(len(blocks))])
         for turn, number in enumerate(rng.choice(len(of_block), processes, replace=False)):
             before, after = rng.permutation(np.array(of_block[number], dtype=object))
-            longer = {name: after[name] and after[name] * (1 + planted) for name in LONGER}
+            longer = {name: after[name] * (1 + planted) for name in LONGER if after.get(name)}
             drawn += [{**before, "build": "before", "turn": turn}, {**after, **longer, "build": "after", "turn": turn}]
     return drawn
 

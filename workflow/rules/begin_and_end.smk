@@ -98,8 +98,7 @@ def announce_conditions():
         sys.exit("threads is all, but the nodes of a cluster may differ in their cores; it must be a number or auto")
     lane = len(cpu_topology.lanes(SETTINGS.run.timing_lanes)[0])
     jobs = {job.rule.name: job for job in workflow.dag.needrun_jobs()}  # one of each rule tells
-    given = {jobs[name].threads for name in jobs if name in MEASURING and name != "pair"}
-    given |= {min(job.threads, threads) for name, job in jobs.items() if name == "pair"}  # it asks for those of two
+    given = {jobs[name].threads for name in jobs if name in MEASURING}
     others = given - {threads}
     if on_cpu and others and not workflow.touch:
         number = min(others)

@@ -41,11 +41,10 @@ rule pair:
     retries: 2  # of a job that was killed
     conda:
         "../envs/timmgate.yaml"
-    threads: 2 * SETTINGS.run.threads
+    threads: SETTINGS.run.threads
     resources:
         **{**WORKER_RESOURCES, "mem_mb": memory_of_pair_mb},
-        worker_threads=SETTINGS.run.threads,
-        runtime=runtime_min(2 * SETTINGS.run.processes),
+        runtime=runtime_min(2 * SETTINGS.run.processes + 2),  # the first side by side, in vain
     params:
         cells=lambda wildcards: [cell(wildcards, build).to_dict() for build in (wildcards.before, wildcards.after)],
         processes=SETTINGS.run.processes,

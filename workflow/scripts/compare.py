@@ -19,7 +19,9 @@ if __name__ == "__main__":
     if params.baseline:
         compared = comparison.with_baseline(cells, params.builds, params.baseline, params.called)
     else:
-        measured = pa.concat_tables([pairs.SCHEMA.empty_table(), *map(pq.read_table, snakemake.input.pairs)])
+        measured = pa.concat_tables(
+            [pairs.SCHEMA.empty_table(), *map(pq.read_table, snakemake.input.pairs)], promote_options="default"
+        )
         compared = comparison.compare(measured, cells, *params.builds)
     parquet.write(compared, Path(snakemake.output.table))
     parquet.write_tsv(compared, Path(snakemake.output.tsv))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     limits, facts = snakemake.resources, Path(snakemake.resources.facts)
-    policy = job.policy(snakemake, threads=limits.worker_threads)
+    policy = job.policy(snakemake)
     cells = [Cell.from_dict(each) for each in snakemake.params.cells]
     runs = [
         job.with_build(policy, cell, builds.load(facts, cell.build).options, Path(limits.shared_cache)) for cell in cells

@@ -15,6 +15,7 @@ from timmgate.supervisor import monitor
 from timmgate.supervisor.cell import supervise
 from timmgate.supervisor.job import Job
 from timmgate.supervisor.journal import NAME, Journal
+from timmgate.system import process_tree
 from timmgate.tables import rows
 
 UNHURRIED_S = 300
@@ -76,10 +77,10 @@ def limit_at_a_hang(fake_worker, monkeypatch) -> None:
     limit_s, seen = monitor.Follower._limit_s, set()
 
     def limit(follower: monitor.Follower) -> float:
-        pid = follower._worker.pid
-        if pid in seen:  # one turn later, so that what it said before it hung has been read
+        pids = {*process_tree.tree(follower._worker.pid)}
+        if pids & seen:  # one turn later, so that what it said before it hung has been read
             return -1.0
-        seen.update({pid} & fake_worker.hung())
+        seen.update(pids & fake_worker.hung())
         return limit_s(follower)
 
     monkeypatch.setattr(monitor.Follower, "_limit_s", limit)

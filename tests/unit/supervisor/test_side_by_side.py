@@ -1,5 +1,6 @@
 """Two builds that are timed side by side, by two fake workers that take turns."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -65,15 +66,32 @@ def test_turns_alternate_strictly_until_both_have_enough(wanted, given):
 
 
 @pytest.mark.parametrize(
-    "words", ["raise@performance.compile", "signal:SIGSEGV@performance.timing", "raise@performance.timing"]
+    "words",
+    [
+        "raise@performance.compile",
+        "signal:SIGSEGV@performance.timing",
+        "raise@performance.timing",
+        "family@performance.load raise@performance.timing",
+    ],
 )
-def test_one_that_comes_to_no_result_leaves_nothing_of_either(timed, words):
-    assert timed(words) is None
+@pytest.mark.parametrize("side", ["both", "the second"])
+def test_one_that_comes_to_no_result_leaves_nothing_of_either_and_the_log_says_why(timed, words, side, measure, tmp_path):
+    found = timed(words) if side == "both" else timed(variables={"FAKE_WORKER": json.dumps({measure.cell.model: words})})
+    assert found is None
+    assert "side by side: " in (tmp_path / "log").read_text()
 
 
-def test_one_that_hangs_in_its_turn_is_killed_with_the_other(timed, fake_worker):
-    assert timed("hang@performance.timing", timeout=1) is None
+def test_one_that_hangs_in_its_turn_is_killed_with_the_other(timed, fake_worker, limit_at_a_hang, tmp_path):
+    assert timed("hang@performance.timing") is None
     assert len(fake_worker.starts()) == 2
+    assert "side by side: timeout" in (tmp_path / "log").read_text()
+    assert "hang_here" in (tmp_path / "log").read_text(), "its stack"
+
+
+def test_the_second_starts_when_the_first_waits_for_its_turns(timed, fake_worker):
+    assert timed("tick:0.1@performance.compile")
+    ticks = [entry["pid"] for entry in fake_worker.entries() if "tick" in entry]
+    assert ticks == sorted(ticks, key=ticks.index)
 
 
 def test_each_may_have_half_of_the_memory(timed, fake_worker):

@@ -20,7 +20,7 @@ def test_all_turns_are_on_one_device_whichever_is_free(measure, fake_worker, tmp
     measured = turns.measure(specs, [run, run], None, tmp_path / "log")
     with contextlib.closing(device_locks.lease(slot_request("acme", run))) as neighbour:
         first = next(measured)
-    assert neighbour.device == "acme:0"
+    assert neighbour.device == "acme:0"  # which is the emptiest from here on
     assert [outcome.verdict.status for *_, outcome in (first, *measured)] == ["pass"] * 6
     assert {request.device_number for request in fake_worker.requests()} == {1}
 

@@ -1,8 +1,8 @@
 """Two that are timed in turns: each runs in its own only, and both end when neither wants more."""
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from threading import Thread
 
 import pytest
 
@@ -38,15 +38,15 @@ def test_a_turn_is_waited_for_and_what_follows_it_is_told(ends):
             assert not goes_on(True)
             ran.append("end")
 
-    with ThreadPoolExecutor() as pool:
-        running = pool.submit(measured)
-        assert ran == []
-        assert not timing_turns.give_turn(*giver)
-        assert ran == ["first"]
-        assert timing_turns.give_turn(*giver)
-        assert ran == ["first", "second"]
-        timing_turns.give_no_more(giver[0])
-        running.result()
+    running = Thread(target=measured, daemon=True)
+    running.start()
+    assert ran == []
+    assert not timing_turns.give_turn(*giver, running.is_alive)
+    assert ran == ["first"]
+    assert timing_turns.give_turn(*giver, running.is_alive)
+    assert ran == ["first", "second"]
+    timing_turns.give_no_more(giver[0])
+    running.join(60)
     assert ran == ["first", "second", "end"]
 
 
@@ -56,9 +56,15 @@ def test_nobody_waits_for_who_has_ended(ends):
         file.close()
     gives, answers = numbers_of(giver)
     with pytest.raises(TurnsError):
-        timing_turns.give_turn(gives, answers)
+        timing_turns.give_turn(gives, answers, lambda: True)
     with pytest.raises(TurnsError):
         timing_turns.give_no_more(gives)
+
+
+def test_nobody_waits_for_who_has_ended_and_left_the_pipe_open(ends):
+    _, giver = map(numbers_of, ends)
+    with pytest.raises(TurnsError):
+        timing_turns.give_turn(*giver, lambda: False)
 
 
 def test_one_whose_turns_nobody_gives_any_more_ends(ends):

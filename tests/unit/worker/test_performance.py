@@ -1,11 +1,13 @@
 """The performance check in this process, on a tiny model, with compilers of known speed."""
 
 import io
+import os
 import time
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from timmgate.core.checks import PERFORMANCE
 from timmgate.core.protocol import Reporter
 from timmgate.core.spec import Spec
 from timmgate.supervisor.speedup import Estimate, estimate
+from timmgate.system import timing_turns
 from timmgate.worker import backends, performance
 from timmgate.worker.compile_cache import Cache
 from timmgate.worker.training_step import Setup
@@ -88,8 +91,11 @@ def test_an_iteration_begins_again_with_the_weights_from_before_the_optimizer(mo
     assert all(map(torch.equal, model.parameters(), before))
 
 
-def measure(measured: Spec, limit_s: float = 0.1, batch_size: int = BATCH_SIZE) -> Said:
-    setup = Setup(threads=1, cache=ColdCache(Path("unused")), batch_size=batch_size, timing_limit_s=limit_s)
+def measure(
+    measured: Spec, limit_s: float = 0.1, batch_size: int = BATCH_SIZE, turns: tuple[int, int] | None = None
+) -> Said:
+    cache = ColdCache(Path("unused"))
+    setup = Setup(threads=1, cache=cache, batch_size=batch_size, timing_limit_s=limit_s, turns=turns)
     return listen("performance", lambda reporter: performance.measure(measured, setup, reporter))
 
 
@@ -325,9 +331,32 @@ def test_what_would_be_compiled_anew_while_samples_are_taken_is_an_error(monkeyp
         return lambda images: compiled(images[: sizes["images"]])
 
     compiler(unstable)
-    monkeypatch.setattr(performance.timing_lock, "exclusive_device", then_smaller)
+    monkeypatch.setattr(performance.timing_turns.timing_lock, "exclusive_device", then_smaller)
     with pytest.raises(RuntimeError, match="recompile"):
         measure(spec())
+
+
+def test_in_turns_samples_are_taken_in_each_turn_until_there_are_no_more(compiler):
+    (taken, gives), (answers, answered) = os.pipe(), os.pipe()
+    said = []
+
+    def give():
+        said.extend(timing_turns.give_turn(gives, answers, lambda: True) for _ in range(3))
+        timing_turns.give_no_more(gives)
+
+    compiler(lambda model: model.forward)
+    Thread(target=give, daemon=True).start()
+    measured = measure(spec(), limit_s=0.0, turns=(taken, answered))
+    assert [detail["block"] for detail in measured.details] == [0, 0, 1, 1, 2, 2]
+    assert said == [True, True, True], "the time was up at once"
+    for number in (taken, gives, answers, answered):
+        os.close(number)
+
+
+def test_two_builds_draw_the_same():
+    other = replace(spec(), software="another", build="other")
+    assert performance.seed(other) == performance.seed(spec())
+    assert performance.seed(spec("test_resnet")) != performance.seed(spec())
 
 
 def test_a_dynamic_mode_runs_the_same_batch_sizes_on_both_sides(compiler):

@@ -199,7 +199,7 @@ def test_samples_are_taken_alone_on_this_gpu_after_another_warm_up(one_linear, c
         calls.append("not alone")
 
     monkeypatch.setenv(gpus.VISIBLE, "GPU-a")
-    monkeypatch.setattr(performance.timing_lock, "exclusive_device", alone)
+    monkeypatch.setattr(performance.timing_turns.timing_lock, "exclusive_device", alone)
     monkeypatch.setattr(torch_device, "control_s", lambda *_: calls.append("control") or 1.0)
     monkeypatch.setattr(timing, "warm_up", lambda run: calls.append("warm-up"))
     monkeypatch.setattr(timing, "collect", lambda *_, **__: calls.append("samples"))

@@ -84,7 +84,7 @@ def policy(snakemake: Any, **own: Any) -> RunOptions:
         "threads": snakemake.threads,
         "memory_bytes": memory_bytes(limits.mem_mb if limits.get("mem_is_limit") else math.inf),
     }
-    return replace(RunOptions.from_dict(json.loads(limits.run_options)), **{**got, **own})
+    return replace(RunOptions.from_dict(json.loads(limits.run_options)), **got, **own)
 
 
 def memory_bytes(job_mb: float) -> int:

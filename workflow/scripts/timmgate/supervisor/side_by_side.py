@@ -1,12 +1,13 @@
 """One cell timed by two builds side by side: two processes that take turns, a block of iterations each.
 
-    python -m timmgate.supervisor.side_by_side '{"requests": [{...}, {...}], "answer": ...}'
+    python -m timmgate.supervisor.side_by_side '{"requests": ["{...}", "{...}"], "answer": ...}'
 
 What slows the machine down for a few seconds slows both down, and falls out of their ratio. Between whole processes one
 after the other it does not.
 
 The program is to the monitor a worker like others, with the two that it starts in its tree: they are paused, limited and
-killed as one. It holds the device for both.
+killed as one. The second starts when the first one waits for its turns, so that nothing is compiled or tuned beside the
+other, and both together take no more cores than one. Then the program holds the device for both.
 """
 
 import json
@@ -42,12 +43,21 @@ READY = "queue"
 """Stage in which a worker waits for its first turn."""
 
 
-def measure(specs: Sequence[Spec], runs: Sequence[RunOptions], weights: Path | None, log: Path) -> list[Outcome] | None:
-    """What becomes of both; None unless both come to a result. If not, that says nothing about either by itself.
+def measure(
+    specs: Sequence[Spec], runs: Sequence[RunOptions], weights: Path | None, log: Path, device: str | None = None
+) -> list[Outcome] | None:
+    """What becomes of both; None unless both come to a result. If not, that says nothing about either, and `log` says why.
 
-    Each has cores of its own, as far as there are enough, and half of the memory.
+    `device` is the name of the only one that they may have, if not any of its type. Each may take half of the memory, and on
+    a GPU a slot if it has two.
     """
     own = [replace(run, weights=weights, memory_bytes=run.memory_bytes and run.memory_bytes // 2) for run in runs]
+    slots = slot_request(specs[0].device, runs[0])
+    if device in slots.devices:
+        slots = slots.of(device)
+    if specs[0].device != "cpu":
+        slots = replace(slots, count=min(len(specs), len(slots.slots)))
+    limits = Limits(sum(run.timeout for run in runs), runs[0].memory_bytes)
     with tempfile.TemporaryDirectory() as folder, CappedLog(log) as stream:
         answer = Path(folder, "sides.json")
 
@@ -56,9 +66,9 @@ def measure(specs: Sequence[Spec], runs: Sequence[RunOptions], weights: Path | N
             told = {"requests": [request.to_json() for request in requests], "answer": str(answer)}
             return [sys.executable, "-m", "timmgate.supervisor.side_by_side", json.dumps(told)]
 
-        slots = slot_request(specs[0].device, replace(runs[0], threads=len(runs) * runs[0].threads))
-        end = run_once(start, slots, Limits(runs[0].timeout, runs[0].memory_bytes), stream)
+        end = run_once(start, slots, limits, stream)
         if not answer.is_file():
+            stream.line(f"side by side: {classify(end).as_line}")
             return None
         results = [AttemptResult(**side) for side in json.loads(answer.read_text(encoding="utf-8"))]
     for result in results:
@@ -74,46 +84,58 @@ class Side:
 
     def __init__(self, request: Request, stack: ExitStack):
         self.result = AttemptResult(check=request.specs[0].check, stage="timing")
-        self._build = request.specs[0].build
-        said, (taken, self._gives), (self._answers, answered) = os.pipe(), os.pipe(), os.pipe()
-        of_worker = taken, answered, said[1]
-        for number in of_worker:
+        self._build, self._buffered = request.specs[0].build, b""
+        (self._said, says), (taken, self._gives), (self._answers, answers) = (os.pipe() for _ in range(3))
+        for number in (self._said, self._gives, self._answers):
+            stack.callback(os.close, number)
+        for number in (says, taken, answers):
             os.set_inheritable(number, True)
-        own = replace(request, messages=said[1], turns=(taken, answered))
-        subprocess.Popen(
-            worker_command(own),
+        self.process = subprocess.Popen(
+            worker_command(replace(request, messages=says, turns=(taken, answers))),
             stdin=subprocess.DEVNULL,
             close_fds=False,  # the locks that we have inherited are the worker's too
             env=module_environment(request.run.build.env),
         )
-        for number in of_worker:
+        for number in (says, taken, answers):
             os.close(number)
-        self._said = stack.enter_context(os.fdopen(said[0], "rb"))
 
     def follow(self, until: Callable[[str, Any], bool]) -> None:
         """Take in what it says until a message of a kind and content. Raises TurnsError if it ends before."""
-        result = self.result
-        for line in self._said:
-            kind, content, _ = protocol.parse(line)
-            match kind:
-                case "columns":
-                    result.columns.update(content)
-                case "detail":
-                    result.details.append(content)
-                case "result":
-                    result.result = content
-            if until(kind, content):
-                return
-        raise TurnsError(f"{self._build} came to no result")
+        found = False
+        while not found:
+            for line in self._lines():
+                found |= self._take(line, until)
 
     def take_turn(self) -> bool:
         """Let it have one; whether it has enough of them."""
-        return timing_turns.give_turn(self._gives, self._answers)
+        return timing_turns.give_turn(self._gives, self._answers, self._lives)
 
     def finish(self) -> None:
         """Let it come to its result without further turns."""
         timing_turns.give_no_more(self._gives)
         self.follow(until=lambda kind, _: kind == "result")
+
+    def _lives(self) -> bool:
+        return self.process.poll() is None
+
+    def _lines(self) -> list[bytes]:
+        """The next whole lines that it says, which may be none."""
+        timing_turns.wait_for(self._said, self._lives)
+        if not (chunk := os.read(self._said, 1 << 16)):
+            raise TurnsError(f"{self._build} came to no result")
+        *lines, self._buffered = (self._buffered + chunk).split(b"\n")
+        return lines
+
+    def _take(self, line: bytes, until: Callable[[str, Any], bool]) -> bool:
+        kind, content, _ = protocol.parse(line)
+        match kind:
+            case "columns":
+                self.result.columns.update(content)
+            case "detail":
+                self.result.details.append(content)
+            case "result":
+                self.result.result = content
+        return until(kind, content)
 
 
 def give_turns(sides: Sequence[Side]) -> None:
@@ -127,26 +149,32 @@ def give_turns(sides: Sequence[Side]) -> None:
         side.finish()
 
 
+def tell_stacks(sides: Sequence[Side]) -> None:
+    """Have them print where they hang."""
+    for side in sides:
+        side.process.send_signal(signal.SIGUSR1)
+
+
 def main(arguments: Sequence[str]) -> None:
     """Time both. Raises TurnsError if one of them comes to no result."""
     told = json.loads(arguments[0])
     requests = [Request.from_json(each) for each in told["requests"]]
-    first = requests[0]
+    first, sides = requests[0], list[Side]()
     die_with_parent(signal.SIGKILL)
+    signal.signal(signal.SIGUSR1, lambda *_: tell_stacks(sides))
     assert first.paused is not None
     with os.fdopen(first.messages, "w", closefd=False) as stream, ExitStack() as stack:
         reporter = Reporter(stream, PausedTime(first.paused).clock)
-        sides = [Side(request, stack) for request in requests]
-        for side in sides:
+        for request in requests:
+            sides.append(side := Side(request, stack))
             side.follow(until=lambda kind, content: (kind, content) == ("stage", READY))
         reporter.stage(READY)
         with exclusive_device(gpus.own_name(first.specs[0].device, first.device_number)):
             reporter.stage("timing")
             give_turns(sides)
         known = ("check", "stage", "columns", "details", "result")
-        write_text(
-            Path(told["answer"]), json.dumps([{name: getattr(side.result, name) for name in known} for side in sides])
-        )
+        results = [{name: getattr(side.result, name) for name in known} for side in sides]
+        write_text(Path(told["answer"]), json.dumps(results))
         reporter.result("pass")
 
 

@@ -31,36 +31,43 @@ def measure(
 ) -> Iterator[tuple[int, int, Outcome]]:
     """Number of the turn, side and outcome of each process, for two specs with the options that each runs with.
 
-    Once one does not pass there is nothing to compare, and it ends. Each process, or two that take turns, has a log beside
-    `log`.
+    Once one does not pass there is nothing to compare, and it ends. Each turn, or each process that runs by itself, has a
+    log beside `log`.
     """
     die_with_run(signal.SIGTERM)
-    if together := _side_by_side(specs, runs, weights, log):
-        for turn, both in enumerate(together):
-            yield from ((turn, side, outcome) for side, outcome in enumerate(both))
-    else:
+    device = None
+    for turn in range(runs[0].processes):
+        if not (both := _turn(specs, runs, weights, log.with_suffix(f".{turn}.log"), device, begins=turn % 2)):
+            break
+        device = both[0].result.device
+        yield from ((turn, side, outcome) for side, outcome in enumerate(both))
+        if any(outcome.verdict.status != "pass" for outcome in both):
+            break
+    if device is None:
         yield from _one_after_the_other(specs, runs, weights, log)
 
 
-def _side_by_side(
-    specs: Sequence[Spec], runs: Sequence[RunOptions], weights: Weights | None, log: Path
-) -> list[list[Outcome]]:
-    """What becomes of both in each turn; none if they come to no result in one of them.
+def _turn(
+    specs: Sequence[Spec],
+    runs: Sequence[RunOptions],
+    weights: Weights | None,
+    log: Path,
+    device: str | None,
+    begins: int,
+) -> Sequence[Outcome]:
+    """What becomes of both side by side; nothing if they come to no result, for a second time once they did.
 
-    In every other turn the second build begins, so that a machine that slows down steadily favours neither.
+    The side `begins` has the first block.
     """
-    found: list[list[Outcome]] = []
     if weights and weights.failure():
-        return found
-    while len(found) < runs[0].processes and all(outcome.verdict.status == "pass" for both in found for outcome in both):
-        step = 1 if len(found) % 2 == 0 else -1
+        return ()
+    step = -1 if begins else 1
+    path = weights.path if weights else None
+    for _ in range(1 if device is None else 2):
         with interruptible():
-            path = weights.path if weights else None
-            both = side_by_side.measure(specs[::step], runs[::step], path, log.with_suffix(f".{len(found)}.log"))
-        if both is None:
-            return []
-        found.append(both[::step])
-    return found
+            if both := side_by_side.measure(specs[::step], runs[::step], path, log, device):
+                return both[::step]
+    return ()
 
 
 def _one_after_the_other(

@@ -6,6 +6,7 @@ has the device alone (`timing_lock`); a turn, and what is said after it, is one 
 
 import operator
 import os
+import select
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,9 @@ from timmgate.system import timing_lock
 
 TURN, END = b"t", b"e"
 ENOUGH, MORE = b"1", b"0"
+
+POLL_S = 0.1
+"""Time between two looks at who does not say anything."""
 
 
 class TurnsError(ConnectionError):
@@ -45,9 +49,13 @@ def alone(device: str, turns: tuple[int, int] | None) -> Iterator[Callable[[bool
     yield goes_on
 
 
-def give_turn(writing: int, reading: int) -> bool:
-    """Let a measurement have one turn; whether it has enough of them. Raises TurnsError if it ends instead."""
+def give_turn(writing: int, reading: int, lives: Callable[[], bool]) -> bool:
+    """Let a measurement have one turn; whether it has enough of them. Raises TurnsError if it ends instead.
+
+    `lives` says whether it has not: a child that it has left may keep its end of the pipe open.
+    """
     _say(writing, TURN)
+    wait_for(reading, lives)
     if not (said := os.read(reading, 1)):
         raise TurnsError("it has ended in its turn")
     return said == ENOUGH
@@ -56,6 +64,16 @@ def give_turn(writing: int, reading: int) -> bool:
 def give_no_more(writing: int) -> None:
     """Let a measurement go on without turns. Raises TurnsError if it has ended."""
     _say(writing, END)
+
+
+def wait_for(reading: int, lives: Callable[[], bool]) -> None:
+    """Wait until there is something to read from one that lives. Raises TurnsError if it does not any more."""
+    while True:
+        alive = lives()
+        if select.select([reading], [], [], POLL_S if alive else 0)[0]:
+            return
+        if not alive:
+            raise TurnsError("it has ended")
 
 
 def _say(writing: int, word: bytes) -> None:

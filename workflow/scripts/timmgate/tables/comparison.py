@@ -215,16 +215,24 @@ def _tests(figure: Figure, sides: Mapping[ModeModel, tuple[Sequence[Row], Sequen
         cell: [math.log(ratio) for one, two in zip(*both, strict=False) if (ratio := _ratio(figure, one, two))]
         for cell, both in sides.items()
     }
-    tests = moderated.tests(list(logs.values()), is_exact=figure is MEMORY)
-    return {cell: test for cell, test in zip(logs, tests, strict=True) if test}
+    found = {}
+    for by_block in (True, False):  # these scatter more: they have no variance in common
+        cells = [cell for cell in logs if (_by_block(figure, sides[cell][1][0]) is not None) is by_block]
+        tests = moderated.tests([logs[cell] for cell in cells], is_exact=figure is MEMORY)
+        found.update({cell: test for cell, test in zip(cells, tests, strict=True) if test})
+    return found
 
 
 def _ratio(figure: Figure, one: Row, two: Row) -> float | None:
     """The second process over the first: by the blocks that both ran in turns, if they did."""
-    if ratio := two.get(BY_BLOCK.get(figure.column, "")):
-        return float(ratio)
+    if ratio := _by_block(figure, two):
+        return ratio
     before, after = figure.of(one), figure.of(two)
     return after / before if before and after else None
+
+
+def _by_block(figure: Figure, row: Row) -> float | None:
+    return row.get(BY_BLOCK.get(figure.column, ""))
 
 
 def _tested(

@@ -47,7 +47,7 @@ COLUMNS = (
                 for figure, name in BY_BLOCK.items()
             ),
             ("started_at", "timestamp", "", "when it began"),
-            ("wall_s", "float64", "s", "duration of the process"),
+            ("wall_s", "float64", "s", "duration of the process, or of both where they ran side by side"),
         ],
     ),
 )
