@@ -39,13 +39,15 @@ class RunOptions:
         minimum=1,
     )
     timing_limit: int = described(
-        "Seconds for the samples of one performance check, past which it takes the interval as wide as it is.",
+        "Seconds for the samples of one performance check, past which it takes the interval as wide as it is. Two that "
+        "`snakemake compare` times side by side have twice as many together.",
         default=15,
         minimum=1,
     )
     memory: int | None = described(
-        "GB (10^9 bytes) that the processes of one cell may occupy together; past that they are killed and "
-        "the status is that of running out of memory. It is also what a cluster is asked for. Null is an "
+        "GB (10^9 bytes) that the processes of one cell may occupy together, and twice as much those of two that are timed "
+        "side by side; past that they are killed and the status is that of running out of memory. It is also what a cluster "
+        "is asked for. Null is an "
         "estimate by the model's size and batch.",
         default=None,
         minimum=1,
@@ -73,7 +75,7 @@ class RunOptions:
     processes: int = described(
         "Fresh processes of each build that `snakemake compare` times a cell in, each side by side with one of the other "
         "build. More of them find smaller differences.",
-        default=5,
+        default=8,
         minimum=2,
     )
 

@@ -71,8 +71,9 @@ SCHEMA = parquet.schema(
                 "change",
                 "float64",
                 "",
-                "relative change of the second against the first; of a count the difference; of compiled_ms that was "
-                "measured apart on one device, without what eager of all cells has in common",
+                "relative change of the second against the first, of what was timed side by side block by block; of a "
+                "count the difference; of compiled_ms that was measured apart on one device, without what eager of all "
+                "cells has in common",
             ),
             ("change_ci_low", "float64", "", "lower end of its 95 % interval"),
             ("change_ci_high", "float64", "", "upper end of its 95 % interval"),

@@ -29,7 +29,7 @@ COLUMNS = (
         "pair",
         [
             ("turn", "int64", "", "number of the process among those of its build, from 0"),
-            ("position", "int64", "", "number of the process among those of both builds, in the order in which they ran"),
+            ("position", "int64", "", "number of the process among those of both builds"),
             ("status", "string", "", "status of the performance check"),
             ("cause", "string", "", "why it did not pass"),
             ("message", "string", "", "what went wrong, in words"),
