@@ -55,9 +55,9 @@ def _turn(
     device: str | None,
     begins: int,
 ) -> Sequence[Outcome]:
-    """What becomes of both side by side; nothing if they come to no result, for a second time once they did.
+    """What becomes of both side by side; nothing if they come to no result.
 
-    The side `begins` has the first block.
+    Once there was a turn, which gave the device, another one is tried twice. The side `begins` has the first block.
     """
     if weights and weights.failure():
         return ()
