@@ -33,6 +33,8 @@ LONGER = ("compiled_ms", BY_BLOCK["compiled_ms"], BY_BLOCK["relative_time"])
 
 Row = dict[str, Any]
 Bank = dict[str, list[list[Row]]]
+Turns = dict[str, list[list[list[Row]]]]
+"""By cell and folder, the two processes of each turn."""
 
 
 def read(folders: Sequence[Path]) -> Bank:
@@ -46,18 +48,18 @@ def read(folders: Sequence[Path]) -> Bank:
 
 
 def turns(rows: Sequence[Row]) -> list[list[Row]]:
-    """The two processes of each turn."""
+    """The two processes of each turn of a cell."""
     by_turn: dict[int, list[Row]] = {}
     for row in rows:
         by_turn.setdefault(row["turn"], []).append(row)
     return [both for both in by_turn.values() if len(both) == 2]
 
 
-def draw(bank: Bank, processes: int, planted: float, rng: np.random.Generator) -> list[Row]:
+def draw(bank: Turns, processes: int, planted: float, rng: np.random.Generator) -> list[Row]:
     """The rows of one comparison."""
     drawn = []
     for blocks in bank.values():
-        of_block = turns(blocks[rng.integers(len(blocks))])
+        of_block = blocks[rng.integers(len(blocks))]
         for turn, number in enumerate(rng.choice(len(of_block), processes, replace=False)):
             before, after = rng.permutation(np.array(of_block[number], dtype=object))
             longer = {name: after[name] * (1 + planted) for name in LONGER if after.get(name)}
@@ -85,12 +87,12 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=5, help="of each build in a comparison")
     parser.add_argument("--draws", type=int, default=500, help="comparisons for each planted change")
     asked, rng = parser.parse_args(), np.random.default_rng(0)
-    bank = read(asked.folders)
-    few = [cell for cell, blocks in bank.items() if min(len(turns(rows)) for rows in blocks) < asked.processes]
+    bank = {cell: list(map(turns, blocks)) for cell, blocks in read(asked.folders).items()}
+    few = [cell for cell, blocks in bank.items() if min(map(len, blocks)) < asked.processes]
     if few or not bank:
         parser.error(f"{few[0] if few else 'the bank'} has fewer than {asked.processes} turns in a folder")
-    sizes = [len(rows) for blocks in bank.values() for rows in blocks]
-    print(f"{len(bank)} cells, {sum(sizes)} processes; {asked.draws} comparisons of {asked.processes} turns each")
+    sizes = [len(block) for blocks in bank.values() for block in blocks]
+    print(f"{len(bank)} cells, {2 * sum(sizes)} processes; {asked.draws} comparisons of {asked.processes} turns each")
     for planted in PLANTED:
         rows = [row for _ in range(asked.draws) for row in judge(draw(bank, asked.processes, planted, rng))]
         print(f"{planted:.0%} slower" if planted else "no change")

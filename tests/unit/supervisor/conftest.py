@@ -1,6 +1,6 @@
 """What the tests of supervisors share: one way to have a cell measured by the fake worker."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import pytest
 from specs import cell
 from timmgate.core.outcome import Outcome
 from timmgate.core.run_options import RunOptions
-from timmgate.core.spec import Cell
+from timmgate.core.spec import Cell, Spec
 from timmgate.supervisor import monitor
 from timmgate.supervisor.cell import supervise
 from timmgate.supervisor.job import Job
@@ -44,11 +44,19 @@ class Measure:
         """Limits are generous unless the test is about one."""
         return RunOptions(threads=2, timeout=timeout, attempts=attempts, cache=self.folder / "cache", **policy)
 
-    def checks(self, words: str, *checks: str, **limits: Any) -> list[Outcome]:
-        """The outcomes of these checks."""
+    def behave(self, words: str = "") -> None:
+        """Have this process start fake workers, which behave as the words say in our cell."""
         self.worker.behaviours = {self.cell.model: words}
         for name, value in self.worker.environment.items():
             self.patch.setenv(name, value)
+
+    def specs_of(self, *builds: str) -> list[Spec]:
+        """The performance check of the cell, of each build."""
+        return [replace(self.cell, build=build).spec("performance") for build in builds]
+
+    def checks(self, words: str, *checks: str, **limits: Any) -> list[Outcome]:
+        """The outcomes of these checks."""
+        self.behave(words)
         specs = [self.cell.spec(check) for check in checks]
         outcomes = supervise(specs, self.run_options(**limits), self.log, Journal(self.journal))
         assert self.worker.alive() == []
@@ -77,7 +85,7 @@ def limit_at_a_hang(fake_worker, monkeypatch) -> None:
     limit_s, seen = monitor.Follower._limit_s, set()
 
     def limit(follower: monitor.Follower) -> float:
-        pids = {*process_tree.tree(follower._worker.pid)}
+        pids = {*process_tree.tree(follower._worker.pid)} & {start["pid"] for start in fake_worker.starts()}
         if pids & seen:  # one turn later, so that what it said before it hung has been read
             return -1.0
         seen.update(pids & fake_worker.hung())

@@ -325,8 +325,7 @@ def test_a_cell_that_was_lost_with_its_machine_compiles_into_an_empty_cache(know
     (cache / "half.so").touch()
     if known:
         Journal(measure.journal, 0, {"accuracy": measure.cell.spec("accuracy").identity()}).began("accuracy")
-    for name, value in measure.worker.environment.items():
-        measure.patch.setenv(name, value)
+    measure.behave()
     file = measure.folder / "accuracy.parquet"
     job = Job(cell=measure.cell, files={"accuracy": file}, run=measure.run_options(), log=measure.log, attempts=2)
     measure_job(job, lambda *_: None)

@@ -14,13 +14,10 @@ def timed(measure, fake_worker, tmp_path):
     """Times a cell with two builds; the words are how workers behave, and `variables` those of the second build."""
 
     def outcomes(words="", variables=None, **limits):
-        fake_worker.behaviours = {measure.cell.model: words}
-        for name, value in fake_worker.environment.items():
-            measure.patch.setenv(name, value)
+        measure.behave(words)
         run = measure.run_options(**limits)
         runs = [run, replace(run, build=BuildOptions(env=variables or {}))]
-        specs = [replace(measure.cell, build=build).spec("performance") for build in ("old", "new")]
-        found = side_by_side.measure(specs, runs, None, tmp_path / "log")
+        found = side_by_side.measure(measure.specs_of("old", "new"), runs, None, tmp_path / "log")
         assert fake_worker.alive() == []
         return found
 

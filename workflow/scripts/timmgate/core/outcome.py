@@ -56,6 +56,19 @@ class AttemptResult:
     device_number: int | None = None
     was_shared: bool = False
 
+    def take(self, kind: str, content: Any) -> None:
+        """Take in a message of the worker (`protocol.CONTENTS`); those that are not about one attempt are nothing."""
+        match kind:
+            case "stage":
+                self.stage = content
+                self.visits[content] += 1
+            case "columns":
+                self.columns.update(content)
+            case "detail":
+                self.details.append(content)
+            case "result_so_far" | "result" | "failure":
+                setattr(self, kind, content)
+
     @property
     def reached_limit(self) -> bool:
         """Whether a limit of time or memory ended it, ours or the kernel's, and nothing that it said."""

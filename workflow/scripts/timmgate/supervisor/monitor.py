@@ -315,22 +315,12 @@ class Follower:
             self.attempt.supervisor_error = "broken message", f"{line[:200]!r}: {error}"
             return
         self._count_time()
-        match kind:
-            case "check" if self.attempt.result is not None:
-                self._next_check(elapsed_s)
-            case "stage":
-                self.attempt.stage = content
-                self.attempt.visits[content] += 1
-            case "columns":
-                self.attempt.columns.update(content)
-            case "detail":
-                self.attempt.details.append(content)
-            case "result_so_far":
-                self.attempt.result_so_far = content
-            case "result" | "failure":
-                setattr(self.attempt, kind, content)
-                self.attempt.worker_s = elapsed_s - self._began_elapsed_s
-                self._used_s = 0.0
+        if kind == "check" and self.attempt.result is not None:
+            self._next_check(elapsed_s)
+        self.attempt.take(kind, content)
+        if kind in ("result", "failure"):
+            self.attempt.worker_s = elapsed_s - self._began_elapsed_s
+            self._used_s = 0.0
 
     def _next_check(self, elapsed_s: float) -> None:
         cpu_s, wall_s = tree_cpu_s(self._worker.pid), self._last - self._start

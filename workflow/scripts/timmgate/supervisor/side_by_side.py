@@ -83,7 +83,7 @@ class Side:
     """One of the two workers: what it says, and its turns."""
 
     def __init__(self, request: Request, stack: ExitStack):
-        self.result = AttemptResult(check=request.specs[0].check, stage="timing")
+        self.result = AttemptResult(check=request.specs[0].check)
         self._build, self._buffered = request.specs[0].build, b""
         (self._said, says), (taken, self._gives), (self._answers, answers) = (os.pipe() for _ in range(3))
         for number in (self._said, self._gives, self._answers):
@@ -104,7 +104,9 @@ class Side:
         found = False
         while not found:
             for line in self._lines():
-                found |= self._take(line, until)
+                kind, content, _ = protocol.parse(line)
+                self.result.take(kind, content)
+                found |= until(kind, content)
 
     def take_turn(self) -> bool:
         """Let it have one; whether it has enough of them."""
@@ -125,17 +127,6 @@ class Side:
             raise TurnsError(f"{self._build} came to no result")
         *lines, self._buffered = (self._buffered + chunk).split(b"\n")
         return lines
-
-    def _take(self, line: bytes, until: Callable[[str, Any], bool]) -> bool:
-        kind, content, _ = protocol.parse(line)
-        match kind:
-            case "columns":
-                self.result.columns.update(content)
-            case "detail":
-                self.result.details.append(content)
-            case "result":
-                self.result.result = content
-        return until(kind, content)
 
 
 def give_turns(sides: Sequence[Side]) -> None:
