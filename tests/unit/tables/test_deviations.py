@@ -296,6 +296,53 @@ def test_figures_of_another_protocol_are_said_not_to_be_comparable(judged, tmp_p
     assert gate.outcome(found) == ExitCode.WRONG_REQUEST
 
 
+A = ("inference", "a")
+
+
+def on_machine(slow, rng, change=0.0):
+    """A cell and fresh process on a machine that is slower by `slow`, by half as much again in compiled."""
+    compiled_ms = 10 * (1 + slow) ** 1.5 * (1 + change) * rng.normal(1, 0.003)
+    (fresh,) = again("a", {"eager_ms": 20 * (1 + slow), "compiled_ms": compiled_ms})
+    return dict.fromkeys(merged.cells([cell("a")]).column_names) | cell("a") | fresh
+
+
+@pytest.fixture
+def of_nights():
+    """A random generator and a baseline of a cell that was measured on slow and on fast machines."""
+    rng = np.random.default_rng(5)
+    return rng, measured_baseline.Baseline({A: [on_machine(rng.uniform(-0.1, 0.1), rng) for _ in range(20)]})
+
+
+@pytest.mark.parametrize("slow", [-0.08, 0.0, 0.08])
+def test_a_machine_that_slows_compiled_more_than_eager_makes_no_cell_slower_and_hides_none(slow, of_nights):
+    rng, baseline = of_nights
+    for change, classes in ((0.0, []), (0.04, ["slower"]), (-0.04, ["faster"])):
+        found = list(deviations.deviations([on_machine(slow, rng, change)], baseline, Thresholds()))
+        assert [row["class"] for row in found] == classes
+        assert all(f"{change:+.0%}"[:2] in row["reason"] and "at this speed of eager" in row["reason"] for row in found)
+
+
+@pytest.mark.parametrize("slow", [-0.08, 0.0, 0.08])
+def test_fresh_processes_on_a_slower_machine_tell_as_soon(slow, of_nights):
+    rng, baseline = of_nights
+    now, times = on_machine(-slow, rng, 0.04), 9
+    suspect = confirmation.Suspect.from_dict(deviations.suspects([now], baseline, Thresholds(), times)[A].rounded())
+    for change, processes, classes in ((0.0, 1, ["not_confirmed"]), (0.06, 3, ["slower"])):
+        ran = [on_machine(slow, rng, change) for _ in range(processes)]
+        assert [confirmation.is_settled(suspect, ran[:number], times) for number in (processes - 1, processes)] == [
+            False,
+            True,
+        ]
+        assert [row["class"] for row in deviations.deviations([now], baseline, Thresholds(), {A: ran}, times)] == classes
+
+
+def test_beyond_what_eager_was_in_the_history_nothing_is_assumed(of_nights):
+    """A torch whose eager is 40 % slower, and whose compiled is not, is no slower cell; nor does it hide one."""
+    rng, baseline = of_nights
+    of_new_torch = on_machine(0.0, rng) | {"eager_ms": 28.0}
+    assert [row["class"] for row in deviations.deviations([of_new_torch], baseline, Thresholds())] == ["eager_slower"]
+
+
 @pytest.mark.parametrize("measurements", [1, 2, 8])
 def test_however_few_measurements_a_baseline_has_healthy_nights_pass(measurements):
     """A baseline of one run that was low by chance makes every fresh process look worse."""
@@ -659,6 +706,10 @@ def test_an_entry_covers_its_own_build_alone(judged, entries):
     ("lines", "sentence"),
     [
         (["mode\tmodel\tissue"], "the column 'until' is missing"),
+        (
+            ["issue\tmode\tmodel\tuntil"],
+            "line 1: the column 'issue' must not be the first, as a line that begins with # is a",
+        ),
         (["mode\tmodel\tissue\tuntill"], "unknown column 'untill'; did you mean until"),
         ([HEADER, "inference\ta\t\t\t2026-12-31"], "line 2: the issue is missing"),
         ([HEADER, "inference\ta\t\t#1\tsoon"], "line 2: until is 'soon'; it must be a date, as in 2026-12-31"),

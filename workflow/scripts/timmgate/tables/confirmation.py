@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
+from timmgate.tables.eager_response import Response
 from timmgate.tables.figures import JUDGED, Figure
 
 SHARE = 0.5
@@ -16,10 +17,11 @@ Row = dict[str, Any]
 
 
 class Limit(NamedTuple):
-    """How far a figure may be from its `level` in the baseline, as `Figure.move` says it."""
+    """How far a figure may be from its `level` in the baseline, as `Figure.move` says it, without its `response`."""
 
     level: float
     limit: float
+    response: Response = Response()
 
 
 class Suspect(NamedTuple):
@@ -30,13 +32,17 @@ class Suspect(NamedTuple):
 
     def rounded(self) -> dict[str, Any]:
         """As JSON, to the digits that make a difference: what is equal then need not be timed again."""
-        limits = {column: [float(f"{level:.4g}"), float(f"{limit:.2g}")] for column, (level, limit) in self.limits.items()}
+        limits = {
+            column: [float(f"{level:.4g}"), float(f"{limit:.2g}"), [round(each, 4) for each in response]]
+            for column, (level, limit, response) in self.limits.items()
+        }
         return {"batch_size": self.batch_size, "limits": limits}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Suspect":
         """What `rounded` made."""
-        return cls(values["batch_size"], {column: Limit(*limit) for column, limit in values["limits"].items()})
+        limits = {column: Limit(level, limit, Response(*of)) for column, (level, limit, of) in values["limits"].items()}
+        return cls(values["batch_size"], limits)
 
 
 def unusable(row: Row, batch_size: int) -> str | None:
@@ -72,7 +78,7 @@ def is_settled(suspect: Suspect, fresh: Sequence[Row], times: int) -> bool:
 
 
 def _is_clear(figure: Figure, limit: Limit, fresh: Sequence[Row], times: int) -> bool:
-    moves = [figure.move(value, limit.level) for value in figure.known(fresh)]
+    moves = [figure.move(value, limit.level) - limit.response.of(row) for row, value in figure.known_in(fresh)]
     if not moves:  # nor will more of them know it
         return len(fresh) >= MIN_BEYOND
     within = sum(move <= limit.limit for move in moves)

@@ -15,6 +15,7 @@ import numpy as np
 from timmgate.core.schemas import PASSED
 from timmgate.core.thresholds import Thresholds
 from timmgate.tables.confirmation import SHARE, Limit, Suspect, is_failing, unusable, usable
+from timmgate.tables.eager_response import Response, learn
 from timmgate.tables.figures import COLD, COMPILED, COUNTED, EAGER, JUDGED, RELATIVE, Figure
 from timmgate.tables.measured_baseline import ABSENT, Baseline, ModeModel, Row, differences, in_words
 from timmgate.tables.moderated import Test, two_sided
@@ -76,6 +77,7 @@ class Comparison:
     `incomparable` says why a cell is not, `unknown` which figures of one are known in the baseline alone. `eager` is the
     median of eager's moves, which all cells have in common. `spread` is by figure how much each cell scattered in its
     baseline, where that has several measurements. `known` is how many of them the baseline of a figure is the median of.
+    `responses` are how relative times go with eager's, which is taken off their moves.
     """
 
     moves: dict[str, dict[ModeModel, float]] = field(default_factory=lambda: {each.column: {} for each in MOVING})
@@ -83,6 +85,7 @@ class Comparison:
     known: dict[str, dict[ModeModel, int]] = field(default_factory=lambda: {each.column: {} for each in MOVING})
     incomparable: dict[ModeModel, str] = field(default_factory=dict)
     unknown: dict[ModeModel, list[Figure]] = field(default_factory=dict)
+    responses: dict[ModeModel, Response] = field(default_factory=dict)
     eager: float = 0.0
     _pooled: dict[str, float] = field(default_factory=dict)
 
@@ -114,17 +117,22 @@ class Comparison:
         move = self.moves[column].get(key)
         return move if move is None or column != COMPILED.column else move - self.eager
 
-    def is_eager(self, key: ModeModel, limit: float, anew: Mapping[str, float | None] | None = None) -> bool:
-        """Whether it is eager that moved: by more than noise, and than compiled twice, which is no slower by `limit`.
+    def response(self, figure: Figure, key: ModeModel) -> Response:
+        """How a figure of a cell goes with eager's time: relative time alone is known to."""
+        return self.responses.get(key, Response()) if figure is RELATIVE else Response()
 
-        `anew` is how far figures moved in fresh processes, which count where there are any.
+    def of_eager(self, key: ModeModel, limit: float, anew: Mapping[str, float | None] | None = None) -> str | None:
+        """The class of a cell whose eager moved: by more than noise, and than compiled twice, which is no slower by `limit`.
+
+        `anew` is how far figures moved in fresh processes, which count where there are any. None if it is not eager.
         """
         own = anew or {each.column: self.own(each.column, key) for each in (EAGER, COMPILED)}
         eager, compiled = own[EAGER.column], own[COMPILED.column]
         if eager is None or compiled is None:
-            return False
+            return None
         eager -= self.eager
-        return compiled <= limit and abs(eager) > max(REPORT_SIGMAS * self.scatter(EAGER.column, key), 2 * abs(compiled))
+        noise = max(REPORT_SIGMAS * self.scatter(EAGER.column, key), 2 * abs(compiled))
+        return (EAGER.worse if eager > 0 else EAGER.better) if compiled <= limit and abs(eager) > noise else None
 
     def test(self, column: str, key: ModeModel, common: float = 0.0) -> Test:
         """Whether a figure that is known moved by more than the scatter of all cells, without what is `common` to them."""
@@ -149,16 +157,21 @@ def compare(cells: Sequence[Row], baseline: Baseline) -> Comparison:
         of_threads = [each for each in alike if each["performance_threads"] == row["performance_threads"]]
         for figure in MOVING:
             same = of_threads if figure is COLD else alike
-            levels = [level for level in map(figure.of, same) if level is not None]
             now = figure.of(row)
-            if now is None and levels:
+            if now is None and any(figure.of(each) is not None for each in same):
                 found.unknown.setdefault(key, []).append(figure)
+            known = figure.known_in(same)
             if figure is COUNTED:
-                if levels and now is not None:
-                    found.moves[figure.column][key] = now - levels[-1]
-            elif now and any(levels):
-                logs = latest_level([math.log(level) for level in levels if level])
-                found.moves[figure.column][key] = math.log(now) - median(logs)
+                if known and now is not None:
+                    found.moves[figure.column][key] = now - known[-1][1]
+            elif now and known:
+                logs = latest_level([math.log(value) for _, value in known])
+                of_level = [each for each, _ in known[-len(logs) :]]
+                if figure is RELATIVE:
+                    found.responses[key] = learn(of_level)
+                response = found.response(figure, key)
+                logs = [log - response.of(each) for log, each in zip(logs, of_level, strict=True)]
+                found.moves[figure.column][key] = math.log(now) - response.of(row) - median(logs)
                 found.known[figure.column][key] = len(logs)
                 if len(logs) >= MIN_FOR_OWN_SCATTER:
                     found.spread[figure.column][key] = spread(logs) * math.sqrt(1 + variance_of_median(len(logs)))
@@ -178,7 +191,8 @@ def spread(values: Sequence[float]) -> float:
 
 
 def latest_level(values: Sequence[float]) -> Sequence[float]:
-    """The last of successive logarithms, as many as lie on one level: of 32, 16 or 8, the most whose halves agree.
+    """The last of successive logarithms, as many as lie on one level: at most 32, half of them and so on down to 8, the most
+    whose halves agree.
 
     Many say best where a cell lies, but not those from before it changed for good.
     """
@@ -238,11 +252,13 @@ def deviations(
         if is_failing(ran, batch_size, times):
             yield {**about, "class": "new_failure", "reason": _failed(ran, batch_size)}
         anew = {each.column: _moved_again(each, row, found, again) for each in MOVING}
-        is_eager = found.is_eager(key, _limit(COMPILED, key, found, thresholds))
-        is_eager_again = found.is_eager(key, _limit(COMPILED, key, found, thresholds, times), anew)
+        of_eager = found.of_eager(key, _limit(COMPILED, key, found, thresholds))
+        of_eager_again = found.of_eager(key, _limit(COMPILED, key, found, thresholds, times), anew)
         for figure, move, value in _moves(row, found):
-            moved = _class_of(figure, move, _limit(figure, key, found, thresholds), is_eager)
+            moved = _class_of(figure, move, _limit(figure, key, found, thresholds), of_eager)
             words = f"{figure.column} {value:.4g}, {_size(figure, move)} against the baseline"
+            if found.response(figure, key).slope:
+                words += " at this speed of eager"
             if figure is RELATIVE:
                 words += f": {COMPILED.column} {row[COMPILED.column]:.4g}, {EAGER.column} {row[EAGER.column]:.4g}"
             move_again = anew[figure.column]
@@ -250,7 +266,7 @@ def deviations(
                 words += f"; unknown in {len(again)} fresh processes"
             elif move_again is not None and _is_suspect(figure, move, key, found, thresholds):
                 words += f"; {_size(figure, move_again)} in {len(again)} fresh processes"
-                confirmed = _class_of(figure, move_again, _limit(figure, key, found, thresholds, times), is_eager_again)
+                confirmed = _class_of(figure, move_again, _limit(figure, key, found, thresholds, times), of_eager_again)
                 was, moved = moved, confirmed if confirmed != figure.better else None
                 if moved is None and was == figure.worse:
                     moved = "not_confirmed"
@@ -271,8 +287,9 @@ def suspects(cells: Sequence[Row], baseline: Baseline, thresholds: Thresholds, t
         key, limits = (row["mode"], row["model"]), {}
         for figure, move, value in _moves(row, found):
             if _is_suspect(figure, move, key, found, thresholds):
-                level = value - move if figure.is_count else value / math.exp(move)
-                limits[figure.column] = Limit(level, _limit(figure, key, found, thresholds, times))
+                response = found.response(figure, key)
+                level = value - move if figure.is_count else value / math.exp(move + response.of(row))
+                limits[figure.column] = Limit(level, _limit(figure, key, found, thresholds, times), response)
                 one = _limit(figure, key, found, thresholds)
                 excess[key] = max(excess.get(key, 0.0), move / one if one else 0.0)
         if limits:
@@ -310,10 +327,10 @@ def _size(figure: Figure, move: float) -> str:
 def _moved_again(figure: Figure, row: Row, found: Comparison, again: Sequence[Row]) -> float | None:
     """How far the median of fresh measurements is from the baseline, from which that of `row` is by a known move."""
     move, value = found.own(figure.column, (row["mode"], row["model"])), figure.of(row)
-    values = figure.known(again)
-    if move is None or value is None or not values:
+    known, response = figure.known_in(again), found.response(figure, (row["mode"], row["model"]))
+    if move is None or value is None or not known:
         return None
-    return figure.move(median(values), value) + move
+    return median(figure.move(again, value) - response.of(each) for each, again in known) + response.of(row) + move
 
 
 def _threshold(figure: Figure, thresholds: Thresholds) -> float:
@@ -329,10 +346,10 @@ def _limit(figure: Figure, key: ModeModel, found: Comparison, thresholds: Thresh
     return max(_threshold(figure, thresholds), noise)
 
 
-def _class_of(figure: Figure, move: float, limit: float, is_eager: bool) -> str | None:
+def _class_of(figure: Figure, move: float, limit: float, of_eager: str | None) -> str | None:
     """The class of a figure that moved by more than its limit; None for one that did not."""
     if abs(move) <= limit:
         return None
-    if figure is RELATIVE and is_eager:
-        return EAGER.better if move > 0 else EAGER.worse
+    if figure is RELATIVE and of_eager:
+        return of_eager
     return figure.worse if move > 0 else figure.better

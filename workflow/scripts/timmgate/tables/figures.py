@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+Row = Mapping[str, Any]
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -25,7 +27,7 @@ class Figure:
         """The columns that it is made of: one, or what is divided and by what."""
         return self.over or (self.column,)
 
-    def of(self, row: Mapping[str, Any]) -> float | None:
+    def of(self, row: Row) -> float | None:
         """Its value in a row; None where that is not known."""
         one, *others = (row[name] for name in self.columns)
         if not others:
@@ -38,9 +40,10 @@ class Figure:
         """Whether its changes are differences, and not ratios."""
         return self.threshold is None
 
-    def known(self, rows: Iterable[Mapping[str, Any]]) -> list[float]:
-        """Its values in the rows that can be compared: of ratios, those that are not 0."""
-        return [value for value in map(self.of, rows) if value is not None and (value or self.is_count)]
+    def known_in(self, rows: Iterable[Row]) -> list[tuple[Row, float]]:
+        """The rows in which it can be compared, each with its value: of ratios, those where it is not 0."""
+        values = ((row, self.of(row)) for row in rows)
+        return [(row, value) for row, value in values if value is not None and (value or self.is_count)]
 
     def move(self, value: float, level: float) -> float:
         """How far a value is from a level: the logarithm of the ratio, of a count the difference."""
