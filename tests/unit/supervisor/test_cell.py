@@ -4,6 +4,7 @@ import contextlib
 import functools
 import itertools
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -32,7 +33,7 @@ from timmgate.supervisor.capped_log import CappedLog
 from timmgate.supervisor.job import Job
 from timmgate.supervisor.job import measure as measure_job
 from timmgate.supervisor.journal import Journal
-from timmgate.system import cgroups, cpu_topology, device_locks, process_tree
+from timmgate.system import cgroups, cpu_topology, device_locks, gpus, process_tree
 from timmgate.system.device_locks import SlotRequest
 from timmgate.system.timing_lock import ActivityLock
 
@@ -128,6 +129,14 @@ def test_a_row_says_how_it_ended_and_where_it_comes_from_although_the_worker_fai
     }
     assert {name for name in course | provenance if row[name] is None} == set()
     assert {name for name in not_reached if row[name] is not None} == set()
+
+
+@pytest.mark.parametrize(("device", "driver"), [("cuda", "580.65.06"), ("cpu", None)])
+def test_a_row_has_the_driver_of_the_gpu_that_it_was_measured_on(device, driver, measure, monkeypatch, tmp_path):
+    (tmp_path / "version").write_text("580.65.06")
+    monkeypatch.setattr(gpus, "DRIVER_FILES", {tmp_path / "version": re.compile(r"(\S+)")})
+    measure = replace(measure, cell=replace(measure.cell, device=device))
+    assert measure.row(measure())["driver"] == driver
 
 
 def test_an_hour_in_which_the_supervisor_was_suspended_is_none_of_the_workers_time(measure, monkeypatch):
@@ -444,6 +453,13 @@ def test_a_timing_that_never_fits_is_out_of_memory(measure):
     _, performance = measure.both("fits:0@performance.run")
     assert verdict(performance) == ("OOM", "run", "MemoryError")
     assert performance.result.columns["batch_size"] == 1
+
+
+def test_in_training_a_batch_has_two_images_at_least(measure):
+    measure = replace(measure, cell=replace(measure.cell, options=replace(measure.cell.options, training=True)))
+    _, performance = measure.both("fits:0@performance.run")
+    assert verdict(performance) == ("OOM", "run", "MemoryError")
+    assert performance.result.columns["batch_size"] == 2
 
 
 def test_batch_sizes_fall_as_timms_do():

@@ -89,8 +89,3 @@ def test_the_second_starts_when_the_first_waits_for_its_turns(timed, fake_worker
     assert timed("tick:0.1@performance.compile")
     ticks = [entry["pid"] for entry in fake_worker.entries() if "tick" in entry]
     assert ticks == sorted(ticks, key=ticks.index)
-
-
-def test_each_may_have_half_of_the_memory(timed, fake_worker):
-    assert timed(memory_bytes=4 * 10**9)
-    assert {request.run.memory_bytes for request in fake_worker.requests()} == {2 * 10**9}

@@ -29,9 +29,9 @@ def test_all_turns_are_on_one_device_whichever_is_free(measure, fake_worker, tmp
 def in_three_turns(measure, tmp_path):
     """Times a cell by two builds, whose workers behave as the words say."""
 
-    def measured(words):
+    def measured(words, **limits):
         measure.behave(words)
-        run = measure.run_options(processes=3)
+        run = measure.run_options(processes=3, **limits)
         return list(turns.measure(measure.specs_of("old", "new"), [run, run], None, tmp_path / "log"))
 
     return measured
@@ -44,6 +44,12 @@ def test_in_every_other_turn_the_second_build_begins(in_three_turns, fake_worker
     ticks = sorted((entry for entry in fake_worker.entries() if "tick" in entry), key=itemgetter("at"))
     pids = dict.fromkeys(map(itemgetter("pid"), ticks))
     assert [builds[pid] for pid in pids] == ["old", "new", "new", "old", "old", "new"]
+
+
+@pytest.mark.parametrize("words", ["", "raise_at_first:2@performance.timing"])
+def test_each_may_have_half_of_the_memory_side_by_side_and_one_after_the_other(words, in_three_turns, fake_worker):
+    assert len(in_three_turns(words, memory_bytes=4 * 10**9)) == 6
+    assert {request.run.memory_bytes for request in fake_worker.requests()} == {2 * 10**9}
 
 
 def test_what_cannot_run_side_by_side_runs_one_after_the_other(in_three_turns, fake_worker):

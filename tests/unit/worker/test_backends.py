@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.utils import get_compilation_metrics
 
 import specs
 from said import Said
@@ -38,6 +39,14 @@ def test_a_backend_computes_the_same(backend):
     with torch.no_grad():
         compiled = backends.compile_model(spec(backend=backend), model, IMAGES)
         torch.testing.assert_close(compiled(IMAGES), model(IMAGES))
+
+
+def test_what_dynamo_counted_is_of_all_compilations_and_not_of_the_last_64(tmp_path):
+    reporter = Reporter(io.StringIO())
+    with backends.compiling(spec(backend="eager"), NoCache(tmp_path), reporter):
+        for number in range(70):
+            torch.compile(eval(f"lambda images: images + {number}"), backend="eager")(IMAGES)
+    assert len(get_compilation_metrics()) == 70
 
 
 @pytest.mark.compiles

@@ -20,7 +20,7 @@ from timmgate.core.protocol import Reporter
 from timmgate.core.spec import Spec
 from timmgate.supervisor.speedup import Estimate, estimate
 from timmgate.system import timing_turns
-from timmgate.worker import backends, performance
+from timmgate.worker import backends, models, performance
 from timmgate.worker.compile_cache import Cache
 from timmgate.worker.training_step import Setup
 
@@ -149,6 +149,27 @@ def test_a_program_that_computes_something_else_from_some_call_on_is_wrong(compi
     compiler(breaks)
     columns = measure(spec(**options)).columns
     assert (columns["timed_output_ok"], columns["timed_output_kind"]) == (False, "changed")
+
+
+class Writing(torch.nn.Module):
+    """One that writes to what its output depends on, in every call: to its images, or to a buffer of its own."""
+
+    def __init__(self, to_images: bool):
+        super().__init__()
+        self.to_images, self.head = to_images, torch.nn.Linear(8, 5)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, images):
+        self.calls += not self.to_images
+        images = images.mul_(0.9) if self.to_images else images
+        return self.head(images.mean((1, 2))[:, :8]) * (1 + self.calls)
+
+
+@pytest.mark.parametrize("to_images", [True, False])
+def test_what_eager_writes_to_is_no_change_of_the_program(compiler, to_images, monkeypatch):
+    monkeypatch.setattr(models, "create", lambda spec, weights=None: Writing(to_images).eval())
+    compiler(lambda model: model)
+    assert measure(spec()).columns["timed_output_ok"] is True
 
 
 @pytest.mark.parametrize("options", [{}, {"optimizer": "sgd"}, {"optimizer": "adam", "dynamic": True}])

@@ -23,10 +23,8 @@ def question(device: str = "cpu", models: tuple[str, ...] = (), toolchain: Path 
     )
 
 
-def test_a_request_that_is_possible_has_no_problems_and_the_device_a_name():
-    answer = preflight.answer(question(models=("test_vit", "resnet50.a1_in1k")))
-    assert (list(answer.problems), answer.driver) == ([], None)
-    assert answer.device_name
+def test_a_request_that_is_possible_has_no_problems():
+    assert list(preflight.answer(question(models=("test_vit", "resnet50.a1_in1k"))).problems) == []
 
 
 @pytest.mark.parametrize("backend", ["nothing", "aot_eager", "fault:drop-skip@first", "fault:exit"])

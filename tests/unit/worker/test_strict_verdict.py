@@ -399,6 +399,19 @@ def test_without_float64_null_runs_are_held_against_eager(monkeypatch):
     monkeypatch.setattr(strict_verdict, "run", no_double)
     assert measure(monkeypatch, same).columns["strict"] == "pass"
     assert measure(monkeypatch, lambda model: lambda images: 1.001 * model(images)).columns["strict"] == "fail"
+    of_model(monkeypatch, Normed)
+    assert measure(monkeypatch, same, training=True).columns["strict"] == "pass"
+    assert measure(monkeypatch, with_momentum(0.2), training=True).columns["strict"] == "fail"
+
+
+def with_momentum(momentum: float):
+    """A compiler whose running statistics move by another share than eager's, which is 0.1."""
+
+    def compile_(model):
+        model.norm.momentum = momentum
+        return model
+
+    return compile_
 
 
 def test_null_runs_that_fail_leave_the_dynamo_rule_and_a_reason(monkeypatch):
@@ -682,8 +695,47 @@ def test_statistics_that_a_program_spoils_are_not_put_right_for_it(monkeypatch):
 
         return forward
 
-    of_model(monkeypatch, Normed)
-    assert measure(monkeypatch, spoils, traits={"nondeterministic": True}).columns["strict"] == "fail"
+    class Restless(Normed):
+        calls = 0
+
+        def forward(self, images):
+            Restless.calls += 1
+            return super().forward(images) * (1 + 1e-7 * (Restless.calls % 3))
+
+    of_model(monkeypatch, Restless)
+    said = measure(monkeypatch, spoils)
+    assert (said.result["status"], said.columns["strict"]) == ("eager_two_runs_differ", "fail")
+
+
+def test_what_the_suite_says_of_training_excuses_nothing_at_inference(monkeypatch):
+    def wrong_at_first(model):
+        calls = []
+
+        def forward(images):
+            calls.append(1)
+            return model(images) * (1.5 if len(calls) == 1 else 1)
+
+        return forward
+
+    assert measure(monkeypatch, wrong_at_first, traits={"nondeterministic": True}).columns["strict"] == "fail"
+
+
+def test_a_buffer_that_a_model_makes_anew_at_its_first_call_stays_as_it_made_it(monkeypatch):
+    """As ConViT's relative positions, whose shape is that of the images."""
+
+    class Positions(Tiny):
+        def __init__(self, seed: int):
+            super().__init__(seed)
+            self.register_buffer("positions", torch.zeros(1, 1))
+
+        def forward(self, images: Tensor) -> Tensor:
+            if self.positions.shape[1] != images.shape[2]:
+                self.positions = torch.linspace(0, 1, images.shape[2], dtype=images.dtype)[None]
+            return super().forward(images * (1 + self.positions))
+
+    of_model(monkeypatch, Positions)
+    said = measure(monkeypatch, same, training=True, optimizer="sgd")
+    assert (said.result["status"], said.columns["strict"]) == ("pass", "pass")
 
 
 @pytest.mark.parametrize("kind", [Halving, Counting])

@@ -91,6 +91,38 @@ def test_where_memory_admits_it_the_reference_is_float64_at_the_timed_batch_size
     assert 0 < columns["timed_output_margin"] < 0.1
 
 
+def test_what_fits_goes_by_the_largest_batch_as_they_run_one_after_the_other(memory):
+    one = spec(training=True)
+    memory(room_for(IMAGES, one))
+    batches = [torch.zeros(size, 3, 8, 8) for size in (IMAGES, 15, 10)]
+    assert timed_output.images_that_fit(one, Tiny(), batches, 10**6, None) == IMAGES
+
+
+class Remembering(Tiny):
+    """One that returns a buffer, which it updates."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(10))
+
+    def forward(self, images):
+        logits = super().forward(images)
+        self.seen.add_(logits.detach().sum(0))
+        return logits, self.seen
+
+
+@pytest.mark.parametrize(
+    ("compiled", "is_right"),
+    [
+        (lambda model: lambda images: (model(images)[0], model.seen.clone()), True),
+        (lambda model: lambda images: (model(images)[0], model.seen.mul_(1.1)), False),
+    ],
+)
+def test_an_output_that_is_a_buffer_is_judged_as_it_was_returned(memory, compiled, is_right):
+    memory(PLENTY)
+    assert judge(spec(), compiled, model=Remembering())["timed_output_ok"] is is_right
+
+
 def test_at_inference_float64_runs_in_slices_of_as_many_images_as_fit(memory, monkeypatch):
     seen, computed = [], timed_output.computed
 

@@ -150,7 +150,7 @@ ACCURACY = Check(
                 "string",
                 "",
                 "output, prediction, loss, gradient, parameter, buffer, input_gradient, cotangent_gradient (of a second, "
-                "random loss) or written (what only compiled has written to)",
+                "random loss), written (what only one of both has written to) or type (outputs of another class of tensors)",
             ),
             ("shape", "list<int64>", "", "shape"),
             ("dtype", "string", "", "dtype"),

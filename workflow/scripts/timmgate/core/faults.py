@@ -23,16 +23,6 @@ PLACES = {
 
 DEFAULT_PLACE = "middle"
 
-FAMILIES = {
-    "values": "a number is wrong",
-    "indices": "an element is read from, or written to, the wrong place",
-    "structure": "a node, an operand or an edge is missing or another",
-    "gradients": "the backward pass is wrong, and the forward pass is not",
-    "state": "buffers, random numbers and what is remembered between calls",
-    "special": "NaN, infinity, denormals, signed zero",
-    "process": "the compiler or the compiled program fails, or is wrong only sometimes",
-}
-
 MISCOMPILATIONS = {
     93262: "bilinear interpolation samples other positions",
     93708: "a sum of half precision numbers is accumulated in half precision",

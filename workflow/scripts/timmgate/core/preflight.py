@@ -49,8 +49,6 @@ class Answer:
     """
 
     problems: Sequence[str] = field(default_factory=list)
-    device_name: str | None = None
-    driver: str | None = None
     unknown_models: Mapping[str, str] = field(default_factory=dict)
     devices: int = 1
 

@@ -161,6 +161,8 @@ class Measurement:
         self._journal.ended(check, attempt, verdict)
         self._log.line(f"{check}: {verdict.as_line}")
         smaller = next_batch_size(self._batch_size or spec.requested_batch_size)
+        if spec.options.training and smaller == 1:
+            smaller = 0  # a batch norm over one value for each channel raises, and it would not be memory any more
         failed_attempts = self._journal.failed_attempts[check]
         if attempt.was_shared and lacked_memory(attempt, verdict, spec.device):
             self._slots = replace(self._slots, count=len(self._slots.slots))

@@ -91,10 +91,10 @@ def problems(device: str, asked: Mapping[str, Path], builds: Collection[str]) ->
     return found
 
 
-def devices(device: str, build: str) -> int:
-    """How many devices of a type a build has counted, 1 where it was not asked."""
-    file = answer_file(device, build)
-    return _read(file, file).devices if file.is_file() else 1
+def devices(device: str, build: str = "*") -> int:
+    """How many devices of a type a build has counted, by default any; 1 where none was asked."""
+    files = answer_file(device, build).parent.glob(answer_file(device, build).name)
+    return max((_read(file, file).devices for file in files), default=1)
 
 
 def _read(file: Path, log: Path) -> Answer:

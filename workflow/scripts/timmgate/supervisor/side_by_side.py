@@ -48,16 +48,17 @@ def measure(
 ) -> list[Outcome] | None:
     """What becomes of both; None unless both come to a result. If not, that says nothing about either, and `log` says why.
 
-    `device` is the name of the only one that they may have, if not any of its type. Each may take half of the memory, and on
-    a GPU a slot if it has two.
+    `device` is the name of the only one that they may have, if not any of its type. On a GPU they take
+    two slots, if it has two.
     """
-    own = [replace(run, weights=weights, memory_bytes=run.memory_bytes and run.memory_bytes // 2) for run in runs]
+    own = [replace(run, weights=weights) for run in runs]
     slots = slot_request(specs[0].device, runs[0])
     if device in slots.devices:
         slots = slots.of(device)
     if specs[0].device != "cpu":
         slots = replace(slots, count=min(len(specs), len(slots.slots)))
-    limits = Limits(sum(run.timeout for run in runs), runs[0].memory_bytes)
+    memory_bytes = runs[0].memory_bytes and sum(run.memory_bytes or 0 for run in runs)
+    limits = Limits(sum(run.timeout for run in runs), memory_bytes)
     with tempfile.TemporaryDirectory() as folder, CappedLog(log) as stream:
         answer = Path(folder, "sides.json")
 

@@ -31,11 +31,12 @@ def measure(
 ) -> Iterator[tuple[int, int, Outcome]]:
     """Number of the turn, side and outcome of each process, for two specs with the options that each runs with.
 
-    Once one does not pass there is nothing to compare, and it ends. Each turn, or each process that runs by itself, has a
-    log beside `log`.
+    The memory that these allow is that of both together. Once one does not pass there is nothing to compare, and it ends.
+    Each turn, or each process that runs by itself, has a log beside `log`.
     """
     die_with_run(signal.SIGTERM)
     device = None
+    runs = [replace(run, memory_bytes=run.memory_bytes and run.memory_bytes // len(runs)) for run in runs]
     for turn in range(runs[0].processes):
         if not (both := _turn(specs, runs, weights, log.with_suffix(f".{turn}.log"), device, begins=turn % 2)):
             break

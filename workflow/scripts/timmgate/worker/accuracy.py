@@ -49,7 +49,7 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
             return
         reporter.stage("eager")
         again = run(spec, copy.deepcopy(model), images)
-        different = [] if spec.traits.nondeterministic else differing(eager.leaves, again.leaves)
+        different = [] if is_nondeterministic(spec) else differing(eager.leaves, again.leaves)
         if different and not setup.strict:
             reporter.result("eager_two_runs_differ", "comparison", _differs_from_itself(different))
             return
@@ -59,7 +59,7 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
         compiled, strict_leaves = run_compiled(spec, setup, model, images, others, eager, reporter)
         reporter.stage("compare")
         how = rule(spec, reference is not None)
-        is_alike = not different and not spec.traits.nondeterministic
+        is_alike = not different and not is_nondeterministic(spec)
         leaves, certain = iterations.compare_runs(eager, compiled, reference, how, is_alike)
         leaves += certain
         report_dynamo(spec, leaves, eager.leaves, compiled.leaves, reference is not None, reporter)
@@ -181,9 +181,14 @@ def differing(eager: Result, again: Result) -> list[str]:
     return [leaf.leaf for leaf in compare_leaves(eager, again, None, NO_TOLERANCE) if not leaf.accuracy][:3]
 
 
+def is_nondeterministic(spec: Spec) -> bool:
+    """Whether the suite's table says that eager does not repeat itself, which it says of training."""
+    return spec.options.training and spec.traits.nondeterministic
+
+
 def repeats_itself(spec: Spec, eager: Run, again: Run) -> bool:
     """Whether two eager runs are equal, and nothing says that others may not be."""
-    return not spec.traits.nondeterministic and not differing(eager.leaves, again.leaves)
+    return not is_nondeterministic(spec) and not differing(eager.leaves, again.leaves)
 
 
 def report_dynamo(
@@ -207,7 +212,7 @@ def result(spec: Spec, leaves: list[LeafEvidence], different: list[str]) -> tupl
     failed, worst = [leaf for leaf in leaves if not leaf.accuracy], max(leaves, key=lambda leaf: leaf.margin)
     if different:
         return "eager_two_runs_differ", "comparison", _differs_from_itself(different)
-    if spec.options.training and spec.traits.nondeterministic:
+    if is_nondeterministic(spec):
         return "pass_due_to_skip", "eager training is not deterministic", "not judged, by the suite's table"
     if failed:
         message = f"{len(failed)} of {len(leaves)} tensors differ; {worst.leaf}: {worst.message}"

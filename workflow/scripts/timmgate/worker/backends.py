@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch._dynamo.callback import callback_handler
-from torch._dynamo.utils import clear_compilation_metrics, counters, get_compilation_metrics
+from torch._dynamo.utils import clear_compilation_metrics, counters, get_compilation_metrics, set_compilation_metrics_limit
 
 from timmgate.core import faults as fault_names
 from timmgate.core.errors import did_you_mean
@@ -136,6 +136,10 @@ COMPILER_STAGES = {
 """Columns, and the fields of torch._dynamo.utils.CompilationMetrics that they sum; each includes those after it."""
 
 
+MAX_COMPILATIONS = 100_000
+"""Compilations whose metrics torch is to keep: it forgets all but the last 64. A choice: each takes some kilobytes."""
+
+
 @contextmanager
 def configured(spec: Spec) -> Iterator[None]:
     """Dynamo's and inductor's settings for the mode, in force while models are compiled and run.
@@ -214,6 +218,7 @@ class FirstIteration:
 
     def __init__(self, device: str, clock: Callable[[], float], was_cold: bool):
         self._device, self._clock, self.was_cold = device, clock, was_cold
+        set_compilation_metrics_limit(MAX_COMPILATIONS)
         clear_compilation_metrics()
         self._start = clock(), time.perf_counter(), tree_cpu_s(os.getpid())
         self.costs: dict[str, float] = {}

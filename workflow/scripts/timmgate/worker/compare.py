@@ -32,7 +32,7 @@ _MULTIPLIER_NOISY = 3.0
 _NOISY_BELOW_NUMEL = 1000
 _NOISY_FROM_TOLERANCE = 2e-2
 _MULTIPLIER_SMALL = 8.0
-_SMALL_BELOW_NUMEL = 1000 if TorchVersion(torch.__version__) >= "2.15" else 501
+_SMALL_BELOW_NUMEL = 1000 if TorchVersion(torch.__version__) >= "2.15.dev0" else 501
 _MULTIPLIER_TINY = 10.0
 _TINY_UP_TO_NUMEL = 10
 _MULTIPLIER_MAX = 10.0
@@ -78,8 +78,8 @@ class LeafEvidence:
     Errors are in the units of the tensor; ratios and margins have none. A figure that does not exist (no float64
     reference, a division by zero) or is not a number (NaN among the elements, no elements) is None. Inf stays Inf.
 
-    * `leaf`: path, such as `output`, `output.0`, `grads.head.weight`.
-    * `kind`: output, loss, gradient, parameter, buffer, input_gradient.
+    * `leaf`: path, such as `output`, `output.0`, `gradient.head.weight`.
+    * `kind`: as the column of that name in the table of evidence (core.checks).
     * `shape`, `dtype`, `numel`: eager's. Where that is no tensor: [], the name of its type, 0.
     * `eager_rmse`, `compiled_rmse`: sqrt(mean((x - r)^2)) with r the float64 reference. Where none is given, a float64
       eager tensor is its own, as in `same`; other dtypes have none.

@@ -1,4 +1,4 @@
-"""timm models and their inputs, made as the protocol says (section 2)."""
+"""timm models and their inputs, made as docs/protocol.md says ("Model and images")."""
 
 import hashlib
 import itertools
@@ -158,6 +158,7 @@ def set_state(model: torch.nn.Module, values: list[torch.Tensor]) -> None:
 
 @torch.no_grad()
 def assign(tensors: Iterable[torch.Tensor], values: Iterable[torch.Tensor]) -> None:
-    """Copy values into tensors, one for each."""
+    """Copy values into tensors, one for each; not into a buffer that its model has since made anew, in another shape."""
     for tensor, value in zip(tensors, values, strict=True):
-        tensor.copy_(value)
+        if tensor.shape == value.shape:
+            tensor.copy_(value)

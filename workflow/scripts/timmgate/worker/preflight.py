@@ -16,7 +16,6 @@ from timmgate.core.faults import is_fault
 from timmgate.core.names import UnknownModelError, check_name
 from timmgate.core.preflight import Answer, Question
 from timmgate.core.spec import INDUCTOR_BACKENDS
-from timmgate.system import gpus
 from timmgate.worker import backends, compile_cache, torch_device
 
 DEVICES = ("cpu", "cuda", "xpu", "mps")
@@ -35,8 +34,6 @@ def answer(question: Question) -> Answer:
     if problems:
         return Answer(problems)
     return Answer(
-        device_name=torch_device.name(question.device),
-        driver=gpus.driver_version() if question.device == "cuda" else None,
         unknown_models=unknown_models,
         devices=torch_device.count(question.device),
     )

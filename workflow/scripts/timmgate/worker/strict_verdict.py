@@ -131,11 +131,13 @@ def prepare(spec: Spec, model: torch.nn.Module, images: torch.Tensor, families: 
 
 def _without_kinks(spec: Spec, model: torch.nn.Module, images: torch.Tensor, families: list[str] | None = None) -> Judge:
     one, dtype = partial(run, spec), models.computing_dtype(spec)
+    exact = None
     try:
-        leaves, is_exact = null_runs.reference(one, model, images, dtype), True
+        exact = null_runs.reference(one, model, images, dtype)
     except Exception:
         traceback.print_exc()
-        leaves, is_exact = one(model, images), False
+    # Not above: an exception keeps what there was in float64. And of a copy: a run writes to buffers.
+    leaves, is_exact = one(copy.deepcopy(model), images) if exact is None else exact, exact is not None
     reference, cost = Reference(leaves, dtype), 0.0 if families else gmacs(spec, model, images)
     nulls = measured(null_runs.null_runs(one, model, images, dtype, spec.seed, families, cost), reference)
     return Judge(reference, nulls, is_exact, multiplier(dtype, spec.options.training))

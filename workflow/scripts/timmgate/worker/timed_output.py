@@ -101,7 +101,7 @@ def images_that_fit(
     dtypes = (models.cast_dtype(spec), models.amp_dtype(spec) or torch.float64)
     widening = torch.float64.itemsize / min(dtype.itemsize for dtype in dtypes)
     weights = peak_memory.tensor_bytes(model) * (2 if spec.options.training else 1)  # with their gradients
-    per_image = max(eager_peak_bytes - weights, 1) / sum(map(len, batches))
+    per_image = max(eager_peak_bytes - weights, 1) / max(map(len, batches))  # one after the other
     return int((free_bytes(spec.device, memory_bytes) / widening - weights) / per_image)
 
 
@@ -200,11 +200,12 @@ def computed(spec: Spec, model: torch.nn.Module, forward: Callable[..., Any], im
     before = [buffer.clone() for buffer in model.buffers()]
     returned = iterate(spec, model, forward, images)
     changes = [_change(*pair) for pair in zip(model.buffers(), before, strict=True) if pair[0].is_floating_point()]
-    models.assign(model.buffers(), before)
+    outputs = _outputs("prediction", returned[0]) if spec.options.training else _outputs("output", returned)
+    models.assign(model.buffers(), before)  # of which an output may be a view
     if not spec.options.training:
-        return _outputs("output", returned)
+        return outputs
     return {
-        **_outputs("prediction", returned[0]),
+        **outputs,
         "gradient": [gradient(parameter).clone() for parameter in model.parameters()],
         "input_gradient": [gradient(images).clone()],
         **({"buffer": changes} if changes else {}),
