@@ -41,12 +41,12 @@ onstart:
     refuse_folders_that_cannot_be_written()
     forget_outcome()
     builds.save(BUILDS.values(), Path(FACTS))
-    RETRIES.save()
-    WEIGHTS_RETRIES.save()
     announce()
     announce_conditions()
     refuse_report_without_its_libraries()
     refuse_what_is_not_possible()
+    RETRIES.save()
+    WEIGHTS_RETRIES.save()
     watch()
 
 

@@ -106,6 +106,14 @@ def test_a_mode_that_is_left_out_is_not_measured_and_stays_in_the_tables(finishe
     assert {row["mode"] for row in finished.table() if row["requested"]} == {"special"}
 
 
+def test_jobs_are_of_the_checkout_whose_snakefile_it_is(project, checkout):
+    """Though the environment has another one installed."""
+    project.snakefile = checkout / "Snakefile"
+    printed, _ = project.start(models="test_vit", modes="inference").communicate()
+    (row,) = project.table()
+    assert f"PYTHONPATH={checkout / 'workflow' / 'scripts'}" in row["command"], printed
+
+
 def test_a_checkout_that_touches_or_edits_a_script_redoes_nothing(finished, checkout):
     finished.snakefile = checkout / "Snakefile"
     script = checkout / "workflow" / "scripts" / "measure.py"

@@ -168,3 +168,10 @@ def test_a_damaged_record_of_weights_fails_the_model_and_is_made_again(without_w
     assert {row["accuracy_cause"] for row in project.table()} != {"damaged file"}
     assert json.loads(record.read_text())["retry"] == 1
     assert project.planned() == set()
+
+
+def test_a_retry_that_is_refused_requests_nothing(failed):
+    failed.environment = {"FAKE_PREFLIGHT": "no such device"}
+    assert "no such device" in failed.run(retry="failed", code=1)
+    failed.environment = {}
+    assert failed.planned() == set()

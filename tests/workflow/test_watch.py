@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 
+import pyarrow.parquet as pq
 import pytest
 
 from timmgate.supervisor import stages
@@ -127,6 +128,54 @@ def test_tables_of_a_part_are_made_again_by_any_run(hanging):
     project.run(models="test_vit")
     assert [(row["model"], row["requested"]) for row in project.table()] == [("test_vit", True), ("test_resnet", False)]
     assert project.planned(models="test_vit") == set()
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_tables_of_a_run_that_broke_off_are_made_again_by_one_that_has_all_it_asks_for(is_killed, two):
+    two.run(models="test_vit")
+    two.worker.behaviours = {"test_resnet": "hang@compile"}
+    run = two.start(models="test_resnet")
+    wait_for(lambda: stage_of(two) == "compile", run)
+    if is_killed:
+        make_tables(two)
+    os.killpg(run.pid, signal.SIGKILL if is_killed else signal.SIGINT)
+    run.communicate(timeout=PATIENCE_S)
+    assert [(row["model"], row["requested"]) for row in two.table()] == [("test_resnet", True), ("test_vit", False)]
+    if is_killed:
+        two.run("--unlock")
+    assert two.planned(models="test_vit") == TABLES
+    two.run(models="test_vit")
+    assert [row["model"] for row in two.table() if row["requested"]] == ["test_vit"]
+    assert two.planned(models="test_vit") == set()
+
+
+def test_tables_that_could_not_be_made_are_made_by_the_next_run(two):
+    two.run()
+    evidence = two.folder / "results" / "cpu" / "evidence.parquet"
+    evidence.unlink()
+    evidence.mkdir()
+    two.file("inference/test_resnet").unlink()
+    two.run(code=1, models="test_resnet")
+    assert two.planned(models="test_resnet") == TABLES
+    evidence.rmdir()
+    two.run(models="test_resnet")
+    assert set(two.statuses()) == {"inference/test_vit", "inference/test_resnet"}
+    assert two.planned(models="test_resnet") == set()
+
+
+def test_what_an_interrupted_run_measured_is_in_the_history(two):
+    two.config["history_path"] = "kept"
+    two.worker.behaviours = {"test_resnet": "hang@compile"}
+    run = two.start()
+    wait_for(lambda: two.file("inference/test_vit").exists() and stage_of(two) == "compile", run)
+    os.killpg(run.pid, signal.SIGINT)
+    run.communicate(timeout=PATIENCE_S)
+    (file,) = (two.folder / "kept").rglob("*.parquet")
+    assert pq.ParquetFile(file).read(["model"]).to_pylist() == [{"model": "test_vit"}]
+    two.worker.behaviours = {}
+    two.run()
+    (more,) = {*(two.folder / "kept").rglob("*.parquet")} - {file}
+    assert {"model": "test_resnet"} in pq.ParquetFile(more).read(["model"]).to_pylist()
 
 
 def test_an_interrupted_run_leaves_tables_and_says_what_is_done(hanging):

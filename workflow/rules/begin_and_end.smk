@@ -21,7 +21,8 @@ def forget_outcome():
 
 def refuse_folders_that_cannot_be_written():
     """Raise WorkflowError where no result could be written."""
-    history = [Path(SETTINGS.history_path)] if SETTINGS.history_path else []
+    is_recorded = any(job.rule.name == "record" for job in workflow.dag.needrun_jobs())
+    history = [history_path.folder(Path(SETTINGS.history_path), time.strftime("%Y-%m"))] if is_recorded else []
     folder = files.not_writable([Path("results", SETTINGS.device), Path("logs"), Path(".cache"), *history])
     if folder:
         raise WorkflowError(

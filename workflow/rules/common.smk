@@ -16,6 +16,7 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, f"{workflow.basedir}/workflow/scripts")
 
+from timmgate import module_environment
 from timmgate.config import builds, cells, history_path, memory_estimate, registry, settings, shards, suites, validation
 from timmgate.core.build import DEFAULT
 from timmgate.core.checks import CHECKS
@@ -30,6 +31,8 @@ from timmgate.tables import baseline, outcome, quarantine
 # Hardly ever over all objects: of those of 10,000 jobs none can go, and looking costs a fifth of planning them.
 gc.set_threshold(700, 10, 1000)
 os.environ[RUN] = str(os.getpid())  # what jobs that we start here die with
+# The environment may have the library of another checkout installed, which jobs would find first.
+os.environ.update(module_environment())
 
 
 def local_cores():
@@ -39,7 +42,7 @@ def local_cores():
 
 def devices(device):
     """How many devices of a type there are to share the cores; other than GPUs of CUDA, as many as were counted last."""
-    return len(gpus.names(device, preflight.devices(device, DEFAULT)))
+    return len(gpus.names(device, preflight.devices(device)))
 
 
 @contextmanager

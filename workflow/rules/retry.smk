@@ -14,8 +14,8 @@ def request_failed():
     found = retries.request_failed(RETRIES, rows, SETTINGS.retry, SETTINGS.run.accuracy_rule)
     for model in {cell.split("/")[2] for cell, wanted_weights in found.items() if wanted_weights}:
         file = Path("weights", SETTINGS.weights, f"{model}.json")
-        if file.is_file():
-            WEIGHTS_RETRIES.request(model, record.read(file).retry)
+        if file.is_file() and (known := record.read(file)).failure():
+            WEIGHTS_RETRIES.request(model, known.retry)
     if found and not any(Path(".snakemake", "metadata").glob("*")):
         rows_of_found = " ".join(file for cell in found for file in rows[cell].values())
         raise WorkflowError(

@@ -1,3 +1,6 @@
+"""The tables of all that was measured, and what of it needs a look."""
+
+
 rule merge:
     input:
         unpack(cell_rows),
@@ -15,6 +18,7 @@ rule merge:
         "../envs/timmgate.yaml"
     params:
         checks=list(SETTINGS.checks),
+        partial=lambda wildcards: request.partial(RESULTS),
         facts=FACTS,
         accuracy_rule=SETTINGS.run.accuracy_rule,
     script:

@@ -1,6 +1,6 @@
 """What happens beside the jobs while cells are measured: a live board, and the tables of what there is already."""
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from timmgate import module_environment
 from timmgate.core.schemas import KEY
@@ -19,6 +19,8 @@ def watch():
         return
     cells = [(SETTINGS.device, *cell) for cell in CELLS]
     request.Request(cells, SETTINGS.checks, SETTINGS.thresholds, SETTINGS.run.accuracy_rule, config, FACTS).save(RESULTS)
+    if any(job.rule.name == "merge" for job in todo):
+        WHEN_INCOMPLETE.callback(say_partial_if_not_merged)
     measured = {tuple(job.wildcards_dict[name] for name in KEY) for job in todo if job.rule.name == "measure"}
     if not measured:
         return
@@ -40,7 +42,21 @@ def plan(cells, measured):
     return Plan(SETTINGS.device, SETTINGS.checks, cells, measured, SUITE.cost, SETTINGS.run.accuracy_rule)
 
 
+def say_partial_if_not_merged():
+    """Have a later run make the tables that this one did not."""
+    if not any(job.rule.name == "merge" for job in workflow.dag.finished_jobs):
+        with suppress(OSError):  # a disk that is full: then nothing was put back either
+            request.say_partial(RESULTS)
+
+
 def make_tables_of_what_is_there():
-    """Make the tables of a run that did not come to its end, and say how far it came."""
-    subprocess.run(renewal.command(RESULTS), env=module_environment())
+    """Make the tables of a run that did not come to its end, and say how far it came; what they have is in the history."""
+    made = subprocess.run(renewal.command(RESULTS), env=module_environment())
+    if made.returncode == 0 and SETTINGS.history_path:
+        from timmgate.tables import history
+
+        try:
+            history.record_tables(RESULTS, Path(SETTINGS.history_path))
+        except OSError as error:
+            print(f"the history lacks what this run measured ({error}); the next run adds it", file=sys.stderr)
     print("the same command measures the rest", file=sys.stderr)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from timmgate.config import cells, settings
-from timmgate.tables import index, merge
+from timmgate.tables import index, merge, request
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -17,5 +17,6 @@ if __name__ == "__main__":
     folder = Path(snakemake.output.cells).parent
     with index.alone(folder):
         problems = merge.merge(folder, requested, config.checks, today, config.run.accuracy_rule)
+        request.say_partial(folder, snakemake.params.partial)
     for (cell, check), problem in problems.items():
         print(f"{'/'.join(cell)} {check}: {problem}", file=sys.stderr)

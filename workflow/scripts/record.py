@@ -1,11 +1,8 @@
 """What was newly measured of the merged cells into the history."""
 
 import json
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import pyarrow.parquet as pq
 
 from timmgate.core.files import write_text
 from timmgate.tables import history
@@ -15,6 +12,6 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     root = Path(snakemake.params.history)
-    added = history.record(pq.read_table(snakemake.input.cells), root, datetime.now(timezone.utc))
+    added = history.record_tables(Path(snakemake.input.cells).parent, root)
     text = json.dumps({"history": str(root.absolute()), "added": added}) + "\n"
     write_text(Path(snakemake.output[0]), text)

@@ -363,6 +363,8 @@ def test_a_file_may_say_what_is_expected_of_performance(write):
         (("pass", "OOM"), ("pass", "OOM")),
         (("fail_accuracy", "OOM"), ("fail_accuracy",)),
         (("fail_accuracy", "pass"), ("fail_accuracy",)),
+        (("pass_due_to_skip", "pass_due_to_skip"), ("pass_due_to_skip",)),
+        (("pass", "not_applicable"), ("pass",)),
     ],
 )
 def test_of_performance_is_written_only_what_is_not_expected_anyway(found, row, tmp_path):

@@ -25,7 +25,7 @@ def test_what_is_no_outcome_is_none(content, tmp_path):
 SNAKEMAKE = """\
 #!{python}
 import os, pathlib, sys
-assert sys.argv[1] == "gate"
+assert sys.argv[1:4] == ["-m", "snakemake", "gate"]
 found = os.environ.get("FOUND")
 if found:
     path = pathlib.Path("work", "results", "cpu", "outcome.json")
@@ -44,9 +44,8 @@ def test_the_command_ends_with_the_outcome_of_this_run_and_not_of_the_one_before
     (tmp_path / "work" / "results" / "cpu").mkdir(parents=True)
     outcome.write(ExitCode.AS_EXPECTED, [], tmp_path / "work" / "results" / "cpu" / "outcome.json")
     outcome.write(ExitCode.REGRESSION, [], tmp_path / "work" / "results" / "cuda" / "outcome.json")
-    for name in ("python", "snakemake"):
-        (tmp_path / name).write_text(SNAKEMAKE.format(python=sys.executable))
-        (tmp_path / name).chmod(0o755)
+    (tmp_path / "python").write_text(SNAKEMAKE.format(python=sys.executable))
+    (tmp_path / "python").chmod(0o755)
     program = f"import sys; sys.executable = {str(tmp_path / 'python')!r}; from timmgate.tables import outcome; "
     program += "sys.exit(outcome.main(['--cores', '2', '--directory', 'work']))"
     environment = {"PYTHONPATH": str(Path(outcome.__file__).parents[2]), "CODE": str(code), "FOUND": found}

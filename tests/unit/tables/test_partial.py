@@ -81,6 +81,18 @@ def test_snakemake_finds_them_older_than_what_they_are_made_of(folder):
     assert max(times().values()) < oldest_ns
 
 
+def test_snakemake_finds_that_they_are_not_what_it_has_made(folder):
+    write("done")
+    ask("done")
+    tables.main(FOLDER)
+    word = request.partial(FOLDER)
+    tables.main(FOLDER)
+    assert word and request.partial(FOLDER) == word, "they are as they must be"
+    write("done", status="fail_accuracy")
+    tables.main(FOLDER)
+    assert request.partial(FOLDER) != word
+
+
 def test_tables_that_are_as_they_must_be_are_left_alone(folder):
     write("done")
     ask("done")

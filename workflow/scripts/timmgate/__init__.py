@@ -14,5 +14,5 @@ def module_environment(variables: Mapping[str, str] | None = None) -> dict[str, 
     It finds the package where we did.
     """
     environment = {**os.environ, **(variables or {})}
-    search_path = os.pathsep.join(filter(None, (str(PACKAGE_ROOT), environment.get("PYTHONPATH"))))
-    return {**environment, "PYTHONPATH": search_path}
+    folders = [str(PACKAGE_ROOT), *environment.get("PYTHONPATH", "").split(os.pathsep)]
+    return {**environment, "PYTHONPATH": os.pathsep.join(dict.fromkeys(filter(None, folders)))}

@@ -13,6 +13,11 @@ MAGIC = b"PAR1"
 """What a Parquet file begins and ends with."""
 
 
+def folder(root: Path, month: str) -> Path:
+    """Where entries of today's protocol lie that started in a month, as 2026-11."""
+    return root / f"{PREFIX}{PROTOCOL}" / f"month={month}"
+
+
 def files(root: Path) -> list[Path]:
     """The files with entries of today's protocol, those of the first runs first."""
     return sorted((root / f"{PREFIX}{PROTOCOL}").glob("month=*/*.parquet"))

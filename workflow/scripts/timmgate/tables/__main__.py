@@ -2,7 +2,7 @@
 
     python -m timmgate.tables results/cpu
 
-Snakemake makes them once more when the run is complete: until then they are dated before the files that they are made of.
+Snakemake makes them once more when the run is complete, or in the next run.
 """
 
 import os
@@ -43,6 +43,7 @@ def main(path: Path) -> str:
     identities = asked.identities()
     with index.alone(folder):
         if is_renewed := not is_up_to_date(folder):
+            request.say_partial(folder)
             under_way = stages.under_way(folder.name)
             problems = merge.merge(folder, asked.cells, asked.checks, identities, asked.accuracy_rule, under_way)
             for (cell, check), problem in problems.items():
@@ -63,7 +64,8 @@ def is_up_to_date(folder: Path) -> bool:
 
 
 def date_before(folder: Path, files: Mapping[CellKey, Mapping[str, index.Stamp]]) -> None:
-    """Give the tables a time before that of every file that they are made of, so that Snakemake makes them again.
+    """Give the tables a time before that of every file that they are made of: where it made none,
+    Snakemake goes by that.
 
     What was made of earlier tables is dated before these.
     """

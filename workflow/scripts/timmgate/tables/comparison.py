@@ -1,7 +1,8 @@
 """Two measurements of the same cells: what moved, by how much, and whether that is real. Arrow in, Arrow out.
 
 Of two builds, times and memory come from processes that took turns (`tables.pairs`). Of what was measured apart, at another
-time or on another device, there is one measurement of a cell on either side, and its noise is how much all cells differ.
+time or on another device, there is one measurement of a cell, or the median of a history, and its noise is how much all
+cells differ.
 Statuses and margins come from the cells themselves. Only cells that both sides could be timed in are compared, at the same
 batch size; the others are counted, with the reason.
 """
@@ -65,7 +66,13 @@ SCHEMA = parquet.schema(
             ("model", "string", "", "timm model name"),
             ("figure", "string", "", "what is compared, by the name of its column, or the check with a status"),
             ("verdict", "string", "", "what changed; null where nothing is known to have, left_out where nothing could be"),
-            ("value_before", "float64", "", "geometric mean over the processes, in the unit of the figure"),
+            (
+                "value_before",
+                "float64",
+                "",
+                "geometric mean over the processes, in the unit of the figure; of a history the median, of relative_time at "
+                "today's speed of eager",
+            ),
             ("value_after", "float64", "", "the same of the second"),
             (
                 "change",
@@ -73,7 +80,7 @@ SCHEMA = parquet.schema(
                 "",
                 "relative change of the second against the first, of what was timed side by side block by block; of a "
                 "count the difference; of compiled_ms that was measured apart on one device, without what eager of all "
-                "cells has in common",
+                "cells has in common; of relative_time against a history, without what the speed of eager makes of it",
             ),
             ("change_ci_low", "float64", "", "lower end of its 95 % interval"),
             ("change_ci_high", "float64", "", "upper end of its 95 % interval"),

@@ -55,7 +55,7 @@ MOVES = {
     "not_confirmed": "a figure was beyond the baseline, but not in the fresh processes that `confirm` asks for",
     "not_comparable": "it was measured in another way, or not at all in the baseline; with a cause, that figure alone",
 }
-"""Against measured tables, a row more for each of these; eager's is one for all cells."""
+"""Against measured tables, a row more for each of these."""
 
 AS_EXPECTED = ("pass", "expected_failure")
 
@@ -308,10 +308,8 @@ def _found(row: dict[str, Any], old: Expectation | None) -> Expectation | None:
         return None
     performance = old and old.performance if status["performance"] is None else status["performance"]
     new = Expectation(accuracy, old and old.flaky)
-    # Only what is not expected anyway.
-    return (
-        new if performance is None or new.of("performance") in (performance, ANY) else new._replace(performance=performance)
-    )
+    is_expected = performance is None or classify(new, "performance", performance) in AS_EXPECTED
+    return new if is_expected else new._replace(performance=performance)
 
 
 def _as_file(models: dict[str, Expectation]) -> pa.Table:

@@ -8,12 +8,13 @@ changed. Figures of different protocols mean different things, so each protocol 
 
 import secrets
 from collections.abc import Collection, Sequence
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
 from timmgate.config import history_path
 from timmgate.core import schemas
@@ -48,6 +49,11 @@ def record(cells: pa.Table, root: Path, at: datetime) -> int:
     return len(entries)
 
 
+def record_tables(folder: Path, root: Path) -> int:
+    """Add what is not in the history yet of the tables in results/{device}; how many entries that were."""
+    return record(pq.read_table(folder / "cells.parquet"), root.absolute(), datetime.now(timezone.utc))
+
+
 def write(entries: pa.Table, root: Path, at: datetime) -> None:
     """Add these rows of a table of cells, as the entries of one run: a file for each month that they started in."""
     run = f"{at:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
@@ -55,8 +61,7 @@ def write(entries: pa.Table, root: Path, at: datetime) -> None:
     written = pa.table({**about, **{name: entries[name] for name in SCHEMA.names if name not in about}}).cast(SCHEMA)
     months = pc.strftime(start(written), "%Y-%m")
     for month in pc.unique(months).to_pylist():
-        folder = root / f"{history_path.PREFIX}{PROTOCOL}" / f"month={month}"
-        parquet.write(written.filter(pc.equal(months, month)), folder / f"{run}.parquet")
+        parquet.write(written.filter(pc.equal(months, month)), history_path.folder(root, month) / f"{run}.parquet")
 
 
 def _known(cells: pa.Table, check: str, root: Path) -> pa.Array:

@@ -35,8 +35,8 @@ ABSENT = "the baseline has no such cell"
 NEEDED = tuple(
     dict.fromkeys(
         [
-            *("run", "device", "build", "mode", "model", EAGER.column, "eager_p10_ms", "eager_p90_ms", "samples"),
-            *("accuracy", "strict", "compiled_p10_ms", "compiled_p90_ms", *(figure.column for figure in FIGURES)),
+            *("device", "build", "mode", "model", "accuracy", "strict", EAGER.column),
+            *(figure.column for figure in FIGURES),
             *(name for check in SHOWN_STATUS for name in (SHOWN_STATUS[check], f"{check}_started_at", *comparable(check))),
         ]
     )

@@ -103,7 +103,7 @@ def join(cells: Sequence[CellKey], measured: Mapping[str, Sequence[pa.Table]], p
 
 
 def row_of(cell: CellKey, folder: Path, checks: Iterable[str], rule: str) -> dict[str, Any]:
-    """The row of a cell in the table, out of its own files alone; `requested`, `stale` and `counted` are null."""
+    """The row of a cell in the table, out of its own files alone; `requested`, `stale`, `counted` and `passed` are null."""
     problems: Problems = {}
     measured: dict[str, list[pa.Table]] = {}
     leaves: list[dict[str, Any]] = []

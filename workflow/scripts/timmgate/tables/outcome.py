@@ -46,7 +46,7 @@ def main(options: list[str]) -> ExitCode:
     """Run the gate. What never came to an outcome of its own was refused before, or failed apart from it."""
     folder = _directory(options) / "results"
     before = _written(folder)
-    code = subprocess.run([str(Path(sys.executable).with_name("snakemake")), "gate", *options]).returncode
+    code = subprocess.run([sys.executable, "-m", "snakemake", "gate", *options]).returncode
     if code == 0:
         return ExitCode.AS_EXPECTED
     found = [read(path) for path, time_ns in _written(folder).items() if time_ns != before.get(path)]

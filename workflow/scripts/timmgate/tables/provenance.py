@@ -29,6 +29,7 @@ def columns(request: Request, outcome: Outcome, facts: Mapping[str, Any], log: P
         "imports": facts.get("imports"),
         "sources": _pairs(facts.get("sources")),
         "environment": _pairs(facts.get("environment")),
+        "driver": gpus.driver_version() if request.specs[0].device == "cuda" else None,
         "host": socket.gethostname(),
         **{f"machine_{name}": value for name, value in asdict(machine.facts()).items()},
         "snakemake": version("snakemake"),

@@ -47,6 +47,8 @@ def load(path: Path, modes: Collection[str], models: Collection[str], builds: Co
     for name in header:
         if name not in COLUMNS:
             raise ConfigError(f"{place}: unknown column {name!r}{did_you_mean(name, COLUMNS)}")
+    if header[0] == "issue":
+        raise ConfigError(f"{place}: the column 'issue' must not be the first, as a line that begins with # is a comment")
     for name in COLUMNS:
         if name not in header and name not in OPTIONAL:
             raise ConfigError(f"{place}: the column {name!r} is missing")

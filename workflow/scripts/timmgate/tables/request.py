@@ -1,6 +1,7 @@
 """What the last command asked for, in a file beside the tables, so that they can be made without Snakemake."""
 
 import json
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
     from timmgate.core.spec import CellKey
 
 NAME = ".request.json"
+
+PARTIAL = ".partial"
+"""File beside the tables with a word that changes when they come to be what Snakemake does not take them for: made of a
+part, or of another request. The rule `merge` runs again where the word is not the one that it ran with.
+
+To Snakemake a row that is as it was is no reason, although it is newer than the tables; and of a rule that failed it puts
+the tables of before back, with a new date, and records that it is done.
+"""
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,17 @@ class Request:
             return cells.identities(settings.load(dict(self.config)), Path(self.facts))
         except (ConfigError, OSError):
             return lambda cell, check: None
+
+
+def partial(folder: Path) -> str:
+    """The word of `PARTIAL` in results/{device}; none before a run has ever broken off."""
+    file = folder / PARTIAL
+    return file.read_text(encoding="utf-8") if file.is_file() else ""
+
+
+def say_partial(folder: Path, word: str | None = None) -> None:
+    """Have the tables in results/{device} made again by the next run, whatever it asks for; or not, with the word it has."""
+    write_text(folder / PARTIAL, secrets.token_hex(4) if word is None else word)
 
 
 def load(folder: Path) -> Request | None:
