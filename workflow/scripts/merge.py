@@ -17,6 +17,6 @@ if __name__ == "__main__":
     folder = Path(snakemake.output.cells).parent
     with index.alone(folder):
         problems = merge.merge(folder, requested, config.checks, today, config.run.accuracy_rule)
-        request.say_partial(folder, snakemake.params.partial)
+        request.say_made(folder, snakemake.params.partial)
     for (cell, check), problem in problems.items():
         print(f"{'/'.join(cell)} {check}: {problem}", file=sys.stderr)

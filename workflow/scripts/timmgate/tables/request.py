@@ -63,9 +63,17 @@ def partial(folder: Path) -> str:
     return file.read_text(encoding="utf-8") if file.is_file() else ""
 
 
-def say_partial(folder: Path, word: str | None = None) -> None:
-    """Have the tables in results/{device} made again by the next run, whatever it asks for; or not, with the word it has."""
-    write_text(folder / PARTIAL, secrets.token_hex(4) if word is None else word)
+def say_partial(folder: Path) -> None:
+    """Have the tables in results/{device} made again by the next run, whatever it asks for."""
+    write_text(folder / PARTIAL, secrets.token_hex(4))
+
+
+def say_made(folder: Path, word: str) -> None:
+    """That the tables are what `merge` made with this word."""
+    if word:
+        write_text(folder / PARTIAL, word)
+    else:
+        (folder / PARTIAL).unlink(missing_ok=True)
 
 
 def load(folder: Path) -> Request | None:
