@@ -113,7 +113,9 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=248)
     parser.add_argument("--confirm", type=int, default=8)
     parser.add_argument("--max-slowdown", type=float, default=Thresholds().max_slowdown)
-    asked, rng = parser.parse_args(), np.random.default_rng(0)
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    rng = np.random.default_rng(asked.seed)
     suite, thresholds = Suite(read(asked.folders), asked.cells, rng), Thresholds(max_slowdown=asked.max_slowdown)
     before = [suite.night()[0] for _ in range(MAX_HISTORY)]
     red, again, processes, classes = 0, 0, 0, Counter[str]()
