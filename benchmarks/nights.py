@@ -13,7 +13,8 @@ counted:
 * nights that fail although nothing changed
 * planted in some cells of a night, 3 % of time, 10 % of compile time, 5 % of memory, a graph break: how often it is found
 
-with 95 % intervals (Wilson). Compile time is that of warm compilations, which a bank has of every process.
+with 95 % intervals (Wilson), as if cells that share a night were independent. Compile time is that of warm compilations,
+which a bank has of every process.
 """
 
 import argparse
@@ -40,8 +41,8 @@ PLANTED = {
 }
 """By figure, what becomes of it in a cell that changed."""
 
-CHANGED = 12
-"""Cells of a night in which something is planted: few enough to leave the scatter of all cells as it is. A choice."""
+CHANGED = 0.05
+"""Share of the cells of a night in which something is planted: few enough to leave the scatter of all as it is. A choice."""
 
 ALIKE = dict.fromkeys(comparable("performance"))
 
@@ -70,7 +71,7 @@ class Suite:
     def some(self) -> set[Key]:
         """The cells that change in a night."""
         keys = [*self.cells]
-        return {keys[number] for number in self._rng.choice(len(keys), CHANGED, replace=False)}
+        return {keys[number] for number in self._rng.choice(len(keys), max(1, round(CHANGED * len(keys))), replace=False)}
 
     def night(self) -> tuple[dict[Key, Row], int]:
         """A row for each cell, and the folder that they are from."""

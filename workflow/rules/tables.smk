@@ -18,7 +18,7 @@ rule merge:
         "../envs/timmgate.yaml"
     params:
         checks=list(SETTINGS.checks),
-        partial=lambda wildcards: request.partial(RESULTS),
+        partial=lambda wildcards: request.partial(Path("results", wildcards.device)),
         facts=FACTS,
         accuracy_rule=SETTINGS.run.accuracy_rule,
     script:

@@ -5,7 +5,7 @@ from contextlib import ExitStack, suppress
 from timmgate import module_environment
 from timmgate.core.schemas import KEY
 from timmgate.supervisor import stages
-from timmgate.tables import renewal, request
+from timmgate.tables import renewal
 
 RESULTS = Path("results", SETTINGS.device)
 WATCHING = ExitStack()
@@ -28,7 +28,9 @@ def watch():
         if job.rule.name != "measure":
             workflow.dag.reason(job).missing_output.clear()
     stages.forget(SETTINGS.device)
-    WHEN_INCOMPLETE.callback(make_tables_of_what_is_there)
+    if any(job.rule.name == "record" for job in workflow.dag.needrun_jobs()):
+        WHEN_INCOMPLETE.callback(record_what_is_there)
+    WHEN_INCOMPLETE.callback(make_tables_of_what_is_there)  # before that: the last one is called first
     WATCHING.callback(renewal.Renewal(RESULTS).stop)
     for handler in workflow.logger_manager.get_log_handlers():
         if hasattr(handler, "board"):  # of `--logger timmgate`
@@ -50,13 +52,18 @@ def say_partial_if_not_merged():
 
 
 def make_tables_of_what_is_there():
-    """Make the tables of a run that did not come to its end, and say how far it came; what they have is in the history."""
-    made = subprocess.run(renewal.command(RESULTS), env=module_environment())
-    if made.returncode == 0 and SETTINGS.history_path:
-        from timmgate.tables import history
-
-        try:
-            history.record_tables(RESULTS, Path(SETTINGS.history_path))
-        except OSError as error:
-            print(f"the history lacks what this run measured ({error}); the next run adds it", file=sys.stderr)
+    """Make the tables of a run that did not come to its end, and say how far it came."""
+    subprocess.run(renewal.command(RESULTS), env=module_environment())
     print("the same command measures the rest", file=sys.stderr)
+
+
+def record_what_is_there():
+    """Add what a run has measured that did not come to its end to the history."""
+    if not (RESULTS / "cells.parquet").is_file():
+        return
+    from timmgate.tables import history
+
+    try:
+        history.record_tables(RESULTS, Path(SETTINGS.history_path))
+    except (OSError, ValueError) as error:
+        print(f"the history lacks what this run measured ({error}); the next run adds what is left of it", file=sys.stderr)

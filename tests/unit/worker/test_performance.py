@@ -151,6 +151,23 @@ def test_a_program_that_computes_something_else_from_some_call_on_is_wrong(compi
     assert (columns["timed_output_ok"], columns["timed_output_kind"]) == (False, "changed")
 
 
+def test_a_program_that_writes_to_a_weight_from_some_call_on_is_wrong(compiler):
+    def spoils(model):
+        calls = []
+
+        def forward(images):
+            calls.append(1)
+            if len(calls) == 15:
+                model.head.weight.data *= 1.5
+            return model(images)
+
+        return forward
+
+    compiler(spoils)
+    columns = measure(spec()).columns
+    assert (columns["timed_output_ok"], columns["timed_output_kind"]) == (False, "written")
+
+
 class Writing(torch.nn.Module):
     """One that writes to what its output depends on, in every call: to its images, or to a buffer of its own."""
 

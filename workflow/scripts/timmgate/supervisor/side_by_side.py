@@ -48,8 +48,8 @@ def measure(
 ) -> list[Outcome] | None:
     """What becomes of both; None unless both come to a result. If not, that says nothing about either, and `log` says why.
 
-    `device` is the name of the only one that they may have, if not any of its type. On a GPU they take
-    two slots, if it has two.
+    Each may take the memory that its options allow, both together the sum. `device` is the name of the only one that they
+    may have, if not any of its type. On a GPU they take two slots, if it has them.
     """
     own = [replace(run, weights=weights) for run in runs]
     slots = slot_request(specs[0].device, runs[0])

@@ -69,6 +69,14 @@ torch that is slower everywhere the first measurements tell enough.
 MOVING = (*JUDGED, COMPILED, EAGER)
 """Figures that are followed."""
 
+RESPONDING = (RELATIVE, COLD)
+"""Figures that go with eager's time although they are no times of an iteration: a slow machine moves them too."""
+
+SHARE_OF_MINUTES = 0.5
+"""Share of the variance of one measurement that processes of the same minutes have in common, so that more of them do not
+make it smaller. Of twelve cells that were timed at three times of two hours it was half.
+"""
+
 
 @dataclass
 class Comparison:
@@ -76,16 +84,16 @@ class Comparison:
 
     `incomparable` says why a cell is not, `unknown` which figures of one are known in the baseline alone. `eager` is the
     median of eager's moves, which all cells have in common. `spread` is by figure how much each cell scattered in its
-    baseline, where that has several measurements. `known` is how many of them the baseline of a figure is the median of.
-    `responses` are how relative times go with eager's, which is taken off their moves.
+    baseline, where that has several measurements. `variance` is that of the baseline of a figure, over that of one
+    measurement. `responses` are, by figure, how it goes with eager's time, which is taken off its moves.
     """
 
     moves: dict[str, dict[ModeModel, float]] = field(default_factory=lambda: {each.column: {} for each in MOVING})
     spread: dict[str, dict[ModeModel, float]] = field(default_factory=lambda: {each.column: {} for each in MOVING})
-    known: dict[str, dict[ModeModel, int]] = field(default_factory=lambda: {each.column: {} for each in MOVING})
+    variance: dict[str, dict[ModeModel, float]] = field(default_factory=lambda: {each.column: {} for each in MOVING})
     incomparable: dict[ModeModel, str] = field(default_factory=dict)
     unknown: dict[ModeModel, list[Figure]] = field(default_factory=dict)
-    responses: dict[ModeModel, Response] = field(default_factory=dict)
+    responses: dict[str, dict[ModeModel, Response]] = field(default_factory=lambda: {each.column: {} for each in MOVING})
     eager: float = 0.0
     _pooled: dict[str, float] = field(default_factory=dict)
 
@@ -103,13 +111,14 @@ class Comparison:
     def confirming(self, column: str, key: ModeModel, times: int) -> float:
         """How far the median of `times` fresh processes may be from the baseline where nothing changed.
 
-        The baseline has an error too, which does not shrink with them: where it was low by chance, all of them look worse.
-        It is a normal quantile, so that of all figures that are compared together fewer than
-        `MAX_FALSE_ALARMS` are beyond it.
+        The baseline has an error too, which does not shrink with them: where it was low by chance, all of them look worse;
+        and so they do by what their minutes have in common. It is a normal quantile, so that of all figures that are
+        compared together fewer than `MAX_FALSE_ALARMS` are beyond it.
         """
         compared = sum(len(self.moves[figure.column]) for figure in JUDGED)
-        before = variance_of_median(self.known[column].get(key, 1))
-        ratio = (variance_of_median(times) + before) / (1 + before)
+        before = self.variance[column].get(key, 1.0)
+        again = SHARE_OF_MINUTES + (1 - SHARE_OF_MINUTES) * variance_of_median(times)
+        ratio = (again + before) / (1 + before)
         return -NormalDist().inv_cdf(MAX_FALSE_ALARMS / max(1, compared)) * math.sqrt(ratio) * self.scatter(column, key)
 
     def own(self, column: str, key: ModeModel) -> float | None:
@@ -118,8 +127,8 @@ class Comparison:
         return move if move is None or column != COMPILED.column else move - self.eager
 
     def response(self, figure: Figure, key: ModeModel) -> Response:
-        """How a figure of a cell goes with eager's time: relative time alone is known to."""
-        return self.responses.get(key, Response()) if figure is RELATIVE else Response()
+        """How a figure of a cell goes with eager's time."""
+        return self.responses[figure.column].get(key, Response())
 
     def of_eager(self, key: ModeModel, limit: float, anew: Mapping[str, float | None] | None = None) -> str | None:
         """The class of a cell whose eager moved: by more than noise, and than compiled twice, which is no slower by `limit`.
@@ -165,16 +174,15 @@ def compare(cells: Sequence[Row], baseline: Baseline) -> Comparison:
                 if known and now is not None:
                     found.moves[figure.column][key] = now - known[-1][1]
             elif now and known:
-                logs = latest_level([math.log(value) for _, value in known])
-                of_level = [each for each, _ in known[-len(logs) :]]
-                if figure is RELATIVE:
-                    found.responses[key] = learn(of_level)
+                if figure in RESPONDING:
+                    found.responses[figure.column][key] = learn(figure, [each for each, _ in known[-MAX_HISTORY:]])
                 response = found.response(figure, key)
-                logs = [log - response.of(each) for log, each in zip(logs, of_level, strict=True)]
+                logs = latest_level([math.log(value) - response.of(each) for each, value in known])
+                variance = variance_of_median(len(logs)) + response.variance(row)
                 found.moves[figure.column][key] = math.log(now) - response.of(row) - median(logs)
-                found.known[figure.column][key] = len(logs)
+                found.variance[figure.column][key] = variance
                 if len(logs) >= MIN_FOR_OWN_SCATTER:
-                    found.spread[figure.column][key] = spread(logs) * math.sqrt(1 + variance_of_median(len(logs)))
+                    found.spread[figure.column][key] = spread(logs) * math.sqrt(1 + variance)
     if len(found.moves[EAGER.column]) >= SEVERAL_CELLS:
         found.eager = median(found.moves[EAGER.column].values())
     return found

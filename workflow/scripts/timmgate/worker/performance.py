@@ -35,12 +35,18 @@ PADDING_BYTES = 1 << 17
 
 
 class Iterations:
-    """Runs one iteration of either side: every batch once. `left` are bytes of an accelerator that are none of its own."""
+    """Runs one iteration of either side: every batch once. `left` are bytes of an accelerator that are none of its own.
+
+    `steps` is whether an optimizer steps the weights.
+    """
 
     def __init__(self, spec: Spec, model: torch.nn.Module, batches: list[torch.Tensor], reporter: Reporter, left: int = 0):
         self._spec, self._model, self._batches, self._clock = spec, model, batches, reporter.clock
         self._optimizer = make_optimizer(spec, model)
-        self._state = [tensor.detach().to("cpu", copy=True) for tensor in models.state(model)]
+        self.steps = self._optimizer is not None
+        self._state, self._images = (
+            [tensor.detach().to("cpu", copy=True) for tensor in tensors] for tensors in (models.state(model), batches)
+        )
         self._is_frozen = spec.device == "cpu" and torch._inductor.config.freezing
         self._constants, self._left = peak_memory.Added(), left
         self._are_mirrored = False
@@ -126,9 +132,12 @@ class Iterations:
         return any(kept) and any(map(operator.gt, kept, self._are_the_same_for_others(self._model)))
 
     def outputs(self, forward: Callable[..., Any]) -> list[torch.Tensor]:
-        """What each batch gives from the seed on, without a step of the optimizer, as the images are at the beginning."""
-        if self._are_mirrored:
-            self.exchange_images()
+        """What each batch gives from the seed on, without a step of the optimizer, with the images and buffers of the
+        beginning: eager may write to either.
+        """
+        parameters = len(list(self._model.parameters()))
+        models.assign([*self._model.buffers(), *self._batches], [*self._state[parameters:], *self._images])
+        self._are_mirrored = False
         torch_device.seed_everything(self._spec.seed)
         found = [cloned(iterate(self._spec, self._model, forward, batch)) for batch in self._batches]
         return [leaf for leaf in tree_leaves(found) if isinstance(leaf, torch.Tensor)]
@@ -194,15 +203,16 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
             report_wrong("kept", reporter)
         reporter.columns(**backends.statistics())
         iterations.begin_again()
-        before = [iterations.outputs(side) for side in (forward, model)]
+        before = iterations.outputs(forward)
         reporter.stage("warmup")
         reporter.columns(warmup_iterations=timing.warm_up(lambda: iterations.timed(model) + iterations.timed(forward)))
         samples = take_samples(spec, setup, model, forward, iterations, reporter)
         reporter.stage("compare")
+        is_written = not iterations.steps and iterations.are_weights_written()
         iterations.begin_again()
-        sides = zip(before, (forward, model), strict=True)
-        changed, is_eager = (timed_output.has_changed(spec, was, iterations.outputs(side), judged) for was, side in sides)
-        if changed and not is_eager:  # a model may write to its images, or to buffers that its output depends on
+        if is_written:
+            report_wrong("written", reporter)
+        elif timed_output.has_changed(spec, before, iterations.outputs(forward), judged):
             report_wrong("changed", reporter)
     report(samples, sum(map(len, batches)), setup.cache.cold(), reporter)
 
