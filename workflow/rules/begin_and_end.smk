@@ -13,6 +13,11 @@ BEGAN_NS = time.time_ns()
 LOOKING = ("all", "report", "history", "doctor")  # rules that only look at what is there
 
 
+def is_needed(rule):
+    """Whether a job of a rule is to run."""
+    return any(job.rule.name == rule for job in workflow.dag.needrun_jobs())
+
+
 def forget_outcome():
     """Remove the outcome of an earlier run, unless this one only looks at what is there."""
     if any(job.rule.name not in LOOKING for job in workflow.dag.needrun_jobs()):
@@ -21,8 +26,8 @@ def forget_outcome():
 
 def refuse_folders_that_cannot_be_written():
     """Raise WorkflowError where no result could be written."""
-    is_recorded = any(job.rule.name == "record" for job in workflow.dag.needrun_jobs())
-    history = [history_path.folder(Path(SETTINGS.history_path), time.strftime("%Y-%m"))] if is_recorded else []
+    month = time.strftime("%Y-%m")
+    history = [history_path.folder(Path(SETTINGS.history_path), month)] if is_needed("record") else []
     folder = files.not_writable([Path("results", SETTINGS.device), Path("logs"), Path(".cache"), *history])
     if folder:
         raise WorkflowError(
@@ -72,7 +77,7 @@ def refuse_what_is_not_possible():
 
 def refuse_report_without_its_libraries():
     """End with a sentence if the report is asked for and cannot be drawn, before anything is measured for it."""
-    if any(job.rule.name == "report" for job in workflow.dag.needrun_jobs()):
+    if is_needed("report"):
         missing = [name for name in ("altair", "vl_convert", "itables") if find_spec(name) is None]
         if missing:
             sys.exit(f"The report needs {', '.join(missing)}: pip install -c requirements.lock -e '.[report]'")

@@ -19,7 +19,7 @@ def watch():
         return
     cells = [(SETTINGS.device, *cell) for cell in CELLS]
     request.Request(cells, SETTINGS.checks, SETTINGS.thresholds, SETTINGS.run.accuracy_rule, config, FACTS).save(RESULTS)
-    if any(job.rule.name == "merge" for job in todo):
+    if is_needed("merge"):
         WHEN_INCOMPLETE.callback(say_partial_if_not_merged)
     measured = {tuple(job.wildcards_dict[name] for name in KEY) for job in todo if job.rule.name == "measure"}
     if not measured:
@@ -28,7 +28,7 @@ def watch():
         if job.rule.name != "measure":
             workflow.dag.reason(job).missing_output.clear()
     stages.forget(SETTINGS.device)
-    if any(job.rule.name == "record" for job in workflow.dag.needrun_jobs()):
+    if is_needed("record"):
         WHEN_INCOMPLETE.callback(record_what_is_there)
     WHEN_INCOMPLETE.callback(make_tables_of_what_is_there)  # before that: the last one is called first
     WATCHING.callback(renewal.Renewal(RESULTS).stop)

@@ -35,22 +35,22 @@ PADDING_BYTES = 1 << 17
 
 
 class Iterations:
-    """Runs one iteration of either side: every batch once. `left` are bytes of an accelerator that are none of its own.
-
-    `steps` is whether an optimizer steps the weights.
-    """
+    """Runs one iteration of either side: every batch once. `left` are bytes of an accelerator that are none of its own."""
 
     def __init__(self, spec: Spec, model: torch.nn.Module, batches: list[torch.Tensor], reporter: Reporter, left: int = 0):
         self._spec, self._model, self._batches, self._clock = spec, model, batches, reporter.clock
         self._optimizer = make_optimizer(spec, model)
-        self.steps = self._optimizer is not None
         self._state, self._images = (
             [tensor.detach().to("cpu", copy=True) for tensor in tensors] for tensors in (models.state(model), batches)
         )
         self._is_frozen = spec.device == "cpu" and torch._inductor.config.freezing
         self._constants, self._left = peak_memory.Added(), left
-        self._are_mirrored = False
         self._random, self._padding = random.Random(seed(spec)), []
+
+    @property
+    def steps(self) -> bool:
+        """Whether an optimizer steps the weights."""
+        return self._optimizer is not None
 
     def run(self, forward: Callable[..., Any]) -> Any:
         """What the first batch gave; in training gradients are then in the parameters."""
@@ -124,7 +124,6 @@ class Iterations:
         """Mirror the images, in their place: what a program keeps of a call is then not what the next one has to compute."""
         for batch in self._batches:
             batch.copy_(batch.flip(-1))
-        self._are_mirrored = not self._are_mirrored
 
     def is_kept(self, forward: Callable[..., Any]) -> bool:
         """Whether a program returns for other images of a batch what it has returned before, where eager does not."""
@@ -137,7 +136,6 @@ class Iterations:
         """
         parameters = len(list(self._model.parameters()))
         models.assign([*self._model.buffers(), *self._batches], [*self._state[parameters:], *self._images])
-        self._are_mirrored = False
         torch_device.seed_everything(self._spec.seed)
         found = [cloned(iterate(self._spec, self._model, forward, batch)) for batch in self._batches]
         return [leaf for leaf in tree_leaves(found) if isinstance(leaf, torch.Tensor)]
