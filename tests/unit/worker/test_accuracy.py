@@ -42,6 +42,7 @@ def compiler(monkeypatch):
 
     def install(wrap):
         monkeypatch.setattr(backends, "compile_model", lambda spec, model, images: wrap(model))
+        monkeypatch.setattr(backends, "check_compiled", lambda spec: None)
 
     return install
 
@@ -264,6 +265,11 @@ def test_a_model_that_the_table_skips_on_this_machine_is_not_run():
         "message": "not run here, by the suite's table",
     }
     assert said.stages == ["load"]
+
+
+def test_a_model_of_which_nothing_is_compiled_has_not_been_run():
+    with pytest.raises(backends.NothingCompiledError), torch.compiler.set_stance("force_eager"):
+        measure(spec())
 
 
 def test_an_exception_while_compiling_leaves_the_stage_compile(monkeypatch):

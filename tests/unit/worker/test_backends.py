@@ -136,6 +136,23 @@ def test_a_value_that_torch_takes_is_not_refused(key, value):
     backends.check_inductor_config({key: value})
 
 
+@pytest.mark.parametrize(
+    ("key", "typed", "taken"),
+    [
+        ("cuda.version", 12.4, "12.4"),
+        ("cuda.arch", 90, "90"),
+        ("cpp.enable_floating_point_contract_flag", "off", "off"),
+        ("cpp.threads", "2", 2),
+        ("max_autotune_subproc_result_timeout_seconds", "1e1", 10.0),
+        ("max_autotune", True, True),
+    ],
+)
+def test_a_value_has_the_type_that_torch_declares_however_it_was_typed(key, typed, taken):
+    changes = backends.inductor_changes(spec(inductor_config={key: typed}))
+    assert (changes[key], type(changes[key])) == (taken, type(taken))
+    backends.check_inductor_config(changes)
+
+
 def test_no_option_of_the_installed_torch_is_refused_its_own_value():
     torch_says = {name: getattr(torch._inductor.config, name) for name in backends.inductor_options()}
     backends.check_inductor_config(torch_says)

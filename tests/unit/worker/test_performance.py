@@ -110,6 +110,7 @@ def compiler(monkeypatch):
 
     def install(wrap):
         monkeypatch.setattr(backends, "compile_model", lambda spec, model, images: wrap(model))
+        monkeypatch.setattr(backends, "check_compiled", lambda spec: None)
 
     return install
 
@@ -149,6 +150,53 @@ def test_a_program_that_computes_something_else_from_some_call_on_is_wrong(compi
     compiler(breaks)
     columns = measure(spec(**options)).columns
     assert (columns["timed_output_ok"], columns["timed_output_kind"]) == (False, "changed")
+
+
+class Wrong(torch.autograd.Function):
+    """The identity, with a gradient that is too large."""
+
+    @staticmethod
+    def forward(context, tensor, factor):
+        context.factor = factor
+        return tensor.clone()
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient * context.factor, None
+
+
+@pytest.mark.parametrize(("factor", "kind"), [(1.5, "changed"), (1.005, "gradient")])
+def test_a_backward_pass_that_is_another_one_from_some_call_on_is_judged_again(compiler, factor, kind):
+    """1.005 is within the tolerance, and not what the first program was found to compute."""
+
+    def breaks(model):
+        calls = []
+
+        def forward(images):
+            calls.append(1)
+            output = model(images)
+            return output if len(calls) < 15 else Wrong.apply(output, factor)
+
+        return forward
+
+    compiler(breaks)
+    columns = measure(spec(training=True)).columns
+    assert (columns["timed_output_ok"], columns["timed_output_kind"]) == (False, kind)
+
+
+def test_a_model_of_which_nothing_is_compiled_is_no_measurement(monkeypatch):
+    with pytest.raises(backends.NothingCompiledError), torch.compiler.set_stance("force_eager"):
+        measure(spec())
+
+
+def test_a_compiler_that_takes_the_weights_away_is_told(compiler):
+    def packs(model):
+        model.head.weight = torch.nn.Parameter(model.head.weight.bfloat16())
+        return lambda images: torch.zeros(len(images), 1000)
+
+    compiler(packs)
+    with pytest.raises(RuntimeError, match="discarded, packed or moved the weights"):
+        measure(spec())
 
 
 def test_a_program_that_writes_to_a_weight_from_some_call_on_is_wrong(compiler):
@@ -201,17 +249,24 @@ def test_eager_is_timed_in_its_own_precision_whatever_a_compiler_tells_torch(com
 
     def coarser(model):
         torch.set_float32_matmul_precision("medium")
+        torch.backends.mkldnn.conv.fp32_precision = "bf16"
+        torch.backends.cudnn.benchmark = True
+        torch.set_default_dtype(torch.bfloat16)
+        torch.set_num_threads(2)
         torch.set_autocast_enabled("cpu", True)
         return lambda images: model(images)
 
     def now():
-        return torch.get_float32_matmul_precision(), torch.is_autocast_enabled("cpu")
+        modes = torch.is_autocast_enabled("cpu"), torch.get_default_dtype(), torch.backends.cudnn.benchmark
+        of_products = torch.get_float32_matmul_precision(), torch.backends.mkldnn.matmul.fp32_precision
+        return *modes, *of_products, torch.backends.mkldnn.conv.fp32_precision, torch.get_num_threads()
 
     def look_and_collect(*given, **named):
         seen.append(now())
         return collect(*given, **named)
 
     monkeypatch.setattr(performance.timing, "collect", look_and_collect)
+    torch.set_num_threads(1)
     before = now()
     compiler(coarser)
     measure(spec())

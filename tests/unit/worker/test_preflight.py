@@ -51,6 +51,13 @@ def test_what_a_mode_cannot_have_is_one_sentence_with_the_modes_name(options, se
     assert problem.startswith(sentence) and "\n" not in problem
 
 
+def test_a_torch_compile_that_is_switched_off_is_told(monkeypatch):
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+    (problem,) = preflight.answer(question()).problems
+    assert problem.startswith("torch.compile is switched off and would compile nothing; unset TORCHDYNAMO_DISABLE")
+    assert preflight.answer(question(backend="nothing")).problems == []
+
+
 def test_every_mode_and_every_model_is_told():
     asked = question(models=("test_vitt", "test_vit", "resnet5O"))
     modes = {"a": Mode(backend="inductr"), "b": Mode(backend="eager"), "c": Mode(backend="egar")}

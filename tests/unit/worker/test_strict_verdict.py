@@ -1,6 +1,7 @@
 """The strict verdict in the accuracy check: what it judges that the dynamo rule does not, and what the row says of it."""
 
 import math
+from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ def measure_with(
 ) -> Said:
     """The same of one that knows the spec and the images too."""
     monkeypatch.setattr(backends, "compile_model", compile_model)
+    monkeypatch.setattr(backends, "check_compiled", lambda spec: None)
     spec = specs.spec("accuracy", options={"backend": "eager", **options}, traits=traits)
     setup = Setup(threads=1, cache=Cache(Path("unused")), batch_size=8, strict=strict)
     return listen("accuracy", lambda reporter: accuracy.measure(spec, setup, reporter))
@@ -324,17 +326,29 @@ def beyond(monkeypatch, margin: float):
     return by(share * margin / measure(monkeypatch, by(share)).columns["strict_margin"])
 
 
-def test_a_failure_that_may_be_chance_is_undecided_where_other_seeds_raise(monkeypatch):
+@pytest.mark.parametrize(
+    ("message", "strict"), [("not twice", "fail"), ("CUDA out of memory", "undecided"), ("std::bad_alloc", "undecided")]
+)
+def test_a_program_that_raises_with_another_seed_has_failed_with_it_unless_memory_ran_out(message, strict, monkeypatch):
     off = beyond(monkeypatch, 2.0)
 
     def compile_model(spec, model, images):
         if spec.seed != 1337:
-            raise RuntimeError("not twice")
+            raise RuntimeError(message)
         return off(model)
 
     said = measure_with(monkeypatch, compile_model)
-    assert said.result["status"] == "pass" and said.columns["strict"] == "undecided"
-    assert said.columns["strict_error"] == "RuntimeError: not twice"
+    assert said.result["status"] == "pass" and said.columns["strict"] == strict
+    assert said.columns["strict_error"] == f"RuntimeError: {message}"
+
+
+def test_a_failure_that_may_be_chance_is_undecided_where_nothing_else_can_be_made(monkeypatch):
+    def make(spec, setup):
+        raise RuntimeError("no more weights")
+
+    monkeypatch.setattr(accuracy, "make", make)
+    said = measure(monkeypatch, beyond(monkeypatch, 2.0))
+    assert said.columns["strict"] == "undecided" and said.columns["strict_error"] == "RuntimeError: no more weights"
 
 
 def test_a_failure_that_may_be_chance_needs_two_of_three_seeds(monkeypatch):
@@ -672,6 +686,47 @@ def test_an_output_of_another_class_of_tensors_need_not_have_been_computed(monke
 
     said = measure(monkeypatch, lambda model: lambda images: model(images).as_subclass(Lazy))
     assert said.columns["strict"] == "fail" and "a Lazy instead of a Tensor" in said.columns["strict_message"]
+
+
+def test_an_output_in_another_container_cannot_be_used_as_eagers(monkeypatch):
+    Named = namedtuple("Named", ["features", "logits"])
+
+    class Several(Tiny):
+        def forward(self, images):
+            features = self.convolution(images)
+            return Named(features, self.head(nn.functional.gelu(features).mean((2, 3))))
+
+    of_model(monkeypatch, Several)
+    said = measure(monkeypatch, lambda model: lambda images: tuple(model(images)))
+    assert said.columns["strict"] == "fail" and "a tuple instead of a Named" in said.columns["strict_message"]
+    assert measure(monkeypatch, same).columns["strict"] == "pass"
+
+
+@pytest.mark.parametrize("is_dropped", [True, False])
+def test_a_gradient_that_one_side_alone_has_is_wrong_although_it_is_zero(is_dropped, monkeypatch):
+    """An optimizer with weight decay steps one, and passes over the other."""
+
+    class Idle(Tiny):
+        def __init__(self, seed: int):
+            super().__init__(seed)
+            self.idle = nn.Parameter(torch.ones(3))
+
+        def forward(self, images):
+            return super().forward(images) + (0.0 * self.idle.sum() if is_dropped else 0.0)
+
+    def other(model):
+        def forward(images):
+            if is_dropped:
+                return Tiny.forward(model, images)
+            return Tiny.forward(model, images) + 0.0 * model.idle.sum()
+
+        return forward
+
+    of_model(monkeypatch, Idle)
+    said = measure(monkeypatch, other, training=True)
+    assert said.columns["strict"] == "fail"
+    assert "none.gradient.idle" in {detail["leaf"] for detail in said.details if detail["strict"] is False}
+    assert measure(monkeypatch, same, training=True).columns["strict"] == "pass"
 
 
 class Normed(Tiny):

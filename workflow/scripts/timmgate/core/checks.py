@@ -237,7 +237,8 @@ PERFORMANCE = Check(
                     "",
                     "of what: output; in training prediction, gradient, input_gradient or buffer; output.1 of several; "
                     "output.sample: its worst sample; kept: the program returned what it had computed of other images; "
-                    "written: it has written to weights; changed: its output is another one after the timing",
+                    "written: it has written to weights, buffers or images; changed: it computes something else after the "
+                    "timing",
                 ),
                 (
                     "timed_output_batch_size",

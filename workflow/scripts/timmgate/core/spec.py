@@ -15,7 +15,7 @@ from timmgate.core.described import described
 
 C = TypeVar("C", bound="Cell")
 
-PROTOCOL = 16
+PROTOCOL = 17
 """Number of the measurement protocol. Raise it when the meaning of a recorded figure changes: every cell is then redone."""
 
 SEEDED_WEIGHTS = ("random", "random-timm")
@@ -94,7 +94,11 @@ class Mode:
     batch_size: int | None = described(
         "Images per batch in this mode; null leaves it to the suite and the check.", default=None, minimum=1
     )
-    cosine: bool = described("Compare by cosine similarity instead of error against float64. A weak check.", default=False)
+    cosine: bool = described(
+        "The dynamo rule, and the performance check of what it timed, compare by cosine similarity instead of error against "
+        "float64, which is weak. The strict rule does not.",
+        default=False,
+    )
 
 
 @dataclass(frozen=True)

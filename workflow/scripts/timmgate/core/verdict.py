@@ -38,8 +38,8 @@ OF_A_SAMPLE = ".sample"
 
 NOT_COMPUTED = {
     "kept": "the compiled program returned what it had computed of other images",
-    "written": "the compiled program has written to weights of the model",
-    "changed": "the compiled program gives another output after it was timed than before",
+    "written": "the compiled program has written to weights, buffers or images that eager leaves, or left what eager writes",
+    "changed": "the compiled program computes something else after it was timed than before",
 }
 """By kind of a timed output, what is wrong although what is computed may be right."""
 

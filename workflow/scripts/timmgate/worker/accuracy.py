@@ -21,6 +21,7 @@ from timmgate.core.verdict import MISMATCH, CellVerdict, LeafVerdict, Strict, is
 from timmgate.worker import backends, iterations, models, strict_verdict, torch_device
 from timmgate.worker.compare import LeafEvidence, Rule, all_finite, compare_leaves
 from timmgate.worker.iterations import Result, Run, run
+from timmgate.worker.resource_errors import is_out_of_memory
 from timmgate.worker.training_step import Setup, load, make
 
 INFERENCE_TOLERANCE = 1e-3
@@ -96,6 +97,7 @@ def run_compiled(
 
         def after_run() -> None:
             reporter.columns(**backends.statistics())
+            backends.check_compiled(spec)
 
         return run_program(spec, model, compiled, images, forward, others, eager, first_iteration.stop, after_run)
 
@@ -244,21 +246,26 @@ def judge_strictly(
     """
 
     def examine(seed: int) -> Strict:
-        """The verdict with another seed, undecided if it raises; it compiles again: weights may be part of the program."""
-        other = replace(spec, seed=seed)
+        """The verdict with another seed; it compiles again, as weights may be part of the program.
+
+        A program that raises has failed, unless memory ran out; with anything else that raises it is undecided.
+        """
+        other, of_program = replace(spec, seed=seed), False
         try:
             model, images = make(other, setup)
             others = strict_verdict.other_values(other, model, images)
             reporter.stage("compile")
             keep(leaves)
+            of_program = True
             _, compiled = run_compiled(other, setup, model, images, others, writes, reporter)
+            of_program = False
             reporter.stage("null_runs")
             keep(leaves)
             return strict_verdict.examine(other, *others, compiled).strict
         except Exception as error:
             traceback.print_exc()
             reporter.columns(strict_error=f"{type(error).__name__}: {error}")
-            return "undecided"
+            return "fail" if of_program and not is_out_of_memory(error) else "undecided"
 
     reporter.stage("null_runs")
     keep({})

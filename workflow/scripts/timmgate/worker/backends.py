@@ -7,7 +7,7 @@ import traceback
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -29,6 +29,10 @@ class UnknownBackendError(ValueError):
 
 class UnsupportedDeviceError(ValueError):
     """The mode asks for something that the device does not have."""
+
+
+class NothingCompiledError(RuntimeError):
+    """The compiled model is the model itself: what is wrong with the compiler would not be seen."""
 
 
 class InductorOptionError(ValueError):
@@ -205,8 +209,26 @@ def inductor_changes(spec: Spec) -> dict[str, Any]:
         "freezing": spec.options.freezing,
         "triton.cudagraphs": spec.options.cudagraphs,
         "emulate_precision_casts": spec.traits.emulate_precision_casts,
-        **spec.options.inductor_config,
+        **as_declared(spec.options.inductor_config),
     }
+
+
+def as_declared(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with numbers as texts and texts as numbers where torch declares the other: both are typed alike."""
+    hints = inductor_options()
+    return {key: _as_declared(value, hints.get(key)) for key, value in changes.items()}
+
+
+def _as_declared(value: Any, hint: Any) -> Any:
+    if is_of_type(value, hint):
+        return value
+    if type(value) in (int, float):
+        return str(value) if is_of_type(str(value), hint) else value
+    for number in (int, float) if isinstance(value, str) else ():
+        with suppress(ValueError):
+            if is_of_type(number(value), hint):
+                return number(value)
+    return value
 
 
 class FirstIteration:
@@ -270,12 +292,18 @@ def compiling(spec: Spec, cache: Cache, reporter: Reporter) -> Iterator[FirstIte
     callback_handler.register_end_callback(end)
     first_iteration = FirstIteration(spec.device, reporter.clock, is_new)
     try:
-        with torch_device.settings_kept():
+        with torch_device.settings_kept(spec.device):
             yield first_iteration
     finally:
         callback_handler.clear()
     if is_new:
         cache.keep_cold(first_iteration.costs)
+
+
+def check_compiled(spec: Spec) -> None:
+    """Raise NothingCompiledError if dynamo has captured no graph since `compiling` began."""
+    if spec.options.backend not in AHEAD_OF_TIME and not counters["stats"]["unique_graphs"]:
+        raise NothingCompiledError("nothing was compiled: dynamo captured no graph, and eager ran in its place")
 
 
 def statistics() -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_structure
 
 from timmgate.core.spec import Spec
 from timmgate.core.verdict import OUTPUTS
@@ -43,13 +43,15 @@ class Run:
 
     `again` is what the last iteration of another run from the same weights computed, where one was made.
     `written` are names of images and of tensors of the model that are not as they were before the run, and of outputs that
-    are not as they were after it; `unwritten` are names of images and tensors that are.
+    are not as they were after it; `unwritten` are names of images and tensors that are. `ungraded` are names of the
+    parameters that got no gradient, not even zeros: an optimizer passes them over.
     """
 
     leaves: Result
     first: Result
     written: frozenset[str]
     unwritten: frozenset[str]
+    ungraded: frozenset[str] = frozenset()
     again: Result | None = None
 
 
@@ -91,7 +93,9 @@ def run(
     if forward is not None and spec.options.backend == "aot_inductor":
         changed = {"images": changed["images"]}  # its program has tensors of its own
     names = {is_changed: frozenset(name for name in changed if changed[name] == is_changed) for is_changed in (True, False)}
-    return Run(leaves_of(spec, model, images, returned), first, written=names[True], unwritten=names[False])
+    weights = model.named_parameters() if spec.options.training else ()
+    ungraded = frozenset(name for name, weight in weights if weight.grad is None)
+    return Run(leaves_of(spec, model, images, returned), first, names[True], names[False], ungraded)
 
 
 def leaves_of(spec: Spec, model: torch.nn.Module, images: torch.Tensor, returned: Any) -> Result:
@@ -190,6 +194,8 @@ def wrong(
         yield from _of_the_whole_batch(last)
     yield from _written_to(eager, compiled)
     yield from _of_another_type(eager, compiled)
+    yield from _in_another_container(eager, compiled)
+    yield from _without_gradient(eager, compiled)
 
 
 def _in_one_iteration(
@@ -295,6 +301,26 @@ def _of_another_type(eager: Run, compiled: Run) -> Iterator[LeafEvidence]:
             if leaf.kind in OUTPUTS and isinstance(other, torch.Tensor) and type(other) not in (type(one), torch.Tensor):
                 message = f"a {type(other).__name__} instead of a {type(one).__name__}"
                 yield LeafEvidence(f"type.{leaf.name}", "type", message=message)
+
+
+def _in_another_container(eager: Run, compiled: Run) -> Iterator[LeafEvidence]:
+    """Outputs in containers that cannot be used as eager's: a list instead of a tuple with names, say."""
+    theirs = {leaf.name: leaf.value for leaf in compiled.leaves}
+    for leaf in eager.leaves:
+        if leaf.kind in OUTPUTS and leaf.name in theirs and tree_structure(leaf.value) != tree_structure(theirs[leaf.name]):
+            one, other = (type(value).__name__ for value in (leaf.value, theirs[leaf.name]))
+            message = f"a {other} instead of a {one}" if one != other else f"a {one} of another structure"
+            yield LeafEvidence(f"container.{leaf.name}", "type", message=message)
+
+
+def _without_gradient(eager: Run, compiled: Run) -> Iterator[LeafEvidence]:
+    """Parameters that one side alone gives a gradient, be it of zeros: an optimizer decays only those that have one."""
+    known = {leaf.name for leaf in eager.leaves if leaf.kind == "gradient"}
+    for name in sorted(eager.ungraded ^ compiled.ungraded):
+        if f"gradient.{name}" in known:
+            sides = ("no gradient", "one") if name in compiled.ungraded else ("a gradient", "none")
+            message = f"{sides[0]}, where eager gives {sides[1]}"
+            yield LeafEvidence(f"none.gradient.{name}", "gradient", message=message)
 
 
 def _is_worse(leaf: LeafEvidence, other: LeafEvidence | None) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from timmgate.core.verdict import KINKS
-from timmgate.worker import folding, models
+from timmgate.worker import folding, models, torch_device
 from timmgate.worker.compare import Leaf, is_half
 from timmgate.worker.equivalence import are_the_same
 from timmgate.worker.resource_errors import is_out_of_memory
@@ -65,7 +65,7 @@ def null_runs(
     but for plain eager and a lack of memory. Model and images are left as they are.
     """
     for number, family in enumerate(default_families(dtype, gmacs) if families is None else families):
-        generator = torch.Generator(images.device).manual_seed(_stream(seed, number))
+        generator = torch_device.generator(images.device, _stream(seed, number))
         subject = Subject(copy.deepcopy(model), images.detach().clone(), dtype, generator)
         try:
             leaves = _null_run(run, family, subject)
@@ -109,7 +109,7 @@ def kinks(
 def _kinks(run: Run, model: nn.Module, images: Tensor, expected: list[Leaf], seed: int) -> list[Leaf]:
     moved = []
     for sign in (1, -1):
-        generator = torch.Generator(images.device).manual_seed(seed)
+        generator = torch_device.generator(images.device, seed)
         precision = 2 * sign * KINK_ULPS * torch.finfo(torch.float32).eps
         exact = copy.deepcopy(model).double()
         with torch.no_grad():
@@ -196,8 +196,8 @@ def jittered(tensor: Tensor, generator: torch.Generator, precision: float) -> Te
     With its own epsilon three of four elements stay, and the others become one of their neighbours.
     """
     wide = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-    error = torch.rand(wide.shape, generator=generator, device=wide.device, dtype=wide.dtype).sub_(0.5).mul_(precision)
-    return torch.addcmul(wide, wide, error).to(tensor.dtype)
+    error = torch.rand(wide.shape, generator=generator, device=generator.device, dtype=wide.dtype).sub_(0.5).mul_(precision)
+    return torch.addcmul(wide, wide, error.to(wide.device)).to(tensor.dtype)
 
 
 class _Jitter(torch.autograd.Function):

@@ -3,6 +3,7 @@
 It also builds what the compiler needs once per machine.
 """
 
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -74,10 +75,13 @@ def mode_problems(question: Question) -> Iterator[str]:
         try:
             backends.check_backend(mode, question.device)
             backends.check_precision(mode, question.device)
-            backends.check_inductor_config(mode.inductor_config)
+            backends.check_inductor_config(backends.as_declared(mode.inductor_config))
             load_backend(mode.backend)
         except ValueError as error:
             yield f"mode {name!r}: {error}"
+    is_off = torch._dynamo.config.disable or os.environ.get("TORCHDYNAMO_DISABLE") == "1"
+    if is_off and any(mode.backend not in backends.AHEAD_OF_TIME for mode in question.modes.values()):
+        yield "torch.compile is switched off and would compile nothing; unset TORCHDYNAMO_DISABLE and TORCH_COMPILE_DISABLE"
     if question.device == "cpu" and uses_inductor(question):
         try:
             get_cpp_compiler()

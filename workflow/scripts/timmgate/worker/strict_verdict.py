@@ -58,7 +58,7 @@ def other_values(spec: Spec, model: torch.nn.Module, images: torch.Tensor) -> tu
     mirrored = torch.empty_like(images).copy_(images.flip(-1))
     if not spec.options.training:
         return model, mirrored
-    other, generator = copy.deepcopy(model), torch.Generator(images.device).manual_seed(spec.seed)
+    other, generator = copy.deepcopy(model), torch_device.generator(images.device, spec.seed)
     with torch.no_grad(), models.autocast(spec, images):
         other(images)
         for parameter in other.parameters():

@@ -79,14 +79,19 @@ def judge(
     }
 
 
-def has_changed(spec: Spec, before: Sequence[Tensor], now: Sequence[Tensor], judged: dict[str, Any]) -> bool:
-    """Whether a program computes something else than when it was `judged`: by more than the tolerance and some roundings."""
-    if judged["timed_reference"] == "none" or not judged["timed_output_ok"]:
-        return False
-    dtype = models.computing_dtype(spec)
-    allowed = rule(spec, has_reference=True).tolerance + ROUNDINGS * torch.finfo(dtype).eps
-    pairs = [map(torch_device.as_real, pair) for pair in zip(before, now, strict=True) if pair[0].is_floating_point()]
-    return any(relative_error([is_now], [was]) > allowed for was, is_now in pairs)
+def change(before: Sequence[Leaves], now: Sequence[Leaves]) -> float:
+    """By how much a program computes something else than before, of each batch: the largest relative error of a kind."""
+    return max(relative_error(is_now.get(kind), was[kind]) for was, is_now in zip(before, now, strict=True) for kind in was)
+
+
+def is_rounding(spec: Spec, found: float) -> bool:
+    """Whether such a change is no more than that of some roundings."""
+    return found <= ROUNDINGS * torch.finfo(models.computing_dtype(spec)).eps
+
+
+def is_tolerable(spec: Spec, found: float) -> bool:
+    """Whether it is within the tolerance of the dynamo rule beside them."""
+    return is_rounding(spec, found - rule(spec, has_reference=True).tolerance)
 
 
 def images_that_fit(
@@ -116,21 +121,24 @@ def _judge_batch(
     spec: Spec, model: torch.nn.Module, forward: Callable[..., Any], images: Tensor, room: int
 ) -> Judgement | None:
     # In this order: memory that eager has just freed has the right values, which a program might not write.
-    compiled, eager = (computed(spec, model, side, images) for side in (forward, model))
+    by_compiled, by_eager = set[str](), set[str]()
+    compiled, eager = computed(spec, model, forward, images, by_compiled), computed(spec, model, model, images, by_eager)
     if not eager or not all(compare.all_finite(leaves) for leaves in eager.values()):
         return None
+    if by_compiled - by_eager or (not spec.options.training and by_eager - by_compiled):
+        return Judgement("written", math.inf, math.inf, "eager")
     how = rule(spec, has_reference=True)
     if how.cosine:
-        return by_direction(eager, compiled)
+        return by_direction(eager, compiled, len(images))
     if exact := float64(spec, model, images, room, eager):
         judge_by = partial(_against, compiled, reference=exact, images=len(images), how=how)
         return _by_healthy_runs(judge_by, spec, model, images, eager, exact)
     few = images[:ACCURACY_BATCH_SIZE]
     usual = computed(spec, model, model, few) if len(few) < len(images) else {}
     if usual and (exact := float64(spec, model, few, room, usual)):
-        judge_by = partial(_extrapolated, compiled, eager, reference=exact, how=how)
+        judge_by = partial(_extrapolated, compiled, eager, reference=exact, images=(len(images), len(few)), how=how)
         return _by_healthy_runs(judge_by, spec, model, few, usual, exact)
-    return by_direction(eager, compiled)
+    return by_direction(eager, compiled, len(images))
 
 
 def _by_healthy_runs(
@@ -152,10 +160,18 @@ def _by_healthy_runs(
 
 
 def _extrapolated(
-    compiled: Leaves, eager: Leaves, healthy: Sequence[Leaves], reference: Leaves, how: compare.Rule
+    compiled: Leaves,
+    eager: Leaves,
+    healthy: Sequence[Leaves],
+    reference: Leaves,
+    images: tuple[int, int],
+    how: compare.Rule,
 ) -> Judgement:
-    """By eager, and what some healthy runs are off by with fewer images, of which `reference` is the float64."""
-    errors = (
+    """By eager, and what some healthy runs are off by with fewer images, of which `reference` is the float64.
+
+    Also of the worst of the samples. `images` are how many, and how many of the healthy runs.
+    """
+    whole = (
         (
             kind,
             relative_error(compiled.get(kind), eager[kind]),
@@ -166,7 +182,19 @@ def _extrapolated(
         )
         for kind in eager
     )
-    return _worst(errors, "extrapolated")
+    of_samples = (
+        (
+            f"{kind}{OF_A_SAMPLE}",
+            sample_error(compiled[kind], leaves),
+            max(
+                _allowed_of_a_sample(run[kind], reference[kind], how) + sample_error(run[kind], reference[kind])
+                for run in healthy
+            ),
+        )
+        for kind, leaves in eager.items()
+        if _has_samples(kind, compiled, leaves, images[0]) and _has_samples(kind, reference, reference[kind], images[1])
+    )
+    return _worst(itertools.chain(whole, of_samples), "extrapolated")
 
 
 def _against(compiled: Leaves, healthy: Sequence[Leaves], reference: Leaves, images: int, how: compare.Rule) -> Judgement:
@@ -179,10 +207,10 @@ def _against(compiled: Leaves, healthy: Sequence[Leaves], reference: Leaves, ima
         (
             f"{kind}{OF_A_SAMPLE}",
             sample_error(compiled[kind], leaves),
-            max(compare.multiplier(run[kind][0], how) * sample_error(run[kind], leaves) for run in healthy) + _floor(how),
+            max(_allowed_of_a_sample(run[kind], leaves, how) for run in healthy),
         )
         for kind, leaves in reference.items()
-        if kind.startswith(OUTPUTS) and kind in compiled and _has_samples(compiled[kind], leaves, images)
+        if _has_samples(kind, compiled, leaves, images)
     )
     return _worst(itertools.chain(whole, of_samples), "fp64")
 
@@ -193,13 +221,21 @@ def _worst(errors: Iterator[tuple[str, float, float]], reference: str) -> Judgem
     return Judgement(kind, error, error / allowed, reference)
 
 
-def computed(spec: Spec, model: torch.nn.Module, forward: Callable[..., Any], images: Tensor) -> Leaves:
-    """What one iteration computes from the seed on; the buffers of the model are then as they were before."""
+def computed(
+    spec: Spec, model: torch.nn.Module, forward: Callable[..., Any], images: Tensor, written: set[str] | None = None
+) -> Leaves:
+    """What one iteration computes from the seed on; the buffers of the model are then as they were before.
+
+    `written` gets the names of what it writes to: buffers, and `images`.
+    """
     torch_device.seed_everything(spec.seed)
-    images = fresh(spec, images)
+    given, images = images, fresh(spec, images)
     before = [buffer.clone() for buffer in model.buffers()]
     returned = iterate(spec, model, forward, images)
     changes = [_change(*pair) for pair in zip(model.buffers(), before, strict=True) if pair[0].is_floating_point()]
+    if written is not None:
+        tensors = {name: (buffer, was) for (name, buffer), was in zip(model.named_buffers(), before, strict=True)}
+        written |= {name for name, pair in (tensors | {"images": (images, given)}).items() if not torch.equal(*pair)}
     outputs = _outputs("prediction", returned[0]) if spec.options.training else _outputs("output", returned)
     models.assign(model.buffers(), before)  # of which an output may be a view
     if not spec.options.training:
@@ -298,10 +334,16 @@ def _floor(how: compare.Rule) -> float:
     return how.tolerance / 10.0
 
 
-def _has_samples(leaves: list[Tensor], reference: list[Tensor], images: int) -> bool:
-    """Whether an output has a row for each of several images."""
+def _allowed_of_a_sample(run: list[Tensor], reference: list[Tensor], how: compare.Rule) -> float:
+    """What the worst sample may be off by, as `allowed_error` of the whole."""
+    return compare.multiplier(run[0], how) * sample_error(run, reference) + _floor(how)
+
+
+def _has_samples(kind: str, run: Leaves, reference: list[Tensor], images: int) -> bool:
+    """Whether leaves of this kind are an output with a row for each of several images."""
     shape = reference[0].shape
-    return images > 1 and leaves[0].shape == shape and len(shape) > 1 and shape[0] == images
+    is_output = kind.startswith(OUTPUTS) and kind in run and run[kind][0].shape == shape
+    return is_output and images > 1 and len(shape) > 1 and shape[0] == images
 
 
 def sample_error(leaves: list[Tensor], reference: list[Tensor]) -> float:
@@ -315,17 +357,26 @@ def sample_error(leaves: list[Tensor], reference: list[Tensor]) -> float:
     return largest / size if size else 0.0 if largest == 0 else math.inf
 
 
-def by_direction(eager: Leaves, compiled: Leaves) -> Judgement:
-    """Compiled against eager by cosine similarity, where nothing says how large an error is usual."""
+def by_direction(eager: Leaves, compiled: Leaves, images: int) -> Judgement:
+    """Compiled against eager by cosine similarity, where nothing says how large an error is usual; also each sample."""
     judged = []
     for kind in eager:
         error = relative_error(compiled.get(kind), eager[kind])
-        margin = math.inf if error else 0.0
-        if error and math.isfinite(error):
-            one, other = (torch.cat([leaf.flatten().float() for leaf in side[kind]]) for side in (eager, compiled))
-            margin = compare.cosine_margin(one, other)
+        if not error or not math.isfinite(error):
+            judged.append(Judgement(kind, error, math.inf if error else 0.0, "eager"))
+            continue
+        margin = _turned(*(torch.cat([leaf.flatten().float() for leaf in side[kind]]) for side in (eager, compiled)))
         judged.append(Judgement(kind, error, margin, "eager"))
+        if _has_samples(kind, compiled, eager[kind], images):
+            margin = max(map(_turned, *(side[kind][0].flatten(1).float() for side in (eager, compiled))))
+            error = sample_error(compiled[kind], eager[kind])
+            judged.append(Judgement(f"{kind}{OF_A_SAMPLE}", error, margin, "eager"))
     return max(judged, key=lambda made: made.margin)
+
+
+def _turned(eager: Tensor, compiled: Tensor) -> float:
+    """How far the direction is off, over the limit; of zeros, which have none, 0."""
+    return 0.0 if torch.equal(eager, compiled) else compare.cosine_margin(eager, compiled)
 
 
 def _distance(leaves: list[Tensor], others: list[Tensor], weights: Sequence[float] = ()) -> float:

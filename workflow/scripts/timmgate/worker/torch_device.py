@@ -6,8 +6,10 @@ import random
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,6 +51,14 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+def generator(device: torch.device, seed: int) -> torch.Generator:
+    """A generator of random numbers on the device; on the host, where the device has none."""
+    try:
+        return torch.Generator(device).manual_seed(seed)
+    except RuntimeError:
+        return torch.Generator().manual_seed(seed)
 
 
 @cache
@@ -120,28 +130,69 @@ class NarrowDraws(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
+_ATTRIBUTES = (
+    *("cudnn.enabled", "cudnn.benchmark", "cudnn.deterministic", "mkldnn.enabled", "mkldnn.deterministic"),
+    *("cudnn.allow_tf32", "cudnn.conv.fp32_precision", "cudnn.rnn.fp32_precision", "cuda.matmul.fp32_precision"),
+    *("cuda.matmul.allow_fp16_accumulation", "cuda.matmul.allow_fp16_reduced_precision_reduction"),
+    *("cuda.matmul.allow_bf16_reduced_precision_reduction", "mkldnn.conv.fp32_precision"),
+    *("mkldnn.matmul.fp32_precision", "mkldnn.rnn.fp32_precision"),
+)
+"""Settings in torch.backends."""
+
+
 @contextmanager
-def settings_kept() -> Iterator[None]:
-    """Have the precision of matrix products, autocast and gradients that there were, whatever a compiler makes of them.
+def settings_kept(device: str) -> Iterator[None]:
+    """Have the settings of torch that there were, whatever a compiler makes of them: precisions, kernels, threads, autocast.
 
     Else eager, and the null runs that a program is held against, would compute as coarsely as a compiler may have told
     torch to, and eager would be timed so.
     """
-    modes = {device: (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)) for device in ("cpu", "cuda")}
-    has_gradients, precisions = torch.is_grad_enabled(), None
-    with suppress(RuntimeError):  # where somebody has set `fp32_precision`, which torch does not let these be mixed with
-        precisions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    settings = _settings(device)
+    before = {name: _told(get) for name, (get, _) in settings.items()}
     try:
         yield
     finally:
-        for device, (is_enabled, dtype) in modes.items():
-            torch.set_autocast_enabled(device, is_enabled)
-            torch.set_autocast_dtype(device, dtype)
-        torch.set_grad_enabled(has_gradients)
-        if precisions:
-            with suppress(RuntimeError):
-                torch.set_float32_matmul_precision(precisions[0])
-                torch.backends.cudnn.allow_tf32 = precisions[1]
+        for name, (get, put) in settings.items():
+            if before[name] is not None and _told(get) != before[name]:  # torch forbids to mix old names and new ones
+                with suppress(RuntimeError):
+                    put(before[name])
+
+
+def _told(get: Callable[[], Any]) -> Any:
+    """What a setting is; None where torch does not tell, as of an old name of what was set by a new one, or has none."""
+    try:
+        return get()
+    except (RuntimeError, AttributeError):
+        return None
+
+
+def _settings(device: str) -> dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]]:
+    """By name, how to read and to set what is torch's own, and changes what eager computes or how long it takes."""
+    attributes = {name: (partial(attrgetter(name), torch.backends), partial(_set, name)) for name in _ATTRIBUTES}
+    autocast = {
+        f"autocast.{each}.{what}": (partial(get, each), partial(put, each))
+        for each in dict.fromkeys(("cpu", "cuda", device))
+        for what, get, put in (
+            ("enabled", torch.is_autocast_enabled, torch.set_autocast_enabled),
+            ("dtype", torch.get_autocast_dtype, torch.set_autocast_dtype),
+        )
+    }
+    others = {
+        "gradients": (torch.is_grad_enabled, torch.set_grad_enabled),
+        "threads": (torch.get_num_threads, torch.set_num_threads),
+        "dtype": (torch.get_default_dtype, torch.set_default_dtype),
+        "float32_matmul_precision": (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+        "deterministic": (
+            lambda: (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()),
+            lambda both: torch.use_deterministic_algorithms(both[0], warn_only=both[1]),
+        ),
+    }
+    return others | autocast | attributes  # in this order, as a word of the others sets several attributes
+
+
+def _set(name: str, value: Any) -> None:
+    holder, _, attribute = name.rpartition(".")
+    setattr(attrgetter(holder)(torch.backends), attribute, value)
 
 
 def set_deterministic(deterministic: bool) -> None:
