@@ -86,7 +86,10 @@ def test_anything_but_two_builds_is_refused(builds, project):
 @pytest.mark.parametrize("builds", ["default", "default,other"])
 def test_a_baseline_that_there_is_not_is_refused(builds, project):
     catalogue = {"build_catalogue": "{other: {}}", "builds": builds, "models": "test_vit"}
-    assert "baseline: there is no 'nowhere'" in project.run("compare", code=1, baseline="nowhere", **catalogue)
+    assert "baseline: 'nowhere' does not exist; compare" in project.run("compare", code=1, baseline="nowhere", **catalogue)
+    project.folder.joinpath("monday").mkdir()
+    printed = project.run("compare", code=1, baseline="monday", **catalogue)
+    assert "baseline: 'monday' has no measured tables; compare needs the results of an earlier run" in printed
     assert project.worker.entries() == []
 
 

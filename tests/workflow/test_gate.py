@@ -66,6 +66,25 @@ def test_expectations_stay_where_one_of_them_cannot_be_renewed(recorded, copy_of
     assert (expected / "training.csv").read_text() == before
 
 
+def test_what_was_measured_with_other_options_is_missing_where_snakemake_has_no_record_of_it(recorded, copy_of, tmp_path):
+    """As of results that were copied: Snakemake does not measure them anew, whatever has changed since."""
+    project = copy_of(recorded, tmp_path)
+    for record in (project.folder / ".snakemake" / "metadata").iterdir():
+        record.unlink()
+    project.run("gate", baseline="expected")
+    printed = project.run("gate", code=1, baseline="expected", batch_size=4)
+    assert set(classes(project).values()) == {"missing"}
+    assert "8 results are of other software or options than today's, and count as missing" in printed
+
+
+def test_what_only_exports_leaves_the_outcome_of_the_gate(recorded, copy_of, tmp_path):
+    project = copy_of(recorded, tmp_path)
+    project.run("gate", baseline="expected")
+    shutil.rmtree(project.folder / "results/cpu/export")
+    project.run("export", baseline="expected")
+    assert ended(project)[0] == ExitCode.AS_EXPECTED
+
+
 def test_a_gate_runs_what_is_missing(judged):
     project, _ = judged
     assert set(project.worker.cells()) == set(CELLS)

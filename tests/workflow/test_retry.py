@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import time
+from base64 import urlsafe_b64encode
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,15 @@ def test_without_snakemakes_records_it_is_said_what_to_do_instead(failed):
     shutil.rmtree(failed.folder / ".snakemake" / "metadata")
     printed = failed.run("--dry-run", code=1, retry="timeout")
     assert "instead: rm -f results/cpu/default/inference/test_resnet/accuracy.parquet" in printed
+
+
+def test_of_a_row_without_a_record_it_is_said_too(failed):
+    """As where results were copied, and only the tables were made here."""
+    name = urlsafe_b64encode(b"results/cpu/default/special/test_vit/accuracy.parquet").decode()
+    record = failed.folder / ".snakemake" / "metadata" / name
+    record.unlink()
+    printed = failed.run("--dry-run", code=1, retry="failed")
+    assert "instead: rm -f results/cpu/default/special/test_vit/accuracy.parquet\n" in printed
 
 
 def test_failed_cells_of_one_device_do_not_concern_another(failed):

@@ -235,9 +235,16 @@ def all_results(wildcards):
 def compared_builds():
     """The builds that are compared with a baseline, else the two that are compared. Raises WorkflowError if there are not two."""
     measured = measured_baseline(any_device=True)
-    if SETTINGS.baseline and not measured and not Path(SETTINGS.baseline).exists():
-        raise WorkflowError(f"baseline: there is no {SETTINGS.baseline!r}")
-    if len(SETTINGS.builds) != 2 and not measured:
+    if measured:
+        itself = measured.name if measured.kind == "build" else None
+        return [build for build in SETTINGS.builds if build != itself]
+    if SETTINGS.baseline:
+        missing = "has no measured tables" if Path(SETTINGS.baseline).exists() else "does not exist"
+        raise WorkflowError(
+            f"baseline: {SETTINGS.baseline!r} {missing}; compare needs the results of an earlier run, as in "
+            "baseline=../monday/results, or two builds and baseline=null"
+        )
+    if len(SETTINGS.builds) != 2:
         raise WorkflowError(
             "compare needs two builds, as in builds=release,nightly, or one and what was measured before, as in "
             f"baseline=../monday/results; builds is {', '.join(SETTINGS.builds)}"
@@ -246,9 +253,9 @@ def compared_builds():
 
 
 def pair_files(wildcards):
-    """What two builds measured in turns, a file for each cell; none where they are compared with a baseline."""
+    """What two builds measured in turns, a file for each cell; none where they are compared with a baseline, or not timed."""
     builds = compared_builds()
-    if measured_baseline(any_device=True):
+    if measured_baseline(any_device=True) or "performance" not in SETTINGS.checks:
         return []
     before, after = builds
     folder = f"results/{SETTINGS.device}/pairs/{before}..{after}"

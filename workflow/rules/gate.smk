@@ -19,6 +19,7 @@ rule gate:
         place=SETTINGS.baseline or "config/expected",
         times=SETTINGS.run.confirm,
         outcome=OUTCOME,
+        facts=FACTS,
         table=f"results/{SETTINGS.device}/gate.tsv",
     script:
         "../scripts/gate.py"

@@ -30,6 +30,7 @@ rule history:
         history=lambda wildcards: asked_history(),
         device=SETTINGS.device,
         runs=SETTINGS.history_runs,
+        accuracy_rule=SETTINGS.run.accuracy_rule,
         table=f"results/{SETTINGS.device}/history.tsv",
     script:
         "../scripts/history.py"

@@ -1,11 +1,20 @@
 """What is done again although it has a result: cells by their status, with the key `retry`."""
 
+from base64 import urlsafe_b64decode
+
 from timmgate.tables import retries
 from timmgate.weights import record
 
 with config_errors():
     RETRIES = retries.Retries(Path("results", SETTINGS.device, "retries.json"))
     WEIGHTS_RETRIES = retries.Retries(Path("weights", SETTINGS.weights, "retries.json"))
+
+
+def recorded_files():
+    """The files that Snakemake has a record of: names of records are these paths, in base64 and in parts, all but the last with @."""
+    folder = Path(".snakemake", "metadata")
+    names = (file.relative_to(folder).as_posix() for file in folder.glob("**/*") if file.is_file())
+    return {urlsafe_b64decode(name.replace("/", "").replace("@", "")).decode() for name in names}
 
 
 def request_failed():
@@ -16,10 +25,12 @@ def request_failed():
         file = Path("weights", SETTINGS.weights, f"{model}.json")
         if file.is_file() and (known := record.read(file)).failure():
             WEIGHTS_RETRIES.request(model, known.retry)
-    if found and not any(Path(".snakemake", "metadata").glob("*")):
-        rows_of_found = " ".join(file for cell in found for file in rows[cell].values())
+    recorded = recorded_files() if found else set()
+    unknown = [file for cell in found for file in rows[cell].values() if Path(file).is_file() and file not in recorded]
+    if unknown:
         raise WorkflowError(
-            f"retry needs Snakemake's records of what was done, but .snakemake/metadata is gone; instead: rm -f {rows_of_found}"
+            "retry needs Snakemake's records of what was done, and .snakemake/metadata has none of these files, as of results "
+            f"that were copied; instead: rm -f {' '.join(unknown)}"
         )
     print(f"retry: {len(found)} of {len(CELLS)} cells are measured again", file=sys.stderr)
 

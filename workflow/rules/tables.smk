@@ -50,5 +50,6 @@ rule flag:
     params:
         checks=list(SETTINGS.checks),
         thresholds=asdict(SETTINGS.thresholds),
+        accuracy_rule=SETTINGS.run.accuracy_rule,
     script:
         "../scripts/flag.py"

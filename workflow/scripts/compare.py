@@ -8,14 +8,14 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from timmgate.report import comparison as terminal
-from timmgate.tables import comparison, pairs, parquet
+from timmgate.tables import comparison, pairs, parquet, state
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
     params = snakemake.params
-    cells = comparison.of_checks(pq.read_table(snakemake.input.cells), params.checks)
+    cells = state.of_checks(pq.read_table(snakemake.input.cells), params.checks)
     if params.baseline:
         compared = comparison.with_baseline(cells, params.builds, params.baseline, params.called)
     else:

@@ -12,5 +12,6 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
-    cells, checks = pq.read_table(snakemake.input.cells), snakemake.params.checks
-    flag.write(Path(snakemake.input.cells).parent, cells, checks, Thresholds(**snakemake.params.thresholds))
+    cells, params = pq.read_table(snakemake.input.cells), snakemake.params
+    thresholds = Thresholds(**params.thresholds)
+    flag.write(Path(snakemake.input.cells).parent, cells, params.checks, thresholds, params.accuracy_rule)

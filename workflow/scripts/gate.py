@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING
 import pyarrow.parquet as pq
 from rich.console import Console
 
+from timmgate.config import settings
+from timmgate.config.cells import identities
 from timmgate.report import ci
 from timmgate.report import gate as terminal
-from timmgate.tables import gate, outcome, parquet
+from timmgate.tables import gate, outcome, parquet, state
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
-    params, cells = snakemake.params, pq.read_table(snakemake.input.cells)
+    params = snakemake.params
+    today = identities(settings.load(snakemake.config), Path(params.facts))
+    cells, stale = state.without_stale(pq.read_table(snakemake.input.cells), params.checks, today)
     again = [row for path in snakemake.input.timed_again for row in pq.read_table(path).to_pylist()]
     evidence = Path(snakemake.input.cells).with_name("evidence.parquet")
     asked = params.checks, params.expectations, params.measured, params.thresholds, params.models
@@ -27,6 +31,9 @@ if __name__ == "__main__":
     judged = table.to_pylist()
     ci.write_junit(judged, Path(params.table).with_suffix(".xml"))
     terminal.show(judged, Console())
+    if stale:
+        what = "of other software or options than today's, and count as missing"
+        print(f"{stale} results are {what}; --forcerun measure makes them anew")
     if os.environ.get("GITHUB_ACTIONS") == "true":
         print(*ci.annotations(judged, params.place), sep="\n")
     Path(snakemake.log[0]).write_text(f"{gate.sentence(judged)} See {params.table}\n", encoding="utf-8")

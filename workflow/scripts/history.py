@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     params = snakemake.params
-    found, extent = trends.changed(Path(params.history), params.device, params.runs)
+    found, extent = trends.changed(Path(params.history), params.device, params.runs, params.accuracy_rule)
     parquet.write_tsv(found, Path(params.table))
     terminal.show(found.to_pylist(), extent, Console())
     Path(snakemake.log[0]).write_text(f"{len(found)} changes. See {params.table}\n", encoding="utf-8")

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from timmgate.report import comparison as terminal
-from timmgate.tables import comparison, measured_baseline, pairs, parquet
+from timmgate.tables import comparison, measured_baseline, pairs, parquet, state
 
 KEY_OF_M0 = {"device": "cpu", "mode": "inference", "model": "m0"}
 
@@ -146,6 +146,25 @@ def test_what_cannot_be_compared_is_counted_with_the_reason(known, reason):
     assert len([row for row in rows if row["figure"] == "compiled_ms"]) == 4
 
 
+def test_of_a_cell_whose_accuracy_failed_no_time_is_compared():
+    wrong = {**KEY_OF_M0, "build": "b", "passed": False, "accuracy_by_rule": "fail_accuracy"}
+    right = {**KEY_OF_M0, "build": "a", "passed": True, "accuracy_by_rule": "pass"}
+    rows = compared(3, measured=[right, wrong])
+    assert of(rows, "m0", "performance")["message"] == "b failed the accuracy check: fail_accuracy"
+    assert {row["model"] for row in rows if row["figure"] == "relative_time"} == {"m1", "m2"}
+
+
+def test_without_timings_statuses_are_compared():
+    cells = [
+        {**KEY_OF_M0, "build": build, "requested": True, "accuracy_by_rule": status, "passed": status == "pass"}
+        for build, status in (("a", "pass"), ("b", "timeout"))
+    ]
+    table = parquet.table(cells, parquet.SCHEMAS["cells"])
+    rows = comparison.compare(pairs.SCHEMA.empty_table(), table, "a", "b").to_pylist()
+    assert [(row["figure"], row["verdict"]) for row in rows] == [("accuracy", "new_failure"), ("performance", "left_out")]
+    assert rows[0]["device"] == "cpu"
+
+
 def test_one_process_is_too_few():
     assert comparison.left_out(compared(3, count=1)) == {"there are fewer than two processes of each build": 3}
 
@@ -275,7 +294,7 @@ def test_figures_of_a_check_that_is_not_requested_are_not_compared(monkeypatch):
     monkeypatch.setattr(measured_baseline, "load", lambda *_: baseline)
 
     def verdicts(*checks):
-        rows = comparison.with_baseline(comparison.of_checks(table, checks), ["b"], None, "monday").to_pylist()
+        rows = comparison.with_baseline(state.of_checks(table, checks), ["b"], None, "monday").to_pylist()
         return {row["figure"]: row["verdict"] for row in rows if row["model"] == "m3" and row["verdict"]}
 
     assert verdicts("accuracy") == {"accuracy": "new_failure", "performance": "left_out"}

@@ -173,6 +173,16 @@ def test_a_mode_that_compares_by_cosine_is_one_note():
     assert row["reason"] == "2 of 3 cells are compared by cosine similarity: inference/0, inference/1"
 
 
+def test_what_was_measured_by_the_dynamo_rule_alone_is_weak_evidence_where_another_one_is_asked_for():
+    older = {"accuracy": "pass", "strict": None, "leaves": 9}
+    cells = table(older, {**older, "strict": "pass"}, {**older, "accuracy": "timeout", "leaves": None})
+    for rule, notes in (("strict", 1), ("both", 1), ("dynamo", 0)):
+        found = failures.failures(cells, ["accuracy"], Thresholds(), rule).to_pylist()
+        reasons = [row["reason"] for row in found if row["cause"] == "accuracy_rule"]
+        assert len(reasons) == notes
+        assert all(reason.startswith("1 of 3 cells were measured by the dynamo rule") for reason in reasons)
+
+
 def test_a_model_without_a_reference_is_a_note_with_the_reason():
     (row,) = found({"comparison": "cosine", "reference": "none", "reference_error": "OutOfMemoryError: 80 GB"})
     assert (row["severity"], row["kind"], row["model"], row["reason"]) == (

@@ -48,6 +48,15 @@ def nights(tmp_path):
     return tell
 
 
+def test_another_rule_is_no_change(tmp_path):
+    for number in range(12):
+        strict = cell("a", number, accuracy="fail_accuracy", strict="pass")
+        history.record(merged.cells([strict], "both" if number > 5 else "strict"), tmp_path, night(number))
+    assert {row["accuracy_by_rule"] for row in entries(tmp_path)} == {"pass", "fail_accuracy"}
+    for rule in ("strict", "both", "dynamo"):
+        assert trends.changed(tmp_path, "cpu", 30, rule)[0].to_pylist() == []
+
+
 # What is added.
 
 

@@ -132,6 +132,15 @@ def test_software_is_that_of_what_was_measured_last(folder):
     assert folder.column("batch_size") == {"a": 64, "b": 64}
 
 
+@pytest.mark.parametrize(("timed_with", "breaks"), [("2.15", 0), ("2.14", 2)])
+def test_what_the_compiler_counted_is_that_of_the_timing_unless_other_software_was_timed_before(timed_with, breaks, folder):
+    early, late = (datetime(2026, 11, day, tzinfo=timezone.utc) for day in (1, 2))
+    folder.write("a", torch="2.14", accuracy_started_at=late, graph_breaks=2)
+    folder.write("a", check="performance", torch=timed_with, performance_started_at=early, graph_breaks=0)
+    folder.merge("a", checks=BOTH)
+    assert folder.column("graph_breaks") == {"a": {0: 2, 2: 0}[breaks]}
+
+
 @pytest.mark.parametrize(
     ("stale", "counted"),
     [((), False), (("accuracy",), True), (("performance",), False), (("accuracy", "performance"), False)],
@@ -144,13 +153,22 @@ def test_a_wrong_cell_counts_only_if_it_was_timed_after_it_was_changed(stale, co
     assert folder.column("counted") == {"a": counted}
 
 
+def test_a_timing_counts_although_its_accuracy_waits_to_be_measured(folder):
+    folder.write("a", check="performance")
+    folder.merge("a", checks=BOTH)
+    assert (folder.column("accuracy_by_rule"), folder.column("counted")) == ({"a": "not_run"}, {"a": True})
+
+
 def test_while_a_run_goes_on_what_an_earlier_one_measured_in_another_way_is_not_run(folder):
     for model in ("done", "old", "other"):
         folder.write(model, margin=0.5)
         folder.write(model, check="performance", speedup=2.0, graph_breaks=3)
     folder.identities = {("old", "performance"): "another", ("other", "accuracy"): "another"}
     folder.merge("done", "old", checks=BOTH)
-    cells = state.without_stale(folder.table(), BOTH, lambda cell, check: folder.identities.get((cell[3], check), "today"))
+    cells, count = state.without_stale(
+        folder.table(), BOTH, lambda cell, check: folder.identities.get((cell[3], check), "today")
+    )
+    assert count == 1
     names = ("model", "accuracy_by_rule", "margin", "performance", "speedup", "graph_breaks", "counted")
     assert [tuple(row[name] for name in names) for row in cells.to_pylist()] == [
         ("done", "pass", 0.5, "pass", 2.0, 3, True),

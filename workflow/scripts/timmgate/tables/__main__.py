@@ -48,9 +48,9 @@ def main(path: Path) -> str:
             problems = merge.merge(folder, asked.cells, asked.checks, identities, asked.accuracy_rule, under_way)
             for (cell, check), problem in problems.items():
                 print(f"{'/'.join(cell)} {check}: {problem}", file=sys.stderr)
-        cells = state.without_stale(pq.read_table(folder / "cells.parquet"), asked.checks, identities)
+        cells, _ = state.without_stale(pq.read_table(folder / "cells.parquet"), asked.checks, identities)
         if is_renewed:
-            flag.write(folder, cells, asked.checks, asked.thresholds)
+            flag.write(folder, cells, asked.checks, asked.thresholds, asked.accuracy_rule)
             date_before(folder, index.find(folder))
     return sentence(path, cells.select(["requested", *(SHOWN_STATUS[check] for check in asked.checks)]))
 

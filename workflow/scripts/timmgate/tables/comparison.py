@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from timmgate.core.described import columns
-from timmgate.core.schemas import FAILED, OF_CHECK, PASSED, SHOWN_STATUS
+from timmgate.core.schemas import FAILED, PASSED, SHOWN_STATUS
 from timmgate.core.statistics import CONFIDENCE
 from timmgate.tables import deviations, measured_baseline, moderated, parquet
 from timmgate.tables.baseline import Measured
@@ -100,15 +100,24 @@ SCHEMA = parquet.schema(
 
 
 def compare(pairs: pa.Table, cells: pa.Table, before: str, after: str) -> pa.Table:
-    """A row for each cell and figure, in the schema `SCHEMA`; of what was left out one row that says why."""
+    """A row for each cell and figure, in the schema `SCHEMA`; of what was left out one row that says why.
+
+    `pairs` are the processes of both builds, none where nothing was timed, and `cells` the merged cells.
+    """
+    measured = {(row["build"], row["mode"], row["model"]): row for row in cells.to_pylist()}
     processes: dict[ModeModel, dict[str, list[Row]]] = {}
-    for row in pairs.to_pylist():
-        processes.setdefault((row["mode"], row["model"]), {before: [], after: []})[row["build"]].append(row)
-    reasons = {cell: _reason(sides, before, after) for cell, sides in processes.items()}
+    for row in pairs.to_pylist() or requested(cells).to_pylist():
+        of_cell = processes.setdefault((row["mode"], row["model"]), {before: [], after: []})
+        if len(pairs):
+            of_cell[row["build"]].append(row)
+    reasons = {
+        cell: _reason(sides, before, after)
+        or next((f"{build} {why}" for build in (before, after) if (why := _wrong(measured.get((build, *cell), {})))), None)
+        for cell, sides in processes.items()
+    }
     cohort = [cell for cell, reason in reasons.items() if reason is None]
     sides = {cell: (processes[cell][before], processes[cell][after]) for cell in cohort}
     found = {figure: _tests(figure, sides) for figure in TESTED}
-    measured = {(row["build"], row["mode"], row["model"]): row for row in cells.to_pylist()}
     rows = []
     for cell, reason in reasons.items():
         one, two = (measured.get((build, *cell), {}) for build in (before, after))
@@ -121,7 +130,9 @@ def compare(pairs: pa.Table, cells: pa.Table, before: str, after: str) -> pa.Tab
             if test := found[figure].get(cell):
                 rows.append(_tested(cell, figure, sides[cell], test, moved if figure is TESTED[0] else None))
         rows += [*_counted(cell, *sides[cell]), *_shown(cell, one, two)]
-    about = {"device": pairs["device"][0].as_py() if len(pairs) else None, "before": before, "after": after}
+    measured_on = pairs if len(pairs) else cells
+    device = measured_on["device"][0].as_py() if len(measured_on) else None
+    about = {"device": device, "before": before, "after": after}
     return parquet.table([{**about, **row} for row in rows], SCHEMA)
 
 
@@ -131,15 +142,6 @@ def with_baseline(cells: pa.Table, builds: Sequence[str], measured: Measured, ca
     of_builds = {build: asked.filter(pc.equal(asked["build"], build)) for build in builds}
     found = [apart(rows, measured_baseline.load(measured, rows), called, build) for build, rows in of_builds.items()]
     return pa.concat_tables([SCHEMA.empty_table(), *found])
-
-
-def of_checks(cells: pa.Table, checks: Collection[str]) -> pa.Table:
-    """The cells, as if only these checks had been measured: rows of others may be of an earlier program."""
-    unknown = set().union(*({*OF_CHECK[check], SHOWN_STATUS[check]} for check in SHOWN_STATUS if check not in checks))
-    for number, field in enumerate(cells.schema):
-        if field.name in unknown:
-            cells = cells.set_column(number, field, pa.nulls(len(cells), field.type))
-    return cells
 
 
 def apart(cells: pa.Table, baseline: Baseline, before: str, after: str) -> pa.Table:
@@ -179,7 +181,13 @@ def _untimed(row: Row) -> str | None:
     """Why a cell has no figures to compare; None if it has."""
     if row["performance"] not in PASSED:
         return f"it was not timed: {row['performance'] or 'not requested'} {row['performance_cause'] or ''}".rstrip()
-    return "it computes something else" if row["timed_output_ok"] is False else None
+    wrong = "computes something else" if row["timed_output_ok"] is False else _wrong(row)
+    return wrong and f"it {wrong}"
+
+
+def _wrong(row: Row) -> str | None:
+    """What the accuracy check found of a cell; None if it passed, or if there was none."""
+    return f"failed the accuracy check: {row['accuracy_by_rule']}" if row.get("passed") is False else None
 
 
 def _apart(cell: ModeModel, figure: Figure, value: float, move: float, test: Test | None, own: float | None) -> Row:
@@ -211,6 +219,8 @@ def _reason(sides: Mapping[str, Sequence[Row]], before: str, after: str) -> str 
                 return f"{build} was not timed: {row['status']} {row['cause'] or ''}".rstrip()
             if row["timed_output_ok"] is False:
                 return f"{build} computes something else"
+    if not sides[before] and not sides[after]:
+        return "it was not timed: not requested"
     if min(len(sides[before]), len(sides[after])) < 2:
         return "there are fewer than two processes of each build"
     sizes = [sorted({row["batch_size"] for row in sides[build]}) for build in (before, after)]

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from timmgate.core.spec import Mode
+from timmgate.tables import state
 from timmgate.tables.by_cell import requested
 
 SUITE = "timm_models"
@@ -27,7 +28,7 @@ def files(cells: pa.Table, modes: dict[str, Mode], checks: Collection[str], devi
     one per mode for timm.
     """
     exported: dict[str, File] = {}
-    cells = requested(cells)
+    cells = state.of_checks(requested(cells), checks)
     for mode, stem in stems(modes).items():
         of_mode = cells.filter(pc.equal(cells["mode"], mode))
         training = modes[mode].training

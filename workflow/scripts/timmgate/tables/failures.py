@@ -14,6 +14,7 @@ import pyarrow as pa
 from timmgate.core.checks import GRAPH
 from timmgate.core.described import columns
 from timmgate.core.names import cell_name
+from timmgate.core.run_options import RunOptions
 from timmgate.core.schemas import REASON, REPEATED, SHOWN_STATUS
 from timmgate.core.thresholds import Thresholds
 from timmgate.tables import parquet, reasons
@@ -158,15 +159,17 @@ MACHINE = ("device_name", "driver")
 """Columns in which the cells of one machine agree; also the threads of each check."""
 
 
-def failures(cells: pa.Table, checks: Sequence[str], thresholds: Thresholds) -> pa.Table:
+def failures(
+    cells: pa.Table, checks: Sequence[str], thresholds: Thresholds, accuracy_rule: str = RunOptions.accuracy_rule
+) -> pa.Table:
     """Rows in order of gravity, and those of a kind from the worst to the least, in the schema `SCHEMA`.
 
-    `checks` are those that the last command requested.
+    `checks` are those that the last command requested, and `accuracy_rule` is its key.
     """
     rows = requested(cells).to_pylist()
     limits = {check: [limit for limit in LIMITS if _is_of(limit, check, checks)] for check in checks}
     found = [each for row in rows for check in checks for each in _of_check(row, check, limits[check], thresholds)]
-    found += [(0.0, row) for row in _of_run(rows, checks)]
+    found += [(0.0, row) for row in _of_run(rows, checks, accuracy_rule)]
     gravity = {name: number for number, name in enumerate(KINDS)}
     found.sort(key=lambda pair: (gravity[pair[1]["kind"]], -pair[0]))
     return parquet.table([row for _, row in found], SCHEMA)
@@ -226,7 +229,7 @@ def _row(kind: str, cell: Row, check: str | None, **known: Any) -> Row:
     return {"severity": KINDS[kind].severity, "kind": kind, **about, "check_name": check, "status": status, **known}
 
 
-def _of_run(cells: list[Row], checks: Sequence[str]) -> Iterator[Row]:
+def _of_run(cells: list[Row], checks: Sequence[str], accuracy_rule: str) -> Iterator[Row]:
     """What is said once, however many cells it concerns."""
     measured = [cell for cell in cells if any(cell[check] not in (None, "not_run") for check in checks)]
     if not measured:
@@ -241,7 +244,11 @@ def _of_run(cells: list[Row], checks: Sequence[str]) -> Iterator[Row]:
     for weights, words in OF_RANDOM_WEIGHTS.items():
         some = [cell for cell in measured if cell["weights"] == weights]
         yield from of_cells("weak_evidence", None, "weights", some, words)
-    cosine = [cell for cell in measured if cell["comparison"] == "cosine" and cell["reference"] != "none"]
+    cosine = [
+        cell
+        for cell in measured
+        if cell["comparison"] == "cosine" and cell["reference"] != "none" and cell["passed_by"] != "strict"
+    ]
     if "accuracy" in checks:
         yield from of_cells("weak_evidence", "accuracy", "comparison", cosine, "are compared by cosine similarity")
     undecided = [cell for cell in measured if cell["strict"] == "undecided"]
@@ -251,6 +258,11 @@ def _of_run(cells: list[Row], checks: Sequence[str]) -> Iterator[Row]:
         without = [cell for cell in measured if cell["strict"] is None and cell["strict_error"] is not None]
         words = "have no null runs, as strict_error says, and are judged by the dynamo rule"
         yield from of_cells("weak_evidence", "accuracy", "strict_error", without, words)
+        if accuracy_rule != "dynamo":
+            by_dynamo = (cell for cell in measured if cell["passed_by"] == "dynamo" and cell["leaves"] is not None)
+            older = [cell for cell in by_dynamo if cell["strict"] is None and cell["strict_error"] is None]
+            words = "were measured by the dynamo rule, without null runs; --forcerun measure makes them"
+            yield from of_cells("weak_evidence", "accuracy", "accuracy_rule", older, words)
     if "performance" in checks:
         unjudged = [cell for cell in measured if cell["timed_reference"] == "none"]
         words = "have an eager output at the timed batch size that is not finite, so that compiled's is not judged"

@@ -6,6 +6,7 @@ command requested. They are renewed where files have changed: an index remembers
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import reduce
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,10 @@ CELLS_AT_ONCE = 250
 """Cells that are in memory together where a table of many rows per cell is merged."""
 
 LAST_CHECKS = {"batch_size", "batch_size_requested", *state.OF_BOTH}
-"""Columns of several checks that are taken from the last of them."""
+"""Columns of several checks that are taken from the last of them, but for those of a program of other software."""
+
+SOFTWARE = ("protocol", "torch", "torch_revision", "timm", "triton", "cuda", "cudnn", "cxx")
+"""Columns by which it is known that it is not the same."""
 
 ROWS_AT_ONCE = 50_000
 """Fewest rows of a row group but the last."""
@@ -92,14 +96,22 @@ def join(cells: Sequence[CellKey], measured: Mapping[str, Sequence[pa.Table]], p
         start = aligned[f"{check}_started_at"]
         is_earlier = pc.fill_null(pc.less(start, latest), False)
         latest = pc.if_else(is_earlier, latest, pc.coalesce(start, latest))
+        is_outdated = pc.and_(is_earlier, _differ(aligned, columns))
         for name in aligned.column_names:
             before = columns.get(name, aligned[name])
             both = pc.coalesce(aligned[name], before)
-            columns[name] = both if name in LAST_CHECKS else pc.if_else(is_earlier, pc.coalesce(before, aligned[name]), both)
+            of_other = is_outdated if name in state.OF_BOTH else False if name in LAST_CHECKS else is_earlier
+            columns[name] = pc.if_else(of_other, pc.coalesce(before, aligned[name]), both)
         reasons = pa.array([problems.get((cell, check)) for cell in cells], pa.string())
         columns[f"{check}_cause"] = pc.coalesce(columns[f"{check}_cause"], reasons)
     missing = {field.name: pa.nulls(len(cells), field.type) for field in schema if field.name not in columns}
     return pa.table({**columns, **missing}).select(schema.names).cast(schema)
+
+
+def _differ(rows: pa.Table, others: Mapping[str, Any]) -> pa.Array:
+    """Of each cell, whether two checks were measured with other software, as far as both say with what."""
+    known = (pc.fill_null(pc.not_equal(rows[name], others[name]), False) for name in SOFTWARE if name in others)
+    return reduce(pc.or_, known, pa.array([False] * len(rows), pa.bool_()))
 
 
 def row_of(cell: CellKey, folder: Path, checks: Iterable[str], rule: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from timmgate import PACKAGE_ROOT, module_environment
+from timmgate.core.checks import CHECKS
 from timmgate.core.outcome import Outcome
 from timmgate.core.protocol import Request
 from timmgate.supervisor.cell import worker_command
@@ -22,7 +23,8 @@ FACT_COLUMNS = ("python", "torch_revision", "triton", "cuda", "cudnn", "cxx")
 
 def columns(request: Request, outcome: Outcome, facts: Mapping[str, Any], log: Path) -> dict[str, Any]:
     """The columns `schemas.PROVENANCE` of the row of one check, which ran as `request` says."""
-    request = replace(request, device_number=outcome.result.device_number)
+    ran = outcome.result.columns.get("batch_size") if CHECKS[outcome.result.check].shrinks else None
+    request = replace(request, device_number=outcome.result.device_number, timed_batch_size=ran)
     return {
         **{name: facts.get(name) for name in FACT_COLUMNS},
         "backends": _pairs(facts.get("backends")),

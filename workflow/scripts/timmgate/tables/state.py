@@ -85,21 +85,32 @@ def derived(
     return found
 
 
-def without_stale(cells: pa.Table, checks: Collection[str], identities: Identities) -> pa.Table:
-    """The cells, where a requested check that was measured with another identity than today's is `not_run`.
+def of_checks(cells: pa.Table, checks: Collection[str]) -> pa.Table:
+    """The cells, as if only these checks had been measured: rows of others may be of an earlier program."""
+    unknown = set().union(*({*OF_CHECK[check], SHOWN_STATUS[check]} for check in SHOWN_STATUS if check not in checks))
+    for number, field in enumerate(cells.schema):
+        if field.name in unknown:
+            cells = cells.set_column(number, field, pa.nulls(len(cells), field.type))
+    return cells
 
-    So it is while a run goes on: the file of an earlier one lies there until the job that makes it anew begins.
+
+def without_stale(cells: pa.Table, checks: Collection[str], identities: Identities) -> tuple[pa.Table, int]:
+    """The cells, where a requested check that was measured with another identity than today's is `not_run`; and how many.
+
+    So it is while a run goes on: the file of an earlier one lies there until the job that makes it anew begins. And where
+    Snakemake has no record of how a file was made, as of one that was copied: it does not make it anew.
     """
-    asked = pc.fill_null(cells["requested"], False)
+    asked, found = pc.fill_null(cells["requested"], False), 0
     for check in checks:
         is_stale = pc.and_(asked, pa.array(map(bool, _stale(cells, keys(cells), check, identities)), pa.bool_()))
+        found += pc.sum(is_stale).as_py() or 0
         known = {check: "not_run", SHOWN_STATUS[check]: "not_run"} | ({"counted": False} if check == "performance" else {})
         for name in {*OF_CHECK[check], *OF_BOTH, *known}:
             number, field = cells.schema.get_field_index(name), cells.schema.field(name)
             cells = cells.set_column(
                 number, field, pc.if_else(is_stale, pa.scalar(known.get(name), field.type), cells[name])
             )
-    return cells
+    return cells, found
 
 
 def _stale(rows: pa.Table, cells: Sequence[CellKey], check: str, identities: Identities) -> list[bool | None]:
@@ -117,9 +128,9 @@ def _any(of_checks: Iterable[bool | None]) -> bool | None:
 def _counted(rows: pa.Table, accuracy: pa.Array, stale: Mapping[str, Sequence[bool | None]]) -> pa.ChunkedArray:
     """Whether a cell's speedup is in the means: timed, and neither its accuracy nor its timed output was found wrong.
 
-    An accuracy that was never measured, or that is of an identity before that of the timing, says nothing of what was timed.
+    An accuracy that was not measured, or that is of an identity before that of the timing, says nothing of what was timed.
     """
     timed = pc.and_(pc.equal(rows["performance"], "pass"), pc.fill_null(rows["timed_output_ok"], True))
     is_earlier = [bool(one) and not other for one, other in zip(stale["accuracy"], stale["performance"], strict=True)]
-    unknown = pc.or_(pc.is_null(accuracy), pa.array(is_earlier, pa.bool_()))
+    unknown = pc.or_(pc.is_in(accuracy, pa.array([None, "not_run"])), pa.array(is_earlier, pa.bool_()))
     return pc.fill_null(pc.and_(timed, pc.or_(unknown, pc.is_in(accuracy, pa.array(PASSED)))), False)

@@ -13,7 +13,9 @@ import pyarrow.compute as pc
 from timmgate.core.checks import CHECKS
 from timmgate.core.described import columns
 from timmgate.core.outcome import OUT_OF_MEMORY
+from timmgate.core.run_options import RunOptions
 from timmgate.core.schemas import FAILED, KEY, SHOWN_STATUS
+from timmgate.core.verdict import status_by_rule
 from timmgate.tables import changes, history, parquet
 from timmgate.tables.changes import Change
 from timmgate.tables.figures import COLD, EAGER, JUDGED, RELATIVE, Figure, comparable
@@ -162,16 +164,18 @@ READ = (
     *("run", *KEY, "suite"),
     *dict.fromkeys(name for figure in JUDGED for name in figure.columns),
     *dict.fromkeys(name for check in CHECKS for name in (SHOWN_STATUS[check], f"{check}_started_at", *comparable(check))),
+    *("accuracy", "strict"),
 )
 """Columns of a history that it takes to find what changed."""
 
 
-def changed(root: Path, device: str, runs: int) -> tuple[pa.Table, str]:
+def changed(root: Path, device: str, runs: int, accuracy_rule: str = RunOptions.accuracy_rule) -> tuple[pa.Table, str]:
     """What changed in the last `runs` measurements of each series, in the schema `SCHEMA`: suites first, then the latest.
 
-    Also in words what the history has. Only changes on this device are told.
+    Also in words what the history has. Only changes on this device are told, by today's `accuracy_rule`: that another one
+    was recorded is no change.
     """
-    entries = history.read(root, READ).unify_dictionaries()
+    entries = _by_rule(history.read(root, READ).unify_dictionaries(), accuracy_rule)
     found: list[Row] = []
     for check in CHECKS:
         measurements = Measurements(entries, check, changes.needed(runs))
@@ -187,6 +191,21 @@ def changed(root: Path, device: str, runs: int) -> tuple[pa.Table, str]:
     found = [row for row in _described(found, entries, root) if row["device"] == device]
     found.sort(key=lambda row: (row["model"] is not None, -row["since"].timestamp(), -abs(row.get("change") or math.inf)))
     return parquet.table(found, SCHEMA), extent(entries, runs)
+
+
+def _by_rule(entries: pa.Table, rule: str) -> pa.Table:
+    """The entries with the accuracy that each has by a rule."""
+    accuracy, strict = (entries[name].combine_chunks() for name in ("accuracy", "strict"))
+    # Of few different pairs, many times; the last of each is null.
+    words = [[*each.dictionary.to_pylist(), None] for each in (accuracy, strict)]
+    one, other = (
+        np.asarray(pc.fill_null(each.indices, len(known) - 1)) for each, known in zip((accuracy, strict), words, strict=True)
+    )
+    judged = [status_by_rule(status, verdict, rule)[0] for status in words[0] for verdict in words[1]]
+    known = list(dict.fromkeys(filter(None, judged)))
+    numbers = np.array([known.index(status) if status else -1 for status in judged], np.int32)[one * len(words[1]) + other]
+    column = pa.DictionaryArray.from_arrays(pa.array(numbers, mask=numbers < 0), pa.array(known, pa.string()))
+    return entries.set_column(entries.schema.get_field_index("accuracy_by_rule"), "accuracy_by_rule", column)
 
 
 def _is_of_threads(row: Row, entries: pa.Table) -> bool:
