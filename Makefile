@@ -11,7 +11,7 @@ LINT := lint-ruff lint-snakefmt lint-snakemake lint-imports lint-mypy
 .PHONY: run report gate run-gate test test-unit test-worker test-slow test-gpu test-slurm lint lock $(LINT)
 
 run: $(BIN)/snakemake
-	$(BIN)/snakemake --cores all
+	$(BIN)/snakemake --cores all $(ARGS)
 
 report: $(BIN)/snakemake
 	$(BIN)/snakemake --cores all report $(ARGS)
@@ -30,7 +30,7 @@ gate: run-gate
 
 run-gate:
 	+@MAKEFLAGS= $(MAKE) --no-print-directory $(BIN)/snakemake
-	+@$(BIN)/python -m timmgate.tables.outcome $(or $(ARGS),--cores all); echo $$? > $(EXIT_CODE)
+	+@$(BIN)/python -m timmgate.tables.outcome --cores all $(ARGS); echo $$? > $(EXIT_CODE)
 
 test: lint
 	$(PYTEST) $(TESTFLAGS)

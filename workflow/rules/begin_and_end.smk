@@ -10,7 +10,7 @@ from timmgate.core.conditions import words
 from timmgate.system import cpu_topology
 
 BEGAN_NS = time.time_ns()
-LOOKING = ("all", "report", "history", "doctor")  # rules that only look at what is there
+OUTDATING = {*MEASURING, "merge", "gate"}  # rules after which the outcome of an earlier gate is not of what is there
 
 
 def is_needed(rule):
@@ -19,8 +19,8 @@ def is_needed(rule):
 
 
 def forget_outcome():
-    """Remove the outcome of an earlier run, unless this one only looks at what is there."""
-    if any(job.rule.name not in LOOKING for job in workflow.dag.needrun_jobs()):
+    """Remove the outcome of an earlier run if this one measures, makes tables or judges."""
+    if any(job.rule.name in OUTDATING for job in workflow.dag.needrun_jobs()):
         Path(OUTCOME).unlink(missing_ok=True)
 
 

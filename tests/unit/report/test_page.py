@@ -25,6 +25,7 @@ HEALTHY = {
     "graph_breaks": 0,
 }
 SLOWER = {"severity": "warning", "kind": "slower"}
+GATE = "build\tmode\tmodel\tcheck_name\tclass\texpected\tstatus\tflaky\tcause\treason\treason_class\tlog\n"
 
 
 @pytest.fixture(scope="module")
@@ -257,14 +258,30 @@ def test_parts_of_the_compile_time_add_up_to_it():
 
 
 def test_what_the_gate_found_is_there_until_the_cells_are_newer(folder, tmp_path):
-    header = "mode\tmodel\tcheck_name\tclass\texpected\tstatus\tflaky\tcause\treason\treason_class\tlog\n"
-    (folder / "gate.tsv").write_text(header + "inference\tvit\taccuracy\tnew_failure\tpass\ttimeout\t\t\t\t\t\n")
+    (folder / "gate.tsv").write_text(GATE + "default\tinference\tvit\taccuracy\tnew_failure\tpass\ttimeout\t\t\t\t\t\n")
     try:
         assert "expected pass, got timeout" in said(page.render(folder))
         (folder / "cells.parquet").touch()
         assert "expected pass, got timeout" not in said(page.render(folder))
     finally:
         (folder / "gate.tsv").unlink()
+
+
+def test_a_gate_that_found_nothing_says_so(tmp_path):
+    folder = written(tmp_path, {})
+    (folder / "gate.tsv").write_text(GATE + "default\tinference\tvit\taccuracy\tpass\tpass\tpass\t\t\t\t\t\n")
+    assert "The gate passed: everything is as expected." in said(page.render(folder))
+
+
+def test_what_of_a_gate_is_neither_better_nor_worse_has_a_sign_of_its_own_and_only_the_gravest_are_listed(tmp_path):
+    folder = written(tmp_path, {})
+    classes = [*["noisy"] * 40, "new_pass", "new_failure", "new_failure"]
+    rows = [f"default\tinference\tvit\taccuracy\t{name}\tpass\tpass\t\t\t\t\t\n" for name in classes]
+    (folder / "gate.tsv").write_text(GATE + "".join(rows))
+    (shown,) = page.changes(folder)
+    assert [row["state"] for row in shown["rows"]] == ["failure"] * 2 + ["note"] * (page.LISTED - 2)
+    assert (shown["more"], shown["table"]) == (43 - page.LISTED, "gate.tsv")
+    assert "and 13 more, in gate.tsv" in said(page.render(folder))
 
 
 def test_what_changed_in_a_history_is_there(tmp_path):
@@ -310,6 +327,24 @@ def test_pictures_of_speedup_are_of_cells_that_count(tmp_path):
     drawn = (tmp_path / "speedups.svg").read_text()
     models = pq.read_table(folder / "cells.parquet", columns=["model"])["model"].to_pylist()
     assert [model in drawn for model in models] == [True, False, False]
+
+
+def test_of_cells_that_do_not_count_there_is_no_picture_of_speedup(tmp_path):
+    page.write_pictures(written(tmp_path, {"counted": False}, {"counted": None}), tmp_path)
+    assert not (tmp_path / "speedups.svg").exists()
+
+
+def test_a_build_that_is_not_the_default_one_is_named_though_it_is_alone(tmp_path):
+    folder = written(tmp_path, {"build": "nightly", **failed()}, {"build": "older", "requested": False})
+    assert re.search(r"<td><bdi>nightly</bdi></td>", page.render(folder))
+    folder = written(tmp_path, {"build": "default"}, {"build": "older", "requested": False})
+    assert '<th scope="col">build</th>' not in page.render(folder)
+
+
+def test_of_a_commit_what_follows_the_hash_is_kept(tmp_path):
+    clean = "0123456789" * 4
+    text = said(page.render(written(tmp_path, {"commit": clean}, {"commit": f"{clean}-dirty"}, {"commit": clean})))
+    assert "0123456789 (2) , 0123456789-dirty (1)" in text
 
 
 def test_what_was_measured_apart_is_no_pair_that_took_turns(tmp_path):

@@ -45,7 +45,7 @@ for (const finding of data.findings) {
   findingsOf.set(finding.cell, [...(findingsOf.get(finding.cell) ?? []), finding]);
 }
 const unique = (name) => [...new Set(cells[name])].filter((each) => each !== null);
-const builds = unique("build"), modes = unique("mode");
+const builds = unique("build"), modes = unique("mode"), namesBuilds = builds.some((build) => build !== "default");
 const SEVERITY = Object.fromEntries(Object.keys(data.meanings.states).map((state, rank) => [state, rank]));
 
 // ---- Figures as text
@@ -75,7 +75,7 @@ const status = (word) => {
 
 // ---- The list: a row a cell. Its search is the filter of everything.
 
-const FIRST = ["state", "model", "mode", ...(builds.length > 1 ? ["build"] : []), "accuracy_by_rule" in columns ? "accuracy_by_rule" : "accuracy", "strict", "margin", "strict_margin", "performance", "speedup", "verdict",
+const FIRST = ["state", "model", "mode", ...(namesBuilds ? ["build"] : []), "accuracy_by_rule" in columns ? "accuracy_by_rule" : "accuracy", "strict", "margin", "strict_margin", "performance", "speedup", "verdict",
   "eager_ms", "compiled_ms", "compile_cold_s", "compile_warm_s", "compression_ratio", "graph_breaks", "kinds"];
 const UNLISTED = ["command", "log"];
 const listed = [...FIRST, ...data.columns.map((column) => column.name).filter((name) => !FIRST.includes(name) && !UNLISTED.includes(name))].filter((name) => name in columns);
@@ -177,7 +177,7 @@ const matrix = $("#matrix table").DataTable({
     { data: "model", title: "model", render: { display: (model) => asMarkup(html`<bdi title="${model}">${model}</bdi>`) } },
     ...ways.map((way, place) => ({
       data: null,
-      title: asMarkup(html`<bdi>${way.mode}</bdi>${builds.length > 1 ? html`<br><bdi class="quiet">${way.build}</bdi>` : ""}`),
+      title: asMarkup(html`<bdi>${way.mode}</bdi>${namesBuilds ? html`<br><bdi class="quiet">${way.build}</bdi>` : ""}`),
       type: "num",
       orderSequence: ["asc", "desc"],
       render: (_, type, row) => {
@@ -236,7 +236,6 @@ byId("states").addEventListener("click", (event) => {
 });
 for (const name of ["mode", "build", "kind"]) byId(name)?.addEventListener("change", (event) => {
   filter[name] = event.target.value;
-  if (name === "kind") history.replaceState(null, "", "#board");  // the same link is to work again
   refilter();
 });
 byId("others")?.addEventListener("change", (event) => { filter.others = event.target.checked; refilter(); });
@@ -299,7 +298,7 @@ async function draw(place, figure, rows) {
 }
 function drawCells(figure) {
   const needed = [...figure.needs, ...figure.reads].filter((name) => name in cells);
-  const rows = figure.needs.some((name) => !(name in cells)) ? [] : selection().filter((cell) => figure.needs.every((name) => cells[name][cell] !== null));
+  const rows = figure.needs.some((name) => !(name in cells)) ? [] : selection().filter((cell) => figure.needs.every((name) => cells[name][cell] !== null) && (!figure.counted || (value("counted", cell) && !value("stale", cell))));
   return draw(byId(`figure-${figure.name}`).lastElementChild, figure, rows.map((cell) => ({ cell, ...Object.fromEntries(needed.map((name) => [name, cells[name][cell]])) })));
 }
 const visible = new Set();
@@ -325,7 +324,7 @@ const facts = (cell, names) => html`<dl class="figures-of">${names.filter((name)
 function table(rows, names, leaf) {
   const known = names.filter((name) => name in rows), size = rows[known[0]]?.length ?? 0;
   const numeric = (name) => rows[name].some((each) => typeof each === "number");
-  return html`<div class="scroll"><table><thead><tr>${known.map((name) => html`<th class="${numeric(name) ? "right" : ""}" data-tip="${`${name}: ${data.meanings.columns[name] ?? ""}`}">${words(name)}</th>`)}</tr></thead><tbody>
+  return html`<div class="scroll"><table><thead><tr>${known.map((name) => html`<th class="${numeric(name) ? "right" : ""}" tabindex="0" data-tip="${`${name}: ${data.meanings.columns[name] ?? ""}`}">${words(name)}</th>`)}</tr></thead><tbody>
     ${[...Array(size).keys()].map((row) => html`<tr>${known.map((name) => {
       const found = number(NUMBERS[rows[name][row]] === undefined ? null : rows[name][row]) ?? rows[name][row];
       return html`<td class="${name === leaf ? "leaf" : numeric(name) ? "right" : ""}">${name.endsWith("margin") && found > 1 ? html`<span class="beyond">${figure(name, found)}</span>` : name === "status" ? status(found) : name === leaf ? String(found).split(".").map((part, place) => html`${place ? html`.<wbr>` : ""}${part}`) : figure(name, found)}</td>`;
@@ -339,7 +338,7 @@ function cellPage(cell) {
       <button type="button" data-do="previous" aria-label="The cell before" data-tip="The cell before, on the board (k)">↑</button><button type="button" data-do="next" aria-label="The next cell" data-tip="The next cell on the board (j)">↓</button>
       <button type="button" data-do="link" data-tip="Copy a link to this cell">Link</button><button type="button" data-do="close" aria-label="Close" data-tip="Close (Esc)">✕</button>
       <span class="where quiet"><bdi>${cells.mode[cell]}</bdi> · <bdi>${cells.build[cell]}</bdi> · ${cells.device[cell]}${value("stale", cell) ? " · stale: measured with options or software that differ from today's" : ""}${value("requested", cell) === false ? " · not requested by the last command" : ""}</span></header>
-    ${found.map((each) => html`<div class="finding ${each.severity}">${icon(each.severity)}<b>${words(each.kind)}</b>${each.check_name ? html` <span class="quiet">${each.check_name}</span>` : ""}: ${data.meanings.kinds[each.kind]}${each.reason ? html`<br><span class="words">${each.reason_class ? html`<b data-tip="${data.meanings.reason_classes[each.reason_class]}">${words(each.reason_class)}</b>: ` : ""}<bdi>${each.reason}</bdi></span>` : ""}</div>`)}
+    ${found.map((each) => html`<div class="finding ${each.severity}">${icon(each.severity)}<b>${words(each.kind)}</b>${each.check_name ? html` <span class="quiet">${each.check_name}</span>` : ""}: ${data.meanings.kinds[each.kind]}${each.reason ? html`<br><span class="words">${each.reason_class ? html`<b tabindex="0" data-tip="${data.meanings.reason_classes[each.reason_class]}">${words(each.reason_class)}</b>: ` : ""}<bdi>${each.reason}</bdi></span>` : ""}</div>`)}
     ${found.length === 0 ? html`<p class="fine">${icon(state)} ${data.meanings.states[state]}.</p>` : ""}
     <div class="pair"><div><h3>Accuracy</h3>${facts(cell, ["accuracy_by_rule", "passed_by", "accuracy", "strict", "margin", "strict_margin", "strict_message", "worst_leaf", "strict_worst_leaf", "leaves", "leaves_failed", "comparison", "reference", "top1_agreement"])}</div>
     <div><h3>Performance</h3>${facts(cell, ["performance", "speedup", "verdict", "noise_floor", "samples", "eager_ms", "compiled_ms", "timed_output_margin", "compile_cold_s", "compile_warm_s", "break_even_iterations", "eager_peak_bytes", "compiled_peak_bytes", "compression_ratio", "graph_breaks", "recompiles", "machine_drift"])}</div></div>
@@ -349,7 +348,7 @@ function cellPage(cell) {
     ${more?.log ? html`<h3>End of the log</h3><pre tabindex="0" id="log"><bdi>${more.log}</bdi></pre>` : ""}
     ${value("log", cell) ? html`<p class="fine quiet">Log: ${value("log", cell)}</p>` : ""}
     ${value("command", cell) ? html`<div class="with-button"><h3>The command that repeats it</h3><button type="button" data-do="copy">Copy</button></div><pre tabindex="0" id="command">${value("command", cell)}</pre>` : ""}
-    ${more ? html`<details class="all-columns"><summary>All columns</summary><dl class="figures-of">${[...data.columns.map((column) => column.name).filter((name) => name !== "command" && value(name, cell) !== null).map((name) => [name, value(name, cell)]), ...others.map((name) => [name, more.columns[name]])].map(([name, found]) => html`<dt data-tip="${definition(name)}">${name}</dt><dd><bdi>${figure(name, found)}</bdi></dd>`)}</dl></details>`
+    ${more ? html`<details class="all-columns"><summary>All columns</summary><dl class="figures-of">${[...data.columns.map((column) => column.name).filter((name) => name !== "command" && value(name, cell) !== null).map((name) => [name, value(name, cell)]), ...others.map((name) => [name, more.columns[name]])].map(([name, found]) => html`<dt tabindex="0" data-tip="${definition(name)}">${name}</dt><dd><bdi>${figure(name, found)}</bdi></dd>`)}</dl></details>`
       : html`<p class="quiet">This page has the details of the ${Object.keys(data.details).length} gravest cells; those of this one are in the tables beside it.</p>`}`;
 }
 function openCell(cell) {
@@ -410,6 +409,7 @@ function follow() {
 }
 const normal = (id) => { try { return id.split("/").map(decodeURIComponent).map(encodeURIComponent).join("/"); } catch { return id; } };
 window.addEventListener("hashchange", follow);
+document.addEventListener("click", (event) => { if (event.target.closest("a[href^='#']")?.hash === location.hash) follow(); });
 
 const MOVES = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
 document.addEventListener("keydown", (event) => {
@@ -441,7 +441,9 @@ const tip = byId("tip");
 function showTip(event) {
   const about = event.target.closest?.("[data-tip]");
   tip.hidden = !about;
+  document.querySelector("[aria-describedby=tip]")?.removeAttribute("aria-describedby");
   if (!about) return;
+  about.setAttribute("aria-describedby", "tip");
   tip.textContent = about.dataset.tip;
   const box = about.getBoundingClientRect(), size = tip.getBoundingClientRect();
   const below = box.bottom + 6 + size.height < innerHeight;

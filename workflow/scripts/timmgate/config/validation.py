@@ -2,6 +2,7 @@
 wrong one clear sentence.
 """
 
+import json
 import math
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -101,17 +102,20 @@ def _object(value: Any, rule: dict[str, Any]) -> Any:
 
 
 def _free(value: Any) -> Any:
-    """A value without a schema: every text in it becomes what YAML reads in it, as long as that is plain."""
+    """A value without a schema: every text in it that can say but one number, true, false or null becomes that.
+
+    So no other word that YAML has for these, as `off`, and no version that another number equals, as `12.10`.
+    """
     if isinstance(value, dict):
         return {str(key): _free(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_free(item) for item in value]
     if isinstance(value, str):
         try:
-            read = yaml.safe_load(value)
-        except yaml.YAMLError:
+            read = json.loads(value.lower())
+        except ValueError:
             return value
-        return read if isinstance(read, bool | int | float | None) else value
+        return read if isinstance(read, bool | int | float | None) and json.dumps(read) == value.lower() else value
     return value
 
 

@@ -1,6 +1,7 @@
 """What a build of the catalogue says of itself: where what compiles is, and what is different there."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,11 @@ WORKERS_OWN = {
     "CUDA_VISIBLE_DEVICES": "the lock of the GPU; set it for snakemake itself",
 }
 """Variables that are set in every worker, whatever a build says, and by what."""
+
+
+def names_builds(labels: Iterable[str | None]) -> bool:
+    """Whether tables and pictures of cells say the build of each: unless all are of the default one, or of none."""
+    return bool({*labels} - {None, DEFAULT})
 
 
 def _with_homes(text: str) -> str:

@@ -45,10 +45,9 @@ class RunOptions:
         minimum=1,
     )
     memory: int | None = described(
-        "GB (10^9 bytes) that the processes of one cell may occupy together, and twice as much those of two that are timed "
-        "side by side; past that they are killed and the status is that of running out of memory. It is also what a cluster "
-        "is asked for. Null is an "
-        "estimate by the model's size and batch.",
+        "GB (10^9 bytes) that the processes of one cell may occupy together. A cell that takes more is killed, and its "
+        "status is that of running out of memory. A cluster is asked for as much. Two cells that are timed side by side may "
+        "take twice as much. Null is an estimate by the model's size and batch.",
         default=None,
         minimum=1,
     )

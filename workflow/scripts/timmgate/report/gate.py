@@ -7,23 +7,34 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from timmgate.core.build import DEFAULT
+from timmgate.core.build import names_builds
 from timmgate.tables import gate
+
+MOST = 20
+"""Lines of a class that does not fail the gate."""
 
 
 def show(judged: list[dict[str, Any]], console: Console) -> None:
-    """Print a row per mode and check, a line for whatever is not as expected, and a last line with the outcome."""
+    """Print a row per mode and check, a line for whatever fails the gate, for `MOST` of each class that is not as expected
+    and does not fail it, and a last line with the outcome.
+    """
     console.print(table(judged))
+    shown = Counter[str]()
     for row in judged:
-        if row["class"] not in gate.AS_EXPECTED:
+        if row["class"] in gate.AS_EXPECTED:
+            continue
+        shown[row["class"]] += 1
+        if row["class"] in gate.FAILING or shown[row["class"]] <= MOST:
             console.print(line(row), soft_wrap=True)
+    for name, number in shown.items():
+        if name not in gate.FAILING and number > MOST:
+            console.print(f"{name}: {number - MOST} more, in gate.tsv", soft_wrap=True)
     console.print(gate.sentence(judged), soft_wrap=True)
 
 
 def table(judged: list[dict[str, Any]]) -> Table:
     """A rich table: cells of each check and mode, and of each build if there are several; a column for each class."""
-    has_others = {row["build"] for row in judged} - {None, DEFAULT}
-    keys = (*(["build"] if has_others else []), "mode", "check_name")
+    keys = (*(["build"] if names_builds(row["build"] for row in judged) else []), "mode", "check_name")
     counts = Counter((*(row[key] for key in keys), row["class"]) for row in judged)
     occurring = [name for name in (*gate.CLASSES, *gate.MOVES) if name in {name for *_, name in counts}]
     shown = Table(title="expected results")

@@ -12,7 +12,7 @@ import math
 import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -23,8 +23,10 @@ import jinja2
 import pandas as pd
 import vl_convert
 from markupsafe import Markup
+from rich.text import Text
 
 from timmgate import PACKAGE_ROOT
+from timmgate.core.build import names_builds
 from timmgate.core.files import write_text
 from timmgate.core.schemas import KEY
 from timmgate.report import comparison, pictures
@@ -34,12 +36,16 @@ from timmgate.report import page_data as of_tables
 from timmgate.report.page_data import page_data, plain
 from timmgate.tables import gate
 from timmgate.tables.failures import KINDS
+from timmgate.tables.figures import EAGER, FIGURES
 from timmgate.tables.summary import VERDICTS
 
 TEMPLATES = PACKAGE_ROOT.parent / "report" / "page"
 
 LISTED = 30
 """Cells of a kind that the headline lists; the board shows the others."""
+
+BETTER = {"new_pass", EAGER.better, *(figure.better for figure in FIGURES)}
+"""Classes and verdicts that are a change to the better."""
 
 OPENED = 12
 """Cells of a kind of failure up to which its list is open."""
@@ -60,6 +66,12 @@ FACTS = {
     "commit": "workflow",
 }
 """Columns of which the headline says the value, and what it calls them."""
+
+FULL_HASH = r"^([0-9a-f]{10})[0-9a-f]+"
+"""A commit, of which the first digits are enough; what follows, as `-dirty`, is not to be lost."""
+
+FACT_LENGTH = 60
+"""Signs of such a value, at most."""
 
 TSV_TYPES = {
     **dict.fromkeys(("build", "mode", "model", "before", "after"), str),
@@ -106,7 +118,7 @@ def write_pictures(folder: Path, target: Path) -> None:
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     target.mkdir(parents=True, exist_ok=True)
     for picture in pictures.PICTURES:
-        complete = [row for row in rows if all(row.get(name) is not None for name in picture.needs)]
+        complete = [row for row in rows if picture.has(row)]
         if complete:
             drawn = pictures.svg(picture, complete, light_colours())
             (target / f"{picture.name}.svg").write_text(drawn, encoding="utf-8")
@@ -154,7 +166,7 @@ def script(text: str, module: bool) -> Row:
 
 def about(picture: pictures.Picture) -> Row:
     """What the page needs to draw a picture."""
-    shown = {name: getattr(picture, name) for name in ("name", "title", "caption", "rows", "needs", "reads")}
+    shown = {name: getattr(picture, name) for name in ("name", "title", "caption", "rows", "needs", "reads", "counted")}
     return {**shown, "spec": picture.spec()}
 
 
@@ -181,31 +193,39 @@ def read_tsv(path: Path, newer_than: Path) -> list[Row]:
 
 def changes(folder: Path) -> list[Row]:
     """What is not as the gate expects, what changed in the history, and what differs between two builds: each with a title,
-    lines in words, and sentences that say what they are worth.
+    lines in words, the gravest first, and sentences that say what they are worth. None of a table that there is not.
     """
-    cells, compared = folder / "cells.parquet", of_tables.comparison(folder)
-    judged = [row for row in read_tsv(folder / "gate.tsv", cells) if row["class"] not in gate.AS_EXPECTED]
-    changed = read_tsv(folder / "history.tsv", cells)
-    found = [
-        ("Against the baseline", [(row["class"] in gate.FAILING, gate_lines.line(row)) for row in judged], []),
-        ("In the history", [(row["class"] in history_lines.WORSE, history_lines.line(row)) for row in changed], []),
-    ]
-    for (before, after), rows in groupby(compared, itemgetter("before", "after")):
+    cells, found = folder / "cells.parquet", []
+    if judged := read_tsv(folder / "gate.tsv", cells):
+        unexpected = [row for row in judged if row["class"] not in gate.AS_EXPECTED]
+        lines = [(change_state(row["class"], gate.FAILING), gate_lines.line(row)) for row in unexpected]
+        found.append(section("Against the baseline", lines, [gate.sentence(judged)], "gate.tsv"))
+    if changed := read_tsv(folder / "history.tsv", cells):
+        lines = [(change_state(row["class"], history_lines.WORSE), history_lines.line(row)) for row in changed]
+        found.append(section("In the history", lines, [], "history.tsv"))
+    for (before, after), rows in groupby(of_tables.comparison(folder), itemgetter("before", "after")):
         of_build = list(rows)
-        lines = [(row["verdict"] in comparison.WORSE, comparison.line(row)) for row in comparison.told(of_build)]
-        found.append((f"{after} against {before}", lines, comparison.sentences(of_build)))
-    return [
-        {
-            "title": plain(title),
-            "rows": [
-                {"state": "failure" if is_worse else "pass", "words": plain(line.plain)}
-                for is_worse, line in sorted(lines, key=lambda each: not each[0])
-            ],
-            "sentences": plain(sentences),
-        }
-        for title, lines, sentences in found
-        if lines or sentences
-    ]
+        lines = [(change_state(row["verdict"], comparison.WORSE), comparison.line(row)) for row in comparison.told(of_build)]
+        found.append(section(f"{after} against {before}", lines, comparison.sentences(of_build), "comparison.tsv"))
+    return found
+
+
+def section(title: str, lines: Sequence[tuple[str, Text]], sentences: Sequence[str], table: str) -> Row:
+    """What a table of changes says, of which the page lists the `LISTED` gravest; `lines` are states and words."""
+    order = ("failure", "note", "pass")
+    gravest = sorted(lines, key=lambda line: order.index(line[0]))
+    return {
+        "title": plain(title),
+        "rows": [{"state": state, "words": plain(words.plain)} for state, words in gravest[:LISTED]],
+        "more": max(0, len(gravest) - LISTED),
+        "table": table,
+        "sentences": plain(sentences),
+    }
+
+
+def change_state(name: str, worse: Collection[str]) -> str:
+    """The sign of a class of change: to the worse, to the better, or neither."""
+    return "failure" if name in worse else "pass" if name in BETTER else "note"
 
 
 def power(folder: Path) -> list[Row]:
@@ -227,7 +247,7 @@ def headline(data: Row, cells: pd.DataFrame, summary: Sequence[Row]) -> Row:
         "lead": lead(requested, states, checks),
         "facts": [*facts(requested), *conditions(summary)],
         "checks": checks,
-        "several_builds": cells["build"].nunique() > 1,
+        "names_builds": names_builds(requested["build"]),
         **summary_rows(summary),
         "groups": groups,
         "notes": notes,
@@ -289,10 +309,12 @@ def facts(requested: pd.DataFrame) -> list[Row]:
     found = []
     for column, name in FACTS.items():
         values = requested[column].dropna()
-        counts = Counter(values.str[:10] if column == "commit" else values)
-        values = [f"{value} ({count})" if len(counts) > 1 else str(value) for value, count in counts.most_common()]
-        if values:
-            found.append({"name": name, "values": plain([value[:60] for value in values])})
+        if column == "commit":
+            values = values.str.replace(FULL_HASH, r"\1", regex=True)
+        counts = Counter(str(value)[:FACT_LENGTH] for value in values)
+        told = [f"{value} ({count})" if len(counts) > 1 else value for value, count in counts.most_common()]
+        if told:
+            found.append({"name": name, "values": plain(told)})
     return found
 
 

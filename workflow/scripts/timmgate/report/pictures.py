@@ -50,6 +50,8 @@ class Picture:
     * `draw` makes the chart out of one that has the data.
     * `needs` are the columns that a row must have to be in it, `reads` those that it may have.
     * `rows` is what it draws: cells, or of one cell leaves or samples.
+    * `counted`: only cells whose speedup says something: what is wrong may well be fast, and what is stale is of another
+      program.
     """
 
     name: str
@@ -59,6 +61,12 @@ class Picture:
     needs: tuple[str, ...]
     reads: tuple[str, ...] = ()
     rows: str = "cells"
+    counted: bool = False
+
+    def has(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row is in it."""
+        says = not self.counted or (row["counted"] and not row["stale"])
+        return bool(says) and all(row.get(name) is not None for name in self.needs)
 
     def spec(self) -> Spec:
         """Vega-Lite, as wide as its place, without data."""
@@ -89,9 +97,6 @@ BY_STATE = coded(
     },
     "state",
 )
-COUNTS = "datum.counted && !datum.stale"
-"""Of cells whose speedup says something: what is wrong may well be fast, and what is stale is of another program."""
-
 BY_VERDICT = coded(
     {
         "faster": ("faster", "circle"),
@@ -152,7 +157,7 @@ def lines_by(field: str) -> alt.Y:
 
 def speedups(cells: alt.Chart) -> Chart:
     """A line a cell: the speedup with its interval, and the noise floor around 1."""
-    base = extremes(cells.transform_filter(COUNTS), "speedup").encode(y=lines_by("speedup")).transform_calculate(
+    base = extremes(cells, "speedup").encode(y=lines_by("speedup")).transform_calculate(
         floor_low="1 / (1 + datum.noise_floor)",
         floor_high="1 + datum.noise_floor",
         interval="format(datum.speedup_ci_low, '.3f') + ' to ' + format(datum.speedup_ci_high, '.3f')",
@@ -204,7 +209,7 @@ def paying(cells: alt.Chart) -> Chart:
         ("compile_cold_s:Q", "cold compile, s", ".3~g"),
         ("break_even_iterations:Q", "iterations", ".3~s"),
     )
-    points = cells.transform_filter(COUNTS).encode(
+    points = cells.encode(
         logarithmic(alt.X, "compile_cold_s", "cold compile, s"), logarithmic(alt.Y, "speedup", "speedup"), tooltip=about
     )
     pays = points.transform_filter("isValid(datum.break_even_iterations)").mark_point(filled=True, size=55, opacity=0.9)
@@ -366,7 +371,8 @@ PICTURES = (
         f"difference. Of more than {SHOWN} cells, the {SHOWN // 2} fastest and the {SHOWN // 2} slowest.",
         speedups,
         needs=("speedup",),
-        reads=(*NAMES, "counted", "stale", "speedup_ci_low", "speedup_ci_high", "noise_floor", "verdict"),
+        reads=(*NAMES, "speedup_ci_low", "speedup_ci_high", "noise_floor", "verdict"),
+        counted=True,
     ),
     Picture(
         "changes",
@@ -393,7 +399,8 @@ PICTURES = (
         "has paid. What has a cross saves nothing and never pays.",
         paying,
         needs=("speedup", "compile_cold_s"),
-        reads=(*NAMES, "counted", "stale", "break_even_iterations"),
+        reads=(*NAMES, "break_even_iterations"),
+        counted=True,
     ),
     Picture(
         "errors",

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from timmgate.core.build import names_builds
 from timmgate.core.schemas import FAILED, KEY
 from timmgate.core.spec import CellKey
 from timmgate.core.verdict import status_by_rule
@@ -47,8 +48,8 @@ class Plan:
 
     @cached_property
     def has_builds(self) -> bool:
-        """Whether there are several builds, so that a cell has to be called by its build too."""
-        return len({build for _, build, _, _ in self.cells}) > 1
+        """Whether a cell has to be called by its build too."""
+        return names_builds(build for _, build, _, _ in self.cells)
 
     def name(self, cell: CellKey) -> str:
         """A cell for people."""

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from timmgate.core.build import DEFAULT
+from timmgate.core.build import names_builds
 from timmgate.core.names import cell_name
 from timmgate.core.schemas import PASSED, STATUSES
 from timmgate.tables.failures import KINDS, SEVERITIES
@@ -136,7 +136,7 @@ def _table(title: str, keys: Iterable[str], columns: Iterable[str]) -> Table:
 
 def _keys(summary: pd.DataFrame) -> list[str]:
     """The columns that tell the rows of a table apart: the build too if there are others than the default one."""
-    return ["mode"] if set(summary["build"]) == {DEFAULT} else ["build", "mode"]
+    return ["build", "mode"] if names_builds(summary["build"]) else ["mode"]
 
 
 def _speedup(row: dict[str, Any], name: str) -> str:
