@@ -41,6 +41,9 @@ from timmgate.tables.summary import VERDICTS
 
 TEMPLATES = PACKAGE_ROOT.parent / "report" / "page"
 
+NEEDED = (*(f"{name}.parquet" for name in ("cells", "failures", "evidence", "samples", "attempts")), "summary.tsv")
+"""Tables without which there is no page."""
+
 LISTED = 30
 """Cells of a kind that the headline lists; the board shows the others."""
 
@@ -411,8 +414,11 @@ def light_colours() -> dict[str, str]:
 
 def main(arguments: Sequence[str]) -> None:
     """Write the page beside the tables, or where the second argument says."""
-    if len(arguments) not in (1, 2) or not Path(arguments[0], "cells.parquet").is_file():
-        sys.exit("name a folder that has tables, as in: python -m timmgate.report.page results/cpu [page.html]")
+    if len(arguments) not in (1, 2) or not all(Path(arguments[0], name).is_file() for name in NEEDED):
+        sys.exit(
+            "name a folder that has tables, as python -m timmgate.tables makes them: "
+            "python -m timmgate.report.page results/cpu"
+        )
     folder = Path(arguments[0])
     path = Path(arguments[1]) if len(arguments) > 1 else folder / "report.html"
     write(folder, path)

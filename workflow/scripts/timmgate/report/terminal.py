@@ -169,6 +169,10 @@ COSTS: Figures = {
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or not Path(sys.argv[1], "summary.tsv").is_file():
-        sys.exit("name a folder that has tables, as in: python -m timmgate.report.terminal results/cpu")
+    needed = ("summary.tsv", "failures.parquet")
+    if len(sys.argv) != 2 or not all(Path(sys.argv[1], name).is_file() for name in needed):
+        sys.exit(
+            "name a folder that has tables, as python -m timmgate.tables makes them: "
+            "python -m timmgate.report.terminal results/cpu"
+        )
     show(Path(sys.argv[1]), Console())

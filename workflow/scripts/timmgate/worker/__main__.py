@@ -13,13 +13,14 @@ or to the file descriptor that the supervisor names.
 import contextlib
 import ctypes
 import faulthandler
+import gc
 import json
 import os
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -84,8 +85,9 @@ def preflight(question: Question) -> int:
     if question.toolchain:
         set_environment(os.cpu_count() or 1, question.toolchain)
     try:
-        import_first(question.imports)
-        from timmgate.worker.preflight import answer, build_toolchain  # and with it torch
+        with importing():
+            import_first(question.imports)
+            from timmgate.worker.preflight import answer, build_toolchain  # and with it torch
     except Exception as error:
         traceback.print_exc()
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -103,11 +105,13 @@ def study(request: StudyRequest) -> int:
     tell_stacks()
     die_with_parent(signal.SIGKILL)
     set_environment(request.run.threads, request.run.cache)
-    import_first(request.run.build.import_)
-    from timmgate.worker import torch_device  # and with it torch
+    with importing():
+        import_first(request.run.build.import_)
+        from timmgate.worker import torch_device  # and with it torch
 
+        module = import_module(request.module)
     torch_device.use(request.spec.device, request.device_number)
-    rows = import_module(request.module).study(request.spec, request.run, request.device_number, **request.options)
+    rows = module.study(request.spec, request.run, request.device_number, **request.options)
     write_text(request.answer, json.dumps(rows))
     return 0
 
@@ -116,6 +120,22 @@ def tell_stacks() -> None:
     """Print Python's stacks when the process crashes, and when it hangs and gets SIGUSR1."""
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Import without looking for garbage, of which there is none: that takes a fifth of torch's and timm's import.
+
+    What was imported is looked through once at the end, so that it is not while something is measured.
+    """
+    known = len(sys.modules)
+    gc.disable()
+    try:
+        yield
+    finally:
+        if len(sys.modules) > known:
+            gc.collect()
+        gc.enable()
 
 
 def import_first(modules: Sequence[str]) -> None:
@@ -135,12 +155,13 @@ def measure(spec: Spec, request: Request, reporter: Reporter) -> None:
     """One check, by the module that is named like it."""
     reporter.check(spec.check)
     reporter.stage("import")
-    import_first(request.run.build.import_)
-    from timmgate.worker import compile_cache, torch_device, training_step  # and with them torch
+    with importing():
+        import_first(request.run.build.import_)
+        from timmgate.worker import compile_cache, torch_device, training_step  # and with them torch
 
+        check, run = import_module(CHECKS[spec.check].module), request.run
     torch_device.use(spec.device, request.device_number)
     torch_device.answer(spec.device)  # one that is broken, or that the check before has broken, is not the model's fault
-    check, run = import_module(CHECKS[spec.check].module), request.run
     folder = request.cache(spec)
     cache = compile_cache.Cache(folder) if run.shared_cache else compile_cache.OwnCache(folder, run.toolchain)
     setup = training_step.Setup.of(run, cache, request.batch_size(spec), request.device_number, request.turns)
@@ -154,8 +175,9 @@ def diagnose(request: TrialRequest, reporter: Reporter) -> None:
     """One trial of a diagnosis."""
     reporter.check(TRIAL)
     reporter.stage("import")
-    import_first(request.run.build.import_)
-    from timmgate.worker import diagnose, torch_device  # and with them torch
+    with importing():
+        import_first(request.run.build.import_)
+        from timmgate.worker import diagnose, torch_device  # and with them torch
 
     torch_device.use(request.spec.device, request.device_number)
     diagnose.run(request, reporter)
