@@ -6,15 +6,19 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint r
 # File by file, as the tests of a file share what takes long to make.
 PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
+# Options of snakemake, as in make run ARGS='--config device=cuda'; with all cores, unless they say with how many.
+ARGS :=
+CORES := $(if $(filter -c% -j% --cores% --jobs%,$(ARGS)),,--cores all)
+
 LINT := lint-ruff lint-snakefmt lint-snakemake lint-imports lint-mypy
 
 .PHONY: run report gate run-gate test test-unit test-worker test-slow test-gpu test-slurm lint lock $(LINT)
 
 run: $(BIN)/snakemake
-	$(BIN)/snakemake --cores all $(ARGS)
+	$(BIN)/snakemake $(CORES) $(ARGS)
 
 report: $(BIN)/snakemake
-	$(BIN)/snakemake --cores all report $(ARGS)
+	$(BIN)/snakemake $(CORES) report $(ARGS)
 
 # make gate ARGS='--cores 4 --config device=cuda' ends with 0 as expected, 1 a regression, 2 a wrong request or machine.
 # Of itself make ends with 2 whatever a recipe ends with, and with 1 only under --question, where lines with a + run all the
@@ -30,7 +34,7 @@ gate: run-gate
 
 run-gate:
 	+@MAKEFLAGS= $(MAKE) --no-print-directory $(BIN)/snakemake
-	+@$(BIN)/python -m timmgate.tables.outcome --cores all $(ARGS); echo $$? > $(EXIT_CODE)
+	+@$(BIN)/python -m timmgate.tables.outcome $(CORES) $(ARGS); echo $$? > $(EXIT_CODE)
 
 test: lint
 	$(PYTEST) $(TESTFLAGS)

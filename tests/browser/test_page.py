@@ -180,6 +180,10 @@ def test_the_headline_links_to_cells_and_kinds(browser, report, rows):
     browser.run("document.querySelector('[href=\"#kind=graph_breaks\"]').click()")
     wait_for_shown(browser, sum(row["graph_breaks"] > 0 for row in rows))
     assert browser.run("return document.getElementById('cell').hidden")
+    browser.run("const kind = document.getElementById('kind'); kind.value = ''; kind.dispatchEvent(new Event('change'))")
+    wait_for_shown(browser, len(rows))
+    browser.run("document.querySelector('[href=\"#kind=graph_breaks\"]').click()")
+    wait_for_shown(browser, sum(row["graph_breaks"] > 0 for row in rows))
 
 
 def test_keys_alone_move_through_the_board(browser, report):
@@ -198,9 +202,22 @@ def test_keys_alone_move_through_the_board(browser, report):
 
 def test_names_say_what_they_mean_when_they_have_the_focus(browser, report):
     browser.open(report)
+    browser.press(Keys.TAB)  # so that the page has the focus
     browser.run("document.querySelector('thead [data-tip]').focus()")
     browser.wait_for("return !document.getElementById('tip').hidden")
     assert "accuracy" in browser.run("return document.getElementById('tip').textContent")
+    described = "return [...document.querySelectorAll('[aria-describedby=tip]')].map((each) => each.textContent)"
+    assert browser.run(described) == ["accuracy"]
+    browser.run("document.getElementById('search').focus()")
+    assert browser.run(described) == []
+
+
+def test_names_in_a_cell_are_reached_by_tab(browser, report):
+    browser.open(report)
+    browser.run("document.querySelector('.findings .cell-link').click()")
+    browser.wait_for("return !document.getElementById('cell').hidden")
+    unreachable = "return [...document.querySelectorAll('#cell [data-tip]')].filter((each) => each.tabIndex < 0).length"
+    assert browser.run(unreachable) == 0
 
 
 @pytest.mark.parametrize("width", [1280, 390])

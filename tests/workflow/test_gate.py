@@ -74,7 +74,7 @@ def test_what_was_measured_with_other_options_is_missing_where_snakemake_has_no_
     project.run("gate", baseline="expected")
     printed = project.run("gate", code=1, baseline="expected", batch_size=4)
     assert set(classes(project).values()) == {"missing"}
-    assert "8 results are of other software or options than today's, and count as missing" in printed
+    assert "results that are of other software or options than today's, and count as missing: 8;" in printed
 
 
 def test_what_only_exports_leaves_the_outcome_of_the_gate(recorded, copy_of, tmp_path):

@@ -1,6 +1,6 @@
 """What is done again although it has a result: cells by their status, with the key `retry`."""
 
-from base64 import urlsafe_b64decode
+from base64 import urlsafe_b64encode
 
 from timmgate.tables import retries
 from timmgate.weights import record
@@ -10,11 +10,10 @@ with config_errors():
     WEIGHTS_RETRIES = retries.Retries(Path("weights", SETTINGS.weights, "retries.json"))
 
 
-def recorded_files():
-    """The files that Snakemake has a record of: names of records are these paths, in base64 and in parts, all but the last with @."""
+def records():
+    """The names of Snakemake's records of how files were made: their paths in base64, in parts of which all but the last have @."""
     folder = Path(".snakemake", "metadata")
-    names = (file.relative_to(folder).as_posix() for file in folder.glob("**/*") if file.is_file())
-    return {urlsafe_b64decode(name.replace("/", "").replace("@", "")).decode() for name in names}
+    return {entry.relative_to(folder).as_posix().replace("/", "").replace("@", "") for entry in folder.glob("**/*")}
 
 
 def request_failed():
@@ -23,10 +22,11 @@ def request_failed():
     found = retries.request_failed(RETRIES, rows, SETTINGS.retry, SETTINGS.run.accuracy_rule)
     for model in {cell.split("/")[2] for cell, wanted_weights in found.items() if wanted_weights}:
         file = Path("weights", SETTINGS.weights, f"{model}.json")
-        if file.is_file() and (known := record.read(file)).failure():
-            WEIGHTS_RETRIES.request(model, known.retry)
-    recorded = recorded_files() if found else set()
-    unknown = [file for cell in found for file in rows[cell].values() if Path(file).is_file() and file not in recorded]
+        if file.is_file() and (before := record.read(file)).failure():
+            WEIGHTS_RETRIES.request(model, before.retry)
+    known = records() if found else set()
+    files = [file for cell in found for file in rows[cell].values() if Path(file).is_file()]
+    unknown = [file for file in files if urlsafe_b64encode(file.encode()).decode() not in known]
     if unknown:
         raise WorkflowError(
             "retry needs Snakemake's records of what was done, and .snakemake/metadata has none of these files, as of results "

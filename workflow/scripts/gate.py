@@ -33,7 +33,7 @@ if __name__ == "__main__":
     terminal.show(judged, Console())
     if stale:
         what = "of other software or options than today's, and count as missing"
-        print(f"{stale} results are {what}; --forcerun measure makes them anew")
+        print(f"results that are {what}: {stale}; --forcerun measure makes them anew")
     if os.environ.get("GITHUB_ACTIONS") == "true":
         print(*ci.annotations(judged, params.place), sep="\n")
     Path(snakemake.log[0]).write_text(f"{gate.sentence(judged)} See {params.table}\n", encoding="utf-8")

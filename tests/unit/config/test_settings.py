@@ -129,7 +129,7 @@ def test_a_mode_without_options_has_the_defaults():
     assert load(config(mode_catalogue={"mine": None}, modes=["mine"])).modes["mine"] == Mode()
 
 
-def test_inductor_options_are_read_as_yaml_at_every_depth():
+def test_inductor_options_have_the_types_that_they_say_at_every_depth():
     text = "{a: true, b: 2, c: 0.5, d: null, e: ATEN, f: [1, x], g: {h: false}}"
     (mode,) = load(command_line(f"inductor_config={text}", "modes=inference")).modes.values()
     assert mode.inductor_config == yaml.safe_load(text)

@@ -702,31 +702,47 @@ def test_an_output_in_another_container_cannot_be_used_as_eagers(monkeypatch):
     assert measure(monkeypatch, same).columns["strict"] == "pass"
 
 
-@pytest.mark.parametrize("is_dropped", [True, False])
-def test_a_gradient_that_one_side_alone_has_is_wrong_although_it_is_zero(is_dropped, monkeypatch):
-    """An optimizer with weight decay steps one, and passes over the other."""
+class Idle(Tiny):
+    """One with a parameter that nothing depends on."""
 
-    class Idle(Tiny):
-        def __init__(self, seed: int):
-            super().__init__(seed)
-            self.idle = nn.Parameter(torch.ones(3))
+    def __init__(self, seed: int):
+        super().__init__(seed)
+        self.idle = nn.Parameter(torch.ones(3))
 
-        def forward(self, images):
-            return super().forward(images) + (0.0 * self.idle.sum() if is_dropped else 0.0)
+    def forward(self, images):
+        return super().forward(images) + 0.0 * self.idle.sum()
 
-    def other(model):
-        def forward(images):
-            if is_dropped:
-                return Tiny.forward(model, images)
-            return Tiny.forward(model, images) + 0.0 * model.idle.sum()
 
-        return forward
-
+def test_a_gradient_that_the_program_lacks_is_wrong_although_it_is_zero(monkeypatch):
+    """An optimizer with weight decay steps the one, and passes over the other."""
     of_model(monkeypatch, Idle)
-    said = measure(monkeypatch, other, training=True)
+    said = measure(monkeypatch, lambda model: lambda images: Tiny.forward(model, images), training=True)
     assert said.columns["strict"] == "fail"
     assert "none.gradient.idle" in {detail["leaf"] for detail in said.details if detail["strict"] is False}
     assert measure(monkeypatch, same, training=True).columns["strict"] == "pass"
+
+
+class TwoHeads(Tiny):
+    """One with an output that the loss does not see."""
+
+    def __init__(self, seed: int):
+        super().__init__(seed)
+        self.other = nn.Linear(16, 7)
+
+    def forward(self, images):
+        features = nn.functional.gelu(self.convolution(images)).mean((2, 3))
+        return {"logits": self.head(features), "others": [self.other(features)]}
+
+
+@pytest.mark.parametrize("kind", [Idle, TwoHeads])
+@pytest.mark.parametrize("training", [False, True])
+def test_what_aot_autograd_makes_of_unusual_models_is_right(kind, training, monkeypatch):
+    """It gives zeros to the gradients of a head that the loss does not see, which eager leaves out."""
+    of_model(monkeypatch, kind)
+    said = measure_with(
+        monkeypatch, lambda spec, model, images: torch.compile(model, backend="aot_eager"), training=training
+    )
+    assert (said.result["status"], said.columns["strict"]) == ("pass", "pass")
 
 
 class Normed(Tiny):

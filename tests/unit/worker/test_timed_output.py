@@ -12,7 +12,7 @@ from timmgate.core.outcome import AttemptResult
 from timmgate.core.spec import Spec
 from timmgate.core.verdict import OF_A_SAMPLE
 from timmgate.supervisor.classification import classify
-from timmgate.worker import accuracy, compare, performance, timed_output
+from timmgate.worker import accuracy, performance, timed_output
 from timmgate.worker.compile_cache import Cache
 from timmgate.worker.training_step import Setup
 
@@ -417,7 +417,19 @@ def test_where_directions_are_compared_each_sample_is_looked_at(memory):
 
     columns = judge(spec(cosine=True), lost, sizes=(100,))
     assert (columns["timed_output_ok"], columns["timed_output_kind"]) == (False, "output.sample")
-    assert compare.cosine_margin(torch.ones(100), torch.ones(100).index_fill(0, torch.tensor([0]), 0.0)) < 1, "of the whole"
+
+
+def test_a_sample_of_almost_nothing_has_no_direction_to_be_judged_by(memory):
+    memory(PLENTY)
+
+    class Sparse(Tiny):
+        def forward(self, images):
+            return super().forward(images) * torch.cat([torch.full((1, 1), 1e-6), torch.ones(len(images) - 1, 1)])
+
+    def off(model):
+        return lambda images: model(images) + torch.cat([torch.full((1, 10), 1e-6), torch.zeros(len(images) - 1, 10)])
+
+    assert judge(spec(cosine=True), off, model=Sparse())["timed_output_ok"]
 
 
 def test_where_float64_does_not_fit_each_sample_is_looked_at(memory):

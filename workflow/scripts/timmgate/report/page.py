@@ -47,8 +47,11 @@ NEEDED = (*(f"{name}.parquet" for name in ("cells", "failures", "evidence", "sam
 LISTED = 30
 """Cells of a kind that the headline lists; the board shows the others."""
 
-BETTER = {"new_pass", EAGER.better, *(figure.better for figure in FIGURES)}
+BETTER = {"new_pass", "fixed", EAGER.better, *(figure.better for figure in FIGURES)}
 """Classes and verdicts that are a change to the better."""
+
+CHANGES = 15
+"""Changes of a table that it lists."""
 
 OPENED = 12
 """Cells of a kind of failure up to which its list is open."""
@@ -214,13 +217,13 @@ def changes(folder: Path) -> list[Row]:
 
 
 def section(title: str, lines: Sequence[tuple[str, Text]], sentences: Sequence[str], table: str) -> Row:
-    """What a table of changes says, of which the page lists the `LISTED` gravest; `lines` are states and words."""
+    """What a table of changes says, of which the page lists the `CHANGES` gravest; `lines` are states and words."""
     order = ("failure", "note", "pass")
     gravest = sorted(lines, key=lambda line: order.index(line[0]))
     return {
         "title": plain(title),
-        "rows": [{"state": state, "words": plain(words.plain)} for state, words in gravest[:LISTED]],
-        "more": max(0, len(gravest) - LISTED),
+        "rows": [{"state": state, "words": plain(words.plain)} for state, words in gravest[:CHANGES]],
+        "more": max(0, len(gravest) - CHANGES),
         "table": table,
         "sentences": plain(sentences),
     }

@@ -65,7 +65,7 @@ class Picture:
 
     def has(self, row: Mapping[str, Any]) -> bool:
         """Whether a row is in it."""
-        says = not self.counted or (row["counted"] and not row["stale"])
+        says = not self.counted or (row.get("counted") and not row.get("stale"))
         return bool(says) and all(row.get(name) is not None for name in self.needs)
 
     def spec(self) -> Spec:

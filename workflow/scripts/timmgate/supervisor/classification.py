@@ -3,7 +3,7 @@
 import signal
 
 from timmgate.core.checks import CHECKS
-from timmgate.core.outcome import OUT_OF_MEMORY, AttemptResult, Verdict
+from timmgate.core.outcome import OUT_OF_MEMORY, OUT_OF_MEMORY_WORDS, AttemptResult, Verdict
 
 OWN_SIGNALS = frozenset(
     {signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP, signal.SIGSYS}
@@ -64,7 +64,7 @@ def lacked_memory(attempt: AttemptResult, verdict: Verdict, device: str) -> bool
     if attempt.oom_killed or device == "cpu":
         return attempt.oom_killed
     weaker = (str(attempt.columns.get(name)).lower() for name in ("reference_error", "strict_error"))
-    return verdict.status in OUT_OF_MEMORY or any("out of memory" in error for error in weaker)
+    return verdict.status in OUT_OF_MEMORY or any(words in error for error in weaker for words in OUT_OF_MEMORY_WORDS)
 
 
 def signal_name(number: int) -> str:

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch._dynamo.utils import counters
 
-from timmgate.core.protocol import Reporter
+from timmgate.core.protocol import Reporter, ReportError
 from timmgate.core.spec import Spec
 from timmgate.core.verdict import MISMATCH, CellVerdict, LeafVerdict, Strict, is_certain
 from timmgate.worker import backends, iterations, models, strict_verdict, torch_device
 from timmgate.worker.compare import LeafEvidence, Rule, all_finite, compare_leaves
 from timmgate.worker.iterations import Result, Run, run
-from timmgate.worker.resource_errors import is_out_of_memory
+from timmgate.worker.resource_errors import is_disk_full, is_out_of_memory
 from timmgate.worker.training_step import Setup, load, make
 
 INFERENCE_TOLERANCE = 1e-3
@@ -248,7 +248,7 @@ def judge_strictly(
     def examine(seed: int) -> Strict:
         """The verdict with another seed; it compiles again, as weights may be part of the program.
 
-        A program that raises has failed, unless memory ran out; with anything else that raises it is undecided.
+        A program that raises has failed, unless memory or a disk is full; with anything else that raises it is undecided.
         """
         other, of_program = replace(spec, seed=seed), False
         try:
@@ -265,7 +265,8 @@ def judge_strictly(
         except Exception as error:
             traceback.print_exc()
             reporter.columns(strict_error=f"{type(error).__name__}: {error}")
-            return "fail" if of_program and not is_out_of_memory(error) else "undecided"
+            is_ours = isinstance(error, ReportError) or is_out_of_memory(error) or is_disk_full(error)
+            return "fail" if of_program and not is_ours else "undecided"
 
     reporter.stage("null_runs")
     keep({})

@@ -265,6 +265,11 @@ def reuses_outputs(spec: Spec) -> bool:
     return spec.device == "cuda" and (asked or torch._inductor.config.triton.cudagraphs)
 
 
+def has_own_tensors(spec: Spec) -> bool:
+    """Whether a program has copies of the weights and buffers, and leaves those of the model alone."""
+    return spec.options.backend == "aot_inductor"
+
+
 @contextmanager
 def compiling(spec: Spec, cache: Cache, reporter: Reporter) -> Iterator[FirstIteration]:
     """Compile from nothing but what is in the cache, and report the stage `compile` while dynamo compiles, `run` in between.

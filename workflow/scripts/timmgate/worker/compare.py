@@ -39,6 +39,8 @@ _MULTIPLIER_MAX = 10.0
 _BETTER_THAN_EAGER_TOLERANCE = 4e-2
 _COSINE_EPS = 1e-6
 _COSINE_LIMIT = 0.99
+DISTANCE_LIMIT = math.sqrt(2 - 2 * _COSINE_LIMIT)
+"""How far two vectors of length 1 are apart whose cosine similarity is at the limit."""
 
 _MISSING = object()
 

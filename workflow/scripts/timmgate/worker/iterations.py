@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_structure
 
 from timmgate.core.spec import Spec
 from timmgate.core.verdict import OUTPUTS
-from timmgate.worker import models, torch_device
+from timmgate.worker import backends, models, torch_device
 from timmgate.worker.compare import Leaf, LeafEvidence, Rule, compare_leaves
 from timmgate.worker.training_step import cloned, fresh, gradient, iterate, make_optimizer
 
@@ -90,8 +90,8 @@ def run(
     changed["images"] = not torch.equal(images, given)
     if original is not None:
         changed |= _changed(_state(model, optimizer is not None), _state(original, optimizer is not None))
-    if forward is not None and spec.options.backend == "aot_inductor":
-        changed = {"images": changed["images"]}  # its program has tensors of its own
+    if forward is not None and backends.has_own_tensors(spec):
+        changed = {"images": changed["images"]}
     names = {is_changed: frozenset(name for name in changed if changed[name] == is_changed) for is_changed in (True, False)}
     weights = model.named_parameters() if spec.options.training else ()
     ungraded = frozenset(name for name, weight in weights if weight.grad is None)
@@ -314,13 +314,14 @@ def _in_another_container(eager: Run, compiled: Run) -> Iterator[LeafEvidence]:
 
 
 def _without_gradient(eager: Run, compiled: Run) -> Iterator[LeafEvidence]:
-    """Parameters that one side alone gives a gradient, be it of zeros: an optimizer decays only those that have one."""
+    """Parameters that eager gives a gradient, be it of zeros, and the program none: an optimizer passes them over.
+
+    Not the reverse: AOTAutograd makes zeros of the gradients of outputs that nothing is made of.
+    """
     known = {leaf.name for leaf in eager.leaves if leaf.kind == "gradient"}
-    for name in sorted(eager.ungraded ^ compiled.ungraded):
+    for name in sorted(compiled.ungraded - eager.ungraded):
         if f"gradient.{name}" in known:
-            sides = ("no gradient", "one") if name in compiled.ungraded else ("a gradient", "none")
-            message = f"{sides[0]}, where eager gives {sides[1]}"
-            yield LeafEvidence(f"none.gradient.{name}", "gradient", message=message)
+            yield LeafEvidence(f"none.gradient.{name}", "gradient", message="no gradient, where eager gives one")
 
 
 def _is_worse(leaf: LeafEvidence, other: LeafEvidence | None) -> bool:

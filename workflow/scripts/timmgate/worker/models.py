@@ -156,9 +156,18 @@ def set_state(model: torch.nn.Module, values: list[torch.Tensor]) -> None:
     assign(state(model), values)
 
 
+def _is_expanded(tensor: torch.Tensor) -> bool:
+    return tensor.layout == torch.strided and any(
+        stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)
+    )
+
+
 @torch.no_grad()
 def assign(tensors: Iterable[torch.Tensor], values: Iterable[torch.Tensor]) -> None:
-    """Copy values into tensors, one for each; not into a buffer that its model has since made anew, in another shape."""
+    """Copy values into tensors, one for each.
+
+    Not into a buffer that its model has since made anew, in another shape, nor into an expanded one: nobody can write to it.
+    """
     for tensor, value in zip(tensors, values, strict=True):
-        if tensor.shape == value.shape:
+        if tensor.shape == value.shape and not _is_expanded(tensor):
             tensor.copy_(value)

@@ -44,6 +44,7 @@ class Iterations:
         self._state, self._images = (
             [tensor.detach().to("cpu", copy=True) for tensor in tensors] for tensors in (models.state(model), batches)
         )
+        self._kinds = [*map(_kind, model.parameters())]
         self._is_frozen = spec.device == "cpu" and torch._inductor.config.freezing
         self._constants, self._left = peak_memory.Added(), left
         self._random, self._padding = random.Random(seed(spec)), []
@@ -68,14 +69,8 @@ class Iterations:
             models.set_state(self._model, self._state)
 
     def has_weights(self) -> bool:
-        """Whether the weights are still tensors as at the beginning: some compilers discard, pack or move them."""
-        state, qualities = models.state(self._model), ("shape", "dtype", "layout")
-        return len(state) == len(self._state) and all(
-            type(now.data) is torch.Tensor
-            and now.device.type == self._spec.device
-            and all(getattr(now, quality) == getattr(before, quality) for quality in qualities)
-            for now, before in zip(state, self._state, strict=True)
-        )
+        """Whether the weights are still such tensors as at the beginning: some compilers discard, pack or move them."""
+        return [*map(_kind, self._model.parameters())] == self._kinds
 
     def are_weights_written(self) -> bool:
         """Whether a parameter is not as it was at the beginning, which no optimizer has stepped since `begin_again`."""
@@ -172,6 +167,11 @@ class Iterations:
         return self._clock() - start
 
 
+def _kind(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """What a compiler leaves of a tensor whose values alone it uses."""
+    return type(tensor.data), tensor.shape, tensor.dtype, tensor.layout, tensor.device
+
+
 def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
     """Run the check and report stages, columns, samples and result."""
     torch.set_num_threads(setup.threads)
@@ -226,11 +226,12 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
         if is_written:
             report_wrong("written", reporter)
         elif judged["timed_reference"] != "none" and judged["timed_output_ok"]:
-            change = timed_output.change(before, iterations.computed(forward))
-            if not timed_output.is_tolerable(spec, change):
+            now = iterations.computed(forward)
+            if timed_output.has_changed(spec, before, now):
                 report_wrong("changed", reporter)
-            elif not timed_output.is_rounding(spec, change):  # another program than the one that was judged
-                reporter.columns(**judge())
+            elif timed_output.is_another_program(spec, before, now):
+                iterations.exchange_images()
+                reporter.columns(**dict.fromkeys(judged) | judge())
     report(samples, sum(map(len, batches)), setup.cache.cold(), reporter)
 
 

@@ -3,13 +3,7 @@
 import errno
 from collections.abc import Iterator
 
-OUT_OF_MEMORY_WORDS = (
-    *("out of memory", "can't allocate memory", "not enough memory", "_status_alloc_failed", "bad_alloc"),
-    *("out_of_device_memory", "out_of_host_memory", "out_of_resources"),
-)
-"""How torch's allocators, CUDA, cuBLAS, cuDNN, the C++ library and Intel's driver say in a plain RuntimeError that memory is
-short.
-"""
+from timmgate.core.outcome import OUT_OF_MEMORY_WORDS
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 

@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 from timmgate.core.spec import ACCURACY_BATCH_SIZE, Spec
 from timmgate.core.verdict import OF_A_SAMPLE, OUTPUTS
 from timmgate.system.process_tree import machine_memory_bytes, tree_rss_bytes
-from timmgate.worker import compare, models, null_runs, peak_memory, torch_device
+from timmgate.worker import backends, compare, models, null_runs, peak_memory, torch_device
 from timmgate.worker.accuracy import rule
 from timmgate.worker.training_step import fresh, gradient, iterate
 
@@ -35,6 +35,12 @@ NULL_RUNS = ["outputs"] * 3
 
 ROUNDINGS = 4
 """By so many the results of one program may differ, as where tensors lie may choose another kernel. A choice."""
+
+OF_MORE_SAMPLES = 2
+"""So many times as far as the worst of the 8 images that tell how large an error is usual, the worst of a batch may be off.
+
+A choice.
+"""
 
 Leaves = dict[str, list[Tensor]]
 """What one iteration computed, by kind: the output; in training prediction, gradients, input gradient and what buffers
@@ -79,19 +85,33 @@ def judge(
     }
 
 
-def change(before: Sequence[Leaves], now: Sequence[Leaves]) -> float:
-    """By how much a program computes something else than before, of each batch: the largest relative error of a kind."""
-    return max(relative_error(is_now.get(kind), was[kind]) for was, is_now in zip(before, now, strict=True) for kind in was)
+def has_changed(spec: Spec, before: Sequence[Leaves], now: Sequence[Leaves]) -> bool:
+    """Whether the outputs of some batch are others than before by more than the tolerance of the dynamo rule.
+
+    Not gradients, which jump at kinks: another program is judged anew.
+    """
+    allowed = rule(spec, has_reference=True).tolerance + _roundings(spec)
+    return any(error > allowed for kind, error in _changes(before, now) if kind.startswith(OUTPUTS))
 
 
-def is_rounding(spec: Spec, found: float) -> bool:
-    """Whether such a change is no more than that of some roundings."""
-    return found <= ROUNDINGS * torch.finfo(models.computing_dtype(spec)).eps
+def is_another_program(spec: Spec, before: Sequence[Leaves], now: Sequence[Leaves]) -> bool:
+    """Whether so much of what it computes has changed that another judgement could come of it: a tenth of the least that is
+    allowed, which what an accelerator sums in any order stays below.
+    """
+    allowed = _floor(rule(spec, has_reference=True)) / 10 + _roundings(spec)
+    return any(error > allowed for _, error in _changes(before, now))
 
 
-def is_tolerable(spec: Spec, found: float) -> bool:
-    """Whether it is within the tolerance of the dynamo rule beside them."""
-    return is_rounding(spec, found - rule(spec, has_reference=True).tolerance)
+def _changes(before: Sequence[Leaves], now: Sequence[Leaves]) -> Iterator[tuple[str, float]]:
+    """By kind, the relative error of each batch against what it was, where that is finite."""
+    for was, is_now in zip(before, now, strict=True):
+        for kind, leaves in was.items():
+            if compare.all_finite(leaves):
+                yield kind, relative_error(is_now.get(kind), leaves)
+
+
+def _roundings(spec: Spec) -> float:
+    return ROUNDINGS * torch.finfo(models.computing_dtype(spec)).eps
 
 
 def images_that_fit(
@@ -186,7 +206,8 @@ def _extrapolated(
         (
             f"{kind}{OF_A_SAMPLE}",
             sample_error(compiled[kind], leaves),
-            max(
+            OF_MORE_SAMPLES
+            * max(
                 _allowed_of_a_sample(run[kind], reference[kind], how) + sample_error(run[kind], reference[kind])
                 for run in healthy
             ),
@@ -235,7 +256,8 @@ def computed(
     changes = [_change(*pair) for pair in zip(model.buffers(), before, strict=True) if pair[0].is_floating_point()]
     if written is not None:
         tensors = {name: (buffer, was) for (name, buffer), was in zip(model.named_buffers(), before, strict=True)}
-        written |= {name for name, pair in (tensors | {"images": (images, given)}).items() if not torch.equal(*pair)}
+        pairs = {"images": (images, given)} | ({} if backends.has_own_tensors(spec) else tensors)
+        written |= {name for name, pair in pairs.items() if not torch.equal(*pair)}
     outputs = _outputs("prediction", returned[0]) if spec.options.training else _outputs("output", returned)
     models.assign(model.buffers(), before)  # of which an output may be a view
     if not spec.options.training:
@@ -368,8 +390,9 @@ def by_direction(eager: Leaves, compiled: Leaves, images: int) -> Judgement:
         margin = _turned(*(torch.cat([leaf.flatten().float() for leaf in side[kind]]) for side in (eager, compiled)))
         judged.append(Judgement(kind, error, margin, "eager"))
         if _has_samples(kind, compiled, eager[kind], images):
-            margin = max(map(_turned, *(side[kind][0].flatten(1).float() for side in (eager, compiled))))
             error = sample_error(compiled[kind], eager[kind])
+            margin = max(map(_turned, *(side[kind][0].flatten(1).float() for side in (eager, compiled))))
+            margin = min(margin, error / compare.DISTANCE_LIMIT)  # of a row of almost nothing the direction is chance
             judged.append(Judgement(f"{kind}{OF_A_SAMPLE}", error, margin, "eager"))
     return max(judged, key=lambda made: made.margin)
 

@@ -131,6 +131,7 @@ class NarrowDraws(TorchFunctionMode):
 
 
 _ATTRIBUTES = (
+    *("fp32_precision", "cudnn.fp32_precision", "mkldnn.fp32_precision"),  # before those which inherit it
     *("cudnn.enabled", "cudnn.benchmark", "cudnn.deterministic", "mkldnn.enabled", "mkldnn.deterministic"),
     *("cudnn.allow_tf32", "cudnn.conv.fp32_precision", "cudnn.rnn.fp32_precision", "cuda.matmul.fp32_precision"),
     *("cuda.matmul.allow_fp16_accumulation", "cuda.matmul.allow_fp16_reduced_precision_reduction"),
@@ -154,7 +155,7 @@ def settings_kept(device: str) -> Iterator[None]:
     finally:
         for name, (get, put) in settings.items():
             if before[name] is not None and _told(get) != before[name]:  # torch forbids to mix old names and new ones
-                with suppress(RuntimeError):
+                with suppress(RuntimeError, AttributeError, TypeError):
                     put(before[name])
 
 
@@ -177,6 +178,11 @@ def _settings(device: str) -> dict[str, tuple[Callable[[], Any], Callable[[Any],
             ("dtype", torch.get_autocast_dtype, torch.set_autocast_dtype),
         )
     }
+    of_cuda = torch.backends.cuda
+    attention = {
+        kind: (getattr(of_cuda, f"{kind}_enabled"), getattr(of_cuda, f"enable_{kind}"))
+        for kind in ("flash_sdp", "mem_efficient_sdp", "math_sdp", "cudnn_sdp")
+    }
     others = {
         "gradients": (torch.is_grad_enabled, torch.set_grad_enabled),
         "threads": (torch.get_num_threads, torch.set_num_threads),
@@ -187,12 +193,12 @@ def _settings(device: str) -> dict[str, tuple[Callable[[], Any], Callable[[Any],
             lambda both: torch.use_deterministic_algorithms(both[0], warn_only=both[1]),
         ),
     }
-    return others | autocast | attributes  # in this order, as a word of the others sets several attributes
+    return others | autocast | attention | attributes  # in this order, as a word of the others sets several attributes
 
 
 def _set(name: str, value: Any) -> None:
-    holder, _, attribute = name.rpartition(".")
-    setattr(attrgetter(holder)(torch.backends), attribute, value)
+    holder, _, attribute = f"backends.{name}".rpartition(".")
+    setattr(attrgetter(holder)(torch), attribute, value)
 
 
 def set_deterministic(deterministic: bool) -> None:

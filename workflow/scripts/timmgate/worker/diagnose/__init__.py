@@ -112,6 +112,7 @@ def run_compiled(
         compiled = copy.deepcopy(model)
         forward = backends.compile_model(spec, compiled, images)
         found, strict = accuracy.run_program(spec, model, compiled, images, forward, others, eager)
+        backends.check_compiled(spec)
         found, strict = replace(found, leaves=kept(found.leaves)), kept(strict)
         if spec.check == "performance":
             with torch.compiler.set_stance("fail_on_recompile"):
