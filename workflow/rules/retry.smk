@@ -1,19 +1,11 @@
 """What is done again although it has a result: cells by their status, with the key `retry`."""
 
-from base64 import urlsafe_b64encode
-
 from timmgate.tables import retries
 from timmgate.weights import record
 
 with config_errors():
     RETRIES = retries.Retries(Path("results", SETTINGS.device, "retries.json"))
     WEIGHTS_RETRIES = retries.Retries(Path("weights", SETTINGS.weights, "retries.json"))
-
-
-def records():
-    """The names of Snakemake's records of how files were made: their paths in base64, in parts of which all but the last have @."""
-    folder = Path(".snakemake", "metadata")
-    return {entry.relative_to(folder).as_posix().replace("/", "").replace("@", "") for entry in folder.glob("**/*")}
 
 
 def request_failed():
@@ -24,10 +16,8 @@ def request_failed():
         file = Path("weights", SETTINGS.weights, f"{model}.json")
         if file.is_file() and (before := record.read(file)).failure():
             WEIGHTS_RETRIES.request(model, before.retry)
-    known = records() if found else set()
     files = [file for cell in found for file in rows[cell].values() if Path(file).is_file()]
-    unknown = [file for file in files if urlsafe_b64encode(file.encode()).decode() not in known]
-    if unknown:
+    if unknown := retries.without_record(files, Path(".snakemake", "metadata")):
         raise WorkflowError(
             "retry needs Snakemake's records of what was done, and .snakemake/metadata has none of these files, as of results "
             f"that were copied; instead: rm -f {' '.join(unknown)}"

@@ -1,5 +1,6 @@
 """Whose rerun is requested: cells by their status, each once for every time that it was done."""
 
+import base64
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,14 @@ def test_a_damaged_memory_is_an_error_with_a_remedy(tmp_path):
     (tmp_path / "retries.json").write_bytes(bytes(20))
     with pytest.raises(ConfigError, match=r"retries\.json is damaged .* delete it"):
         Retries(tmp_path / "retries.json")
+
+
+def test_a_record_is_found_by_the_path_of_its_file_however_long_that_is(tmp_path):
+    short, long, other = "results/cpu/a.parquet", f"results/{'x' * 300}/b.parquet", "results/cpu/c.parquet"
+    name = base64.urlsafe_b64encode(long.encode()).decode()
+    (tmp_path / f"@{name[:254]}").mkdir()
+    (tmp_path / f"@{name[:254]}" / name[254:]).touch()
+    (tmp_path / base64.urlsafe_b64encode(short.encode()).decode()).touch()
+    (tmp_path / ".nfs0001").touch()
+    assert retries.without_record([short, long, other], tmp_path) == [other]
+    assert retries.without_record([other], tmp_path / "nowhere") == [other]

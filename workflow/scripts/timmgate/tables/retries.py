@@ -6,7 +6,8 @@ what was requested and is not done yet is done by the next run.
 """
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from base64 import urlsafe_b64encode
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +90,12 @@ def failed(
                 status, _ = status_by_rule(status, row.get("strict"), rule)
             if status is None or status in wanted or ("failed" in wanted and status in FAILED):
                 yield cell, check, row
+
+
+def without_record(files: Iterable[str], folder: Path) -> list[str]:
+    """The files that Snakemake has no record of in its `folder`, so that it would not make them anew.
+
+    A record is called like the file's path in base64, cut into parts of which all but the last have an @ in front.
+    """
+    records = {entry.relative_to(folder).as_posix().replace("/", "").replace("@", "") for entry in folder.glob("**/*")}
+    return [file for file in files if urlsafe_b64encode(file.encode()).decode() not in records]
