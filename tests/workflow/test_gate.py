@@ -239,3 +239,22 @@ def test_what_is_slower_than_a_baseline_is_timed_again_and_fails_only_where_it_s
     later.environment["FAKE_COMPILED_S"] = "0.1"
     assert "The gate passed: 1 not_confirmed." in later.run("gate", confirm=2), "against the same files with other figures"
     assert len(later.worker.starts()) == starts + 1, "one process has told"
+
+
+@pytest.mark.parametrize("target", ["run", "report"])  # of gate, make runs lines although it is not to
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        ("", ["--cores", "all"]),
+        ("--config device=cuda", ["--cores", "all", "--config", "device=cuda"]),
+        ("--config modes=inference -c2", ["--config", "modes=inference", "-c2"]),
+        ("--cores 2", ["--cores", "2"]),
+        ("-j 4", ["-j", "4"]),
+    ],
+)
+def test_make_gives_snakemake_all_cores_unless_it_is_told_how_many(target, arguments, options, tmp_path):
+    for name in ("python", "snakemake"):
+        (tmp_path / name).touch()
+    command = ["make", "--no-print-directory", "-C", ROOT, "-n", target, f"BIN={tmp_path}", f"ARGS={arguments}"]
+    *_, line = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [word for word in shlex.split(line)[1:] if word != target] == options
