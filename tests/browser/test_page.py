@@ -161,6 +161,13 @@ def test_a_browser_that_forbids_copying_says_so(browser, report):
     browser.wait_for("return document.querySelector('[data-do=copy]').textContent === 'The browser forbids it'")
 
 
+def test_a_picture_of_what_was_not_measured_is_not_there(browser, report):
+    browser.open(report)
+    hidden = browser.run("return [...document.querySelectorAll('figure[hidden]')].map((each) => each.id)")
+    assert hidden == ["figure-changes"]
+    assert browser.run("return getComputedStyle(document.getElementById('figure-changes')).display") == "none"
+
+
 def test_it_prints_every_cell_and_leaves_the_screen_as_it_was(browser, report, rows):
     browser.open(report)
     browser.run("document.getElementById('as-list').click()")

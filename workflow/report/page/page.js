@@ -314,7 +314,10 @@ function drawRest() { // so that they are there when the page is printed
   if (figure) drawCells(figure).then(() => requestIdleCallback(drawRest));
 }
 setTimeout(drawRest, 3000);
-for (const figure of data.figures) watcher.observe(byId(`figure-${figure.name}`));
+for (const figure of data.figures) {
+  byId(`figure-${figure.name}`).hidden = figure.needs.some((name) => !(name in cells)); // as of a comparison, where there is none
+  watcher.observe(byId(`figure-${figure.name}`));
+}
 
 // ---- A cell
 
