@@ -298,7 +298,7 @@ async function draw(place, figure, rows) {
 }
 function drawCells(figure) {
   const needed = [...figure.needs, ...figure.reads].filter((name) => name in cells);
-  const rows = figure.needs.some((name) => !(name in cells)) ? [] : selection().filter((cell) => figure.needs.every((name) => cells[name][cell] !== null) && (!figure.counted || (value("counted", cell) && !value("stale", cell))));
+  const rows = selection().filter((cell) => figure.needs.every((name) => cells[name][cell] !== null) && (!figure.counted || (value("counted", cell) && !value("stale", cell))));
   return draw(byId(`figure-${figure.name}`).lastElementChild, figure, rows.map((cell) => ({ cell, ...Object.fromEntries(needed.map((name) => [name, cells[name][cell]])) })));
 }
 const visible = new Set();
@@ -314,10 +314,7 @@ function drawRest() { // so that they are there when the page is printed
   if (figure) drawCells(figure).then(() => requestIdleCallback(drawRest));
 }
 setTimeout(drawRest, 3000);
-for (const figure of data.figures) {
-  byId(`figure-${figure.name}`).hidden = figure.needs.some((name) => !(name in cells)); // as of a comparison, where there is none
-  watcher.observe(byId(`figure-${figure.name}`));
-}
+for (const figure of data.figures) watcher.observe(byId(`figure-${figure.name}`));
 
 // ---- A cell
 

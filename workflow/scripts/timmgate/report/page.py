@@ -101,7 +101,8 @@ def render(folder: Path) -> str:
     """The page of the tables in `folder`, which is results/{device}: `cells`, `failures`, their like and `summary.tsv`."""
     data, summary = page_data(folder), read_summary(folder)
     cells = pd.read_parquet(folder / "cells.parquet", dtype_backend="numpy_nullable")
-    data["figures"] = [about(each) for each in pictures.PICTURES]
+    figures = [each for each in pictures.PICTURES if data["cells"].keys() >= {*each.needs}]  # of what was measured
+    data["figures"] = [about(each) for each in figures]
     data["of_cell"] = [about(each) for each in pictures.OF_CELL]
     return environment().get_template("page.html.j2").render(
         title=f"timmgate report: {folder.name}",
@@ -109,7 +110,7 @@ def render(folder: Path) -> str:
         **headline(data, cells, summary),
         changes=changes(folder),
         detections=[Markup(drawn) for drawn in pictures.detections(power(folder), light_colours())],
-        figures=pictures.PICTURES,
+        figures=figures,
         footer=footer(),
         table_css=Markup(packaged("itables", "html/dt_bundle.css")),
         page_css=Markup(own("page.css")),

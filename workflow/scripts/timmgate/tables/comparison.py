@@ -105,14 +105,15 @@ def compare(pairs: pa.Table, cells: pa.Table, before: str, after: str) -> pa.Tab
     `pairs` are the processes of both builds, none where nothing was timed, and `cells` the merged cells.
     """
     measured = {(row["build"], row["mode"], row["model"]): row for row in cells.to_pylist()}
-    processes: dict[ModeModel, dict[str, list[Row]]] = {}
-    for row in pairs.to_pylist() or requested(cells).to_pylist():
-        of_cell = processes.setdefault((row["mode"], row["model"]), {before: [], after: []})
-        if len(pairs):
-            of_cell[row["build"]].append(row)
+    timed: list[Row] = pairs.to_pylist()
+    known = timed or requested(cells).to_pylist()
+    processes: dict[ModeModel, dict[str, list[Row]]] = {
+        (row["mode"], row["model"]): {before: [], after: []} for row in known
+    }
+    for row in timed:
+        processes[row["mode"], row["model"]][row["build"]].append(row)
     reasons = {
-        cell: _reason(sides, before, after)
-        or next((f"{build} {why}" for build in (before, after) if (why := _wrong(measured.get((build, *cell), {})))), None)
+        cell: _reason(sides, {build: measured.get((build, *cell), {}) for build in sides})
         for cell, sides in processes.items()
     }
     cohort = [cell for cell, reason in reasons.items() if reason is None]
@@ -130,9 +131,7 @@ def compare(pairs: pa.Table, cells: pa.Table, before: str, after: str) -> pa.Tab
             if test := found[figure].get(cell):
                 rows.append(_tested(cell, figure, sides[cell], test, moved if figure is TESTED[0] else None))
         rows += [*_counted(cell, *sides[cell]), *_shown(cell, one, two)]
-    measured_on = pairs if len(pairs) else cells
-    device = measured_on["device"][0].as_py() if len(measured_on) else None
-    about = {"device": device, "before": before, "after": after}
+    about = {"device": known[0]["device"] if known else None, "before": before, "after": after}
     return parquet.table([{**about, **row} for row in rows], SCHEMA)
 
 
@@ -211,20 +210,22 @@ def _judged(figure: Figure, test: Test) -> Row:
     }
 
 
-def _reason(sides: Mapping[str, Sequence[Row]], before: str, after: str) -> str | None:
-    """Why a cell is left out; None if it is compared."""
-    for build in (before, after):
-        for row in sides[build]:
+def _reason(sides: Mapping[str, Sequence[Row]], cells: Mapping[str, Row]) -> str | None:
+    """Why a cell is left out, by the processes and the row of either build; None if it is compared."""
+    for build, rows in sides.items():
+        for row in rows:
             if row["status"] != "pass":
                 return f"{build} was not timed: {row['status']} {row['cause'] or ''}".rstrip()
             if row["timed_output_ok"] is False:
                 return f"{build} computes something else"
-    if not sides[before] and not sides[after]:
+    if not any(sides.values()):
         return "it was not timed: not requested"
-    if min(len(sides[before]), len(sides[after])) < 2:
+    if min(map(len, sides.values())) < 2:
         return "there are fewer than two processes of each build"
-    sizes = [sorted({row["batch_size"] for row in sides[build]}) for build in (before, after)]
-    return None if sizes[0] == sizes[1] else f"batch sizes differ: {sizes[0]} and {sizes[1]}"
+    before, after = (sorted({row["batch_size"] for row in rows}) for rows in sides.values())
+    if before != after:
+        return f"batch sizes differ: {before} and {after}"
+    return next((f"{build} {wrong}" for build in sides if (wrong := _wrong(cells[build]))), None)
 
 
 def _tests(figure: Figure, sides: Mapping[ModeModel, tuple[Sequence[Row], Sequence[Row]]]) -> dict[ModeModel, Test]:
