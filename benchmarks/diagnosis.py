@@ -32,7 +32,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "workflow" / "scripts"), str(ROOT / "tests")]
 
-from specs import cell  # noqa: E402
+import specs  # noqa: E402
 from timmgate.core.build import BuildOptions  # noqa: E402
 from timmgate.core.diagnosis import LAYERS, TrialRequest  # noqa: E402
 from timmgate.core.outcome import AttemptResult, Verdict  # noqa: E402
@@ -40,6 +40,7 @@ from timmgate.core.protocol import Reporter, parse  # noqa: E402
 from timmgate.core.run_options import RunOptions  # noqa: E402
 from timmgate.core.spec import Spec  # noqa: E402
 from timmgate.diagnosis import examination, ladder, script  # noqa: E402
+from timmgate.diagnosis.examination import FailedCell  # noqa: E402
 from timmgate.diagnosis.ladder import Finding  # noqa: E402
 from timmgate.supervisor.capped_log import CappedLog  # noqa: E402
 from timmgate.supervisor.classification import classify  # noqa: E402
@@ -72,7 +73,7 @@ def trial(request: TrialRequest, log: CappedLog) -> tuple[AttemptResult, Verdict
                 break
             *lines, pending = (pending + chunk).split(b"\n")
             for line in lines:
-                take(attempt, *parse(line)[:2])
+                attempt.take(*parse(line)[:2])
         else:
             os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
@@ -81,19 +82,6 @@ def trial(request: TrialRequest, log: CappedLog) -> tuple[AttemptResult, Verdict
     if attempt.returncode == -signal.SIGKILL:
         attempt.returncode = None
     return attempt, classify(attempt)
-
-
-def take(attempt: AttemptResult, kind: str, content: Any) -> None:
-    """Enter a message of the child."""
-    if kind == "stage":
-        attempt.stage = content
-        attempt.visits[content] += 1
-    elif kind == "columns":
-        attempt.columns.update(content)
-    elif kind == "detail":
-        attempt.details.append(content)
-    elif kind in ("result", "failure"):
-        setattr(attempt, kind, content)
 
 
 def child(request: TrialRequest, log: CappedLog) -> None:
@@ -132,27 +120,28 @@ def plant(request: TrialRequest) -> None:
         stack.FAULTS[name].apply()
 
 
-def patient(fault: Any, folder: Path, timeout: int, known: Row | None = None) -> examination.Patient:
+def failed_cell(fault: Any, folder: Path, timeout: int, known: Row | None = None) -> FailedCell:
     """A cell that has the fault; how it fails is known after the first step."""
-    spec: Spec = cell(model=fault.model, options=fault.options, threads=2).spec(fault.check)
+    spec: Spec = specs.cell(model=fault.model, options=fault.options, threads=2).spec(fault.check)
     build = BuildOptions(env={"TIMMGATE_STACK_FAULT": fault.name}, import_=["timmgate.worker.faults.stack"])
     run = RunOptions(threads=2, cache=folder / "cache", build=build, timeout=timeout)
     cause = examination.what_ended(known["status"], known["cause"]) if known else None
-    return examination.Patient(spec, BATCH_SIZE, run, folder / fault.name, folder / fault.name / "logs", cause=cause)
+    return FailedCell(spec, BATCH_SIZE, run, folder / fault.name, folder / fault.name / "logs", cause=cause)
 
 
 def shown(fault: Any, folder: Path, timeout: int, _: Row) -> Row:
     """How a cell with the fault fails."""
-    row = examination.Trials(patient(fault, folder, timeout))._run(ladder.REPEAT)
+    row = examination.Trials(failed_cell(fault, folder, timeout))._run(ladder.REPEAT)
     return {name: row.get(name) for name in ("status", "cause", "message", "strict", "strict_margin", "raised_in")}
 
 
 def layer(fault: Any, folder: Path, timeout: int, known: Row) -> Row:
     """Which layer is found, and what it took."""
-    trials = examination.Trials(patient(fault, folder, timeout, known))
-    found = trials.follow(ladder.search(trials._patient.spec.options))
+    cell = failed_cell(fault, folder, timeout, known)
+    trials = examination.Trials(cell)
+    found = trials.follow(ladder.search(cell.spec.options))
     tried = [(row["variant"], row["ended"], round(row["wall_s"], 1)) for row in trials.rows]
-    trials.forget()
+    examination.forget(cell)
     seconds = {"first_s": trials.rows[0]["wall_s"], "all_s": sum(row["wall_s"] for row in trials.rows)}
     about = {"layer": found.layer, "switch": found.switch, "application": found.application, "conditions": found.conditions}
     return {**about, **seconds, "trials": tried}
@@ -162,22 +151,23 @@ def place(fault: Any, folder: Path, timeout: int, known: Row) -> Row:
     """Which module is found, with the least that fails."""
     if not fault.module:
         return {"module": None, "place_s": 0.0}
-    trials = examination.Trials(patient(fault, folder, timeout, known))
+    cell = failed_cell(fault, folder, timeout, known)
+    trials = examination.Trials(cell)
     found = trials.place(Finding(known["layer"], variant=LEAST.get(known["layer"], ladder.REPEAT)))
-    trials.forget()
+    examination.forget(cell)
     return {**found, "place_s": trials.rows[0]["wall_s"]}
 
 
 def scripts(fault: Any, folder: Path, timeout: int, known: Row) -> Row:
     """How the scripts of the cell and of its module end: with the fault, and without it."""
-    cell_of = patient(fault, folder, timeout)
+    cell = failed_cell(fault, folder, timeout)
     is_wrong = known["status"] == "fail_accuracy"
     rule = ("strict" if fault.check == "accuracy" else "timed") if is_wrong else None
-    case = script.Case(cell_of.spec, BATCH_SIZE, rule, known["message"], limit=script.AS_LARGE_AS_ITSELF)
+    case = script.Case(cell.spec, BATCH_SIZE, rule, known["message"], limit=script.AS_LARGE_AS_ITSELF)
     modules = {"script": None, **({"module_script": known["module"]} if known.get("module") else {})}
     ends = {}
     for name, module in modules.items():
-        path = script.write(case, cell_of.run, None, cell_of.folder / name, folder / f"{fault.name}.{name}.log", module)
+        path = script.write(case, cell.run, None, cell.folder / name, folder / f"{fault.name}.{name}.log", module)
         ends[name] = ending(path, known if is_wrong or not module else {**known, "status": None}, timeout)
         healthy = path.with_name("healthy.py")
         healthy.write_text(path.read_text().replace(repr(fault.name), repr("")))

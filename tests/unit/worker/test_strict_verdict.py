@@ -718,7 +718,7 @@ def test_a_gradient_that_the_program_lacks_is_wrong_although_it_is_zero(monkeypa
     of_model(monkeypatch, Idle)
     said = measure(monkeypatch, lambda model: lambda images: Tiny.forward(model, images), training=True)
     assert said.columns["strict"] == "fail"
-    assert "none.gradient.idle" in {detail["leaf"] for detail in said.details if detail["strict"] is False}
+    assert "without_gradient.idle" in {detail["leaf"] for detail in said.details if detail["strict"] is False}
     assert measure(monkeypatch, same, training=True).columns["strict"] == "pass"
 
 
@@ -851,3 +851,229 @@ def test_complex_outputs_that_are_conjugated_are_compared(monkeypatch):
     of_model(monkeypatch, Waves)
     assert measure(monkeypatch, same).columns["strict"] == "pass"
     assert measure(monkeypatch, lambda model: lambda images: model(images) * 1.05).columns["strict"] == "fail"
+
+
+def wrong_until_call(number):
+    """As where a graph is captured in the second call and replayed from the third on."""
+
+    def wrong(model):
+        calls = []
+
+        def forward(images):
+            calls.append(None)
+            return model(images) * (1.5 if len(calls) <= number else 1.0)
+
+        return forward
+
+    return wrong
+
+
+@pytest.mark.parametrize("options", [{}, {"training": True}, {"training": True, "optimizer": "sgd"}])
+def test_what_is_wrong_in_both_calls_that_the_dynamo_rule_judges_fails(options, monkeypatch):
+    assert measure(monkeypatch, wrong_until_call(2), **options).columns["strict"] == "fail"
+
+
+NOISE = {
+    "like": torch.randn_like,
+    "uniform": torch.rand_like,
+    "in place": lambda tensor: torch.empty_like(tensor).normal_(),
+    "of a dtype": lambda tensor: torch.randn(tensor.shape, dtype=tensor.dtype),
+    "dropout": lambda tensor: nn.functional.dropout(torch.ones_like(tensor), 0.3),
+}
+
+
+def noisy(draw):
+    class Noisy(Tiny):
+        def forward(self, images):
+            logits = super().forward(images)
+            return logits + 0.1 * draw(logits)
+
+    return Noisy
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("draw", NOISE.values(), ids=NOISE)
+def test_float64_has_the_random_numbers_of_a_model_that_draws_them(draw, training, monkeypatch):
+    of_model(monkeypatch, noisy(draw))
+    said = measure(monkeypatch, same, training=training)
+    assert said.columns["strict"] == "pass" and said.columns["null_scatter"] < 10
+    assert (
+        measure(monkeypatch, lambda model: lambda images: model(images) * 1.001, training=training).columns["strict"]
+        == "fail"
+    )
+
+
+def test_random_numbers_that_a_program_keeps_are_wrong(monkeypatch):
+    def keeps(model):
+        torch.manual_seed(1337)
+        noise = torch.randn(8, 10)
+        return lambda images: Tiny.forward(model, images) + 0.1 * noise
+
+    of_model(monkeypatch, noisy(torch.randn_like))
+    assert measure(monkeypatch, keeps).columns["strict"] == "fail"
+
+
+def test_where_float64_computes_something_else_eager_is_the_reference(monkeypatch):
+    class Coarse(Tiny):
+        """What it adds depends on the dtype, and on no rounding."""
+
+        def forward(self, images):
+            return super().forward(images) + (0.5 if images.dtype == torch.float64 else 0.0)
+
+    of_model(monkeypatch, Coarse)
+    assert measure(monkeypatch, same).columns["strict"] == "pass"
+    assert measure(monkeypatch, lambda model: lambda images: model(images) * 1.01).columns["strict"] == "fail"
+
+
+class Restless(Tiny):
+    """One that eager cannot repeat."""
+
+    calls = 0
+
+    def __init__(self, seed: int):
+        super().__init__(seed)
+        self.register_buffer("seen", torch.zeros(3))
+
+    def forward(self, images):
+        Restless.calls += 1
+        return super().forward(images) * (1 + 1e-7 * (Restless.calls % 3))
+
+
+@pytest.mark.parametrize("what", ["images", "seen", "head.bias"])
+def test_a_write_is_wrong_also_in_a_model_that_does_not_repeat_itself(what, monkeypatch):
+    def writes(model):
+        def forward(images):
+            output = model(images)
+            with torch.no_grad():
+                written = (
+                    images if what == "images" else model.get_buffer(what) if what == "seen" else model.get_parameter(what)
+                )
+                written += 1e-3
+            return output
+
+        return forward
+
+    of_model(monkeypatch, Restless)
+    said = measure(monkeypatch, writes)
+    assert said.result["status"] == "eager_two_runs_differ"
+    assert f"written.{what}" in {leaf["leaf"] for leaf in said.details if leaf["strict"] is False}
+
+
+class Averaging(Tiny):
+    """One that keeps an average which its output does not show."""
+
+    def __init__(self, seed: int):
+        super().__init__(seed)
+        self.register_buffer("average", torch.zeros(10))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = super().forward(images)
+        self.average.mul_(0.9).add_(logits.detach().mean(0))
+        return logits
+
+
+def test_what_eager_writes_to_a_buffer_at_inference_is_compared(monkeypatch):
+    def twice(model):
+        def forward(images):
+            model(images)
+            return model(images)
+
+        return forward
+
+    of_model(monkeypatch, Averaging)
+    assert measure(monkeypatch, same).columns["strict"] == "pass"
+    said = measure(monkeypatch, twice)
+    assert said.columns["strict"] == "fail"
+    assert "buffer.average" in {leaf["leaf"] for leaf in said.details if leaf["strict"] is False}
+
+
+class Pooled(nn.Module):
+    """One without parameters."""
+
+    def __init__(self, seed: int):
+        super().__init__()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean((2, 3)) ** 2
+
+
+class Turning(Tiny):
+    """One with a complex buffer, as of rotary position embeddings."""
+
+    def __init__(self, seed: int):
+        super().__init__(seed)
+        self.register_buffer("turns", torch.polar(torch.ones(10), torch.arange(10.0)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = super().forward(images)
+        return torch.view_as_real(logits.float() * self.turns).sum(-1).to(logits.dtype)
+
+
+class Indexed(Tiny):
+    """One with indices among its parameters."""
+
+    def __init__(self, seed: int):
+        super().__init__(seed)
+        self.order = nn.Parameter(torch.arange(1_000_000, 1_000_010) - 1_000_000, requires_grad=False)
+        self.far = nn.Parameter(torch.arange(9, -1, -1), requires_grad=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images)[:, self.far].relu()
+
+
+class Remembering(Tiny):
+    """One that makes a buffer in its first call."""
+
+    def __init__(self, seed: int):
+        super().__init__(seed)
+        self.register_buffer("kept", None)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.kept is None:
+            self.kept = torch.linspace(0.5, 1.5, images.shape[-1], dtype=images.dtype)
+        return super().forward(images * self.kept)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"precision": "amp"}, {"precision": "bfloat16"}, {"training": True, "optimizer": "adam"}]
+)
+@pytest.mark.parametrize("kind", [Pooled, Turning, Indexed, Remembering])
+def test_models_with_unusual_tensors_can_be_judged(kind, options, monkeypatch):
+    of_model(monkeypatch, kind)
+    assert measure(monkeypatch, same, **options).columns["strict"] == "pass"
+    wrong = measure(monkeypatch, lambda model: lambda images: model(images) * 1.05, **options)
+    assert wrong.columns["strict"] == "fail"
+
+
+@pytest.mark.parametrize(("eager", "compiled"), [
+    (lambda logits: torch.complex(logits, logits), lambda logits: torch.view_as_real(torch.complex(logits, logits))),
+    (lambda logits: (logits, 3), lambda logits: (logits, torch.tensor(3))),
+    (lambda logits: (logits, 3), lambda logits: (logits, 3.0)),
+])  # fmt: skip
+def test_the_same_values_in_another_type_are_wrong(eager, compiled, monkeypatch):
+    class Typed(Tiny):
+        def forward(self, images):
+            return eager(super().forward(images))
+
+    of_model(monkeypatch, Typed)
+    said = measure(monkeypatch, lambda model: lambda images: compiled(Tiny.forward(model, images)))
+    assert said.columns["strict"] == "fail"
+    assert measure(monkeypatch, same).columns["strict"] == "pass"
+
+
+def test_a_parameter_that_is_written_to_after_the_first_call_is_seen_though_an_optimizer_steps_it(monkeypatch):
+    def writes(model):
+        calls = []
+
+        def forward(images):
+            calls.append(None)
+            output = model(images)
+            if len(calls) > 1:
+                with torch.no_grad():
+                    model.head.bias += 1e-7
+            return output
+
+        return forward
+
+    said = measure(monkeypatch, writes, training=True, optimizer="sgd")
+    assert "written.head.bias" in {leaf["leaf"] for leaf in said.details if leaf["strict"] is False}

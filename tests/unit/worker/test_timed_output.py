@@ -132,7 +132,7 @@ def test_at_inference_float64_runs_in_slices_of_as_many_images_as_fit(memory, mo
         return computed(measured, model, forward, images, *rest)
 
     monkeypatch.setattr(timed_output, "computed", spy)
-    for room, slices in ((PLENTY, [8, 8, 4]), (room_for(3, spec()), [3, 3, 3, 3, 3, 3, 2])):
+    for room, slices in ((PLENTY, [8, 4, 4, 8, 8, 4]), (room_for(3, spec()), [3, 2, 1, 3, 3, 3, 3, 3, 3, 2])):
         seen.clear()
         memory(room)
         assert judge(spec())["timed_reference"] == "fp64"
@@ -534,18 +534,67 @@ def test_each_output_is_judged_by_itself(memory, place, is_seen):
 
     found = judge(spec(), scaled, model=Several())
     assert found["timed_output_ok"] is not is_seen
-    assert found["timed_reference"] == "extrapolated"  # in parts the third is another one
+    assert found["timed_reference"] == "fp64"  # on all at once: in parts the third is another one
     if place:
-        assert found["timed_output_kind"].removesuffix(OF_A_SAMPLE) == f"output.{min(place, 3)}"
+        assert found["timed_output_kind"].removesuffix(OF_A_SAMPLE) == f"output.{place}"
 
 
-def test_a_model_that_returns_integers_alone_has_nothing_to_judge(memory):
+def test_a_model_that_returns_integers_alone_is_judged_by_how_many_differ(memory):
     class Classes(Tiny):
         def forward(self, images):
             return super().forward(images).argmax(1)
 
     memory(PLENTY)
-    assert judge(spec(), model=Classes()) == {"timed_reference": "none"}
+    assert judge(spec(), model=Classes())["timed_output_ok"] is True
+    assert judge(spec(), lambda model: lambda images: model(images).roll(1), model=Classes())["timed_output_ok"] is False
+
+
+class Standardized(Tiny):
+    """One whose samples see each other."""
+
+    def forward(self, images):
+        logits = super().forward(images)
+        return (logits - logits.mean(0)) / logits.std(0)
+
+
+@pytest.mark.parametrize("room", [PLENTY, None])
+def test_images_that_see_each_other_are_not_taken_apart(room, memory):
+    memory(room_for(timed_output.ACCURACY_BATCH_SIZE, spec()) if room is None else room)
+    found = judge(spec(), model=Standardized())
+    assert found["timed_output_ok"] is True and found["timed_reference"] == ("fp64" if room else "extrapolated")
+    assert judge(spec(), lambda model: lambda images: 1.1 * model(images), model=Standardized())["timed_output_ok"] is False
+
+
+def test_what_eager_writes_to_a_buffer_at_inference_is_judged(memory):
+    class Averaging(Tiny):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("average", torch.zeros(10))
+
+        def forward(self, images):
+            logits = super().forward(images)
+            self.average.mul_(0.9).add_(logits.detach().mean(0))
+            return logits
+
+    def twice(model):
+        return lambda images: (model(images), model(images))[0]
+
+    memory(PLENTY)
+    assert judge(spec(), model=Averaging())["timed_output_ok"] is True
+    found = judge(spec(), twice, model=Averaging())
+    assert found["timed_output_ok"] is False and found["timed_output_kind"] == "buffer"
+
+
+@BOTH
+def test_a_model_without_parameters_is_judged(training, memory):
+    class Pooled(torch.nn.Module):
+        def forward(self, images):
+            return images.mean((2, 3)) ** 2
+
+    memory(PLENTY)
+    assert judge(spec(training=training), model=Pooled())["timed_output_ok"] is True
+    wrong = judge(spec(training=training), lambda model: lambda images: 1.1 * model(images), model=Pooled())
+    assert wrong["timed_output_ok"] is False
 
 
 def test_an_output_too_few_is_wrong(memory):

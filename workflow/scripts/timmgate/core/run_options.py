@@ -81,8 +81,8 @@ class RunOptions:
     confirm: int = described(
         "How often each failed cell is measured again, each time in a fresh process with an empty compile cache, to "
         "tell what is deterministic from what is flaky. `gate` does the same to cells that may be slower, or worse in "
-        "another figure, than a measured baseline, at most so many times, and fails only where it is confirmed; of a fifth "
-        "of the cells, or 20, at most. 0 is not at all.",
+        "another figure, than a measured baseline, at most so many times, and fails only where it is confirmed; of 20 "
+        "cells at most, or a fifth of all if that is more. 0 is not at all.",
         default=0,
         minimum=0,
     )

@@ -15,7 +15,7 @@ from timmgate.core.described import described
 
 C = TypeVar("C", bound="Cell")
 
-PROTOCOL = 17
+PROTOCOL = 18
 """Number of the measurement protocol. Raise it when the meaning of a recorded figure changes: every cell is then redone."""
 
 SEEDED_WEIGHTS = ("random", "random-timm")

@@ -1,8 +1,8 @@
 """What can be kept of a cell to look into it, beside its rows: words of the key `trace`."""
 
 TRACES = {
-    "profiler": "what ran when, of eager and of compiled, in Chrome's format: `eager.json` and `compiled.json`",
-    "dynamo": "TORCH_TRACE's structured log of the compilation, for tlparse",
-    "code": "the code that inductor generated",
+    "profiler": "`eager.json`, `compiled.json`: what ran when in three iterations, in Chrome's format",
+    "dynamo": "what TORCH_TRACE logs, for tlparse: all stages of a compilation; it has the model's code, and no weights",
+    "code": "what inductor generated: output code, C++ and triton kernels",
 }
 """By word, what its folder has."""

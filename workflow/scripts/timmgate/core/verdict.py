@@ -43,6 +43,38 @@ NOT_COMPUTED = {
 }
 """By kind of a timed output, what is wrong although what is computed may be right."""
 
+AlwaysWrong = Literal[
+    "first_iteration", "last_iteration", "one_run", "whole_batch", "written", "type", "container", "without_gradient"
+]
+"""Word before the name of a leaf that is wrong by every rule."""
+
+ALWAYS_WRONG: dict[AlwaysWrong, str] = {
+    "first_iteration": (
+        "is off in the first of the two iterations alone: by more than twice what the dynamo rule allows, and by more than "
+        "twice what the last one is off by. A kernel that is tried out in the first call may write over its own inputs"
+    ),
+    "last_iteration": "is off in the last iteration alone, by the same measure: without an optimizer and random masks",
+    "one_run": (
+        "is off in one of two runs from the same weights alone, by the same measure: with an optimizer or random masks, "
+        "where no iteration is like another one. Parameters are left out"
+    ),
+    "whole_batch": (
+        "an output of the whole batch is off by more than twice what the dynamo rule allows: with dynamic shapes, where "
+        "null runs have fewer images"
+    ),
+    "written": (
+        "images, buffers, parameters before an optimizer steps them, or outputs of an earlier call: the program writes to "
+        "them and eager does not; at inference also the reverse. CUDA graphs may write to outputs, and a model to its own"
+    ),
+    "type": "an output is of another class of tensors than eager's, which need not have been computed when it is returned",
+    "container": "an output is in another container than eager's",
+    "without_gradient": (
+        "a parameter has no gradient where eager gives one, be it of zeros: an optimizer with weight decay passes it over. "
+        "The reverse is right: AOTAutograd makes zeros of what nothing depends on"
+    ),
+}
+"""By word, what is wrong, of a model that repeats itself in eager."""
+
 OUTPUTS = ("output", "prediction")
 """Kinds of leaves without which a cell is undecided."""
 
@@ -75,7 +107,7 @@ class LeafErrors:
     * `statistics`: by name; `rms` is always there (`worker.leaf_errors` says which others and what they are).
     * `vanishes`: the reference is zero but for rounding, as the gradient of a bias before a norm: its null runs are as
       large as the leaf without being chaotic.
-    * `dtype`: of the run's tensor, "" for what is none.
+    * `dtype`: of the run's tensor, or the type of what is none.
     * `mismatch`: what is different whatever the rounding (structure, NaN, Inf), or "". Then no statistics.
     """
 

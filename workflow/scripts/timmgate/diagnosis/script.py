@@ -29,7 +29,7 @@ from timmgate.core.spec import (
     Spec,
     dynamic_batch_sizes,
 )
-from timmgate.core.verdict import NOT_COMPUTED, OF_A_SAMPLE, OTHER_LOSS
+from timmgate.core.verdict import ALWAYS_WRONG, NOT_COMPUTED, OF_A_SAMPLE, OTHER_LOSS
 from timmgate.supervisor import study
 
 NAME = "repro.py"
@@ -60,8 +60,8 @@ WIDTH = 150
 AS_LARGE_AS_ITSELF = 1.0
 """Relative error that is wrong in any case, where a row does not say what was allowed."""
 
-NOT_IN_ONE_CALL = ("first_iteration.", "last_iteration.", "one_run.", "written.", "type.")
-"""Leaves that the last call of a program does not show."""
+NOT_IN_ONE_CALL = tuple(f"{word}." for word in ALWAYS_WRONG)
+"""Beginnings of leaves that the last call of a program does not show."""
 
 JUDGED = ("strict", "dynamo", "timed", "cosine")
 """Rules by which compiled is held against float64 or eager."""

@@ -18,8 +18,10 @@ from timmgate.core import schemas
 from timmgate.core.build import BuildOptions
 from timmgate.core.described import defaults
 from timmgate.core.diagnosis import LAYERS
-from timmgate.core.faults import FAULTS, MISCOMPILATIONS, Fault
+from timmgate.core.faults import FAULTS, MISCOMPILATIONS, PLACES, Fault
 from timmgate.core.spec import Mode, Traits
+from timmgate.core.traces import TRACES
+from timmgate.core.verdict import ALWAYS_WRONG
 from timmgate.diagnosis.switches import CODE_GENERATION, PASSES
 from timmgate.tables import (
     calibration,
@@ -39,7 +41,8 @@ ROOT = Path(__file__).parents[4]
 PAGES = (
     ROOT / "README.md",
     ROOT / "config" / "README.md",
-    *(ROOT / "docs" / name for name in ("faults.md", "reading-results.md", "tables.md")),
+    ROOT / "config" / "expected" / "README.md",
+    *(ROOT / "docs" / name for name in ("faults.md", "protocol.md", "reading-results.md", "tables.md", "your-own-torch.md")),
 )
 
 NO_DEFAULT, NO_COLUMNS = object(), pa.schema([])
@@ -84,16 +87,32 @@ def tables() -> dict[str, str]:
         "comparison": _columns(comparison.SCHEMA),
         "diagnosis": _columns(diagnosis.SCHEMA),
         "trials": _columns(diagnosis.TRIALS_SCHEMA),
-        "layers": _table(("layer", "what goes wrong"), [(f"`{word}`", said) for word, said in LAYERS.items()]),
+        "layers": _words("layer", "what goes wrong", LAYERS),
         "switches": _switches(),
         "kinds": _kinds(),
         "faults": _table(("fault", "family", "what is wrong", "as in pytorch/pytorch"), list(map(_fault, FAULTS.values()))),
         "miscompilations": _table(
             ("pytorch/pytorch", "what it saw"), [(f"#{number}", said) for number, said in sorted(MISCOMPILATIONS.items())]
         ),
-        "reasons": _table(("class", "what it says"), [(f"`{word}`", said) for word, said in schemas.REASON_CLASSES.items()]),
-        "statuses": _table(("status", "meaning"), [(f"`{word}`", meaning) for word, meaning in schemas.STATUSES.items()]),
+        "reasons": _words("class", "what it says", schemas.REASON_CLASSES),
+        "statuses": _words("status", "meaning", schemas.STATUSES),
+        "recurrences": _words("recurrence", "of a failed check", schemas.RECURRENCES),
+        "always_wrong": _words("leaves", "what is wrong", {f"{word}...": said for word, said in ALWAYS_WRONG.items()}),
+        "places": _words("place", "breaks", PLACES),
+        "traces": _words("trace", "has", TRACES),
+        "classes": _judged("a check of it", gate.CLASSES),
+        "moves": _judged("what moved", gate.MOVES),
     }
+
+
+def _words(title: str, said: str, meanings: Mapping[str, str]) -> str:
+    return _table((title, said), [(f"`{word}`", meaning) for word, meaning in meanings.items()])
+
+
+def _judged(said: str, meanings: Mapping[str, str]) -> str:
+    """Classes of the gate, with which of them fail it."""
+    lines = [(f"`{word}`", meaning, "yes" if word in gate.FAILING else "no") for word, meaning in meanings.items()]
+    return _table(("class", said, "fails the gate"), lines)
 
 
 def _properties(title: str, properties: dict[str, Any], defaults: dict[str, Any]) -> str:

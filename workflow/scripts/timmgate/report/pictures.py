@@ -270,7 +270,7 @@ def leaf_errors(leaves: alt.Chart) -> Chart:
 
 
 def memory(cells: alt.Chart) -> Chart:
-    """How many times more memory eager takes, against what it takes."""
+    """Eager's peak memory divided by compiled's, against eager's."""
     about = tips(
         ("compression_ratio:Q", "eager over compiled", ".3f"),
         ("eager_peak_bytes:Q", "eager, bytes", ".4~s"),
@@ -414,7 +414,7 @@ PICTURES = (
     Picture(
         "memory",
         "Memory",
-        "How many times more memory eager takes at its peak: below the line, compiled takes more.",
+        "Eager's peak memory divided by compiled's: below the line, compiled takes more.",
         memory,
         needs=("compression_ratio", "eager_peak_bytes"),
         reads=(*NAMES, "compiled_peak_bytes"),

@@ -165,7 +165,7 @@ COSTS: Figures = {
     "memory": lambda row: _number(row, "compression_ratio", ".2f"),
     "graph breaks": lambda row: _number(row, "graph_breaks", ".0f"),
 }
-"""Titles and texts: medians of seconds, how many times more memory eager takes, and the sum of graph breaks."""
+"""Titles and texts: medians of seconds, eager's peak memory divided by compiled's, and the sum of graph breaks."""
 
 
 if __name__ == "__main__":

@@ -29,31 +29,38 @@ from timmgate.tables.reasons import by_eager
 Row = dict[str, Any]
 
 CLASSES = {
-    "pass": "passes, as expected",
+    "pass": "passes, as expected: `pass`, `pass_due_to_skip`, `not_applicable` and `eager_variation` of older files are one",
     "expected_failure": "fails with the expected status",
-    "new_pass": "passes, and was expected to fail",
-    "flaky": "is not as expected, and the expectations say that it may vary",
+    "new_pass": "passes, and was expected to fail. The check of benchmarks/dynamo fails here",
+    "flaky": "is not as expected, and the expectations or the quarantine say that it may vary",
     "one_off": "is not as expected, but was in every fresh process that `confirm` asks for",
     "new_failure": "fails, and was expected to pass",
     "changed_failure": "fails with another status than expected",
-    "missing": "there is no result, and one was expected or requested",
+    "missing": "has no result, or one of other software or options than today's, and one was expected or requested",
 }
 """Every check of a cell is in one of these. A cell without an expectation is expected to pass."""
 
 MOVES = {
-    "slower": "compiled takes longer against eager of the same process than in the baseline, by `max_slowdown`",
-    "faster": "compiled takes less time against eager",
-    "slower_compile": "compiling takes more processor time, by `max_compile_growth`",
-    "faster_compile": "compiling takes less",
-    "more_memory": "an iteration takes more memory, by `max_memory_growth`",
-    "less_memory": "an iteration takes less",
-    "more_graph_breaks": "more graph breaks",
-    "fewer_graph_breaks": "fewer graph breaks",
-    "eager_slower": "eager alone became slower, in a cell or in the median of all: the ground below the compiler",
-    "eager_faster": "eager alone became faster",
-    "noisy": "so many cells moved that only large changes can be told from noise: look at the cells, or measure again",
-    "not_confirmed": "a figure was beyond the baseline, but not in the fresh processes that `confirm` asks for",
-    "not_comparable": "it was measured in another way, or not at all in the baseline; with a cause, that figure alone",
+    "slower": "`relative_time`: compiled takes longer against eager of the same process, by `max_slowdown`",
+    "faster": "`relative_time`: compiled takes less time against eager, by as much",
+    "slower_compile": "`compile_cold_cpu_s`: compiling takes more processor time, by `max_compile_growth`",
+    "faster_compile": "`compile_cold_cpu_s`: compiling takes less, by as much",
+    "more_memory": "`compiled_allocated_bytes`: an iteration takes more memory, by `max_memory_growth`",
+    "less_memory": "`compiled_allocated_bytes`: an iteration takes less, by as much",
+    "more_graph_breaks": "`graph_breaks`: more of them",
+    "fewer_graph_breaks": "`graph_breaks`: fewer of them",
+    "eager_slower": (
+        "`eager_ms`: the median over all cells, by `max_slowdown`, in one row without a model: the ground below the "
+        "compiler; or `relative_time` of a cell where eager alone moved"
+    ),
+    "eager_faster": "the same, of less time",
+    "noisy": "`relative_time`: so many cells moved that 10 % and more is taken for noise, in one row without a model",
+    "not_confirmed": "any of these was beyond its limit, but is not in the fresh processes that `confirm` asks for",
+    "not_comparable": (
+        "no such cell in the baseline, or of another device, weights, options or protocol; in performance also of another "
+        "batch size, or on a CPU number of threads, `allocator` or `relocate`, or not timed there. With a figure as "
+        "`cause`, that one alone, which is not known any more"
+    ),
 }
 """Against measured tables, a row more for each of these."""
 

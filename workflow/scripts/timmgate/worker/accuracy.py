@@ -8,8 +8,7 @@ import copy
 import math
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -64,7 +63,9 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
         leaves, certain = iterations.compare_runs(eager, compiled, reference, how, is_alike)
         leaves += certain
         report_dynamo(spec, leaves, eager.leaves, compiled.leaves, reference is not None, reporter)
-        writes = replace(eager, leaves=[], first=[])
+        writes = replace(eager, first=[], leaves=[])
+        is_far_off = any(leaf.margin and leaf.margin > iterations.WORSE_FACTOR for leaf in leaves)
+        doubted = compiled.leaves if is_alike and is_far_off and not certain else None
         del eager, again, compiled, reference
         strict = {}
         if setup.strict:
@@ -74,7 +75,8 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
                 details = [asdict(leaf) for leaf in with_strict(leaves, strict)]
                 reporter.result_so_far(*result(spec, leaves, different), details)
 
-            strict = judge_strictly(spec, setup, *others, strict_leaves, certain, writes, reporter, keep)
+            judged = Judged(model, images, doubted, *others, strict_leaves)
+            strict = judge_strictly(spec, setup, judged, certain, writes, reporter, keep)
         for leaf in with_strict(leaves, strict):
             reporter.detail(asdict(leaf))
         reporter.result(*result(spec, leaves, different))
@@ -115,28 +117,39 @@ def run_program(
 ) -> tuple[Run, Result]:
     """Run a compiled copy of the model as eager is run, then as null runs are, on `others`, if there are any.
 
-    Where the iterations of `eager` differ in training, as with an optimizer or random masks, it is run twice from the same
-    weights: else what goes wrong in one call alone would not be seen. At inference, buffers that eager writes to get the
-    values that they had; others are what the program has made of them.
+    Where the iterations of `eager` differ, as with an optimizer or random masks, it is run twice from the same weights: else
+    what goes wrong in one call alone would not be seen. At inference, buffers that eager writes to get the values that they
+    had; others are what the program has made of them.
     """
     found = run(spec, compiled, images, forward, original=model, after_first=after_first)
     may_reuse = backends.reuses_outputs(spec)
     after_run()
 
+    def begin_again() -> None:
+        if spec.options.training:
+            models.set_state(compiled, models.state(model))
+        elif eager:
+            iterations.restore(found.written & eager.written, compiled, model)
+
     def once_more() -> Result:
-        models.set_state(compiled, models.state(model))
+        begin_again()
         kinds = {leaf.kind for leaf in found.first}
         return iterations.kept(leaf for leaf in run(spec, compiled, images, forward).leaves if leaf.kind in kinds)
 
-    if eager and spec.options.training and not iterations.are_equal(eager):
+    if eager and not iterations.are_equal(eager):
         found, again = iterations.before_another(found, compiled, once_more, may_reuse)
         found = replace(found, again=again)
     if others is None:
         return found, []
-    if eager and not spec.options.training:
-        iterations.restore(found.written & eager.written, compiled, model)
-    strictly = partial(strict_verdict.run_compiled, spec, others[0], compiled, others[1], forward)
-    return iterations.before_another(found, compiled, strictly, may_reuse)
+
+    def strictly() -> Result:
+        begin_again()
+        return strict_verdict.run_compiled(spec, others[0], compiled, others[1], forward)
+
+    found, leaves = iterations.before_another(found, compiled, strictly, may_reuse)
+    if spec.options.training and not backends.has_own_tensors(spec):  # no optimizer steps there
+        found = replace(found, written=found.written | iterations.changed_parameters(compiled, others[0]))
+    return found, leaves
 
 
 def run_reference(spec: Spec, model: torch.nn.Module, images: torch.Tensor, reporter: Reporter) -> Run | None:
@@ -153,7 +166,7 @@ def run_reference(spec: Spec, model: torch.nn.Module, images: torch.Tensor, repo
 def run_exact(spec: Spec, model: torch.nn.Module, images: torch.Tensor) -> Run:
     """A run of a copy of the model in float64, with the random masks of a run in float32."""
     with torch_device.NarrowDraws():
-        return run(spec, copy.deepcopy(model).double(), images.double())
+        return run(spec, models.in_float64(model), images.double())
 
 
 def rule(spec: Spec, has_reference: bool) -> Rule:
@@ -226,12 +239,34 @@ def _differs_from_itself(leaves: list[str]) -> str:
     return f"eager differs from itself in {', '.join(leaves)}"
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What the strict rule looks at: `compiled` is what came of values that the program had not seen before.
+
+    `doubted` is what came of `images`, where the dynamo rule finds it far off: it may have been wrong in those calls alone.
+    """
+
+    model: torch.nn.Module
+    images: torch.Tensor
+    doubted: Result | None
+    other_model: torch.nn.Module
+    other_images: torch.Tensor
+    compiled: Result
+
+    def verdict(self, spec: Spec) -> CellVerdict:
+        """The verdict on the one, or on the other if that fails."""
+        found = strict_verdict.examine(spec, self.other_model, self.other_images, self.compiled)
+        if self.doubted is None or found.strict == "fail":
+            return found
+        doubted = [leaf for leaf in self.doubted if leaf.kind != "parameter"]
+        first = strict_verdict.examine(spec, self.model, self.images, doubted, strict_verdict.last_iteration)
+        return first if first.strict == "fail" else found
+
+
 def judge_strictly(
     spec: Spec,
     setup: Setup,
-    model: torch.nn.Module,
-    images: torch.Tensor,
-    compiled: Result,
+    judged: Judged,
     certain: list[LeafEvidence],
     writes: Run,
     reporter: Reporter,
@@ -239,8 +274,8 @@ def judge_strictly(
 ) -> dict[str, LeafVerdict]:
     """The strict verdict on every leaf, by name; nothing, with the reason in the row, where null runs are not possible.
 
-    `model` and `images` are other values than those that were compiled, and `compiled` is what came of them. `certain` is
-    what is wrong whatever null runs say, and `writes` what eager writes to. `keep` says what is known when a stage begins.
+    `certain` is what is wrong whatever null runs say, and `writes` what eager writes to. `keep` says what is known when a
+    stage begins.
 
     A failure may be chance: then two of three seeds decide, and until these are tried it is undecided.
     """
@@ -257,11 +292,12 @@ def judge_strictly(
             reporter.stage("compile")
             keep(leaves)
             of_program = True
-            _, compiled = run_compiled(other, setup, model, images, others, writes, reporter)
+            found, compiled = run_compiled(other, setup, model, images, others, writes, reporter)
             of_program = False
             reporter.stage("null_runs")
             keep(leaves)
-            return strict_verdict.examine(other, *others, compiled).strict
+            doubted = found.leaves if judged.doubted is not None else None
+            return Judged(model, images, doubted, *others, compiled).verdict(other).strict
         except Exception as error:
             traceback.print_exc()
             reporter.columns(strict_error=f"{type(error).__name__}: {error}")
@@ -271,7 +307,7 @@ def judge_strictly(
     reporter.stage("null_runs")
     keep({})
     try:
-        found = strict_verdict.examine(spec, model, images, compiled)
+        found = judged.verdict(spec)
     except Exception as error:
         traceback.print_exc()
         reporter.columns(strict_error=f"{type(error).__name__}: {error}")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+from timmgate.worker import models
 from timmgate.worker.equivalence import are_the_same
 
 
@@ -18,7 +19,7 @@ def fold(model: nn.Module, images: Tensor) -> bool:
     pairs = _convolutions_before_norms(model, images)
     if not pairs:
         return False
-    exact, folded = copy.deepcopy(model).double(), copy.deepcopy(model).double()
+    exact, folded = models.in_float64(model), models.in_float64(model)
     _fold(folded, pairs)
     if not are_the_same(*(each(images.double()) for each in (exact, folded))):
         return False  # a convolution has another consumer, or uses its weights in its own way

@@ -12,7 +12,7 @@ import torch
 from torch.utils._pytree import tree_leaves, tree_structure
 
 from timmgate.core.spec import Spec
-from timmgate.core.verdict import OUTPUTS
+from timmgate.core.verdict import OUTPUTS, AlwaysWrong
 from timmgate.worker import backends, models, torch_device
 from timmgate.worker.compare import Leaf, LeafEvidence, Rule, compare_leaves
 from timmgate.worker.training_step import cloned, fresh, gradient, iterate, make_optimizer
@@ -70,7 +70,8 @@ def run(
     """
     torch_device.seed_everything(spec.seed)
     given, images, optimizer = images, fresh(spec, images), make_optimizer(spec, model)
-    kinds = {*OUTPUTS, "loss", "buffer"}
+    before = buffers_before(spec, model)
+    kinds = {*OUTPUTS, "loss", "buffer", "images"}
     if forward is not None or optimizer is not None:
         kinds |= {*GRADIENTS}
     first: Result = []
@@ -85,7 +86,8 @@ def run(
             after_first()
             if optimizer and original is not None:
                 before_step.remove()
-            first = kept(leaf for leaf in leaves_of(spec, model, images, returned) if leaf.kind in kinds)
+            found = [*leaves_of(spec, model, images, returned), *written_to(before, model, given, images)]
+            first = kept(leaf for leaf in found if leaf.kind in kinds)
     torch_device.synchronize(spec.device)
     changed["images"] = not torch.equal(images, given)
     if original is not None:
@@ -95,7 +97,8 @@ def run(
     names = {is_changed: frozenset(name for name in changed if changed[name] == is_changed) for is_changed in (True, False)}
     weights = model.named_parameters() if spec.options.training else ()
     ungraded = frozenset(name for name, weight in weights if weight.grad is None)
-    return Run(leaves_of(spec, model, images, returned), first, names[True], names[False], ungraded)
+    leaves = [*leaves_of(spec, model, images, returned), *written_to(before, model, given, images)]
+    return Run(leaves, first, names[True], names[False], ungraded)
 
 
 def leaves_of(spec: Spec, model: torch.nn.Module, images: torch.Tensor, returned: Any) -> Result:
@@ -113,6 +116,30 @@ def leaves_of(spec: Spec, model: torch.nn.Module, images: torch.Tensor, returned
     ]
 
 
+def buffers_before(spec: Spec, model: torch.nn.Module) -> dict[str, torch.Tensor] | None:
+    """Copies of the buffers, for `written_to`; None in training, where all are leaves, and where a program has its own."""
+    if spec.options.training or backends.has_own_tensors(spec):
+        return None
+    return {name: buffer.clone() for name, buffer in model.named_buffers()}
+
+
+def written_to(
+    before: Mapping[str, torch.Tensor] | None, model: torch.nn.Module, given: torch.Tensor, images: torch.Tensor
+) -> Result:
+    """At inference, the buffers and images that are not as they were `before`: leaves like an output."""
+    if before is None:
+        return []
+    changed = _changed(dict(model.named_buffers()), before)
+    buffers = [Leaf(f"buffer.{name}", "buffer", buffer) for name, buffer in model.named_buffers() if changed.get(name)]
+    return buffers if torch.equal(images, given) else [*buffers, Leaf("images", "images", images)]
+
+
+def changed_parameters(model: torch.nn.Module, original: torch.nn.Module) -> frozenset[str]:
+    """Names of the parameters that are not those of the original."""
+    changed = _changed(dict(model.named_parameters()), dict(original.named_parameters()))
+    return frozenset(name for name, is_changed in changed.items() if is_changed)
+
+
 def kept(leaves: Iterable[Leaf]) -> Result:
     """Copies of leaves that the next run would write into: buffers, gradients, outputs of a CUDA graph."""
     return [replace(leaf, value=cloned(leaf.value)) for leaf in leaves]
@@ -124,7 +151,7 @@ def before_another(found: Run, model: torch.nn.Module, another: Callable[[], Res
     Outputs and gradients that this one writes over count as written to, unless the program may reuse their memory, as CUDA
     graphs do, or the model returns a tensor of its own.
     """
-    own = {*map(_storage, models.state(model)), None}
+    own = {*map(_storage, models.state(model).values()), None}
     outputs = [leaf for leaf in found.leaves if leaf.kind in (*OUTPUTS, *GRADIENTS) and not may_reuse]
     copies = {leaf.name: leaf for leaf in kept(found.leaves)}
     leaves = another()
@@ -177,21 +204,29 @@ def _state(model: torch.nn.Module, steps: bool) -> dict[str, torch.Tensor]:
 def compare_runs(
     eager: Run, compiled: Run, reference: Run | None, how: Rule, repeats_itself: bool
 ) -> tuple[list[LeafEvidence], list[LeafEvidence]]:
-    """The evidence of the last iteration, and what is `wrong`, which is only known of a model that repeats itself."""
+    """The evidence of the last iteration, and what is wrong by every rule (`verdict.ALWAYS_WRONG`).
+
+    Which values are wrong is only known of a model that repeats itself.
+    """
     last = compare_leaves(eager.leaves, compiled.leaves, reference.leaves if reference else None, how)
-    return last, list(wrong(eager, compiled, reference, last, how)) if repeats_itself else []
+    found = list(_wrong_values(eager, compiled, reference, last, how)) if repeats_itself else []
+    return last, found + list(_wrong_whatever_the_values(eager, compiled))
 
 
-def wrong(
+def _wrong_values(
     eager: Run, compiled: Run, reference: Run | None, last: Sequence[LeafEvidence], how: Rule
 ) -> Iterator[LeafEvidence]:
-    """What is wrong whatever null runs say, of a model that repeats itself. `last` is the evidence of the last iteration."""
+    """Leaves with wrong values, by `last`, the evidence of the last iteration, and others."""
     reference = None if how.cosine else reference
     by_name = {leaf.leaf: leaf for leaf in last}
     yield from _in_one_iteration(eager, compiled, reference, by_name, how)
     yield from _in_one_run(eager, compiled, reference, by_name, how)
     if how.any_size:
         yield from _of_the_whole_batch(last)
+
+
+def _wrong_whatever_the_values(eager: Run, compiled: Run) -> Iterator[LeafEvidence]:
+    """What no random number excuses."""
     yield from _written_to(eager, compiled)
     yield from _of_another_type(eager, compiled)
     yield from _in_another_container(eager, compiled)
@@ -226,9 +261,9 @@ def _in_one_alone(
     for leaf in first:
         other = last.get(leaf.leaf)
         if _is_worse(leaf, other):
-            yield replace(leaf, leaf=f"first_iteration.{leaf.leaf}", message=f"in the first iteration alone: {leaf.message}")
+            yield _alone("first_iteration", leaf, "in the first iteration alone")
         elif is_repeated and other and _is_worse(other, leaf):
-            yield replace(other, leaf=f"last_iteration.{leaf.leaf}", message=f"in the last iteration alone: {other.message}")
+            yield _alone("last_iteration", other, "in the last iteration alone")
 
 
 def _sizes(eager: Result, reference: Result) -> dict[str, float]:
@@ -272,25 +307,25 @@ def _in_one_run(
         other = last.get(leaf.leaf)
         wrong_one = leaf if _is_worse(leaf, other) else other if other and _is_worse(other, leaf) else None
         if wrong_one:
-            yield replace(wrong_one, leaf=f"one_run.{leaf.leaf}", message=f"in one of two equal runs: {wrong_one.message}")
+            yield _alone("one_run", wrong_one, "in one of two equal runs")
 
 
 def _of_the_whole_batch(last: Sequence[LeafEvidence]) -> Iterator[LeafEvidence]:
     """Outputs that are wrong for all images, where null runs have fewer of them."""
     for leaf in last:
         if leaf.kind in OUTPUTS and _is_worse(leaf, None):
-            yield replace(leaf, leaf=f"whole_batch.{leaf.leaf}", message=f"with all images: {leaf.message}")
+            yield _alone("whole_batch", leaf, "with all images")
 
 
 def _written_to(eager: Run, compiled: Run) -> Iterator[LeafEvidence]:
     """What eager leaves as it is, and the program does not; at inference also the reverse, in training those are leaves."""
     for name in sorted(compiled.written - eager.written):
         message = "the compiled program has written to it, which eager has not"
-        yield LeafEvidence(f"written.{name}", "written", message=message)
+        yield LeafEvidence(_wrong("written", name), "written", message=message)
     at_inference = any(leaf.kind == "output" for leaf in eager.leaves)
     for name in sorted(eager.written & compiled.unwritten) if at_inference else ():
         message = "eager has written to it, which the compiled program has not"
-        yield LeafEvidence(f"written.{name}", "written", message=message)
+        yield LeafEvidence(_wrong("written", name), "written", message=message)
 
 
 def _of_another_type(eager: Run, compiled: Run) -> Iterator[LeafEvidence]:
@@ -300,7 +335,7 @@ def _of_another_type(eager: Run, compiled: Run) -> Iterator[LeafEvidence]:
         for one, other in zip(tree_leaves(leaf.value), theirs.get(leaf.name, []), strict=False):
             if leaf.kind in OUTPUTS and isinstance(other, torch.Tensor) and type(other) not in (type(one), torch.Tensor):
                 message = f"a {type(other).__name__} instead of a {type(one).__name__}"
-                yield LeafEvidence(f"type.{leaf.name}", "type", message=message)
+                yield LeafEvidence(_wrong("type", leaf.name), "type", message=message)
 
 
 def _in_another_container(eager: Run, compiled: Run) -> Iterator[LeafEvidence]:
@@ -310,7 +345,7 @@ def _in_another_container(eager: Run, compiled: Run) -> Iterator[LeafEvidence]:
         if leaf.kind in OUTPUTS and leaf.name in theirs and tree_structure(leaf.value) != tree_structure(theirs[leaf.name]):
             one, other = (type(value).__name__ for value in (leaf.value, theirs[leaf.name]))
             message = f"a {other} instead of a {one}" if one != other else f"a {one} of another structure"
-            yield LeafEvidence(f"container.{leaf.name}", "type", message=message)
+            yield LeafEvidence(_wrong("container", leaf.name), "type", message=message)
 
 
 def _without_gradient(eager: Run, compiled: Run) -> Iterator[LeafEvidence]:
@@ -321,7 +356,17 @@ def _without_gradient(eager: Run, compiled: Run) -> Iterator[LeafEvidence]:
     known = {leaf.name for leaf in eager.leaves if leaf.kind == "gradient"}
     for name in sorted(compiled.ungraded - eager.ungraded):
         if f"gradient.{name}" in known:
-            yield LeafEvidence(f"none.gradient.{name}", "gradient", message="no gradient, where eager gives one")
+            yield LeafEvidence(_wrong("without_gradient", name), "gradient", message="no gradient, where eager gives one")
+
+
+def _alone(word: AlwaysWrong, leaf: LeafEvidence, where: str) -> LeafEvidence:
+    """The evidence on a leaf that is wrong there alone."""
+    return replace(leaf, leaf=_wrong(word, leaf.leaf), message=f"{where}: {leaf.message}")
+
+
+def _wrong(word: AlwaysWrong, leaf: str) -> str:
+    """The name under which the leaf is wrong."""
+    return f"{word}.{leaf}"
 
 
 def _is_worse(leaf: LeafEvidence, other: LeafEvidence | None) -> bool:

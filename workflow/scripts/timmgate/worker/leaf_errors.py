@@ -22,6 +22,9 @@ VANISHING = 1e-7
 SLICED = 2
 """Slices are taken along so many of the first dimensions: samples and classes, output and input channels."""
 
+Value = tuple[str, Any, str]
+"""Kind of a leaf, a tensor of real numbers or a plain value, and the dtype that it had, or its type."""
+
 
 @dataclass(frozen=True)
 class Size:
@@ -53,13 +56,13 @@ class Reference:
         typical = {kind: self._typical_size(kind) for kind in GRADIENTS}
         self._sizes = {
             name: _size(value, typical.get(kind, 0.0), dtype)
-            for name, (kind, value) in self._values.items()
+            for name, (kind, value, _) in self._values.items()
             if isinstance(value, Tensor) and value.numel()
         }
 
     def _typical_size(self, kind: str) -> float:
         """Median over the leaves of a kind of their rms, of those that are not 0; 0 where there are none."""
-        sizes = [_rms(value.double()) for each, value in self._values.values() if each == kind and value.numel()]
+        sizes = [_rms(value.double()) for each, value, _ in self._values.values() if each == kind and value.numel()]
         sizes = [size for size in sizes if size > 0]
         return torch.tensor(sizes).median().item() if sizes else 0.0
 
@@ -79,7 +82,7 @@ class Reference:
         found = dict(tensors(run))
         return {name: self._leaf_errors(name, found.get(name)) for name in (self._values | found)}
 
-    def _leaf_errors(self, name: str, found: tuple[str, Any] | None) -> LeafErrors:
+    def _leaf_errors(self, name: str, found: Value | None) -> LeafErrors:
         """Errors of one leaf; of integers, the root of the share that differs, as rounding may decide which is the largest.
 
         A gradient that vanishes, for its terms cancel, may be off by half of a typical one's digits. What rounding leaves
@@ -90,12 +93,11 @@ class Reference:
         if found is None or expected is None:
             kind = (found or expected)[0]
             return LeafErrors(name, kind, mismatch=f"missing in the {'run' if found is None else 'reference'}")
-        (_, run), (kind, reference) = found, expected
+        (_, run, dtype), (kind, reference, _) = found, expected
         if mismatch := _mismatch(run, reference, size):
             return LeafErrors(name, kind, mismatch=mismatch)
         if not isinstance(run, Tensor) or not size:
-            return LeafErrors(name, kind, {"rms": Statistic(0.0, 0.0)})
-        dtype = str(run.dtype).removeprefix("torch.")
+            return LeafErrors(name, kind, {"rms": Statistic(0.0, 0.0)}, dtype=dtype)
         if not run.is_floating_point():
             share = (run != reference.to(run.dtype)).double().mean().item()
             return LeafErrors(name, kind, {"rms": Statistic(math.sqrt(share), 0.0)}, dtype=dtype)
@@ -134,13 +136,14 @@ def _finite(tensor: Tensor, reference: Tensor, size: Size) -> Tensor:
     return tensor if size.is_finite else torch.where(torch.isfinite(reference), tensor, 0.0)
 
 
-def tensors(run: Iterable[Leaf]) -> Iterator[tuple[str, tuple[str, Any]]]:
-    """Name, and kind and value, of every tensor or plain value."""
+def tensors(run: Iterable[Leaf]) -> Iterator[tuple[str, Value]]:
+    """Name and `Value` of every tensor or plain value."""
     for leaf in run:
         for name, value in _flat(leaf.name, leaf.value):
             if isinstance(value, Tensor):
-                value = with_float64(as_real(value))
-            yield name, (leaf.kind, value)
+                yield name, (leaf.kind, with_float64(as_real(value)), str(value.dtype).removeprefix("torch."))
+            else:
+                yield name, (leaf.kind, value, type(value).__name__)
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:

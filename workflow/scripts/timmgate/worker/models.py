@@ -1,9 +1,10 @@
 """timm models and their inputs, made as docs/protocol.md says ("Model and images")."""
 
+import copy
 import hashlib
 import itertools
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -146,14 +147,31 @@ def weights_hash(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def state(model: torch.nn.Module) -> list[torch.Tensor]:
-    """Its parameters and buffers, in their order; a state dict leaves out some buffers."""
-    return [*model.parameters(), *model.buffers()]
+def state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Its parameters, then its buffers, by name; a state dict leaves out some buffers."""
+    return dict(model.named_parameters()) | dict(model.named_buffers())
 
 
-def set_state(model: torch.nn.Module, values: list[torch.Tensor]) -> None:
-    """Copy the values of another `state` into that of the model."""
-    assign(state(model), values)
+def set_state(model: torch.nn.Module, values: Mapping[str, torch.Tensor]) -> None:
+    """Copy the values of another `state` into that of the model; a buffer that is in one of them alone stays."""
+    both = [(tensor, values[name]) for name, tensor in state(model).items() if name in values]
+    assign([tensor for tensor, _ in both], [value for _, value in both])
+
+
+def cast(spec: Spec, model: torch.nn.Module) -> torch.nn.Module:
+    """The model with its tensors of floats in the dtype of the mode, if that is another one than they were made in.
+
+    Not those of complex numbers, of which half precision has none.
+    """
+    dtype = cast_dtype(spec)
+    if dtype == torch.float32:
+        return model
+    return model._apply(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
+
+
+def in_float64(model: torch.nn.Module) -> torch.nn.Module:
+    """A copy of the model in float64, complex tensors in complex128."""
+    return copy.deepcopy(model).double()._apply(lambda each: each.to(torch.complex128) if each.is_complex() else each)
 
 
 def _is_expanded(tensor: torch.Tensor) -> bool:

@@ -111,10 +111,8 @@ def _kinks(run: Run, model: nn.Module, images: Tensor, expected: list[Leaf], see
     for sign in (1, -1):
         generator = torch_device.generator(images.device, seed)
         precision = 2 * sign * KINK_ULPS * torch.finfo(torch.float32).eps
-        exact = copy.deepcopy(model).double()
-        with torch.no_grad():
-            for parameter in exact.parameters():
-                parameter.copy_(jittered(parameter, generator, precision))
+        exact = models.in_float64(model)
+        move(exact, generator, precision)
         with NarrowDraws():
             moved.append(run(exact, jittered(images.double(), generator, precision)))
     return [
@@ -158,7 +156,7 @@ def reference(run: Run, model: nn.Module, images: Tensor, dtype: torch.dtype) ->
     All runs round them in the same way, and so this rounding is no error. In float32 nothing is rounded.
     """
     with NarrowDraws(), RoundedWeights(dtype) if is_half(dtype) else nullcontext():
-        return run(copy.deepcopy(model).double(), images.to(dtype).double())
+        return run(models.in_float64(model), images.to(dtype).double())
 
 
 def eager(subject: Subject) -> bool:
@@ -170,9 +168,7 @@ def operands(subject: Subject) -> bool:
     """Images and weights are moved by half a unit in the last place of the dtype that they are in, at random."""
     precision = torch.finfo(subject.images.dtype).eps
     subject.images = jittered(subject.images, subject.generator, precision)
-    with torch.no_grad():
-        for parameter in subject.model.parameters():
-            parameter.copy_(jittered(parameter, subject.generator, torch.finfo(parameter.dtype).eps))
+    move(subject.model, subject.generator)
     return True
 
 
@@ -188,6 +184,14 @@ def outputs(subject: Subject) -> bool:
         if not any(module.children()) and not isinstance(module, (nn.Identity, nn.modules.dropout._DropoutNd)):
             module.register_forward_hook(hook)
     return True
+
+
+@torch.no_grad()
+def move(model: nn.Module, generator: torch.Generator, precision: float | None = None) -> None:
+    """Jitter the parameters that are floats, by the precision of each where none is given; indices stay."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.copy_(jittered(parameter, generator, precision or torch.finfo(parameter.dtype).eps))
 
 
 def jittered(tensor: Tensor, generator: torch.Generator, precision: float) -> Tensor:
@@ -219,7 +223,7 @@ def memory_format(subject: Subject) -> bool:
         return False
     is_last = subject.images.is_contiguous(memory_format=torch.channels_last) and not subject.images.is_contiguous()
     layout = torch.contiguous_format if is_last else torch.channels_last
-    for tensor in models.state(subject.model):
+    for tensor in models.state(subject.model).values():
         if tensor.ndim == 4:  # Module.to takes this for a layout of volumes too
             tensor.data = tensor.data.contiguous(memory_format=layout)
     subject.images = subject.images.contiguous(memory_format=layout)
@@ -227,13 +231,13 @@ def memory_format(subject: Subject) -> bool:
 
 
 def halves(subject: Subject) -> bool:
-    """The batch in two halves, unless the samples of a batch depend on each other, or on random numbers."""
+    """The batch in two halves, unless samples depend on each other, on random numbers, or on what is kept of a call."""
     if len(subject.images) < 2 or any(map(_mixes_samples, subject.model.modules())):
         return False
-    exact, images = copy.deepcopy(subject.model).double(), subject.images.double()
+    exact, apart, images = models.in_float64(subject.model), models.in_float64(subject.model), subject.images.double()
     with torch.no_grad():
-        whole, parts = exact(images), _in_halves(exact, images)
-    if not are_the_same(whole, parts):
+        whole, parts = exact(images), _in_halves(apart, images)
+    if not are_the_same([whole, *exact.buffers()], [parts, *apart.buffers()]):
         return False
     subject.model.forward = partial(_in_halves, subject.model.forward)
     return True

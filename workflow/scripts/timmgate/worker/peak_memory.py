@@ -76,7 +76,7 @@ def allocated_bytes(run: Callable[[], object], resident: int) -> int | None:
 
 def tensor_bytes(model: torch.nn.Module, *images: torch.Tensor) -> int:
     """Bytes of the model's parameters and buffers and of the images."""
-    return sum(tensor.nbytes for tensor in (*models.state(model), *images))
+    return sum(tensor.nbytes for tensor in (*models.state(model).values(), *images))
 
 
 class Added(NamedTuple):

@@ -41,9 +41,8 @@ class Iterations:
     def __init__(self, spec: Spec, model: torch.nn.Module, batches: list[torch.Tensor], reporter: Reporter, left: int = 0):
         self._spec, self._model, self._batches, self._clock = spec, model, batches, reporter.clock
         self._optimizer = make_optimizer(spec, model)
-        self._state, self._images = (
-            [tensor.detach().to("cpu", copy=True) for tensor in tensors] for tensors in (models.state(model), batches)
-        )
+        self._state = {name: _on_host(tensor) for name, tensor in models.state(model).items()}
+        self._images = [_on_host(batch) for batch in batches]
         self._kinds = [*map(_kind, model.parameters())]
         self._is_frozen = spec.device == "cpu" and torch._inductor.config.freezing
         self._constants, self._left = peak_memory.Added(), left
@@ -74,8 +73,10 @@ class Iterations:
 
     def are_weights_written(self) -> bool:
         """Whether a parameter is not as it was at the beginning, which no optimizer has stepped since `begin_again`."""
-        pairs = zip(self._model.parameters(), self._state, strict=False)  # parameters come first
-        return any(not torch.equal(parameter.detach().cpu(), before) for parameter, before in pairs)
+        return any(
+            not torch.equal(parameter.detach().cpu(), self._state[name])
+            for name, parameter in self._model.named_parameters()
+        )
 
     @contextmanager
     def constants_counted(self) -> Iterator[None]:
@@ -111,7 +112,7 @@ class Iterations:
         if not self._spec.relocate:
             return
         padding = []
-        for tensor in (*models.state(self._model), *self._batches):
+        for tensor in (*models.state(self._model).values(), *self._batches):
             padding.append(torch.empty(self._random.randrange(PADDING_BYTES), dtype=torch.uint8))
             moved = tensor.data.clone()
             if moved.stride() == tensor.stride():  # else it is a view with gaps, and a program may have compiled them
@@ -140,8 +141,8 @@ class Iterations:
         """What is computed of each batch, on the host, with the images and buffers of the beginning: eager may write to
         either.
         """
-        parameters = len(list(self._model.parameters()))
-        models.assign([*self._model.buffers(), *self._batches], [*self._state[parameters:], *self._images])
+        buffers = {name: buffer for name, buffer in self._model.named_buffers() if name in self._state}
+        models.assign([*buffers.values(), *self._batches], [*(self._state[name] for name in buffers), *self._images])
         found = (timed_output.computed(self._spec, self._model, forward, batch) for batch in self._batches)
         return [{kind: [leaf.cpu() for leaf in leaves] for kind, leaves in of_batch.items()} for of_batch in found]
 
@@ -165,6 +166,11 @@ class Iterations:
         self.run(forward)
         torch_device.synchronize(self._spec.device)
         return self._clock() - start
+
+
+def _on_host(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy."""
+    return tensor.detach().to("cpu", copy=True)
 
 
 def _kind(tensor: torch.Tensor) -> tuple[Any, ...]:

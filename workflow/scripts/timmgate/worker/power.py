@@ -18,7 +18,7 @@ from timmgate.core.faults import PLACES, Choice, choices
 from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Spec
 from timmgate.core.verdict import CellVerdict, Strict
-from timmgate.worker import accuracy, backends, compare, iterations, strict_verdict, torch_device
+from timmgate.worker import accuracy, backends, compare, iterations, models, strict_verdict, torch_device
 from timmgate.worker.compare import Leaf
 from timmgate.worker.compile_cache import Cache
 from timmgate.worker.faults import Trials
@@ -73,8 +73,8 @@ class Subject:
         self.judge = strict_verdict.prepare(spec, *others)
         self.strict_eager = strict_verdict.run(spec, copy.deepcopy(others[0]), others[1])
         self.program = Program(spec, self.model, self.images, *others)
-        exact = copy.deepcopy(self.model).double(), self.images.double()
-        self.exact = Program(spec, *exact, copy.deepcopy(others[0]).double(), others[1].double())
+        exact = models.in_float64(self.model), self.images.double()
+        self.exact = Program(spec, *exact, models.in_float64(others[0]), others[1].double())
         self.healthy_exact = self.exact.strict(None)
 
     def faults(self, places: Collection[str]) -> list[Choice]:
@@ -132,7 +132,7 @@ class Program:
     def both(self, choice: Choice, eager: Run) -> tuple[Run, list[Leaf]]:
         """The run of the dynamo rule and the leaves of the strict one, of one life of the fault; as of `run_program`."""
         self.trials.choose(choice)
-        self._model.load_state_dict(self._original.state_dict())
+        models.set_state(self._model, models.state(self._original))
         others = self._other_model, self._other_images
         return accuracy.run_program(self._spec, self._original, self._model, self._images, self._forward, others, eager)
 
@@ -157,8 +157,6 @@ def _try(subject: Subject, choice: Choice, of_seed: Callable[[int], Subject]) ->
     }
     try:
         run, strict_leaves = subject.both(choice)
-        by_dynamo, found = subject.judged(run, strict_leaves)
-        effect = subject.effect(choice, strict_leaves)
     except Exception as error:
         if is_out_of_memory(error):
             raise  # not caught by any rule
@@ -166,6 +164,8 @@ def _try(subject: Subject, choice: Choice, of_seed: Callable[[int], Subject]) ->
         told = f"{type(error).__name__}: {error}"[:200]
         return Trial(**about, effect=math.inf, dynamo=True, cosine=True, strict="fail", strict_margin=math.inf,
                      strict_worst_leaf="", strict_of_seeds=["fail"], error=told)  # fmt: skip
+    by_dynamo, found = subject.judged(run, strict_leaves)
+    effect = subject.effect(choice, strict_leaves)
     strict, of_seeds = strict_verdict.after_seeds(found, lambda seed: _verdict(of_seed(seed), choice), subject.spec.seed)
     return Trial(
         **about,

@@ -9,7 +9,6 @@ error in the units of a tensor, for gradients may well be smaller than any toler
 a single one, as the bias before a normalisation, may be zero but for rounding, and then has no relative error.
 """
 
-import copy
 import itertools
 import math
 import os
@@ -28,6 +27,7 @@ from timmgate.core.verdict import OF_A_SAMPLE, OUTPUTS
 from timmgate.system.process_tree import machine_memory_bytes, tree_rss_bytes
 from timmgate.worker import backends, compare, models, null_runs, peak_memory, torch_device
 from timmgate.worker.accuracy import rule
+from timmgate.worker.equivalence import are_the_same
 from timmgate.worker.training_step import fresh, gradient, iterate
 
 NULL_RUNS = ["outputs"] * 3
@@ -35,6 +35,9 @@ NULL_RUNS = ["outputs"] * 3
 
 ROUNDINGS = 4
 """By so many the results of one program may differ, as where tensors lie may choose another kernel. A choice."""
+
+INTEGERS_THAT_DIFFER = 0.02
+"""Share of the integers of an output, as of classes, that may be others: rounding decides a draw. A choice."""
 
 OF_MORE_SAMPLES = 2
 """So many times as far as the worst of the 8 images that tell how large an error is usual, the worst of a batch may be off.
@@ -251,17 +254,17 @@ def computed(
     """
     torch_device.seed_everything(spec.seed)
     given, images = images, fresh(spec, images)
-    before = [buffer.clone() for buffer in model.buffers()]
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     returned = iterate(spec, model, forward, images)
-    changes = [_change(*pair) for pair in zip(model.buffers(), before, strict=True) if pair[0].is_floating_point()]
+    tensors = {name: (buffer, before[name]) for name, buffer in model.named_buffers() if name in before}
+    changes = [_change(*pair) for pair in tensors.values() if pair[0].is_floating_point()]
     if written is not None:
-        tensors = {name: (buffer, was) for (name, buffer), was in zip(model.named_buffers(), before, strict=True)}
         pairs = {"images": (images, given)} | ({} if backends.has_own_tensors(spec) else tensors)
         written |= {name for name, pair in pairs.items() if not torch.equal(*pair)}
     outputs = _outputs("prediction", returned[0]) if spec.options.training else _outputs("output", returned)
-    models.assign(model.buffers(), before)  # of which an output may be a view
+    models.assign(*zip(*tensors.values(), strict=True)) if tensors else None  # of which an output may be a view
     if not spec.options.training:
-        return outputs
+        return outputs | ({"buffer": changes} if any(change.any() for change in changes) else {})
     return {
         **outputs,
         "gradient": [gradient(parameter).clone() for parameter in model.parameters()],
@@ -277,8 +280,7 @@ def _change(now: Tensor, before: Tensor) -> Tensor:
 
 def _outputs(kind: str, returned: Any) -> Leaves:
     """Copies of each tensor by itself, as one may be much larger than another; a CUDA graph writes into its place again."""
-    tensors = [torch_device.as_real(leaf) for leaf in tree_leaves(returned) if isinstance(leaf, Tensor)]
-    leaves = [leaf for leaf in tensors if leaf.is_floating_point()]
+    leaves = [torch_device.as_real(leaf) for leaf in tree_leaves(returned) if isinstance(leaf, Tensor)]
     names = [kind, *(f"{kind}.{number}" for number in range(1, len(leaves)))]
     return {name: [leaf.clone()] for name, leaf in zip(names, leaves, strict=False)}
 
@@ -312,21 +314,34 @@ def _by_kind(leaves: Sequence[compare.Leaf]) -> Leaves:
 
 
 def float64(spec: Spec, model: torch.nn.Module, images: Tensor, room: int, eager: Leaves) -> Leaves | None:
-    """What `eager` would be in float64; None where that fails, does not fit with `room` images at once, or has other shapes:
-    an output that is of no image cannot be made in parts.
+    """What `eager` would be in float64; None where that fails, or does not fit with `room` images at once.
+
+    At inference it is made in parts, if that is the same: not of an output that is of no image, nor where images see each
+    other, are counted in buffers, or get random numbers.
     """
-    images_at_once = len(images) if spec.options.training else min(ACCURACY_BATCH_SIZE, len(images), room)
-    if not 0 < images_at_once <= room:
+    at_once = len(images) if spec.options.training or "buffer" in eager else min(ACCURACY_BATCH_SIZE, len(images), room)
+    if not 0 < at_once <= room:
         return None
     try:
         with torch_device.NarrowDraws():
-            exact = _in_parts(spec, copy.deepcopy(model).double(), images.split(images_at_once))
+            exact_model = models.in_float64(model)
+            if at_once < len(images) and not _can_be_in_parts(spec, exact_model, images[:at_once]):
+                if len(images) > room:
+                    return None
+                at_once = len(images)
+            exact = _in_parts(spec, exact_model, images.split(at_once))
             return exact if _shapes(exact) == _shapes(eager) else None
     except Exception:  # as the reference of the accuracy check: it is no fault of the compiler
         traceback.print_exc()
         return None
     finally:
         torch_device.release_free_memory(spec.device)
+
+
+def _can_be_in_parts(spec: Spec, model: torch.nn.Module, images: Tensor) -> bool:
+    """Whether a model in float64 makes the same of some images in one part as in two."""
+    whole, parts = _in_parts(spec, model, [images]), _in_parts(spec, model, images.tensor_split(2))
+    return len(images) > 1 and are_the_same(whole, parts)
 
 
 def _in_parts(spec: Spec, model: torch.nn.Module, parts: Sequence[Tensor]) -> Leaves:
@@ -347,9 +362,13 @@ def relative_error(leaves: list[Tensor] | None, reference: list[Tensor]) -> floa
 
 
 def allowed_error(eager: list[Tensor], reference: list[Tensor], how: compare.Rule) -> float:
-    """What the dynamo rule allows compiled: eager's own error, by each leaf's multiplier, and a tenth of the tolerance."""
+    """What the dynamo rule allows compiled: eager's own error, by each leaf's multiplier, and a tenth of the tolerance.
+
+    Of integers, where rounding decides between two of them, a share may differ in any case.
+    """
     multipliers = [compare.multiplier(leaf, how) for leaf in eager]
-    return _quotient(_distance(eager, reference, multipliers), reference) + _floor(how)
+    allowed = _quotient(_distance(eager, reference, multipliers), reference) + _floor(how)
+    return allowed if _are_floats(reference) else max(allowed, math.sqrt(INTEGERS_THAT_DIFFER))
 
 
 def _floor(how: compare.Rule) -> float:
@@ -363,9 +382,11 @@ def _allowed_of_a_sample(run: list[Tensor], reference: list[Tensor], how: compar
 
 def _has_samples(kind: str, run: Leaves, reference: list[Tensor], images: int) -> bool:
     """Whether leaves of this kind are an output with a row for each of several images."""
+    if not kind.startswith(OUTPUTS) or kind not in run:
+        return False
     shape = reference[0].shape
-    is_output = kind.startswith(OUTPUTS) and kind in run and run[kind][0].shape == shape
-    return is_output and images > 1 and len(shape) > 1 and shape[0] == images
+    has_rows = run[kind][0].shape == shape and images > 1 and len(shape) > 1 and shape[0] == images
+    return has_rows and reference[0].is_floating_point()
 
 
 def sample_error(leaves: list[Tensor], reference: list[Tensor]) -> float:
@@ -387,6 +408,9 @@ def by_direction(eager: Leaves, compiled: Leaves, images: int) -> Judgement:
         if not error or not math.isfinite(error):
             judged.append(Judgement(kind, error, math.inf if error else 0.0, "eager"))
             continue
+        if not _are_floats(eager[kind]):
+            judged.append(Judgement(kind, error, error / math.sqrt(INTEGERS_THAT_DIFFER), "eager"))
+            continue
         margin = _turned(*(torch.cat([leaf.flatten().float() for leaf in side[kind]]) for side in (eager, compiled)))
         judged.append(Judgement(kind, error, margin, "eager"))
         if _has_samples(kind, compiled, eager[kind], images):
@@ -402,10 +426,19 @@ def _turned(eager: Tensor, compiled: Tensor) -> float:
     return 0.0 if torch.equal(eager, compiled) else compare.cosine_margin(eager, compiled)
 
 
+def _are_floats(leaves: list[Tensor]) -> bool:
+    return all(leaf.is_floating_point() for leaf in leaves)
+
+
 def _distance(leaves: list[Tensor], others: list[Tensor], weights: Sequence[float] = ()) -> float:
-    """Norm of the difference of two vectors, each leaf of it by its weight, in float64; inf where shapes differ."""
+    """Norm of the difference of two vectors, each leaf of it by its weight, in float64; inf where shapes differ.
+
+    Of integers the root of how many differ.
+    """
     if any(leaf.shape != other.shape for leaf, other in zip(leaves, others, strict=True)):
         return math.inf
+    if not _are_floats(others):
+        return math.sqrt(sum(int((leaf != other).sum()) for leaf, other in zip(leaves, others, strict=True)))
     norms = [
         torch.linalg.vector_norm(torch_device.wide(leaf) - torch_device.wide(other)).item()
         for leaf, other in zip(leaves, others, strict=True)
@@ -414,7 +447,10 @@ def _distance(leaves: list[Tensor], others: list[Tensor], weights: Sequence[floa
 
 
 def _quotient(distance: float, reference: list[Tensor]) -> float:
-    norm = math.hypot(*(torch.linalg.vector_norm(torch_device.wide(leaf)).item() for leaf in reference))
+    if _are_floats(reference):
+        norm = math.hypot(*(torch.linalg.vector_norm(torch_device.wide(leaf)).item() for leaf in reference))
+    else:
+        norm = math.sqrt(sum(leaf.numel() for leaf in reference))
     if math.isnan(distance) or not norm:
         return 0.0 if distance == 0 else math.inf
     return distance / norm

@@ -116,18 +116,36 @@ def autocast_dtype(device: str, requested: str | None) -> torch.dtype:
 
 
 class NarrowDraws(TorchFunctionMode):
-    """Draws the masks of stochastic depth in float32 where a float64 model asks for them.
+    """Draws random numbers in float32 where a float64 model asks for them.
 
-    With one seed CUDA's generator gives other numbers for float64 than for all narrower types
-    (ATen/native/cuda/DistributionTemplates.h, uniform_and_transform), and a reference with other masks is none.
+    With one seed torch gives other numbers for float64 than for narrower types (ATen/native/cuda/DistributionTemplates.h,
+    uniform_and_transform; on a CPU random64 instead of random), and a reference with other masks or noise is none.
     """
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        """Call `function`; what it draws into a float64 tensor is drawn in float32."""
+        """Call `function`; what it draws into a float64 tensor is drawn in float32, but from a generator of its own."""
         kwargs = kwargs or {}
-        if function is torch.Tensor.bernoulli_ and args[0].dtype == torch.float64:
-            return args[0].copy_(args[0].float().bernoulli_(*args[1:], **kwargs))
+        if function in _DRAWN_INTO and args[0].dtype == torch.float64:
+            return args[0].copy_(function(args[0].float(), *args[1:], **kwargs))
+        if function in _DRAWN and "generator" not in kwargs and _dtype_of_draw(args, kwargs) == torch.float64:
+            return function(*args, **{**kwargs, "dtype": torch.float32}).double()
+        if function in _DROPPED and args[0].dtype == torch.float64:
+            ones = torch.ones_like(args[0], dtype=torch.float32).requires_grad_(args[0].requires_grad)
+            mask = function(ones, *args[1:], **{**kwargs, "inplace": False}).detach()
+            return args[0].mul_(mask) if kwargs.get("inplace") else args[0] * mask
         return function(*args, **kwargs)
+
+
+_TENSOR, _FUNCTIONAL = torch.Tensor, torch.nn.functional
+_DRAWN_INTO = {_TENSOR.bernoulli_, _TENSOR.normal_, _TENSOR.uniform_, _TENSOR.exponential_, _TENSOR.log_normal_}
+_DRAWN = {torch.rand, torch.randn, torch.rand_like, torch.randn_like}
+_DROPPED = {_FUNCTIONAL.dropout, _FUNCTIONAL.dropout1d, _FUNCTIONAL.dropout2d, _FUNCTIONAL.dropout3d}
+
+
+def _dtype_of_draw(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.dtype | None:
+    """The dtype that `torch.rand` and its like give; of a size alone it is torch's default."""
+    like = args[0].dtype if args and isinstance(args[0], torch.Tensor) else None
+    return kwargs.get("dtype") or like
 
 
 _ATTRIBUTES = (

@@ -71,8 +71,7 @@ def make(spec: Spec, setup: Setup) -> tuple[torch.nn.Module, torch.Tensor]:
 
 
 def _cast(spec: Spec, model: torch.nn.Module, images: torch.Tensor) -> tuple[torch.nn.Module, torch.Tensor]:
-    dtype = models.cast_dtype(spec)
-    return model.to(dtype), images.to(dtype)
+    return models.cast(spec, model), images.to(models.cast_dtype(spec))
 
 
 def cloned(tree: Any) -> Any:
@@ -126,10 +125,11 @@ def gradient(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def make_optimizer(spec: Spec, model: torch.nn.Module) -> torch.optim.Optimizer | None:
-    """The optimizer of a training iteration, if it has one."""
-    match spec.optimizer():
+    """The optimizer of a training iteration, if it has one, and the model something to step."""
+    parameters = list(model.parameters())
+    match spec.optimizer() if parameters else None:
         case "sgd":
-            return torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, foreach=True)
+            return torch.optim.SGD(parameters, lr=LEARNING_RATE, foreach=True)
         case "adam":
-            return torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, foreach=True, capturable=spec.device == "cuda")
+            return torch.optim.Adam(parameters, lr=LEARNING_RATE, foreach=True, capturable=spec.device == "cuda")
     return None

@@ -20,7 +20,10 @@ def effect_of(reference: Sequence[Leaf], eager: Sequence[Leaf], healthy: Sequenc
         return math.inf
     ratios = [0.0]
     for leaves in zip(reference, eager, healthy, faulty, strict=True):
-        ratios += [ratio(*tensors) for tensors in zip(*(tree_leaves(leaf.value) for leaf in leaves), strict=True)]
+        values = [tree_leaves(leaf.value) for leaf in leaves]
+        if len({len(each) for each in values}) > 1:
+            return math.inf
+        ratios += [ratio(*tensors) for tensors in zip(*values, strict=True) if all(map(torch.is_tensor, tensors))]
     return max(ratios)
 
 
