@@ -19,9 +19,16 @@ def is_needed(rule):
 
 
 def forget_outcome():
-    """Remove the outcome of an earlier run if this one measures, makes tables or judges."""
+    """Remove the outcome of an earlier run, and what it was made of, if this one measures, makes tables or judges."""
     if any(job.rule.name in OUTDATING for job in workflow.dag.needrun_jobs()):
-        Path(OUTCOME).unlink(missing_ok=True)
+        for path in (OUTCOME, *(f"results/{SETTINGS.device}/gate.{form}" for form in ("tsv", "xml"))):
+            Path(path).unlink(missing_ok=True)
+
+
+def refuse(*reasons):
+    """End with the reasons why what was requested is not possible, which are the outcome then."""
+    outcome.write(outcome.ExitCode.WRONG_REQUEST, reasons, Path(OUTCOME))
+    sys.exit("\n".join(reasons))
 
 
 def refuse_folders_that_cannot_be_written():
@@ -71,8 +78,7 @@ def refuse_what_is_not_possible():
     problems = packages.weights_problems(MODELS) if SETTINGS.weights == "packaged" else []
     problems += preflight.problems(SETTINGS.device, logs, SETTINGS.builds)
     if problems:
-        outcome.write(outcome.ExitCode.WRONG_REQUEST, problems, Path(OUTCOME))
-        sys.exit("\n".join(problems))
+        refuse(*problems)
 
 
 def refuse_report_without_its_libraries():
@@ -80,7 +86,7 @@ def refuse_report_without_its_libraries():
     if is_needed("report"):
         missing = [name for name in ("altair", "vl_convert", "itables") if find_spec(name) is None]
         if missing:
-            sys.exit(f"The report needs {', '.join(missing)}: pip install -c requirements.lock -e '.[report]'")
+            refuse(f"The report needs {', '.join(missing)}: pip install -c requirements.lock -e '.[report]'")
 
 
 def lift_default_rate_limit():
@@ -101,18 +107,18 @@ def announce_conditions():
     """
     on_cpu, threads = SETTINGS.device == "cpu", SETTINGS.run.threads
     if config["threads"] == "all" and not workflow.local_exec:
-        sys.exit("threads is all, but the nodes of a cluster may differ in their cores; it must be a number or auto")
+        refuse("threads is all, but the nodes of a cluster may differ in their cores; it must be a number or auto")
     lane = len(cpu_topology.lanes(SETTINGS.run.timing_lanes)[0])
     jobs = {job.rule.name: job for job in workflow.dag.needrun_jobs()}  # one of each rule tells
     given = {jobs[name].threads for name in jobs if name in MEASURING}
     others = given - {threads}
     if on_cpu and others and not workflow.touch:
         number = min(others)
-        sys.exit(
+        refuse(
             f"threads is {threads}, but Snakemake's own options, as --cores, give a cell {number}; set threads={number}"
         )
     if on_cpu and workflow.local_exec and given and threads > lane:
-        sys.exit(
+        refuse(
             f"threads is {threads}, but a cell is timed on {lane} cores here (timing_lanes: {SETTINGS.run.timing_lanes})"
         )
     told = words(threads, *((SETTINGS.allocator, SETTINGS.relocate) if on_cpu else ()))

@@ -47,10 +47,16 @@ def devices(device):
 
 @contextmanager
 def config_errors():
-    """Have Snakemake say what is wrong with the configuration in a sentence, and not where in the code."""
+    """Have Snakemake say what is wrong with the configuration in a sentence, and not where in the code.
+
+    The outcome of an earlier gate is then not that of the last request any more.
+    """
     try:
         yield
     except ConfigError as error:
+        earlier = Path("results", str(config.get("device")), outcome.NAME)
+        if workflow.is_main_process and earlier.is_file():
+            outcome.write(outcome.ExitCode.WRONG_REQUEST, [str(error)], earlier)
         raise WorkflowError(str(error)) from None
 
 

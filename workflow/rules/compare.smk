@@ -22,6 +22,7 @@ rule compare:
         baseline=lambda wildcards: measured_baseline(any_device=True),
         called=SETTINGS.baseline,
         checks=list(SETTINGS.checks),
+        facts=FACTS,
         contents=lambda wildcards: baseline_contents(any_device=True),
     script:
         "../scripts/compare.py"

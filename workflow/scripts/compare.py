@@ -7,6 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
+from timmgate.config import settings
+from timmgate.config.cells import identities
 from timmgate.report import comparison as terminal
 from timmgate.tables import comparison, pairs, parquet, state
 
@@ -15,7 +17,9 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     params = snakemake.params
-    cells = state.of_checks(pq.read_table(snakemake.input.cells), params.checks)
+    today = identities(settings.load(snakemake.config), Path(params.facts))
+    cells, stale = state.without_stale(pq.read_table(snakemake.input.cells), params.checks, today)
+    cells = state.of_checks(cells, params.checks)
     if params.baseline:
         compared = comparison.with_baseline(cells, params.builds, params.baseline, params.called)
     else:
@@ -26,3 +30,5 @@ if __name__ == "__main__":
     parquet.write(compared, Path(snakemake.output.table))
     parquet.write_tsv(compared, Path(snakemake.output.tsv))
     terminal.show(compared.to_pylist(), Console())
+    if stale:
+        print(state.said_of_stale(stale))

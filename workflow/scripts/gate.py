@@ -32,8 +32,7 @@ if __name__ == "__main__":
     ci.write_junit(judged, Path(params.table).with_suffix(".xml"))
     terminal.show(judged, Console())
     if stale:
-        what = "of other software or options than today's, and count as missing"
-        print(f"results that are {what}: {stale}; --forcerun measure makes them anew")
+        print(state.said_of_stale(stale))
     if os.environ.get("GITHUB_ACTIONS") == "true":
         print(*ci.annotations(judged, params.place), sep="\n")
     Path(snakemake.log[0]).write_text(f"{gate.sentence(judged)} See {params.table}\n", encoding="utf-8")

@@ -148,3 +148,15 @@ def test_jobs_read_what_the_main_process_found(tmp_path):
     builds.save([build], tmp_path)
     assert (tmp_path / "vendor.json").stat().st_ino == written.st_ino, "a job may be reading it"
     assert set(json.loads((tmp_path / "vendor.json").read_text())) == {"options", "facts"}
+
+
+def test_what_is_printed_around_an_interpreter_does_not_matter(python, tmp_path):
+    """As by a vendor's script that sets variables."""
+    wrapper = python(f'echo "initializing the environment"; exec {sys.executable} "$@"')
+    assert builds.find(tmp_path, "wrapped", BuildOptions(python=wrapper)).facts["torch"]
+
+
+def test_a_path_that_begins_here_is_no_name_to_search_for(python, tmp_path, monkeypatch):
+    Path(python(f'exec {sys.executable} "$@"')).rename(tmp_path / "python")
+    monkeypatch.chdir(tmp_path)
+    assert builds.program(BuildOptions(python="./python"), "here") == str(tmp_path / "python")

@@ -49,6 +49,14 @@ def of(rows, cell, figure="compiled_ms"):
     return row
 
 
+def test_what_was_timed_with_other_software_than_todays_is_left_out_and_says_so():
+    before = [{**KEY_OF_M0, "build": build, "performance": "pass", "performance_identity": "new"} for build in "ab"]
+    (row,) = compared(1, {"m0": {"identity": "old"}}, measured=before)
+    assert (row["verdict"], row["message"]) == ("left_out", "b was timed with other software or options than today's")
+    lost = [{**KEY_OF_M0, "build": build, "performance": "not_run"} for build in "ab"]
+    assert "left_out" in {row["verdict"] for row in compared(1, measured=lost)}
+
+
 def test_nothing_is_found_where_nothing_changed():
     rows = list(itertools.chain.from_iterable(compared(40, seed=seed) for seed in range(10)))
     alarms = [row for row in rows if row["verdict"]]

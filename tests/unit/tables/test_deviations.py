@@ -636,8 +636,60 @@ def test_builds_and_runs_that_there_are_not_are_refused_with_near_ones(tmp_path,
         baseline.measured(configured(baseline="build:relaese"))
     with pytest.raises(ConfigError, match="history needs the key history_path"):
         baseline.measured(configured(baseline="history"))
-    with pytest.raises(ConfigError, match="has no entries yet"):
-        baseline.measured(configured(baseline="history", history_path="kept"))
+    with pytest.raises(ConfigError, match="has no run 'first'"):
+        baseline.measured(configured(baseline="history:first", history_path="kept"))
+
+
+def test_a_history_without_entries_is_a_baseline_of_nothing_so_that_the_first_night_can_begin_it(tmp_path, configured):
+    measured, cells = baseline.measured(configured(baseline="history", history_path="kept")), merged.cells([cell("a")])
+    found = gate.against(cells, BOTH, {}, measured, vars(Thresholds()), {"inference": ["a"]})
+    judged = gate.table(found).to_pylist()
+    assert "not_comparable" in {row["class"] for row in judged} and gate.outcome(judged) == ExitCode.WRONG_REQUEST
+
+
+def test_tables_of_another_build_are_a_baseline_if_there_is_one_on_either_side(tmp_path, configured):
+    (tmp_path / "old" / "cpu").mkdir(parents=True)
+    path = tmp_path / "old" / "cpu" / "cells.parquet"
+    parquet.write(merged.cells([cell("a", build="release", compiled_ms=5.0)]), path)
+    measured, now = baseline.measured(configured(baseline="old")), merged.cells([cell("a")])
+    assert measured.name == "release"
+    loaded = measured_baseline.load(measured, now)
+    found = {row["class"] for row in deviations.deviations(now.to_pylist(), loaded, Thresholds())}
+    assert found == {"slower"}
+    parquet.write(merged.cells([cell("a", build="release"), cell("a", build="nightly")]), path)
+    with pytest.raises(ConfigError, match="has results of the builds nightly, release, and builds is default"):
+        baseline.measured(configured(baseline="old"))
+
+
+def test_evidence_that_is_cut_off_costs_a_remark_and_no_judgement(tmp_path):
+    parquet.write(merged.cells([cell("a")]), tmp_path / "cells.parquet")
+    (tmp_path / "now").mkdir()
+    for folder in (tmp_path, tmp_path / "now"):
+        (folder / "evidence.parquet").write_bytes(b"PAR1")
+    now = merged.cells([cell("a", accuracy="fail_accuracy", passed_by="dynamo", worst_leaf="output")])
+    measured, evidence = Measured("folder", str(tmp_path / "cells.parquet")), tmp_path / "now" / "evidence.parquet"
+    first, *_ = gate.against(now, BOTH, {}, measured, vars(Thresholds()), {"inference": ["a"]}, (), 0, evidence)
+    assert first["class"] == "new_failure"
+
+
+def test_a_count_of_one_night_is_no_baseline(tmp_path):
+    """Neither is the night after it worse than that, nor what is worse from then on accepted."""
+    for counts, now, classes in (((1, 1, 0), 1, set()), ((0, 0, 1), 1, {"more_graph_breaks"}), ((0, 1, 1), 1, set())):
+        root = tmp_path / "".join(map(str, counts))
+        for number, count in enumerate(counts):
+            history.record(merged.cells([of_night(number, graph_breaks=count)]), root, night(number))
+        cells = merged.cells([of_night(len(counts), graph_breaks=now)])
+        before = measured_baseline.load(Measured("history", str(root)), cells)
+        assert {row["class"] for row in deviations.deviations(cells.to_pylist(), before, Thresholds())} == classes
+
+
+def test_what_was_measured_once_fails_in_few_nights_of_many_healthy_cells(judged):
+    """Nothing is confirmed here, so that chance alone must hardly ever reach the limit."""
+    rng, red = np.random.default_rng(0), 0
+    for _ in range(20):
+        before, now = ([cell(f"m{each}", compiled_ms=10 * rng.normal(1, 0.03)) for each in range(250)] for _ in range(2))
+        red += any(name in gate.FAILING for _, name in judged(now, before, times=0))
+    assert red <= 2
 
 
 @pytest.mark.parametrize("named", [".", "results", "results/cpu"])

@@ -270,6 +270,14 @@ def test_a_model_whose_result_is_wrong_has_zeros_as_on_the_reference_suites_dash
     assert pd.read_csv(path).iloc[0][2:].tolist() == [0] * 15
 
 
+@pytest.mark.parametrize(("accuracy", "counted", "speedup"), [("pass", False, 1.5), ("fail_accuracy", True, 0.0)])
+def test_both_files_go_by_the_rule_of_the_reference_suite_whatever_decides_here(exported, accuracy, counted, speedup):
+    files = exported("inference", cells=[cell("inference", "vit", accuracy, **{**TIMED, "counted": counted})], checks=CHECKS)
+    found = {kind: files[f"inductor_timm_models_float32_inference_cpu_{kind}.csv"] for kind in ("accuracy", "performance")}
+    assert pd.read_csv(found["accuracy"])["accuracy"].item() == accuracy
+    assert pd.read_csv(found["performance"])["speedup"].item() == speedup
+
+
 def test_the_counters_of_a_cell_are_in_the_accuracy_file_too(both):
     row = pd.read_csv(both["inductor_timm_models_float32_inference_cpu_accuracy.csv"], index_col="name").loc["vit"]
     counted = ("calls_captured", "unique_graphs", "fallbacks_to_eager", "graph_breaks", "unique_graph_breaks")

@@ -229,6 +229,15 @@ def test_one_night_is_no_change_and_two_are(nights):
     }
 
 
+def test_a_series_that_ended_long_ago_is_no_news(nights):
+    def cells_of(number):
+        ended = [cell("old", number, graph_breaks=min(number, 2) // 2)] if number < 8 else []
+        return [*ended, cell("a", number)]
+
+    assert [row["model"] for row in nights(cells_of, 8)] == ["old"]
+    assert nights(cells_of, 60) == []
+
+
 def test_more_graph_breaks_are_a_change_of_a_count(nights):
     told = nights(lambda number: [cell("a", number, graph_breaks=0 if number < 4 else 3)], 8)
     assert [(row["class"], row["before"], row["after"], row["since"]) for row in told] == [

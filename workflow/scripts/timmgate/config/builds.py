@@ -86,8 +86,8 @@ def find(cache: Path, label: str = DEFAULT, options: BuildOptions | None = None)
     if answer.returncode == MISSING:
         remedy = f"install it there: a build needs {', '.join(NEEDED)}, and what it imports"
         raise ConfigError(f"{where}: {last_words(answer)} in {python}; {remedy}")
-    try:
-        facts = json.loads(answer.stdout if answer.returncode == 0 else "")
+    try:  # what is around an interpreter may print too, before ours does
+        facts = json.loads(answer.stdout.strip().rpartition("\n")[2] if answer.returncode == 0 else "")
     except ValueError:
         problem = _problem(python) or f"{python} could not say what it has: {last_words(answer)}"
         raise ConfigError(f"{where}: {problem}") from None
@@ -101,8 +101,8 @@ def program(options: BuildOptions, label: str) -> str:
     """
     if options.python is None:
         return sys.executable
-    where, path = f"build {label!r}: python is {options.python!r}", Path(with_home(options.python))
-    found = shutil.which(path)
+    where, given = f"build {label!r}: python is {options.python!r}", with_home(options.python)
+    found, path = shutil.which(given), Path(given)  # a path would lose the ./ that says that it is no name
     if found:
         return str(Path(found).absolute())
     inside = path / "bin" / "python"
@@ -116,7 +116,7 @@ def _problem(python: str) -> str | None:
     """That a program is no Python, or one that is too old for a worker; None if it is neither."""
     code = "import sys; sys.stdout.write('Python %d %d' % sys.version_info[:2])"
     said = subprocess.run([python, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
-    word, *version = said.stdout.split() or [""]
+    word, *version = said.stdout.strip().rpartition("\n")[2].split() or [""]
     if word != "Python":
         return f"{python} is no Python: {last_words(said)}"
     is_old = tuple(map(int, version)) < OLDEST_PYTHON

@@ -4,7 +4,7 @@ Runs in every job: imports nothing heavy.
 """
 
 import csv
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
@@ -48,7 +48,7 @@ class Expectation(NamedTuple):
 class Measured(NamedTuple):
     """A baseline of measured tables: `kind` is folder, build, history, or device for a folder of another device's.
 
-    `path` is where the tables lie, `name` the build, or the run of the history; None is all that it has.
+    `path` is where the tables lie, `name` the build, where it is not that of the cells, or the run of the history.
     """
 
     kind: str
@@ -106,22 +106,31 @@ def measured(settings: Settings, results: Path = Path("results"), any_device: bo
             f"baseline: {settings.baseline!r} has the results of this very folder, which would be compared with themselves; "
             "copy those of an earlier run to another folder, or keep a history (history_path)"
         )
-    if found:
-        _refuse_other_tables(Path(found.path))
-    return found
+    return found and _of_builds(found, list(settings.builds))
 
 
-def _refuse_other_tables(path: Path) -> None:
-    """Raise ConfigError for a file that is no table of cells."""
+def _of_builds(found: Measured, builds: Sequence[str]) -> Measured:
+    """The tables with the build that the requested ones are held against: of one name, or the only one on both sides.
+
+    Raises ConfigError where there is none, and for a file that is no table of cells.
+    """
     import pyarrow as pa  # few runs have such a baseline
     import pyarrow.parquet as pq
 
     try:
-        lacking = sorted({"build", "mode", "model", *SHOWN_STATUS.values()} - set(pq.read_schema(path).names))
+        lacking = sorted({"build", "mode", "model", *SHOWN_STATUS.values()} - set(pq.read_schema(found.path).names))
+        known = [] if lacking else sorted(set(pq.read_table(found.path, columns=["build"])["build"].to_pylist()))
     except (pa.ArrowException, OSError) as error:
-        raise ConfigError(f"baseline: {path} cannot be read: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"baseline: {found.path} cannot be read: {str(error).splitlines()[0]}") from None
     if lacking:
-        raise ConfigError(f"baseline: {path} is no table of cells: it has no column {lacking[0]}")
+        raise ConfigError(f"baseline: {found.path} is no table of cells: it has no column {lacking[0]}")
+    if {*known} & {*builds} or not known:
+        return found
+    if len(known) == len(builds) == 1:
+        return found._replace(name=known[0])
+    raise ConfigError(
+        f"baseline: {found.path} has results of the builds {', '.join(known)}, and builds is {', '.join(builds)}"
+    )
 
 
 def _build(settings: Settings, name: str, results: Path) -> Measured:
@@ -137,8 +146,6 @@ def _history(path: str | None, name: str) -> Measured:
     if path is None:
         raise ConfigError("baseline: history needs the key history_path, the folder of the history")
     runs = [file.stem for file in history_path.files(Path(path))]
-    if not runs:
-        raise ConfigError(f"baseline: the history {path!r} has no entries yet")
     if name and name not in runs:
         raise ConfigError(f"baseline: the history {path!r} has no run {name!r}{did_you_mean(name, runs)}")
     return Measured("history", path, name or None)

@@ -52,7 +52,7 @@ ALONE = (RELATIVE, COMPILED, EAGER, COLD, MEMORY)
 ALWAYS_JUDGED = (RELATIVE, MEMORY)
 """Figures whose noise is known without many cells: of the others machines differ by more than `USUAL_NOISE`."""
 
-SHOWN = ("compile_cold_cpu_s", "margin", "strict_margin")
+SHOWN = ("compile_cold_cpu_s", "compile_warm_cpu_s", "margin", "strict_margin")
 """Columns of `cells` that are measured once, and so shown without a verdict."""
 
 SCHEMA = parquet.schema(
@@ -214,6 +214,9 @@ def _reason(sides: Mapping[str, Sequence[Row]], cells: Mapping[str, Row]) -> str
     """Why a cell is left out, by the processes and the row of either build; None if it is compared."""
     for build, rows in sides.items():
         for row in rows:
+            cell = cells[build]
+            if cell.get("performance") == "not_run" or _differ(row["identity"], cell.get("performance_identity")):
+                return f"{build} was timed with other software or options than today's"
             if row["status"] != "pass":
                 return f"{build} was not timed: {row['status']} {row['cause'] or ''}".rstrip()
             if row["timed_output_ok"] is False:
@@ -226,6 +229,11 @@ def _reason(sides: Mapping[str, Sequence[Row]], cells: Mapping[str, Row]) -> str
     if before != after:
         return f"batch sizes differ: {before} and {after}"
     return next((f"{build} {wrong}" for build in sides if (wrong := _wrong(cells[build]))), None)
+
+
+def _differ(one: str | None, other: str | None) -> bool:
+    """Whether two identities are known and not the same."""
+    return None not in (one, other) and one != other
 
 
 def _tests(figure: Figure, sides: Mapping[ModeModel, tuple[Sequence[Row], Sequence[Row]]]) -> dict[ModeModel, Test]:

@@ -17,7 +17,7 @@ from timmgate.core.thresholds import Thresholds
 from timmgate.tables.confirmation import SHARE, Limit, Suspect, is_failing, unusable, usable
 from timmgate.tables.eager_response import Response, learn
 from timmgate.tables.figures import COLD, COMPILED, COUNTED, EAGER, JUDGED, RELATIVE, Figure
-from timmgate.tables.measured_baseline import ABSENT, Baseline, ModeModel, Row, differences, in_words
+from timmgate.tables.measured_baseline import ABSENT, Baseline, ModeModel, Row, differences, in_words, last_twice
 from timmgate.tables.moderated import Test, two_sided
 
 MANY_CELLS = 10
@@ -108,8 +108,8 @@ class Comparison:
             self._pooled[column] = float(scatter)
         return max(self._pooled[column], self.spread[column].get(key, 0.0) if key else 0.0)
 
-    def confirming(self, column: str, key: ModeModel, times: int) -> float:
-        """How far the median of `times` fresh processes may be from the baseline where nothing changed.
+    def chance(self, column: str, key: ModeModel, times: int) -> float:
+        """How far one measurement, or the median of `times` fresh processes, may be from the baseline where nothing changed.
 
         The baseline has an error too, which does not shrink with them: where it was low by chance, all of them look worse;
         and so they do by what their minutes have in common. It is a normal quantile, so that of all figures that are
@@ -117,7 +117,7 @@ class Comparison:
         """
         compared = sum(len(self.moves[figure.column]) for figure in JUDGED)
         before = self.variance[column].get(key, 1.0)
-        again = SHARE_OF_MINUTES + (1 - SHARE_OF_MINUTES) * variance_of_median(times)
+        again = SHARE_OF_MINUTES + (1 - SHARE_OF_MINUTES) * variance_of_median(times) if times else 1.0
         ratio = (again + before) / (1 + before)
         return -NormalDist().inv_cdf(MAX_FALSE_ALARMS / max(1, compared)) * math.sqrt(ratio) * self.scatter(column, key)
 
@@ -172,7 +172,7 @@ def compare(cells: Sequence[Row], baseline: Baseline) -> Comparison:
             known = figure.known_in(same)
             if figure is COUNTED:
                 if known and now is not None:
-                    found.moves[figure.column][key] = now - known[-1][1]
+                    found.moves[figure.column][key] = now - last_twice([value for _, value in known])
             elif now and known:
                 if figure in RESPONDING:
                     found.responses[figure.column][key] = learn(figure, [each for each, _ in known[-MAX_HISTORY:]])
@@ -350,8 +350,7 @@ def _limit(figure: Figure, key: ModeModel, found: Comparison, thresholds: Thresh
     """How far a figure may move: the threshold, what noise makes of one measurement or the median of `times` fresh ones."""
     if figure.is_count:
         return 0.0
-    noise = found.confirming(figure.column, key, times) if times else REPORT_SIGMAS * found.scatter(figure.column, key)
-    return max(_threshold(figure, thresholds), noise)
+    return max(_threshold(figure, thresholds), found.chance(figure.column, key, times))
 
 
 def _class_of(figure: Figure, move: float, limit: float, of_eager: str | None) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from timmgate.core.schemas import PASSED
 from timmgate.core.spec import Mode
 from timmgate.tables import state
 from timmgate.tables.by_cell import requested
@@ -105,9 +106,13 @@ def accuracy(cells: pa.Table) -> pa.Table:
 def performance(cells: pa.Table) -> pa.Table:
     """benchmarks/dynamo's performance CSV: latency of compiled in ms, compile time in s, peak memory in GB.
 
-    A cell that was not timed, or whose result is wrong, has zeros, as there.
+    A cell that was not timed, or whose result is wrong by the rule of the accuracy CSV, has zeros, as there.
     """
-    counts = pc.and_(pc.is_valid(cells["speedup"]), pc.fill_null(cells["counted"], False))
+    is_right = pc.and_(
+        pc.is_in(pc.coalesce(cells["accuracy"], "not_run"), pa.array([*PASSED, "not_run"])),
+        pc.fill_null(cells["timed_output_ok"], True),
+    )
+    counts = pc.and_(pc.is_valid(cells["speedup"]), is_right)
     columns = {
         "batch_size": cells["batch_size"],
         "speedup": cells["speedup"],

@@ -230,11 +230,7 @@ def with_eager_of(measured: Measured, judged: Iterable[Row], cells: pa.Table, ev
         if row["accuracy_by_rule"] == "fail_accuracy" and row["passed_by"] == "dynamo"
     }
     has_both = measured.kind != "history" and evidence.is_file() and before.is_file()
-    today, then = (
-        ({}, {})
-        if not has_both
-        else (_leaves(evidence, failed, None), _leaves(before, failed, measured.name if measured.kind == "build" else None))
-    )
+    today, then = (_leaves(evidence, failed, None), _leaves(before, failed, measured.name)) if has_both else ({}, {})
     for row in judged:
         cell = _cell(row)
         is_new = row["class"] == "new_failure" and row["check_name"] == "accuracy" and cell in today and cell in then
@@ -242,9 +238,12 @@ def with_eager_of(measured: Measured, judged: Iterable[Row], cells: pa.Table, ev
 
 
 def _leaves(path: Path, wanted: Mapping[tuple[str | None, str, str], str], build: str | None) -> dict[Any, Row]:
-    """By cell, the row of its wanted tensor in a table of evidence; of another build, if one is named."""
+    """By cell, the row of its wanted tensor in a table of evidence, if it can be read; of another build, if one is named."""
     names = list({*wanted.values()})
-    rows = pq.read_table(path, filters=pc.field("leaf").isin(names)).to_pylist() if names else []
+    try:
+        rows = pq.read_table(path, filters=pc.field("leaf").isin(names)).to_pylist() if names else []
+    except (pa.ArrowException, OSError):  # a copy that broke off: it would have been a remark
+        return {}
     by_cell = {(row["build"], row["mode"], row["model"], row["leaf"]): row for row in rows}
     found = {cell: by_cell.get((build or cell[0], *cell[1:], leaf)) for cell, leaf in wanted.items()}
     return {cell: row for cell, row in found.items() if row}

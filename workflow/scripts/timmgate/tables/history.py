@@ -85,6 +85,8 @@ def read(
     Texts, of which few different ones come again, are read as dictionaries.
     """
     files = [str(file) for file in history_path.files(root) if runs is None or file.stem in runs]
+    if not files:
+        return pa.schema([SCHEMA.field(name) for name in columns]).empty_table()
     texts = {field.name for field in SCHEMA if pa.types.is_string(field.type)}
     kinds = {field.name: pa.dictionary(pa.int32(), pa.string()) if field.name in texts else field.type for field in SCHEMA}
     form = ds.ParquetFileFormat(dictionary_columns=texts)

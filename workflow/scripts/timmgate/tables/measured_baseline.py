@@ -21,11 +21,11 @@ from timmgate.tables.figures import COUNTED, EAGER, FIGURES, comparable
 Row = dict[str, Any]
 ModeModel = tuple[str, str]
 
-IGNORED = {
-    "build": ("inductor_config",),  # of the options of the mode: a build's are among them
-    "device": ("device_name", "performance_threads", "allocator", "relocate"),
-}
+IGNORED = {"device": ("device_name", "performance_threads", "allocator", "relocate")}
 """By kind of baseline, columns that may differ although figures are compared."""
+
+IGNORED_OF_ANOTHER_BUILD = ("inductor_config",)
+"""Of the options of the mode, those of a build are among them."""
 
 CONDITIONS = {check: (f"{check}_protocol", "device_name", "weights", "options") for check in CHECKS}
 """By check, columns in which a cell must agree with the baseline's for a status there to be expected here."""
@@ -35,7 +35,8 @@ ABSENT = "the baseline has no such cell"
 NEEDED = tuple(
     dict.fromkeys(
         [
-            *("device", "build", "mode", "model", "accuracy", "strict", EAGER.column),
+            *("device", "build", "mode", "model", "accuracy", "strict", EAGER.column, "compile_warm_cpu_s"),
+            *("margin", "strict_margin"),
             *(figure.column for figure in FIGURES),
             *(name for check in SHOWN_STATUS for name in (SHOWN_STATUS[check], f"{check}_started_at", *comparable(check))),
         ]
@@ -79,11 +80,13 @@ def load(measured: Measured, cells: pa.Table) -> Baseline:
     Of a history, without the measurements that the table `cells` has itself.
     """
     ignored = IGNORED.get(measured.kind, ())
+    if measured.kind != "history" and measured.name:
+        ignored = (*ignored, *IGNORED_OF_ANOTHER_BUILD)
     if measured.kind == "history":
         rows = _of_history(measured, cells)
     else:
         table = pq.read_table(measured.path)
-        if build := measured.name if measured.kind == "build" else _first(cells, "build"):
+        if build := measured.name or _first(cells, "build"):
             table = table.filter(pc.equal(table["build"], build))
         rows = {(row["mode"], row["model"]): [UNKNOWN | row] for row in table.to_pylist()}
     _judge_as_today(cells, rows)
@@ -158,14 +161,15 @@ def _of_history(measured: Measured, cells: pa.Table) -> dict[ModeModel, list[Row
 def _settled(history: Mapping[ModeModel, Sequence[Row]]) -> dict[ModeModel, Row]:
     """Of each cell and check the last status that came twice in succession, or the last: a failure that came once is new."""
     return {
-        key: {name: _last_twice([row[name] for row in rows if row[name] is not None]) for name in SHOWN_STATUS.values()}
+        key: {name: last_twice([row[name] for row in rows if row[name] is not None]) for name in SHOWN_STATUS.values()}
         for key, rows in history.items()
     }
 
 
-def _last_twice(statuses: Sequence[str]) -> str | None:
-    twice = [status for status, following in pairwise(statuses) if status == following]
-    return [None, *statuses, *twice][-1]
+def last_twice(values: Sequence[Any]) -> Any:
+    """The last value that came twice in succession, else the last; None if there are none. What came once may be chance."""
+    twice = [value for value, following in pairwise(values) if value == following]
+    return [None, *values, *twice][-1]
 
 
 def _first(cells: pa.Table, name: str) -> Any:

@@ -113,6 +113,12 @@ def without_stale(cells: pa.Table, checks: Collection[str], identities: Identiti
     return cells, found
 
 
+def said_of_stale(number: int) -> str:
+    """A sentence on so many results that `without_stale` took away."""
+    what = "of other software or options than today's, and count as missing"
+    return f"results that are {what}: {number}; --forcerun measure makes them anew"
+
+
 def _stale(rows: pa.Table, cells: Sequence[CellKey], check: str, identities: Identities) -> list[bool | None]:
     """Of each cell, whether its row of a check was measured with another identity than today's; None without one of both."""
     measured = rows[f"{check}_identity"].to_pylist()

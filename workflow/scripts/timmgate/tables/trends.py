@@ -172,8 +172,8 @@ READ = (
 def changed(root: Path, device: str, runs: int, accuracy_rule: str = RunOptions.accuracy_rule) -> tuple[pa.Table, str]:
     """What changed in the last `runs` measurements of each series, in the schema `SCHEMA`: suites first, then the latest.
 
-    Also in words what the history has. Only changes on this device are told, by today's `accuracy_rule`: that another one
-    was recorded is no change.
+    Of series without a measurement in the last `runs` runs on the device nothing is told. Also in words what the history
+    has. Only changes on this device are told, by today's `accuracy_rule`: that another one was recorded is no change.
     """
     entries = _by_rule(history.read(root, READ).unify_dictionaries(), accuracy_rule)
     found: list[Row] = []
@@ -188,9 +188,19 @@ def changed(root: Path, device: str, runs: int, accuracy_rule: str = RunOptions.
                     some = [*_cells(measurements, figure, runs), *_suites(measurements, figure, runs)]
                     found += [row for row in some if figure is not COLD or not _is_of_threads(row, entries)]
             found += _suites(measurements, EAGER, runs)
-    found = [row for row in _described(found, entries, root) if row["device"] == device]
+    is_recent = _is_recent(entries, device, runs)
+    found = _described([row for row in found if is_recent[row["end"]]], entries, root)
     found.sort(key=lambda row: (row["model"] is not None, -row["since"].timestamp(), -abs(row.get("change") or math.inf)))
     return parquet.table(found, SCHEMA), extent(entries, runs)
+
+
+def _is_recent(entries: pa.Table, device: str, runs: int) -> np.ndarray:
+    """Of each row, whether it is of one of the last runs on the device: of a series that ended before nothing is news."""
+    encoded, on_device = _dictionary(entries["run"]), np.asarray(pc.equal(entries["device"].cast(pa.string()), device))
+    names = np.array(encoded.dictionary.to_pylist(), str)[np.asarray(encoded.indices)]  # begin with the time
+    last = np.unique(names[on_device])[-runs:]
+    recent: np.ndarray = on_device & np.isin(names, last)
+    return recent
 
 
 def _by_rule(entries: pa.Table, rule: str) -> pa.Table:
@@ -230,7 +240,7 @@ def _described(found: list[Row], entries: pa.Table, root: Path) -> list[Row]:
 
 
 def _of_sides(row: Row, before: Row, after: Row) -> Row:
-    finding = {name: value for name, value in row.items() if name not in ("last", "first", "check")}
+    finding = {name: value for name, value in row.items() if name not in ("last", "first", "end", "check")}
     names = [name for name in VERSIONS if before[name] != after[name]]
     return {
         **{name: after[name] for name in (*KEY, "device_name", "suite", "torch")},
@@ -335,7 +345,7 @@ def _levels(values: np.ndarray, change: Change) -> tuple[float, float]:
 def _between(measurements: Measurements, rows: np.ndarray, change: Change) -> Row:
     """The rows on both sides of a change of a series with these rows."""
     sides = {"last": int(rows[change.last]), "first": int(rows[change.first])}
-    return {**sides, "check": measurements.check, "measured_since": -change.first}
+    return {**sides, "end": int(rows[-1]), "check": measurements.check, "measured_since": -change.first}
 
 
 def _suites(measurements: Measurements, figure: Figure, runs: int) -> Iterator[Row]:
