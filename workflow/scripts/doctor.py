@@ -13,7 +13,7 @@ if __name__ == "__main__":
     found = []
     if snakemake.params.device == "cuda":
         uuids = gpus.visible()
-        found += [*fitness.of_cuda(uuids, gpus.AMD.is_file()), *fitness.of_gpus(fitness.ask_gpus(uuids))]
+        found += [*fitness.of_cuda(uuids, gpus.AMD.is_file()), *fitness.of_gpus(uuids, fitness.ask_gpus(uuids))]
     found += fitness.findings(snakemake.threads)
     text = doctor.text(found, machine.facts())
     Path(snakemake.log[0]).write_text(text, encoding="utf-8")

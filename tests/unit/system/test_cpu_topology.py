@@ -106,6 +106,12 @@ def test_lanes_are_of_one_size(machine):
     assert [len(lane) for lane in cpu_topology.lanes("auto")] == [5, 5]
 
 
+def test_a_domain_of_few_cores_is_no_lane_as_all_lanes_would_be_as_small(machine):
+    described, caches = two_sockets(8)
+    machine({core: each for core, each in described.items() if each[1] == 0 or core == 8}, caches=caches)
+    assert [len(lane) for lane in cpu_topology.lanes("auto")] == [9]
+
+
 def test_a_kernel_that_tells_nothing_has_one_lane(machine):
     machine({core: (f"{core}", 0) for core in range(4)}, silent=True)
     assert cpu_topology.lanes("auto") == [(0, 1, 2, 3)]

@@ -112,8 +112,9 @@ def test_gpus_tell_why_they_are_slow_and_who_uses_them(smi):
     smi(SMI)
     gpus = fitness.ask_gpus(["GPU-a", "GPU-b"])
     assert gpus == [Gpu("GPU-a", (), (41, 42)), Gpu("GPU-b", ("hw_slowdown", "sw_power_cap"), ())]
-    said = [finding.what for finding in fitness.of_gpus(gpus)]
+    said = [finding.what for finding in fitness.of_gpus(["GPU-a", "GPU-b", "MIG-c"], gpus)]
     assert said == [
+        "clocks and processes are not known of MIG-c",
         "GPU-a: other processes use it: 41, 42",
         "GPU-b: its clock is low: the hardware slows it down",
         "GPU-b: its clock is low: its power is capped",

@@ -85,6 +85,15 @@ def driver_says(monkeypatch):
     return install
 
 
+WHOLE, PART = "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", "MIG-46fa0d2c-6f5b-5a3e-9d5c-0f0b1b4b1c1d"
+
+
+def test_a_short_uuid_is_taken_as_it_is_where_no_driver_answers(driver_says, monkeypatch):
+    driver_says()
+    monkeypatch.setenv(gpus.VISIBLE, "GPU-8932f937")
+    assert gpus.names("cuda") == ["GPU-8932f937"]
+
+
 @pytest.mark.parametrize(
     ("allowed", "expected", "questions"),
     [
@@ -92,9 +101,10 @@ def driver_says(monkeypatch):
         ("0,1", ["GPU-from-driver"], 1),
         ("GPU-a,1", ["GPU-from-driver"], 1),
         ("NoDevFiles", ["GPU-from-driver"], 1),
-        ("GPU-a", ["GPU-a"], 0),
-        (" GPU-b, MIG-c,GPU-b", ["GPU-b", "MIG-c"], 0),
-        ("MIG-GPU-1234/5/0", ["MIG-GPU-1234/5/0"], 0),
+        (WHOLE, [WHOLE], 0),
+        (f" {WHOLE}, {PART},{WHOLE}", [WHOLE, PART], 0),
+        ("GPU-8932f937", ["GPU-from-driver"], 1),
+        ("MIG-GPU-1234/5/0", ["GPU-from-driver"], 1),
         ("", ["cuda"], 0),
         (" ", ["cuda"], 0),
     ],

@@ -145,6 +145,12 @@ def test_a_figure_that_is_not_beyond_its_threshold_is_none(cell):
     assert found(cell) == []
 
 
+def test_beside_an_accelerator_the_cells_of_other_gpus_disturb_nothing_until_no_core_is_free():
+    assert found({"device": "cuda", "machine_busy_cores": 80.0, "machine_cores": 96}) == []
+    (row,) = found({"device": "cuda", "machine_busy_cores": 95.5, "machine_cores": 96})
+    assert row["kind"] == "disturbed_machine"
+
+
 def test_thresholds_are_those_of_the_configuration():
     slow = {"compile_cold_s": 60.0, "graph_breaks": 3}
     assert kinds(slow, max_graph_breaks=5) == []

@@ -9,7 +9,8 @@ OUT_OF_MEMORY = frozenset({"OOM", "eager_1st_run_OOM", "eager_2nd_run_OOM"})
 """Statuses that a smaller batch can cure, or a device without neighbours."""
 
 OUT_OF_MEMORY_WORDS = (
-    *("out of memory", "can't allocate memory", "not enough memory", "_status_alloc_failed", "bad_alloc"),
+    *("out of memory", "can't allocate memory", "not enough memory", "bad_alloc"),
+    *("_status_alloc_failed", "_allocation_failed"),
     *("out_of_device_memory", "out_of_host_memory", "out_of_resources"),
 )
 """How torch's allocators, CUDA, cuBLAS, cuDNN, the C++ library and Intel's driver say in a plain RuntimeError that memory is

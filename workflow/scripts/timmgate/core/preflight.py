@@ -14,7 +14,7 @@ class Question:
 
     `software` is the digest of the build (`config.builds.Build.software`) and `imports` what it imports first, `answer` the
     file for the answer. `may_lack_models` says that other builds are asked too, so that this one may lack a model.
-    `packages` are those of data that its worker reads.
+    `packages` are those of data that its worker reads, `threads` how many compilers may run at once.
     """
 
     device: str
@@ -26,6 +26,7 @@ class Question:
     imports: Sequence[str] = ()
     may_lack_models: bool = False
     packages: Sequence[str] = ()
+    threads: int = 1
 
     def to_json(self) -> str:
         """Canonical JSON."""

@@ -43,6 +43,8 @@ def slot_request(device: str, run: RunOptions) -> SlotRequest:
     if device != "cpu":
         return SlotRequest(tuple(gpus.names(device, run.devices)), tuple(range(run.jobs_per_gpu)))
     first, *others = lanes = cpu_topology.lanes(run.timing_lanes)
+    if run.threads > len(first):  # as on a node of a cluster, which nobody knew before
+        first, *others = cpu_topology.lanes(1)
     if not others:
         return SlotRequest((device,), first, min(run.threads, len(first)))
     slots = tuple(range(len(first)))

@@ -57,6 +57,7 @@ def request(settings: "Settings", build: "Build", models: Sequence[str], threads
         imports=build.options.import_,
         may_lack_models=len(settings.builds) > 1,
         packages=[PHOTOS] if settings.weights == "packaged" else [],
+        threads=threads,
     )
     run = replace(settings.run, threads=threads, build=build.options)
     text = json.dumps({"question": question.to_json(), "run": run.to_json()})

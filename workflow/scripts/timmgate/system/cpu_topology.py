@@ -26,7 +26,8 @@ def available() -> list[int]:
 def lanes(wanted: int | str) -> list[tuple[int, ...]]:
     """The cores that this process may use in `wanted` groups of one size, on each of which a cell can be timed at once.
 
-    Two groups share neither a last-level cache nor a memory node, so that there may be fewer; `auto` is as many as can be.
+    Two groups share neither a last-level cache nor a memory node, so that there may be fewer; `auto` is as many as can be
+    without those that have less than half as many cores as the largest.
     One group has all cores in the order of `available`; of several, the larger ones leave cores out.
     """
     cores = available()
@@ -38,6 +39,8 @@ def lanes(wanted: int | str) -> list[tuple[int, ...]]:
         alike = [domain for domain in domains if domain[0] & shared]
         domains = [domain for domain in domains if domain not in alike]
         domains.append((shared.union(*(each for each, _ in alike)), [*chain(*(each for _, each in alike)), core]))
+    most = max(len(each) for _, each in domains)
+    domains = [domain for domain in domains if 2 * len(domain[1]) >= most]  # lanes are as small as the smallest one
     number = len(domains) if wanted == "auto" else min(int(wanted), len(domains))
     if number == 1:
         return [tuple(cores)]

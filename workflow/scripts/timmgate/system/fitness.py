@@ -128,8 +128,11 @@ def of_cuda(uuids: Sequence[str], has_amd: bool) -> Iterator[Finding]:
         )
 
 
-def of_gpus(gpus: Sequence[Gpu]) -> Iterator[Finding]:
-    """What is wrong with each GPU."""
+def of_gpus(uuids: Sequence[str], gpus: Sequence[Gpu]) -> Iterator[Finding]:
+    """What is wrong with each of these GPUs, as far as it is told."""
+    told = {gpu.uuid for gpu in gpus}
+    if untold := [uuid for uuid in uuids if uuid not in told]:
+        yield Finding(f"clocks and processes are not known of {', '.join(untold)}", "see what nvidia-smi says of them")
     for gpu in gpus:
         if gpu.processes:
             named = ", ".join(map(str, gpu.processes))

@@ -21,6 +21,9 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 UUID_PREFIXES = ("GPU-", "MIG-")
 """Of a whole GPU, and of a part of one (multi-instance GPU), as CUDA_VISIBLE_DEVICES has them."""
 
+WHOLE_UUID = re.compile(r"(GPU|MIG)-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+"""CUDA takes its first digits for one too, of which only the driver knows which GPU they mean."""
+
 DRIVER = "libcuda.so.1"
 
 DRIVER_TIMEOUT_S = 60.0
@@ -66,9 +69,11 @@ def visible() -> list[str]:
     """UUIDs of the GPUs that CUDA_VISIBLE_DEVICES leaves us, all of them if it is not set."""
     allowed = os.environ.get(VISIBLE)
     entries = [entry.strip() for entry in (allowed or "").split(",") if entry.strip()]
-    if entries and all(map(is_uuid, entries)):
+    if allowed is not None and not entries:
+        return []
+    if entries and all(map(WHOLE_UUID.fullmatch, entries)):
         return list(dict.fromkeys(entries))
-    return [] if allowed is not None and not entries else ask_driver()
+    return ask_driver() or (list(dict.fromkeys(entries)) if all(map(is_uuid, entries)) else [])
 
 
 def driver_version() -> str | None:

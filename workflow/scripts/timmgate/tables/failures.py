@@ -142,10 +142,18 @@ LIMITS = (
         "max_machine_drift",
         lambda row: row["machine_drift"] and max(row["machine_drift"], 1 / row["machine_drift"]),
     ),
-    Limit("disturbed_machine", "machine_busy_cores", "max_busy_cores"),
+    Limit("disturbed_machine", "machine_busy_cores", "max_busy_cores", lambda row: _cores_that_were_lacking(row)),
 )
 
-COUNTED = {column.name for column in GRAPH}
+
+def _cores_that_were_lacking(row: Row) -> float | None:
+    """Cores that others used; beside an accelerator, whose host has cores for all its cells, those that left it none."""
+    busy: float | None = row["machine_busy_cores"]
+    cores: int | None = row["machine_cores"]
+    return busy - (cores - 1) if busy is not None and cores and row["device"] != "cpu" else busy
+
+
+GRAPH_COLUMNS = {column.name for column in GRAPH}
 """Columns of `LIMITS`, among others, that every check has."""
 
 DISTURBANCES = {
@@ -177,7 +185,7 @@ def failures(
 
 def _is_of(limit: Limit, check: str, checks: Sequence[str]) -> bool:
     """Whether a figure is looked at in a check: the performance check has all, and another what it counts if it is alone."""
-    return check == "performance" or ("performance" not in checks and limit.column in COUNTED)
+    return check == "performance" or ("performance" not in checks and limit.column in GRAPH_COLUMNS)
 
 
 def _of_check(cell: Row, check: str, limits: Sequence[Limit], thresholds: Thresholds) -> Iterator[tuple[float, Row]]:

@@ -37,7 +37,7 @@ from timmgate.system.process_tree import die_with_parent
 from timmgate.system.timing_lock import PausedTime
 from timmgate.worker.resource_errors import is_disk_full, is_out_of_memory
 
-GLIBC_SETTINGS = {-1: 2**31 - 1, -2: 64 << 20, -4: 0}
+GLIBC_SETTINGS = {-1: -1, -2: 64 << 20, -4: 0}
 """M_TRIM_THRESHOLD: never; M_TOP_PAD: grow the heap by 64 MiB; M_MMAP_MAX: everything on the heap (malloc.h)."""
 
 PREFLIGHT = "--preflight"
@@ -83,7 +83,7 @@ def preflight(question: Question) -> int:
     """Answer a question about this environment, into the file that it names; then build the toolchain that it names."""
     die_with_parent(signal.SIGKILL)
     if question.toolchain:
-        set_environment(os.cpu_count() or 1, question.toolchain)
+        set_environment(question.threads, question.toolchain)
     try:
         with importing():
             import_first(question.imports)

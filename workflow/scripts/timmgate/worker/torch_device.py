@@ -19,6 +19,9 @@ from timmgate.system.cpu_topology import available
 
 CONTROL_REPEATS = 9
 
+CONTROL_SIDE = {"cpu": 512}
+"""Rows of the matrix of the control kernel. 4096 on an accelerator: 0.1 Tflop are milliseconds there, and not the launch."""
+
 
 def name(device: str) -> str:
     """Marketing name of the processor or accelerator, as far as the machine tells it."""
@@ -253,7 +256,8 @@ def pinned(device: str, threads: int) -> Iterator[None]:
 
 def control_s(device: str, clock: Callable[[], float]) -> float:
     """Median duration in seconds of a fixed matrix product and convolution, which tells how fast the machine is now."""
-    matrix, image = torch.ones(512, 512, device=device), torch.ones(1, 64, 56, 56, device=device)
+    side = CONTROL_SIDE.get(device, 4096)
+    matrix, image = torch.ones(side, side, device=device), torch.ones(1, 64, 56, 56, device=device)
     kernels = torch.ones(64, 64, 3, 3, device=device)
     durations = []
     for _ in range(CONTROL_REPEATS):
