@@ -72,6 +72,30 @@ def test_a_process_that_is_gone_has_no_memory():
     assert process_tree.tree_rss_bytes(gone.pid) == 0
 
 
+@pytest.mark.parametrize(
+    ("child", "program", "counted"),
+    [
+        ({}, b"python", 900),  # between vfork and the new program
+        ({"RssAnon": 903}, b"python", 900),  # while another thread of the parent went on
+        ({"RssAnon": 300}, b"python", 1200),  # forked, and with memory of its own
+        ({}, b"g++", 1800),
+        ({"VmSize": 4000}, b"python", 1800),
+    ],
+)
+def test_memory_that_a_process_has_in_common_with_its_parent_counts_once(child, program, counted, tmp_path, monkeypatch):
+    """A worker of 4 GB that starts a compiler would else be one of 8 GB for a moment, and be ended for it."""
+    monkeypatch.setattr(process_tree, "PROC", tmp_path)
+    for pid, parent, children, command, memory in ((7, 1, "8", b"python", {}), (8, 7, "", program, child)):
+        folder = tmp_path / str(pid)
+        (folder / "task" / str(pid)).mkdir(parents=True)
+        (folder / "task" / str(pid) / "children").write_text(children)
+        (folder / "cmdline").write_bytes(command)
+        about = {"VmSize": 9000, "RssAnon": 900, "RssShmem": 0, **memory}
+        lines = [f"PPid:\t{parent}", *(f"{name}:\t{size} kB" for name, size in about.items())]
+        (folder / "status").write_text("\n".join(lines))
+    assert process_tree.tree_rss_bytes(7) == counted << 10
+
+
 def test_leftovers_are_known_by_their_supervisor_wherever_they_have_gone(start, monkeypatch):
     # Supervisors of tests beside this one kill leftovers of the machine too: these are of a container of their own.
     monkeypatch.setattr(process_tree, "_namespace", lambda: f"pid:[test-{os.getpid()}]")

@@ -12,9 +12,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 POLL_S = 0.05
 """Pause between two attempts to kill what is left of a worker, or two looks at it."""
@@ -75,6 +75,13 @@ def signal_all(worker: subprocess.Popen, number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
+MEMORY = ("VmSize", "RssAnon", "RssShmem")
+"""Of a process: its address space, and the pages in memory that no file has."""
+
+ALIKE = 0.01
+"""Share by which these may differ between a process and its parent that are one to us. A choice."""
+
+
 def machine_memory_bytes() -> int:
     """What the processes of a cell may take of this machine at most, so that they meet our limit and not the kernel's."""
     return int(SHARE_OF_MACHINE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
@@ -83,17 +90,43 @@ def machine_memory_bytes() -> int:
 def tree_rss_bytes(pid: int) -> int:
     """Memory in bytes that a process and its living descendants occupy, without files that the kernel can read again.
 
-    Anonymous and shared pages: RssAnon and RssShmem of /proc/[pid]/status.
+    Anonymous and shared pages: RssAnon and RssShmem of /proc/[pid]/status. What a process has in common with its parent
+    counts once: until a new program begins in it, it has the memory of its parent (vfork), and a compiler starts many.
     """
-    return sum(map(_rss_bytes, tree(pid)))
+    known = {each: memory for each in tree(pid) if (memory := _memory(each))}
+    return sum(
+        memory.sizes["RssAnon"] + memory.sizes["RssShmem"]
+        for memory in known.values()
+        if not (memory.parent in known and memory.is_of(known[memory.parent]))
+    )
 
 
-def _rss_bytes(pid: int) -> int:
-    with contextlib.suppress(OSError):
+class _Memory(NamedTuple):
+    """What is known of the memory of a process: its parent and command, and by the names of `MEMORY` bytes."""
+
+    parent: int
+    command: bytes
+    sizes: Mapping[str, int]
+
+    def is_of(self, parent: "_Memory") -> bool:
+        """Whether it is that of its parent, which goes on while we read: the same program with as much memory."""
+        sizes = ((self.sizes[name], parent.sizes[name]) for name in MEMORY)
+        return self.command == parent.command and all(abs(one - other) <= ALIKE * other for one, other in sizes)
+
+
+def _memory(pid: int) -> _Memory | None:
+    """The memory of a process; None if it has none any more."""
+    try:
+        command = (
+            PROC / str(pid) / "cmdline"
+        ).read_bytes()  # first: that of the parent would be with memory of its own else
         lines = (PROC / str(pid) / "status").read_text().splitlines()
-        fields = (line.split() for line in lines if line.startswith(("RssAnon:", "RssShmem:")))
-        return sum(int(kilobytes) << 10 for _, kilobytes, _ in fields)
-    return 0
+    except OSError:
+        return None
+    fields = {name: value.split() for name, _, value in (line.partition(":") for line in lines)}
+    if any(name not in fields for name in MEMORY):
+        return None
+    return _Memory(int(fields["PPid"][0]), command, {name: int(fields[name][0]) << 10 for name in MEMORY})
 
 
 Process = tuple[int, str | None]
