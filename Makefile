@@ -34,7 +34,7 @@ gate: run-gate
 
 run-gate:
 	+@MAKEFLAGS= $(MAKE) --no-print-directory $(BIN)/snakemake
-	+@$(BIN)/python -m timmgate.tables.outcome $(CORES) $(ARGS); echo $$? > $(EXIT_CODE)
+	+@$(BIN)/python -m timmgate.tables.gate.outcome $(CORES) $(ARGS); echo $$? > $(EXIT_CODE)
 
 test: lint
 	$(PYTEST) $(TESTFLAGS)

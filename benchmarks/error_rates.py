@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from timmgate.tables import comparison, pairs, parquet
-from timmgate.tables.pairs import BY_BLOCK
+from timmgate.tables import parquet
+from timmgate.tables.comparison import compare, pairs
+from timmgate.tables.comparison.pairs import BY_BLOCK
 from timmgate.tables.repeats import wilson
 
 PLANTED = (0.0, 0.01, 0.02, 0.03)
@@ -70,7 +71,7 @@ def draw(bank: Turns, processes: int, planted: float, rng: np.random.Generator) 
 def judge(rows: Sequence[Row]) -> list[Row]:
     """What a comparison says of the times."""
     table, nothing = parquet.table(list(rows), pairs.SCHEMA), parquet.SCHEMAS["cells"].empty_table()
-    found = comparison.compare(table, nothing, "before", "after").to_pylist()
+    found = compare.compare(table, nothing, "before", "after").to_pylist()
     return [row for row in found if row["figure"] in FIGURES]
 
 

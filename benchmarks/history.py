@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from timmgate.tables import changes, history, parquet, trends
+from timmgate.tables import parquet
+from timmgate.tables.history import changes, store, trends
 
 SERIES, LENGTH, GAP, WITHIN = 2000, 200, 30, 5
 
@@ -102,7 +103,7 @@ def write_year(folder: Path, cells: int, nights: int, rng: np.random.Generator) 
             pa.array(columns[each.name], each.type) if each.name in columns else pa.nulls(cells, each.type)
             for each in schema
         ]
-        history.write(pa.table(arrays, schema=schema), folder, at)
+        store.write(pa.table(arrays, schema=schema), folder, at)
 
 
 def ask(folder: Path) -> str:

@@ -27,11 +27,11 @@ import numpy as np
 from error_rates import rate, read
 
 from timmgate.core.thresholds import Thresholds
-from timmgate.tables import gate
-from timmgate.tables.confirmation import is_settled
-from timmgate.tables.deviations import MAX_HISTORY, deviations, suspects
 from timmgate.tables.figures import FIGURES, comparable
-from timmgate.tables.measured_baseline import Baseline
+from timmgate.tables.gate import judgement
+from timmgate.tables.gate.confirmation import is_settled
+from timmgate.tables.gate.deviations import MAX_HISTORY, deviations, suspects
+from timmgate.tables.gate.measured_baseline import Baseline
 
 PLANTED = {
     "compiled_ms": lambda value: value * 1.03,
@@ -122,7 +122,7 @@ def main() -> None:
     red, again, processes, classes = 0, 0, 0, Counter[str]()
     for _ in range(asked.nights):
         found, cells, some = judged(suite, before, thresholds, asked.confirm)
-        failing = {row["class"] for row in found} & {*gate.FAILING}
+        failing = {row["class"] for row in found} & {*judgement.FAILING}
         red, classes = red + bool(failing), classes + Counter(failing)
         again, processes = again + cells, processes + some
         before = [*before[1:], suite.night()[0]]

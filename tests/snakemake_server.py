@@ -26,7 +26,8 @@ IMPORTED_LATER = (
     *("jsonschema", "pandas", "pyarrow.parquet", "rich.live", "rich.table", "yte"),
     *("snakemake.spawn_jobs", "snakemake.storage"),
     *("timmgate.config.cells", "timmgate.config.shards", "timmgate.supervisor.preflight", "timmgate.report.board"),
-    *("timmgate.report.terminal", "timmgate.tables.baseline", "timmgate.tables.quarantine", "timmgate.tables.retries"),
+    *("timmgate.report.terminal", "timmgate.tables.retries", "timmgate.tables.gate.baseline"),
+    "timmgate.tables.gate.quarantine",
     *("timmgate.tables.renewal", "timmgate.tables.request"),
 )
 """What Snakemake and the workflow import while they parse, compare parameters and show tables."""

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from timmgate.tables import outcome
-from timmgate.tables.outcome import ExitCode
+from timmgate.tables.gate import outcome
+from timmgate.tables.gate.outcome import ExitCode
 
 ROOT = Path(__file__).parents[2]
 CONFIG = {"models": "test_vit,test_resnet", "modes": "inference,training", "checks": "accuracy,performance"}

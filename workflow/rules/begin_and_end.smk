@@ -114,13 +114,9 @@ def announce_conditions():
     others = given - {threads}
     if on_cpu and others and not workflow.touch:
         number = min(others)
-        refuse(
-            f"threads is {threads}, but Snakemake's own options, as --cores, give a cell {number}; set threads={number}"
-        )
+        refuse(f"threads is {threads}, but Snakemake's own options, as --cores, give a cell {number}; set threads={number}")
     if on_cpu and workflow.local_exec and given and threads > lane:
-        refuse(
-            f"threads is {threads}, but a cell is timed on {lane} cores here (timing_lanes: {SETTINGS.run.timing_lanes})"
-        )
+        refuse(f"threads is {threads}, but a cell is timed on {lane} cores here (timing_lanes: {SETTINGS.run.timing_lanes})")
     told = words(threads, *((SETTINGS.allocator, SETTINGS.relocate) if on_cpu else ()))
     print(f"each cell with {told}", file=sys.stderr)
 

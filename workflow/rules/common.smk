@@ -26,7 +26,8 @@ from timmgate.core.study import TIMEOUTS
 from timmgate.supervisor import preflight
 from timmgate.system import gpus
 from timmgate.system.process_tree import RUN
-from timmgate.tables import baseline, outcome, quarantine, request
+from timmgate.tables.gate import baseline, outcome, quarantine
+from timmgate.tables import request
 
 # Hardly ever over all objects: of those of 10,000 jobs none can go, and looking costs a fifth of planning them.
 gc.set_threshold(700, 10, 1000)

@@ -61,9 +61,9 @@ def record_what_is_there():
     """Add what a run has measured that did not come to its end to the history."""
     if not (RESULTS / "cells.parquet").is_file():
         return
-    from timmgate.tables import history
+    from timmgate.tables.history import store
 
     try:
-        history.record_tables(RESULTS, Path(SETTINGS.history_path))
+        store.record_tables(RESULTS, Path(SETTINGS.history_path))
     except (OSError, ValueError) as error:
         print(f"the history lacks what this run measured ({error}); the next run adds what is left of it", file=sys.stderr)

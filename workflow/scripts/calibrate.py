@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from timmgate.report import calibration as terminal
-from timmgate.tables import calibration, parquet
+from timmgate.tables import parquet
+from timmgate.tables.studies import calibration
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

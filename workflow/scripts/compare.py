@@ -10,7 +10,8 @@ from rich.console import Console
 from timmgate.config import settings
 from timmgate.config.cells import identities
 from timmgate.report import comparison as terminal
-from timmgate.tables import comparison, pairs, parquet, state
+from timmgate.tables import parquet, state
+from timmgate.tables.comparison import compare, pairs
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -21,12 +22,12 @@ if __name__ == "__main__":
     cells, stale = state.without_stale(pq.read_table(snakemake.input.cells), params.checks, today)
     cells = state.of_checks(cells, params.checks)
     if params.baseline:
-        compared = comparison.with_baseline(cells, params.builds, params.baseline, params.called)
+        compared = compare.with_baseline(cells, params.builds, params.baseline, params.called)
     else:
         measured = pa.concat_tables(
             [pairs.SCHEMA.empty_table(), *map(pq.read_table, snakemake.input.pairs)], promote_options="default"
         )
-        compared = comparison.compare(measured, cells, *params.builds)
+        compared = compare.compare(measured, cells, *params.builds)
     parquet.write(compared, Path(snakemake.output.table))
     parquet.write_tsv(compared, Path(snakemake.output.tsv))
     terminal.show(compared.to_pylist(), Console())

@@ -13,7 +13,8 @@ from timmgate.config import settings
 from timmgate.config.cells import identities
 from timmgate.report import ci
 from timmgate.report import gate as terminal
-from timmgate.tables import gate, outcome, parquet, state
+from timmgate.tables import parquet, state
+from timmgate.tables.gate import judgement, outcome
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -25,8 +26,8 @@ if __name__ == "__main__":
     again = [row for path in snakemake.input.timed_again for row in pq.read_table(path).to_pylist()]
     evidence = Path(snakemake.input.cells).with_name("evidence.parquet")
     asked = params.checks, params.expectations, params.measured, params.thresholds, params.models
-    found = gate.against(cells, *asked, again, params.times, evidence)
-    table = gate.table(gate.quarantined(found, params.quarantine, date.today()))
+    found = judgement.against(cells, *asked, again, params.times, evidence)
+    table = judgement.table(judgement.quarantined(found, params.quarantine, date.today()))
     parquet.write_tsv(table, Path(params.table))
     judged = table.to_pylist()
     ci.write_junit(judged, Path(params.table).with_suffix(".xml"))
@@ -35,7 +36,7 @@ if __name__ == "__main__":
         print(state.said_of_stale(stale))
     if os.environ.get("GITHUB_ACTIONS") == "true":
         print(*ci.annotations(judged, params.place), sep="\n")
-    Path(snakemake.log[0]).write_text(f"{gate.sentence(judged)} See {params.table}\n", encoding="utf-8")
-    ended = gate.outcome(judged)
-    outcome.write(ended, gate.reasons(judged), Path(params.outcome))
+    Path(snakemake.log[0]).write_text(f"{judgement.sentence(judged)} See {params.table}\n", encoding="utf-8")
+    ended = judgement.outcome(judged)
+    outcome.write(ended, judgement.reasons(judged), Path(params.outcome))
     sys.exit(min(ended, 1))

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from timmgate.report import history as terminal
-from timmgate.tables import parquet, trends
+from timmgate.tables import parquet
+from timmgate.tables.history import trends
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

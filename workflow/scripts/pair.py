@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 from timmgate.config import builds
 from timmgate.core.spec import Cell
 from timmgate.supervisor import job, turns
-from timmgate.tables import pairs, parquet
+from timmgate.tables import parquet
+from timmgate.tables.comparison import pairs
 from timmgate.weights import record
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from timmgate.report import power as terminal
-from timmgate.tables import parquet, power
+from timmgate.tables import parquet
+from timmgate.tables.studies import power
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from timmgate.core.files import write_text
-from timmgate.tables import history
+from timmgate.tables.history import store
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
     root = Path(snakemake.params.history)
-    added = history.record_tables(Path(snakemake.input.cells).parent, root)
+    added = store.record_tables(Path(snakemake.input.cells).parent, root)
     text = json.dumps({"history": str(root.absolute()), "added": added}) + "\n"
     write_text(Path(snakemake.output[0]), text)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pyarrow.parquet as pq
 
 from timmgate.core.files import write_text
-from timmgate.tables import gate
+from timmgate.tables.gate import judgement
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
@@ -15,5 +15,5 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     cells = pq.read_table(snakemake.input.cells)
     params = snakemake.params
-    found = gate.suspects(cells, params.measured, params.thresholds, params.times)
+    found = judgement.suspects(cells, params.measured, params.thresholds, params.times)
     write_text(Path(snakemake.output[0]), json.dumps({cell: suspect.rounded() for cell, suspect in found.items()}))

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from timmgate.supervisor import job, turns
-from timmgate.tables import confirmation, pairs, parquet
+from timmgate.tables import parquet
+from timmgate.tables.comparison import pairs
+from timmgate.tables.gate import confirmation
 from timmgate.weights import record
 
 if TYPE_CHECKING:

@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 
-from timmgate.tables import gate, parquet
+from timmgate.tables import parquet
+from timmgate.tables.gate import judgement
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
     cells, params = pq.read_table(snakemake.input.cells), snakemake.params
-    renewed = gate.updated(cells, params.everything, params.expectations, params.checks)
+    renewed = judgement.updated(cells, params.everything, params.expectations, params.checks)
     for file in map(Path, params.files):
         parquet.write_csv(renewed[file.stem], file)

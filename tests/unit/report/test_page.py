@@ -14,7 +14,10 @@ import synthetic_sweep
 from timmgate.core.checks import CHECKS
 from timmgate.core.schemas import FAILED
 from timmgate.report import page, page_data, pictures
-from timmgate.tables import comparison, parquet, power, trends
+from timmgate.tables import parquet
+from timmgate.tables.comparison import compare
+from timmgate.tables.history import trends
+from timmgate.tables.studies import power
 
 HEALTHY = {
     "accuracy": "pass",
@@ -33,11 +36,11 @@ def folder(tmp_path_factory):
     """The tables of a small sweep."""
     folder = tmp_path_factory.mktemp("run") / "results" / "cpu"
     synthetic_sweep.write(folder, 12, leaves=30, samples=9)
-    compare(folder)
+    with_comparison(folder)
     return folder
 
 
-def compare(folder, *others):
+def with_comparison(folder, *others):
     """Write what a comparison found: every cell's build 3 % slower than another one, but for what the `others` say."""
     rows = [
         {
@@ -61,7 +64,7 @@ def compare(folder, *others):
         for cell in pq.read_table(folder / "cells.parquet").to_pylist()
     ]
     changed = [{**row, **other} for row, other in itertools.zip_longest(rows, others, fillvalue={})]
-    pq.write_table(parquet.table(changed, comparison.SCHEMA), folder / "comparison.parquet")
+    pq.write_table(parquet.table(changed, compare.SCHEMA), folder / "comparison.parquet")
 
 
 def written(tmp_path, *changes):
@@ -349,7 +352,7 @@ def test_of_a_commit_what_follows_the_hash_is_kept(tmp_path):
 
 def test_what_was_measured_apart_is_no_pair_that_took_turns(tmp_path):
     folder = written(tmp_path, {}, {})
-    compare(folder, {"processes": None})
+    with_comparison(folder, {"processes": None})
     assert page.unpacked(held(page.render(folder))["cells"]["change"]) == [None, 0.03]
 
 
@@ -365,7 +368,7 @@ def test_what_differs_between_two_builds_is_there_with_what_it_is_worth(tmp_path
     folder = written(tmp_path, {}, {}, {}, {})
     unknown = {"verdict": None, "change": 0.001, "could_show": False}
     crash = {"figure": "accuracy", "verdict": "new_failure", "message": "pass became fail_to_run", "change": None}
-    compare(folder, {"verdict": "faster", "change": -0.05}, unknown, {}, crash)
+    with_comparison(folder, {"verdict": "faster", "change": -0.05}, unknown, {}, crash)
     text = said(page.render(folder))
     assert text.index("pass became fail_to_run") < text.index("-5.0%"), "what got worse comes first"
     assert "slower" in text and "+3.0%" in text and "+0.1%" not in text

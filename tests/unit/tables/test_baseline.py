@@ -15,8 +15,9 @@ from timmgate.core import schemas
 from timmgate.core.errors import ConfigError
 from timmgate.core.spec import Mode, Traits
 from timmgate.report import gate as terminal
-from timmgate.tables import baseline, gate, parquet
-from timmgate.tables.baseline import Expectation
+from timmgate.tables import parquet
+from timmgate.tables.gate import baseline, judgement
+from timmgate.tables.gate.baseline import Expectation
 
 CONFIG = Path(__file__).parents[3] / "config"
 SHIPPED = CONFIG / "expected"
@@ -60,7 +61,7 @@ def cells(mode="inference", **statuses):
 
 
 def judge(results, expectations, checks=("accuracy",)):
-    return gate.judge(results, expectations, checks).to_pylist()
+    return judgement.judge(results, expectations, checks).to_pylist()
 
 
 def refusal(path, column="float32"):
@@ -269,7 +270,9 @@ def test_every_cell_that_was_found_or_expected_is_in_one_class(wanted, flaky, fo
 
 
 def test_the_table_above_has_every_class():
-    assert {name for *_, name in TABLE} == {*gate.CLASSES} - {"one_off"}, "which is one that fresh processes do not confirm"
+    assert {name for *_, name in TABLE} == {*judgement.CLASSES} - {"one_off"}, (
+        "which is one that fresh processes do not confirm"
+    )
 
 
 def test_every_status_that_counts_as_passed_elsewhere_passes_here():
@@ -286,13 +289,13 @@ def test_results_come_in_their_order_and_what_is_missing_after_them():
     assert [row["model"] for row in judged] == ["c", "a", "b"]
 
 
-@pytest.mark.parametrize("name", gate.CLASSES)
+@pytest.mark.parametrize("name", judgement.CLASSES)
 def test_new_and_changed_failures_and_missing_results_fail_the_gate_and_nothing_else_does(name):
-    assert gate.failed([{"class": "pass"}, {"class": name}]) == (name in ("new_failure", "changed_failure", "missing"))
+    assert judgement.failed([{"class": "pass"}, {"class": name}]) == (name in ("new_failure", "changed_failure", "missing"))
 
 
 def test_no_cells_and_no_expectations_pass_the_gate():
-    assert not gate.failed(judge(cells(), {}))
+    assert not judgement.failed(judge(cells(), {}))
 
 
 def test_what_was_not_requested_is_not_judged():
@@ -336,15 +339,15 @@ def test_performance_is_expected_to_pass_unless_accuracy_is_not_or_the_file_says
 def test_a_failure_of_performance_fails_the_gate_and_says_why():
     why = {"performance_cause": "RuntimeError", "performance_message": "no kernel"}
     judged = judge(timed("pass", "fail_to_run", **why), {}, BOTH)
-    assert gate.failed(judged)
+    assert judgement.failed(judged)
     assert (judged[1]["cause"], judged[1]["reason_class"]) == ("RuntimeError", "environment")
     assert judged[1]["reason"] == "RuntimeError: no kernel"
-    assert gate.reasons(judged) == ["The gate failed: 1 new_failure.", "new_failure inference/a performance"]
+    assert judgement.reasons(judged) == ["The gate failed: 1 new_failure.", "new_failure inference/a performance"]
 
 
 def test_only_the_requested_checks_are_judged():
-    assert not gate.failed(judge(timed("fail_accuracy", "pass"), {}, ["performance"]))
-    assert not gate.failed(judge(timed("pass", "timeout"), {}, ["accuracy"]))
+    assert not judgement.failed(judge(timed("fail_accuracy", "pass"), {}, ["performance"]))
+    assert not judgement.failed(judge(timed("pass", "timeout"), {}, ["accuracy"]))
 
 
 def test_a_file_may_say_what_is_expected_of_performance(write):
@@ -369,16 +372,16 @@ def test_a_file_may_say_what_is_expected_of_performance(write):
 )
 def test_of_performance_is_written_only_what_is_not_expected_anyway(found, row, tmp_path):
     results = timed(*found)
-    renewed = gate.updated(results, {"inference": {}}, {"inference": {}}, BOTH)["inference"]
+    renewed = judgement.updated(results, {"inference": {}}, {"inference": {}}, BOTH)["inference"]
     assert [tuple(each.values()) for each in renewed.to_pylist()] == [("a", *row)]
     parquet.write_csv(renewed, tmp_path / "renewed.csv")
     judged = judge(results, {"inference": baseline.read(tmp_path / "renewed.csv", "float32")}, BOTH)
-    assert {row["class"] for row in judged} <= set(gate.AS_EXPECTED)
+    assert {row["class"] for row in judged} <= set(judgement.AS_EXPECTED)
 
 
 def test_what_was_expected_of_performance_stays_where_it_was_not_measured():
     old = {"inference": {"a": Expectation("pass", None, "OOM")}}
-    renewed = gate.updated(cells(a="pass"), old, old, ["accuracy"])["inference"]
+    renewed = judgement.updated(cells(a="pass"), old, old, ["accuracy"])["inference"]
     assert renewed.to_pylist() == [{"name": "a", "accuracy": "pass", "performance": "OOM"}]
 
 
@@ -439,7 +442,7 @@ def test_a_line_has_the_first_line_of_the_reason_as_it_is_and_the_log_and_does_n
 def updated(results, expectations, asked_for=None):
     """The renewed expectations of the mode `inference`."""
     before = {"inference": expectations}
-    after = gate.updated(results, before, before if asked_for is None else {"inference": asked_for}, ["accuracy"])
+    after = judgement.updated(results, before, before if asked_for is None else {"inference": asked_for}, ["accuracy"])
     return {row.pop("name"): tuple(row.values()) for row in after["inference"].to_pylist()}
 
 
@@ -471,7 +474,7 @@ def test_the_reason_of_a_flaky_model_stays():
 def test_a_gate_by_the_renewed_expectations_is_as_expected(tmp_path):
     results = cells(a="pass", b="fail_accuracy", c="pass_due_to_skip", d="timeout")
     before = {"inference": {"c": Expectation("OOM", "a, or b"), "gone": PASS}}
-    parquet.write_csv(gate.updated(results, before, before, ["accuracy"])["inference"], tmp_path / "renewed.csv")
+    parquet.write_csv(judgement.updated(results, before, before, ["accuracy"])["inference"], tmp_path / "renewed.csv")
     renewed = baseline.read(tmp_path / "renewed.csv", "float32")
     classes = [row["class"] for row in judge(results, {"inference": renewed})]
     assert classes == [

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from timmgate.tables import changes
-from timmgate.tables.changes import Change
+from timmgate.tables.history import changes
+from timmgate.tables.history.changes import Change
 
 NIGHTS = 200
 

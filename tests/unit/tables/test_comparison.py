@@ -8,7 +8,9 @@ import pytest
 from rich.console import Console
 
 from timmgate.report import comparison as terminal
-from timmgate.tables import comparison, measured_baseline, pairs, parquet, state
+from timmgate.tables import parquet, state
+from timmgate.tables.comparison import compare, pairs
+from timmgate.tables.gate import measured_baseline
 
 KEY_OF_M0 = {"device": "cpu", "mode": "inference", "model": "m0"}
 
@@ -41,7 +43,7 @@ def compared(cells, changes=None, seed=0, count=5, measured=()):
         rows += processes(cell, "a", range(count), rng)
         rows += processes(cell, "b", range(count), rng, **(changes or {}).get(cell, {}))
     table = parquet.table(rows, pairs.SCHEMA)
-    return comparison.compare(table, parquet.table(list(measured), parquet.SCHEMAS["cells"]), "a", "b").to_pylist()
+    return compare.compare(table, parquet.table(list(measured), parquet.SCHEMAS["cells"]), "a", "b").to_pylist()
 
 
 def of(rows, cell, figure="compiled_ms"):
@@ -83,9 +85,7 @@ def test_what_ran_side_by_side_is_compared_by_its_blocks_whatever_the_machine_di
                 own = {"eager_ms": row["eager_ms"] * speed**0.5, "compiled_ms": row["compiled_ms"] * speed}
                 ratio = factor * np.exp(rng.normal(0, NOISE))
                 rows.append({**row, **own, "compiled_ratio": ratio, "eager_ratio": 1.0, "relative_ratio": ratio})
-    found = comparison.compare(
-        parquet.table(rows, pairs.SCHEMA), parquet.SCHEMAS["cells"].empty_table(), "a", "b"
-    ).to_pylist()
+    found = compare.compare(parquet.table(rows, pairs.SCHEMA), parquet.SCHEMAS["cells"].empty_table(), "a", "b").to_pylist()
     timed = [row for row in found if row["figure"] in ("relative_time", "compiled_ms", "eager_ms") and row["verdict"]]
     assert [(row["model"], row["figure"], row["verdict"]) for row in timed] == [
         ("m1", "relative_time", "slower"),
@@ -120,7 +120,7 @@ def busy(cells, changes, count=5):
                 factor = np.exp(rng.normal(0, 0.03))
                 rows.append({**row, "eager_ms": row["eager_ms"] * factor, "compiled_ms": row["compiled_ms"] * factor})
     nothing = parquet.SCHEMAS["cells"].empty_table()
-    return comparison.compare(parquet.table(rows, pairs.SCHEMA), nothing, "a", "b").to_pylist()
+    return compare.compare(parquet.table(rows, pairs.SCHEMA), nothing, "a", "b").to_pylist()
 
 
 def test_what_slows_eager_and_compiled_of_a_process_alike_hides_no_change_of_their_ratio():
@@ -149,7 +149,7 @@ def test_more_memory_and_one_more_graph_break_are_found():
 )
 def test_what_cannot_be_compared_is_counted_with_the_reason(known, reason):
     rows = compared(5, {"m1": known})
-    assert comparison.left_out(rows) == {reason: 1}
+    assert compare.left_out(rows) == {reason: 1}
     assert not [row for row in rows if row["model"] == "m1" and row["figure"] == "compiled_ms"]
     assert len([row for row in rows if row["figure"] == "compiled_ms"]) == 4
 
@@ -168,13 +168,13 @@ def test_without_timings_statuses_are_compared():
         for build, status in (("a", "pass"), ("b", "timeout"))
     ]
     table = parquet.table(cells, parquet.SCHEMAS["cells"])
-    rows = comparison.compare(pairs.SCHEMA.empty_table(), table, "a", "b").to_pylist()
+    rows = compare.compare(pairs.SCHEMA.empty_table(), table, "a", "b").to_pylist()
     assert [(row["figure"], row["verdict"]) for row in rows] == [("accuracy", "new_failure"), ("performance", "left_out")]
     assert rows[0]["device"] == "cpu"
 
 
 def test_one_process_is_too_few():
-    assert comparison.left_out(compared(3, count=1)) == {"there are fewer than two processes of each build": 3}
+    assert compare.left_out(compared(3, count=1)) == {"there are fewer than two processes of each build": 3}
 
 
 def test_few_processes_are_not_said_to_be_able_to_show_what_they_cannot():
@@ -208,7 +208,7 @@ def test_the_terminal_names_what_changed_what_was_left_out_and_what_no_alarm_mea
 
 
 def test_a_comparison_of_nothing_says_so():
-    nothing = comparison.compare(pairs.SCHEMA.empty_table(), parquet.SCHEMAS["cells"].empty_table(), "a", "b")
+    nothing = compare.compare(pairs.SCHEMA.empty_table(), parquet.SCHEMAS["cells"].empty_table(), "a", "b")
     assert nothing.num_rows == 0
     assert "Nothing was compared." in printed(nothing.to_pylist())
     assert isinstance(nothing, pa.Table)
@@ -233,7 +233,7 @@ def test_a_check_that_ends_otherwise_is_told(before, after, verdict):
 def apart(changes, before=None, ignored=(), **columns):
     """Rows of cells that differ from before by `changes`, by model; they scatter a little."""
     table, baseline = measured_apart(changes, before, ignored, **columns)
-    return comparison.apart(table, baseline, "monday", "b").to_pylist()
+    return compare.apart(table, baseline, "monday", "b").to_pylist()
 
 
 def measured_apart(changes, before=None, ignored=(), **columns):
@@ -302,7 +302,7 @@ def test_figures_of_a_check_that_is_not_requested_are_not_compared(monkeypatch):
     monkeypatch.setattr(measured_baseline, "load", lambda *_: baseline)
 
     def verdicts(*checks):
-        rows = comparison.with_baseline(state.of_checks(table, checks), ["b"], None, "monday").to_pylist()
+        rows = compare.with_baseline(state.of_checks(table, checks), ["b"], None, "monday").to_pylist()
         return {row["figure"]: row["verdict"] for row in rows if row["model"] == "m3" and row["verdict"]}
 
     assert verdicts("accuracy") == {"accuracy": "new_failure", "performance": "left_out"}

@@ -16,9 +16,11 @@ from timmgate.core.errors import ConfigError
 from timmgate.core.spec import PROTOCOL
 from timmgate.core.thresholds import Thresholds
 from timmgate.report import ci
-from timmgate.tables import baseline, confirmation, deviations, gate, history, measured_baseline, parquet, quarantine
-from timmgate.tables.baseline import Measured
-from timmgate.tables.outcome import ExitCode
+from timmgate.tables import parquet
+from timmgate.tables.gate import baseline, confirmation, deviations, judgement, measured_baseline, quarantine
+from timmgate.tables.gate.baseline import Measured
+from timmgate.tables.gate.outcome import ExitCode
+from timmgate.tables.history import store
 
 BOTH = ("accuracy", "performance")
 FIGURES = {
@@ -44,9 +46,9 @@ def judged(tmp_path):
     def judge(now, before, fresh=(), times=5):
         pq.write_table(merged.cells(before), tmp_path / "cells.parquet")
         measured, models = Measured("folder", str(tmp_path / "cells.parquet")), {"inference": [row["model"] for row in now]}
-        found = gate.against(merged.cells(now), BOTH, {}, measured, vars(Thresholds()), models, fresh, times)
-        judge.rows = gate.table(found).to_pylist()
-        judge.suspects = gate.suspects(merged.cells(now), measured, vars(Thresholds()), times)
+        found = judgement.against(merged.cells(now), BOTH, {}, measured, vars(Thresholds()), models, fresh, times)
+        judge.rows = judgement.table(found).to_pylist()
+        judge.suspects = judgement.suspects(merged.cells(now), measured, vars(Thresholds()), times)
         return {(row["model"], row["class"]) for row in judge.rows if row["class"] != "pass"}
 
     return judge
@@ -74,7 +76,7 @@ def test_the_same_again_is_as_expected(judged):
 )
 def test_a_figure_that_moved_has_a_row(judged, change, name):
     assert judged([cell("a", **change), cell("b")], [cell("a"), cell("b")]) == {("a", name)}
-    assert gate.failed(judged.rows) == (name in gate.FAILING)
+    assert judgement.failed(judged.rows) == (name in judgement.FAILING)
 
 
 def test_each_build_is_held_against_itself(judged):
@@ -82,7 +84,7 @@ def test_each_build_is_held_against_itself(judged):
     now = [cell("a"), cell("a", build="nightly", compiled_ms=22.0, accuracy="fail_accuracy")]
     assert judged(now, before) == {("a", "new_failure"), ("a", "slower")}
     assert {row["build"] for row in judged.rows if row["class"] != "pass"} == {"nightly"}
-    assert [reason for reason in gate.reasons(judged.rows) if reason.startswith("slower")] == [
+    assert [reason for reason in judgement.reasons(judged.rows) if reason.startswith("slower")] == [
         "slower nightly/inference/a performance"
     ]
 
@@ -95,7 +97,7 @@ def test_every_build_is_held_against_the_one_that_is_named(tmp_path):
     now = [cell("a"), cell("a", build="nightly", compiled_ms=11.0)]
     pq.write_table(merged.cells(now), tmp_path / "cells.parquet")
     measured = Measured("build", str(tmp_path / "cells.parquet"), "default")
-    found = gate.against(merged.cells(now), BOTH, {}, measured, vars(Thresholds()), {"inference": ["a"]})
+    found = judgement.against(merged.cells(now), BOTH, {}, measured, vars(Thresholds()), {"inference": ["a"]})
     assert {(row["build"], row["class"]) for row in found if row["class"] != "pass"} == {("nightly", "slower")}
 
 
@@ -109,7 +111,7 @@ def test_builds_may_differ_in_their_settings_and_not_in_the_mode(options, found,
     two = cell("a", build="nightly", compiled_ms=11.0, options=json.dumps(plain | options))
     pq.write_table(merged.cells([one, two]), tmp_path / "cells.parquet")
     measured = Measured("build", str(tmp_path / "cells.parquet"), "default")
-    judged = gate.against(merged.cells([two]), BOTH, {}, measured, vars(Thresholds()), {"inference": ["a"]})
+    judged = judgement.against(merged.cells([two]), BOTH, {}, measured, vars(Thresholds()), {"inference": ["a"]})
     assert {row["class"] for row in judged if row["class"] != "pass"} == {found}
 
 
@@ -144,7 +146,7 @@ def test_the_scatter_of_all_cells_is_the_noise(judged):
 
 def test_where_eager_alone_became_faster_compiled_is_not_slower(judged):
     assert judged([cell("a", eager_ms=18.0), cell("b")], [cell("a"), cell("b")]) == {("a", "eager_faster")}
-    assert not gate.failed(judged.rows)
+    assert not judgement.failed(judged.rows)
     both = cell("a", eager_ms=18.0, compiled_ms=11.0)
     assert judged([both, cell("b")], [cell("a"), cell("b")]) == {("a", "slower")}
 
@@ -189,7 +191,7 @@ def test_what_fails_the_gate_must_do_so_in_fresh_processes_too(judged, figure, w
     assert [*judged.suspects] == ["default/inference/a"]
     assert "in 3 fresh processes" in judged.rows[-1]["reason"]
     assert judged(now, before, again("a", {figure: worse}, {figure: usual}, {figure: usual})) == {("a", "not_confirmed")}
-    assert not gate.failed(judged.rows)
+    assert not judgement.failed(judged.rows)
 
 
 def test_what_is_a_little_slower_fails_only_if_fresh_processes_are_slower_still(judged):
@@ -283,17 +285,17 @@ def test_an_older_table_without_some_figures_is_compared_in_the_others(judged, t
     table = merged.cells([cell("a")]).drop_columns(["compiled_allocated_bytes", "graph_breaks"])
     pq.write_table(table, tmp_path / "older.parquet")
     measured = Measured("folder", str(tmp_path / "older.parquet"))
-    found = gate.against(merged.cells(now), BOTH, {}, measured, vars(Thresholds()), {"inference": ["a"]})
+    found = judgement.against(merged.cells(now), BOTH, {}, measured, vars(Thresholds()), {"inference": ["a"]})
     assert [row["class"] for row in found if row["class"] != "pass"] == ["slower"]
 
 
 def test_figures_of_another_protocol_are_said_not_to_be_comparable(judged, tmp_path):
     pq.write_table(merged.cells([cell("a", accuracy_protocol=1, performance_protocol=1)]), tmp_path / "older.parquet")
     measured = Measured("folder", str(tmp_path / "older.parquet"))
-    found = gate.against(merged.cells([cell("a")]), BOTH, {}, measured, vars(Thresholds()), {"inference": ["a"]})
+    found = judgement.against(merged.cells([cell("a")]), BOTH, {}, measured, vars(Thresholds()), {"inference": ["a"]})
     reasons = {row["check_name"]: row["reason"] for row in found if row["class"] == "not_comparable"}
     assert reasons == {check: f"{check}_protocol is {PROTOCOL}, in the baseline 1" for check in BOTH}
-    assert gate.outcome(found) == ExitCode.WRONG_REQUEST
+    assert judgement.outcome(found) == ExitCode.WRONG_REQUEST
 
 
 A = ("inference", "a")
@@ -361,7 +363,7 @@ def test_however_few_measurements_a_baseline_has_healthy_nights_pass(measurement
             while len(ran) < times and not confirmation.is_settled(suspect, ran, times):
                 ran += again(key[1], {"compiled_ms": 10 * rng.normal(1, 0.01)})
         suspected += len(fresh)
-        red += gate.failed(deviations.deviations(now, baseline, Thresholds(), fresh, times))
+        red += judgement.failed(deviations.deviations(now, baseline, Thresholds(), fresh, times))
     assert red <= 2, "one in fifty"
     assert 50 <= suspected <= 200, "one in ten"
 
@@ -388,14 +390,14 @@ def test_fresh_processes_that_failed_or_of_another_build_confirm_nothing(judged)
 def test_a_failure_that_no_fresh_process_has_does_not_fail_the_gate(judged, recurrence, name):
     now = [cell("a", accuracy="fail_accuracy", accuracy_recurrence=recurrence), cell("b")]
     assert judged(now, [cell("a"), cell("b")]) == {("a", name)}
-    assert gate.failed(judged.rows) == (name == "new_failure")
+    assert judgement.failed(judged.rows) == (name == "new_failure")
 
 
 def test_a_machine_that_is_slower_in_eager_too_makes_no_cell_slower_and_is_said(judged):
     rng = np.random.default_rng(1337)
     now = [{**row, "eager_ms": 21.6, "compiled_ms": 1.08 * row["compiled_ms"]} for row in many(rng)]
     assert judged(now, many(rng)) == {(None, "eager_slower")}
-    assert not gate.failed(judged.rows)
+    assert not judgement.failed(judged.rows)
 
 
 @pytest.mark.parametrize(
@@ -405,19 +407,19 @@ def test_what_was_measured_in_another_way_is_said_and_not_compared(judged, other
     (name,) = other
     assert judged([cell("a"), cell("b", compiled_ms=90.0)], [cell("a"), cell("b", **other)]) == {("b", "not_comparable")}
     assert f"in the baseline {other[name]}" in judged.rows[-1]["reason"]
-    assert gate.outcome(judged.rows) == ExitCode.AS_EXPECTED
+    assert judgement.outcome(judged.rows) == ExitCode.AS_EXPECTED
 
 
 def test_a_baseline_of_another_machine_is_a_wrong_request(judged):
     judged([cell("a"), cell("b")], [cell("a", device_name="two"), cell("b", device_name="two")])
-    assert gate.outcome(judged.rows) == ExitCode.WRONG_REQUEST
-    assert "Nothing was compared" in gate.sentence(judged.rows)
+    assert judgement.outcome(judged.rows) == ExitCode.WRONG_REQUEST
+    assert "Nothing was compared" in judgement.sentence(judged.rows)
 
 
 def test_cells_that_were_not_judged_make_no_request_right(judged):
     skipped = cell("b", accuracy="pass_due_to_skip", performance="pass_due_to_skip", device_name=None)
     assert judged([cell("a"), skipped], [cell("a", device_name="other"), skipped]) == {("a", "not_comparable")}
-    assert gate.outcome(judged.rows) == ExitCode.WRONG_REQUEST
+    assert judgement.outcome(judged.rows) == ExitCode.WRONG_REQUEST
 
 
 @pytest.mark.parametrize("changed", [{"device_name": "other"}, {"weights": "pretrained"}, {"accuracy_protocol": 1}])
@@ -425,10 +427,10 @@ def test_a_status_that_was_measured_in_another_way_is_not_expected(judged, chang
     failing = {"accuracy": "fail_accuracy", "weights": "random"}
     now, before = [cell("a", **failing), cell("b")], [cell("a", **{**failing, **changed}), cell("b")]
     assert {("a", "new_failure"), ("a", "not_comparable")} <= judged(now, before)
-    assert gate.outcome(judged.rows) == ExitCode.REGRESSION
+    assert judgement.outcome(judged.rows) == ExitCode.REGRESSION
     judged(now[:1], before[:1])
     alone = [row for row in judged.rows if row["check_name"] == "accuracy"]
-    assert gate.outcome(alone) == ExitCode.WRONG_REQUEST
+    assert judgement.outcome(alone) == ExitCode.WRONG_REQUEST
 
 
 def test_what_failed_in_another_way_there_too_makes_no_baseline_comparable(judged):
@@ -437,7 +439,7 @@ def test_what_failed_in_another_way_there_too_makes_no_baseline_comparable(judge
     now, before = [cell("a", **failing), cell("b")], [cell(model, device_name="other") for model in "ab"]
     before[0] |= failing
     judged(now, before)
-    assert gate.outcome(judged.rows) == ExitCode.WRONG_REQUEST
+    assert judgement.outcome(judged.rows) == ExitCode.WRONG_REQUEST
 
 
 def test_protocols_of_the_checks_are_their_own(judged):
@@ -458,7 +460,7 @@ def test_a_count_that_moved_takes_no_place_of_a_timing_that_may_be_chance(judged
 def test_a_baseline_of_accuracy_alone_is_a_baseline(judged):
     untimed = dict.fromkeys(FIGURES) | {"performance": None}
     judged([cell("a"), cell("b")], [cell("a", **untimed), cell("b", **untimed)])
-    assert gate.outcome(judged.rows) == ExitCode.AS_EXPECTED
+    assert judgement.outcome(judged.rows) == ExitCode.AS_EXPECTED
 
 
 def test_a_faster_eager_hides_no_compiled_that_is_slower_by_itself(judged):
@@ -479,7 +481,7 @@ def test_on_an_accelerator_threads_say_nothing_of_times_but_of_compiling(judged)
 def test_a_figure_that_is_not_known_any_more_is_said_and_makes_no_request_wrong(judged):
     assert judged([cell("a", compiled_allocated_bytes=None)], [cell("a")]) == {("a", "not_comparable")}
     (row,) = [row for row in judged.rows if row["class"] == "not_comparable"]
-    assert row["cause"] == "compiled_allocated_bytes" and gate.outcome(judged.rows) == ExitCode.AS_EXPECTED
+    assert row["cause"] == "compiled_allocated_bytes" and judgement.outcome(judged.rows) == ExitCode.AS_EXPECTED
 
 
 def test_where_very_many_got_worse_those_that_did_most_are_timed_again(judged):
@@ -508,7 +510,7 @@ def of_night(number, **columns):
 
 def test_of_a_history_the_last_comparable_measurements_but_this_one_are_the_baseline(tmp_path):
     for number, ms in enumerate([99.0, 10.0, 9.8, 10.0, 10.4, 9.9, 10.0, 9.8, 10.1, 10.0, 9.9, 11.0]):
-        history.record(merged.cells([of_night(number, compiled_ms=ms)]), tmp_path, night(number))
+        store.record(merged.cells([of_night(number, compiled_ms=ms)]), tmp_path, night(number))
     now = merged.cells([of_night(11, compiled_ms=11.0)])
     before = measured_baseline.load(Measured("history", str(tmp_path)), now)
     assert len(before.rows["inference", "a"]) == 11
@@ -525,9 +527,9 @@ def test_of_a_history_the_last_comparable_measurements_but_this_one_are_the_base
 
 
 def test_a_timing_counts_once_although_accuracy_was_measured_after_it(tmp_path):
-    history.record(merged.cells([of_night(0)]), tmp_path, night(0))
+    store.record(merged.cells([of_night(0)]), tmp_path, night(0))
     accuracy_alone = {**of_night(0), "accuracy_started_at": night(1), "accuracy": "fail_accuracy"}
-    history.record(merged.cells([accuracy_alone]), tmp_path, night(1))
+    store.record(merged.cells([accuracy_alone]), tmp_path, night(1))
     now = merged.cells([of_night(5)])
     before = measured_baseline.load(Measured("history", str(tmp_path)), now)
     found = deviations.compare(now.to_pylist(), before)
@@ -536,7 +538,7 @@ def test_a_timing_counts_once_although_accuracy_was_measured_after_it(tmp_path):
 
 
 def test_of_an_entry_the_check_that_is_still_the_current_one_is_left_out_and_the_other_counts(tmp_path):
-    history.record(merged.cells([of_night(0)]), tmp_path, night(0))
+    store.record(merged.cells([of_night(0)]), tmp_path, night(0))
     timed_anew = merged.cells([{**of_night(0), "performance_started_at": night(1), "compiled_ms": 11.0}])
     before = measured_baseline.load(Measured("history", str(tmp_path)), timed_anew)
     (row,) = deviations.deviations(timed_anew.to_pylist(), before, Thresholds())
@@ -546,9 +548,9 @@ def test_of_an_entry_the_check_that_is_still_the_current_one_is_left_out_and_the
 def test_a_timing_alone_does_not_repeat_what_accuracy_was(tmp_path):
     """Else one failure would be two in succession, and so expected."""
     for number, status in enumerate(["pass", "pass", "fail_accuracy"]):
-        history.record(merged.cells([of_night(number, accuracy=status)]), tmp_path, night(number))
+        store.record(merged.cells([of_night(number, accuracy=status)]), tmp_path, night(number))
     timed = {"performance_started_at": night(3), "accuracy_started_at": night(2), "accuracy": "fail_accuracy"}
-    history.record(merged.cells([{**of_night(3), **timed}]), tmp_path, night(3))
+    store.record(merged.cells([{**of_night(3), **timed}]), tmp_path, night(3))
     before = measured_baseline.load(Measured("history", str(tmp_path)), merged.cells([of_night(9)]))
     assert before.expectations({"inference": ["a"]})["inference"]["a"].accuracy == "pass"
 
@@ -557,10 +559,10 @@ def test_a_timing_alone_does_not_repeat_what_accuracy_was(tmp_path):
 def test_of_a_history_that_another_machine_adds_to_only_ones_own_nights_count(tmp_path, accuracy_alone):
     """There the cell fails and takes half as long; here it gets slower."""
     for number in range(4):
-        history.record(merged.cells([of_night(number)]), tmp_path, night(number))
+        store.record(merged.cells([of_night(number)]), tmp_path, night(number))
         elsewhere = of_night(number + 0.5, device_name="other", compiled_ms=5.0, accuracy="fail_accuracy")
         untimed = dict.fromkeys((*FIGURES, "performance", "performance_started_at"))
-        history.record(merged.cells([elsewhere | (untimed if accuracy_alone else {})]), tmp_path, night(number))
+        store.record(merged.cells([elsewhere | (untimed if accuracy_alone else {})]), tmp_path, night(number))
     now = merged.cells([of_night(9, compiled_ms=11.0)])
     before = measured_baseline.load(Measured("history", str(tmp_path)), now)
     assert before.expectations({"inference": ["a"]})["inference"]["a"].accuracy == "pass"
@@ -572,7 +574,7 @@ def test_of_a_history_that_another_machine_adds_to_only_ones_own_nights_count(tm
 def test_a_measurement_in_another_way_in_between_is_not_the_baseline(tmp_path):
     for number, batch in enumerate([32, 64]):
         columns = {"performance_batch_size": batch, "compiled_ms": 10.0 * batch / 32}
-        history.record(merged.cells([of_night(number, **columns)]), tmp_path, night(number))
+        store.record(merged.cells([of_night(number, **columns)]), tmp_path, night(number))
     now = merged.cells([of_night(5)])
     assert (
         list(
@@ -589,7 +591,7 @@ def test_a_failure_is_expected_when_it_came_twice(nights, expected, tmp_path):
     """Else to run a failed night again would make it pass."""
     for number, letter in enumerate(nights):
         status = {"p": "pass", "f": "fail_accuracy"}[letter]
-        history.record(merged.cells([of_night(number, accuracy=status)]), tmp_path, night(number))
+        store.record(merged.cells([of_night(number, accuracy=status)]), tmp_path, night(number))
     before = measured_baseline.load(Measured("history", str(tmp_path)), merged.cells([of_night(9)]))
     assert before.expectations({"inference": ["a"]})["inference"]["a"].accuracy == expected
 
@@ -597,7 +599,7 @@ def test_a_failure_is_expected_when_it_came_twice(nights, expected, tmp_path):
 def test_what_was_timed_and_wrong_is_no_level(tmp_path):
     for number in range(14):
         wrong = {"compiled_ms": 5.0, "performance": "fail_accuracy"} if number > 5 else {}
-        history.record(merged.cells([of_night(number, **wrong)]), tmp_path, night(number))
+        store.record(merged.cells([of_night(number, **wrong)]), tmp_path, night(number))
     now = merged.cells([of_night(20)])
     before = measured_baseline.load(Measured("history", str(tmp_path)), now)
     assert list(deviations.deviations(now.to_pylist(), before, Thresholds())) == []
@@ -642,9 +644,9 @@ def test_builds_and_runs_that_there_are_not_are_refused_with_near_ones(tmp_path,
 
 def test_a_history_without_entries_is_a_baseline_of_nothing_so_that_the_first_night_can_begin_it(tmp_path, configured):
     measured, cells = baseline.measured(configured(baseline="history", history_path="kept")), merged.cells([cell("a")])
-    found = gate.against(cells, BOTH, {}, measured, vars(Thresholds()), {"inference": ["a"]})
-    judged = gate.table(found).to_pylist()
-    assert "not_comparable" in {row["class"] for row in judged} and gate.outcome(judged) == ExitCode.WRONG_REQUEST
+    found = judgement.against(cells, BOTH, {}, measured, vars(Thresholds()), {"inference": ["a"]})
+    judged = judgement.table(found).to_pylist()
+    assert "not_comparable" in {row["class"] for row in judged} and judgement.outcome(judged) == ExitCode.WRONG_REQUEST
 
 
 def test_tables_of_another_build_are_a_baseline_if_there_is_one_on_either_side(tmp_path, configured):
@@ -668,7 +670,7 @@ def test_evidence_that_is_cut_off_costs_a_remark_and_no_judgement(tmp_path):
         (folder / "evidence.parquet").write_bytes(b"PAR1")
     now = merged.cells([cell("a", accuracy="fail_accuracy", passed_by="dynamo", worst_leaf="output")])
     measured, evidence = Measured("folder", str(tmp_path / "cells.parquet")), tmp_path / "now" / "evidence.parquet"
-    first, *_ = gate.against(now, BOTH, {}, measured, vars(Thresholds()), {"inference": ["a"]}, (), 0, evidence)
+    first, *_ = judgement.against(now, BOTH, {}, measured, vars(Thresholds()), {"inference": ["a"]}, (), 0, evidence)
     assert first["class"] == "new_failure"
 
 
@@ -677,7 +679,7 @@ def test_a_count_of_one_night_is_no_baseline(tmp_path):
     for counts, now, classes in (((1, 1, 0), 1, set()), ((0, 0, 1), 1, {"more_graph_breaks"}), ((0, 1, 1), 1, set())):
         root = tmp_path / "".join(map(str, counts))
         for number, count in enumerate(counts):
-            history.record(merged.cells([of_night(number, graph_breaks=count)]), root, night(number))
+            store.record(merged.cells([of_night(number, graph_breaks=count)]), root, night(number))
         cells = merged.cells([of_night(len(counts), graph_breaks=now)])
         before = measured_baseline.load(Measured("history", str(root)), cells)
         assert {row["class"] for row in deviations.deviations(cells.to_pylist(), before, Thresholds())} == classes
@@ -688,7 +690,7 @@ def test_what_was_measured_once_fails_in_few_nights_of_many_healthy_cells(judged
     rng, red = np.random.default_rng(0), 0
     for _ in range(20):
         before, now = ([cell(f"m{each}", compiled_ms=10 * rng.normal(1, 0.03)) for each in range(250)] for _ in range(2))
-        red += any(name in gate.FAILING for _, name in judged(now, before, times=0))
+        red += any(name in judgement.FAILING for _, name in judged(now, before, times=0))
     assert red <= 2
 
 
@@ -721,11 +723,11 @@ def entries(tmp_path):
 def test_a_cell_in_quarantine_is_flaky_until_its_day_has_passed(judged, entries):
     judged([cell("a", performance="OOM"), cell("b", compiled_ms=12.0)], [cell("a"), cell("b")])
     listed = entries(HEADER, "inference\ta\t\tpytorch#189893\t2026-12-31", "*\tb\tperformance\t#2\t2026-12-31")
-    during = list(gate.quarantined(judged.rows, listed, date(2026, 12, 31)))
-    assert not gate.failed(during)
+    during = list(judgement.quarantined(judged.rows, listed, date(2026, 12, 31)))
+    assert not judgement.failed(during)
     assert "new_failure, in quarantine for pytorch#189893 until 2026-12-31" in {row["flaky"] for row in during}
-    after = list(gate.quarantined(judged.rows, listed, date(2027, 1, 1)))
-    assert gate.failed(after)
+    after = list(judgement.quarantined(judged.rows, listed, date(2027, 1, 1)))
+    assert judgement.failed(after)
     assert "its quarantine for #2 ended on 2026-12-31" in {row["flaky"] for row in after}
 
 
@@ -733,16 +735,16 @@ def test_what_is_said_of_all_cells_is_in_no_quarantine(tmp_path, entries):
     before, now = ([cell(f"m{each}", eager_ms=eager_ms) for each in range(4)] for eager_ms in (20.0, 22.0))
     pq.write_table(merged.cells(before), tmp_path / "cells.parquet")
     measured, models = Measured("folder", str(tmp_path / "cells.parquet")), {"inference": [row["model"] for row in now]}
-    found = gate.against(merged.cells(now), BOTH, {}, measured, vars(Thresholds()), models)
+    found = judgement.against(merged.cells(now), BOTH, {}, measured, vars(Thresholds()), models)
     listed = entries(HEADER, "*\t*\t\t#1\t2026-12-31")
-    rows = gate.table(gate.quarantined(found, listed, date(2026, 1, 1))).to_pylist()
+    rows = judgement.table(judgement.quarantined(found, listed, date(2026, 1, 1))).to_pylist()
     assert [(row["class"], row["mode"]) for row in rows if row["model"] is None] == [("eager_slower", None)]
 
 
 def test_an_entry_covers_its_own_check_alone(judged, entries):
     judged([cell("a", performance="OOM")], [cell("a")])
     listed = entries(HEADER, "inference\ta\taccuracy\t#1\t2026-12-31")
-    assert gate.failed(gate.quarantined(judged.rows, listed, date(2026, 1, 1)))
+    assert judgement.failed(judgement.quarantined(judged.rows, listed, date(2026, 1, 1)))
 
 
 def test_an_entry_covers_its_own_build_alone(judged, entries):
@@ -750,8 +752,8 @@ def test_an_entry_covers_its_own_build_alone(judged, entries):
     nightly, default = (
         entries(f"build\t{HEADER}", f"{build}\tinference\ta\t\t#1\t2026-12-31") for build in ("nightly", "def*")
     )
-    assert gate.failed(gate.quarantined(judged.rows, nightly, date(2026, 1, 1)))
-    assert not gate.failed(gate.quarantined(judged.rows, default, date(2026, 1, 1)))
+    assert judgement.failed(judgement.quarantined(judged.rows, nightly, date(2026, 1, 1)))
+    assert not judgement.failed(judgement.quarantined(judged.rows, default, date(2026, 1, 1)))
 
 
 @pytest.mark.parametrize(
@@ -825,18 +827,18 @@ def test_a_new_failure_that_is_due_to_a_better_eager_says_so(tmp_path):
     wrong = {"worst_leaf": "output", "margin": 2.5, "comparison": "error", "reference": "fp64"}
     measured = Measured("folder", str(folders["old"] / "cells.parquet"))
     options = BOTH, {}, measured, vars(Thresholds()), {"inference": ["a"]}, (), 0, folders["new"] / "evidence.parquet"
-    first, *_ = gate.against(merged.cells([cell("a", accuracy="fail_accuracy", **wrong)]), *options)
+    first, *_ = judgement.against(merged.cells([cell("a", accuracy="fail_accuracy", **wrong)]), *options)
     assert (first["class"], first["reason_class"]) == ("new_failure", "tolerance_artifact")
     assert "4 times" in first["reason"]
     by_nulls = {"strict": "fail", "strict_worst_leaf": "output", **wrong}
-    first, *_ = gate.against(merged.cells([cell("a", accuracy="fail_accuracy", **by_nulls)]), *options)
+    first, *_ = judgement.against(merged.cells([cell("a", accuracy="fail_accuracy", **by_nulls)]), *options)
     assert first["reason_class"] == "compiler", "null runs know nothing of the baseline's eager"
 
 
 def test_graph_breaks_of_another_machine_are_no_baseline(tmp_path):
     for number in range(9):
         other = {"device_name": "other", "graph_breaks": 0} if number % 2 else {}
-        history.record(merged.cells([of_night(number, **{"graph_breaks": 2, **other})]), tmp_path, night(number))
+        store.record(merged.cells([of_night(number, **{"graph_breaks": 2, **other})]), tmp_path, night(number))
     for now, classes in ((2, set()), (3, {"more_graph_breaks"})):
         cells = merged.cells([of_night(9, graph_breaks=now)])
         before = measured_baseline.load(Measured("history", str(tmp_path)), cells)

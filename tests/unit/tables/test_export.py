@@ -11,7 +11,8 @@ import yaml
 import merged
 from timmgate.core.checks import CHECKS
 from timmgate.core.spec import Mode
-from timmgate.tables import baseline, export, gate, parquet
+from timmgate.tables import export, parquet
+from timmgate.tables.gate import baseline, judgement
 
 CATALOGUE = yaml.safe_load((Path(__file__).parents[3] / "config" / "config.yaml").read_text())["mode_catalogue"]
 MODES = {name: Mode(**options) for name, options in CATALOGUE.items()}
@@ -187,7 +188,7 @@ def test_a_gate_with_the_exported_file_as_baseline_is_as_expected(accuracy_csv):
     rows = [cell("inference", model, status) for model, status in STATUSES.items() if model != "lost"]
     expected = baseline.read(accuracy_csv, "float32")
     del expected["lost"]
-    judged = gate.judge(merged.cells(rows), {"inference": expected}, ["accuracy"])
+    judged = judgement.judge(merged.cells(rows), {"inference": expected}, ["accuracy"])
     assert set(judged["class"].to_pylist()) == {"pass", "expected_failure"}
 
 

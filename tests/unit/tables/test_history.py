@@ -10,7 +10,7 @@ import merged
 from timmgate.config import history_path
 from timmgate.core.errors import ConfigError
 from timmgate.core.spec import PROTOCOL
-from timmgate.tables import history, trends
+from timmgate.tables.history import store, trends
 
 FIRST = datetime(2026, 11, 29, 2, tzinfo=timezone.utc)
 ABOUT = {"device": "cpu", "build": "default", "mode": "inference", "suite": "tiny", "device_name": "a fake"}
@@ -33,7 +33,7 @@ def table(*cells):
 
 
 def entries(root):
-    return history.read(root, history.SCHEMA.names).to_pylist()
+    return store.read(root, store.SCHEMA.names).to_pylist()
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def nights(tmp_path):
 
     def tell(cells_of, number, runs=30):
         for each in range(number):
-            history.record(table(*cells_of(each)), tmp_path, night(each) + timedelta(hours=3))
+            store.record(table(*cells_of(each)), tmp_path, night(each) + timedelta(hours=3))
         return trends.changed(tmp_path, "cpu", runs)[0].to_pylist()
 
     return tell
@@ -51,7 +51,7 @@ def nights(tmp_path):
 def test_another_rule_is_no_change(tmp_path):
     for number in range(12):
         strict = cell("a", number, accuracy="fail_accuracy", strict="pass")
-        history.record(merged.cells([strict], "both" if number > 5 else "strict"), tmp_path, night(number))
+        store.record(merged.cells([strict], "both" if number > 5 else "strict"), tmp_path, night(number))
     assert {row["accuracy_by_rule"] for row in entries(tmp_path)} == {"pass", "fail_accuracy"}
     for rule in ("strict", "both", "dynamo"):
         assert trends.changed(tmp_path, "cpu", 30, rule)[0].to_pylist() == []
@@ -62,10 +62,10 @@ def test_another_rule_is_no_change(tmp_path):
 
 def test_what_was_measured_is_added_once_and_files_are_never_changed(tmp_path):
     cells = table(cell("a", 0), cell("b", 0), {**ABOUT, "model": "lost", "accuracy": "not_run"})
-    assert history.record(cells, tmp_path, night(0)) == 2
+    assert store.record(cells, tmp_path, night(0)) == 2
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.parquet")}
-    assert history.record(cells, tmp_path, night(1)) == 0
-    assert history.record(table(cell("a", 0), cell("b", 1)), tmp_path, night(1)) == 1
+    assert store.record(cells, tmp_path, night(1)) == 0
+    assert store.record(table(cell("a", 0), cell("b", 1)), tmp_path, night(1)) == 1
     after = {path: path.read_bytes() for path in tmp_path.rglob("*.parquet")}
     assert {path: after[path] for path in before} == before
     assert [(row["model"], row["torch"]) for row in entries(tmp_path)] == [("a", "2.0"), ("b", "2.0"), ("b", "2.1")]
@@ -74,22 +74,22 @@ def test_what_was_measured_is_added_once_and_files_are_never_changed(tmp_path):
 
 def test_what_was_measured_by_another_protocol_is_not_recorded_as_todays(tmp_path):
     both, one = cell("a", 0, accuracy_protocol=1, performance_protocol=None), cell("b", 0, accuracy_protocol=1)
-    assert history.record(table(both, one), tmp_path, night(0)) == 1
+    assert store.record(table(both, one), tmp_path, night(0)) == 1
     (row,) = entries(tmp_path)
     assert (row["model"], row["accuracy"], row["performance"]) == ("b", None, "pass")
 
 
 def test_of_a_check_that_was_recorded_before_a_later_entry_has_nothing(tmp_path):
-    history.record(table(cell("a", 0)), tmp_path, night(0))
+    store.record(table(cell("a", 0)), tmp_path, night(0))
     again = cell("a", 0, performance_started_at=night(1), compiled_ms=11.0)
-    assert history.record(table(again), tmp_path, night(1)) == 1
+    assert store.record(table(again), tmp_path, night(1)) == 1
     first, second = entries(tmp_path)
     assert (first["accuracy"], first["compiled_ms"]) == ("pass", 10.0)
     assert (second["accuracy"], second["accuracy_started_at"], second["compiled_ms"]) == (None, None, 11.0)
 
 
 def test_files_lie_by_protocol_and_month(tmp_path):
-    history.record(table(cell("a", 0), cell("b", 5)), tmp_path, night(6))
+    store.record(table(cell("a", 0), cell("b", 5)), tmp_path, night(6))
     folders = {str(path.parent.relative_to(tmp_path)) for path in tmp_path.rglob("*.parquet")}
     assert folders == {f"protocol={PROTOCOL}/month=2026-{month}" for month in (11, 12)}
 
@@ -97,7 +97,7 @@ def test_files_lie_by_protocol_and_month(tmp_path):
 def test_pandas_and_duckdb_read_it_without_us(tmp_path):
     duckdb = pytest.importorskip("duckdb")
     for number in range(3):
-        history.record(table(cell("a", number, compiled_ms=10.0 + number)), tmp_path, night(number))
+        store.record(table(cell("a", number, compiled_ms=10.0 + number)), tmp_path, night(number))
     assert pd.read_parquet(tmp_path)["compiled_ms"].tolist() == [10.0, 11.0, 12.0]
     files = f"read_parquet('{tmp_path}/**/*.parquet', hive_partitioning = true, union_by_name = true)"
     rows = duckdb.sql(f"SELECT protocol, month, model, torch, compiled_ms FROM {files} ORDER BY compiled_ms DESC").fetchall()
@@ -105,7 +105,7 @@ def test_pandas_and_duckdb_read_it_without_us(tmp_path):
 
 
 def test_an_entry_of_an_older_schema_is_read_with_nulls(tmp_path):
-    history.record(table(cell("a", 0)), tmp_path, night(0))
+    store.record(table(cell("a", 0)), tmp_path, night(0))
     (file,) = tmp_path.rglob("*.parquet")
     old = pd.read_parquet(file).drop(columns=["graph_breaks", "compiled_ms"])
     old.to_parquet(file)
@@ -131,7 +131,7 @@ def test_a_file_is_no_history(tmp_path):
 @pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: b"", lambda data: data[4:], lambda data: b"PAR"])
 def test_a_history_with_a_file_that_is_cut_off_is_refused_before_anything_is_measured(damage, tmp_path):
     for number in range(2):
-        history.record(table(cell("a", number)), tmp_path, night(number))
+        store.record(table(cell("a", number)), tmp_path, night(number))
     history_path.refuse(tmp_path)
     file = max(tmp_path.rglob("*.parquet"))
     file.write_bytes(damage(file.read_bytes()))
@@ -295,6 +295,6 @@ def test_a_look_at_one_model_says_nothing_of_its_suite(nights):
 
 def test_runs_may_be_added_later_than_they_were_measured(tmp_path):
     for number in (2, 3, 4, 5, 6, 7, 0, 1):
-        history.record(table(cell("a", number, compiled_ms=10.0 if number < 4 else 12.0)), tmp_path, night(10 + number))
+        store.record(table(cell("a", number, compiled_ms=10.0 if number < 4 else 12.0)), tmp_path, night(10 + number))
     (told,) = trends.changed(tmp_path, "cpu", 30)[0].to_pylist()
     assert told["since"] == night(4)

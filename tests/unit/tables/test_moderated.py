@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from timmgate.tables import moderated
+from timmgate.tables.comparison import moderated
 
 CELLS, PROCESSES = 5_000, 4
 

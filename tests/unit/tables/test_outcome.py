@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from timmgate.tables import outcome
-from timmgate.tables.outcome import ExitCode
+from timmgate.tables.gate import outcome
+from timmgate.tables.gate.outcome import ExitCode
 
 
 def test_an_outcome_is_read_as_it_was_written(tmp_path):
@@ -46,7 +46,7 @@ def test_the_command_ends_with_the_outcome_of_this_run_and_not_of_the_one_before
     outcome.write(ExitCode.REGRESSION, [], tmp_path / "work" / "results" / "cuda" / "outcome.json")
     (tmp_path / "python").write_text(SNAKEMAKE.format(python=sys.executable))
     (tmp_path / "python").chmod(0o755)
-    program = f"import sys; sys.executable = {str(tmp_path / 'python')!r}; from timmgate.tables import outcome; "
+    program = f"import sys; sys.executable = {str(tmp_path / 'python')!r}; from timmgate.tables.gate import outcome; "
     program += "sys.exit(outcome.main(['--cores', '2', '--directory', 'work']))"
     environment = {"PYTHONPATH": str(Path(outcome.__file__).parents[2]), "CODE": str(code), "FOUND": found}
     ended = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment)

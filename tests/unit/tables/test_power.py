@@ -7,7 +7,7 @@ from rich.console import Console
 
 from timmgate.report import calibration as shown_calibration
 from timmgate.report import power as shown_power
-from timmgate.tables import calibration, power
+from timmgate.tables.studies import calibration, power
 
 MODE = {"device": "cpu", "mode": "m", "model": "a", "weights": "random", "precision": "float32", "training": False}
 

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 from timmgate.core.build import DEFAULT
 from timmgate.core.files import write_atomically
 from timmgate.report.gate import line
-from timmgate.tables import gate
+from timmgate.tables.gate import judgement
 
 
 def write_junit(judged: list[dict[str, Any]], path: Path) -> None:
@@ -16,7 +16,7 @@ def write_junit(judged: list[dict[str, Any]], path: Path) -> None:
     root = ElementTree.Element("testsuites", name="timmgate")
     for suite_name, rows in groupby(sorted(judged, key=_suite), key=_suite):
         cases = [list(of_model) for _, of_model in groupby(sorted(rows, key=_model), key=_model)]
-        failed = [case for case in cases if gate.failed(case)]
+        failed = [case for case in cases if judgement.failed(case)]
         skipped = [case for case in cases if case not in failed and any(map(_is_skipped, case))]
         counts = {"tests": len(cases), "failures": len(failed), "skipped": len(skipped)}
         suite = ElementTree.SubElement(
@@ -25,8 +25,8 @@ def write_junit(judged: list[dict[str, Any]], path: Path) -> None:
         for case in cases:
             element = ElementTree.SubElement(suite, "testcase", classname=suite_name, name=_model(case[0]))
             for row in case:
-                if row["class"] in gate.FAILING or (case in skipped and _is_skipped(row)):
-                    kind = "failure" if row["class"] in gate.FAILING else "skipped"
+                if row["class"] in judgement.FAILING or (case in skipped and _is_skipped(row)):
+                    kind = "failure" if row["class"] in judgement.FAILING else "skipped"
                     attributes = {"message": _xml(line(row).plain), **({"type": row["class"]} if kind == "failure" else {})}
                     ElementTree.SubElement(element, kind, attributes)
     tree = ElementTree.ElementTree(root)
@@ -57,9 +57,9 @@ def annotations(judged: list[dict[str, Any]], file: str) -> list[str]:
     """Lines that GitHub shows as errors and warnings at a file, here the baseline: one for whatever is not as expected."""
     lines = []
     for row in judged:
-        if row["class"] not in gate.AS_EXPECTED:
-            level = "error" if row["class"] in gate.FAILING else "warning"
-            title = f"{row['class']} {gate.place(row)}"
+        if row["class"] not in judgement.AS_EXPECTED:
+            level = "error" if row["class"] in judgement.FAILING else "warning"
+            title = f"{row['class']} {judgement.place(row)}"
             lines.append(f"::{level} file={_property(file)},title={_property(title)}::{_escaped(line(row).plain)}")
     return lines
 

@@ -12,11 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from timmgate.core.checks import CHECKS
-from timmgate.tables import comparison
-from timmgate.tables.deviations import MANY_CELLS, SEVERAL_CELLS, USUAL_NOISE
+from timmgate.tables.comparison import compare
 from timmgate.tables.figures import COMPILED, COUNTED, EAGER, RELATIVE
+from timmgate.tables.gate.deviations import MANY_CELLS, SEVERAL_CELLS, USUAL_NOISE
 
-WORSE = {"new_failure", *(figure.worse for figure in comparison.TESTED), COUNTED.worse}
+WORSE = {"new_failure", *(figure.worse for figure in compare.TESTED), COUNTED.worse}
 """Verdicts that are a change to the worse."""
 
 
@@ -52,7 +52,7 @@ def table(compared: list[dict[str, Any]]) -> Table:
     shown.add_column("figure", overflow="fold")
     for column in ("cells", "change", "less", "more", "could show 3 %"):
         shown.add_column(column, justify="right", overflow="fold")
-    for figure in dict.fromkeys((*comparison.TESTED, *comparison.ALONE, COUNTED)):
+    for figure in dict.fromkeys((*compare.TESTED, *compare.ALONE, COUNTED)):
         rows = [row for row in compared if row["figure"] == figure.column]
         if not rows:
             continue
@@ -84,7 +84,7 @@ def _change(row: dict[str, Any]) -> str:
 def sentences(compared: list[dict[str, Any]]) -> list[str]:
     """How many cells were compared, what was left out and why, and what no alarm means."""
     cells = {(row["mode"], row["model"]) for row in compared}
-    reasons = [f"{count} left out: {reason}" for reason, count in comparison.left_out(compared).items()]
+    reasons = [f"{count} left out: {reason}" for reason, count in compare.left_out(compared).items()]
     tested = [row for row in compared if row["figure"] == RELATIVE.column]
     said = [f"{len(tested)} of {len(cells)} cells compared{''.join(f'; {reason}' for reason in reasons)}."]
     if not any(row["p"] is not None for row in tested):

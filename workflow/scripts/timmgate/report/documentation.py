@@ -23,19 +23,11 @@ from timmgate.core.spec import Mode, Traits
 from timmgate.core.traces import TRACES
 from timmgate.core.verdict import ALWAYS_WRONG
 from timmgate.diagnosis.switches import CODE_GENERATION, PASSES
-from timmgate.tables import (
-    calibration,
-    comparison,
-    diagnosis,
-    failures,
-    gate,
-    history,
-    pairs,
-    parquet,
-    power,
-    summary,
-    trends,
-)
+from timmgate.tables import diagnosis, failures, parquet, summary
+from timmgate.tables.comparison import compare, pairs
+from timmgate.tables.gate import judgement
+from timmgate.tables.history import store, trends
+from timmgate.tables.studies import calibration, power
 
 ROOT = Path(__file__).parents[4]
 PAGES = (
@@ -76,15 +68,15 @@ def tables() -> dict[str, str]:
         "repeats": _columns(parquet.SCHEMAS["repeats"]),
         "failures": _columns(failures.SCHEMA),
         "summary": _columns(summary.SCHEMA),
-        "gate": _columns(gate.SCHEMA),
-        "history": _columns(history.SCHEMA, besides=parquet.SCHEMAS["cells"]),
+        "gate": _columns(judgement.SCHEMA),
+        "history": _columns(store.SCHEMA, besides=parquet.SCHEMAS["cells"]),
         "changes": _columns(trends.SCHEMA),
         "power": _columns(power.SUMMARY),
         "power_trials": _columns(power.TRIALS),
         "calibration": _columns(calibration.SUMMARY),
         "calibration_runs": _columns(calibration.RUNS),
         "pairs": _columns(pairs.SCHEMA),
-        "comparison": _columns(comparison.SCHEMA),
+        "comparison": _columns(compare.SCHEMA),
         "diagnosis": _columns(diagnosis.SCHEMA),
         "trials": _columns(diagnosis.TRIALS_SCHEMA),
         "layers": _words("layer", "what goes wrong", LAYERS),
@@ -100,8 +92,8 @@ def tables() -> dict[str, str]:
         "always_wrong": _words("leaves", "what is wrong", {f"{word}...": said for word, said in ALWAYS_WRONG.items()}),
         "places": _words("place", "breaks", PLACES),
         "traces": _words("trace", "has", TRACES),
-        "classes": _judged("a check of it", gate.CLASSES),
-        "moves": _judged("what moved", gate.MOVES),
+        "classes": _judged("a check of it", judgement.CLASSES),
+        "moves": _judged("what moved", judgement.MOVES),
     }
 
 
@@ -111,7 +103,7 @@ def _words(title: str, said: str, meanings: Mapping[str, str]) -> str:
 
 def _judged(said: str, meanings: Mapping[str, str]) -> str:
     """Classes of the gate, with which of them fail it."""
-    lines = [(f"`{word}`", meaning, "yes" if word in gate.FAILING else "no") for word, meaning in meanings.items()]
+    lines = [(f"`{word}`", meaning, "yes" if word in judgement.FAILING else "no") for word, meaning in meanings.items()]
     return _table(("class", said, "fails the gate"), lines)
 
 

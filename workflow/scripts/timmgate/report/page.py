@@ -34,9 +34,9 @@ from timmgate.report import gate as gate_lines
 from timmgate.report import history as history_lines
 from timmgate.report import page_data as of_tables
 from timmgate.report.page_data import page_data, plain
-from timmgate.tables import gate
 from timmgate.tables.failures import KINDS
 from timmgate.tables.figures import EAGER, FIGURES
+from timmgate.tables.gate import judgement
 from timmgate.tables.summary import VERDICTS
 
 TEMPLATES = PACKAGE_ROOT.parent / "report" / "page"
@@ -204,9 +204,9 @@ def changes(folder: Path) -> list[Row]:
     """
     cells, found = folder / "cells.parquet", []
     if judged := read_tsv(folder / "gate.tsv", cells):
-        unexpected = [row for row in judged if row["class"] not in gate.AS_EXPECTED]
-        lines = [(change_state(row["class"], gate.FAILING), gate_lines.line(row)) for row in unexpected]
-        found.append(section("Against the baseline", lines, [gate.sentence(judged)], "gate.tsv"))
+        unexpected = [row for row in judged if row["class"] not in judgement.AS_EXPECTED]
+        lines = [(change_state(row["class"], judgement.FAILING), gate_lines.line(row)) for row in unexpected]
+        found.append(section("Against the baseline", lines, [judgement.sentence(judged)], "gate.tsv"))
     if changed := read_tsv(folder / "history.tsv", cells):
         lines = [(change_state(row["class"], history_lines.WORSE), history_lines.line(row)) for row in changed]
         found.append(section("In the history", lines, [], "history.tsv"))

@@ -17,7 +17,7 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-from timmgate.tables.power import CURVE, RULES
+from timmgate.tables.studies.power import CURVE, RULES
 
 SHOWN = 80
 """Cells of a picture with a line for each: half of them from either end."""
@@ -466,7 +466,7 @@ DETECTION = Picture(
 
 
 def detections(shares: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> Iterator[str]:
-    """An SVG file for each precision and pass of the table `power`, in the schema `tables.power.SUMMARY`."""
+    """An SVG file for each precision and pass of the table `power`, in the schema `tables.studies.power.SUMMARY`."""
     of_curve = [row for row in shares if (row["effect_from"], row["effect_below"]) in {*pairwise(CURVE)}]
     for (precision, training), rows in groupby(of_curve, itemgetter("precision", "training")):
         which = f"{'training' if training else 'inference'} in {precision}"

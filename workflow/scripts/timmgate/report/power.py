@@ -6,7 +6,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from timmgate.tables.power import ALL, EFFECTS, RULES
+from timmgate.tables.studies.power import ALL, EFFECTS, RULES
 
 
 def show(summary: pa.Table, console: Console) -> None:

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
-from timmgate.tables.eager_response import Response
 from timmgate.tables.figures import JUDGED, Figure
+from timmgate.tables.gate.eager_response import Response
 
 SHARE = 0.5
 """Share of a threshold from which on a figure is measured again, and of a limit within which fresh processes clear it."""

@@ -16,9 +16,10 @@ from timmgate.core.outcome import OUT_OF_MEMORY
 from timmgate.core.run_options import RunOptions
 from timmgate.core.schemas import FAILED, KEY, SHOWN_STATUS
 from timmgate.core.verdict import status_by_rule
-from timmgate.tables import changes, history, parquet
-from timmgate.tables.changes import Change
+from timmgate.tables import parquet
 from timmgate.tables.figures import COLD, EAGER, JUDGED, RELATIVE, Figure, comparable
+from timmgate.tables.history import changes, store
+from timmgate.tables.history.changes import Change
 
 COLUMNS = columns(
     "history",
@@ -175,7 +176,7 @@ def changed(root: Path, device: str, runs: int, accuracy_rule: str = RunOptions.
     Of series without a measurement in the last `runs` runs on the device nothing is told. Also in words what the history
     has. Only changes on this device are told, by today's `accuracy_rule`: that another one was recorded is no change.
     """
-    entries = _by_rule(history.read(root, READ).unify_dictionaries(), accuracy_rule)
+    entries = _by_rule(store.read(root, READ).unify_dictionaries(), accuracy_rule)
     found: list[Row] = []
     for check in CHECKS:
         measurements = Measurements(entries, check, changes.needed(runs))
@@ -234,7 +235,7 @@ def _described(found: list[Row], entries: pa.Table, root: Path) -> list[Row]:
     runs = _dictionary(entries["run"])
     concerned = np.unique(np.asarray(runs.indices)[np.concatenate(list(numbers.values()))])
     rows = np.flatnonzero(np.isin(np.asarray(runs.indices), concerned))
-    about = history.read(root, names, runs=set(runs.dictionary.take(pa.array(concerned)).to_pylist()))  # in the same order
+    about = store.read(root, names, runs=set(runs.dictionary.take(pa.array(concerned)).to_pylist()))  # in the same order
     sides = [about.take(pa.array(np.searchsorted(rows, each))).to_pylist() for each in numbers.values()]
     return [_of_sides(row, *both) for row, *both in zip(found, *sides, strict=True)]
 
@@ -405,7 +406,7 @@ def _dictionary(column: pa.ChunkedArray) -> pa.DictionaryArray:
 
 def extent(entries: pa.Table, runs: int) -> str:
     """In words, what the history has, and what of it was looked at."""
-    times = history.start(entries)
+    times = store.start(entries)
     number, first, last = len(pc.unique(entries["run"])), pc.min(times).as_py(), pc.max(times).as_py()
     words = f"{len(entries)} entr{'y' if len(entries) == 1 else 'ies'} of {number} run{'s' * (number != 1)}"
     if not len(entries):

@@ -7,8 +7,9 @@ import numpy as np
 import pyarrow as pa
 
 from timmgate.core.described import columns
-from timmgate.tables import parquet, studies
+from timmgate.tables import parquet
 from timmgate.tables.repeats import wilson
+from timmgate.tables.studies import common
 
 QUANTILES = (0.5, 0.95, 0.99)
 
@@ -16,7 +17,7 @@ RUNS = parquet.schema(
     columns(
         "calibration",
         [
-            *studies.COLUMNS,
+            *common.COLUMNS,
             ("seed", "int64", "", "seed of weights and images"),
             (
                 "run",

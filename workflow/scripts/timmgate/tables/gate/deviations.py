@@ -14,11 +14,11 @@ import numpy as np
 
 from timmgate.core.schemas import PASSED
 from timmgate.core.thresholds import Thresholds
-from timmgate.tables.confirmation import SHARE, Limit, Suspect, is_failing, unusable, usable
-from timmgate.tables.eager_response import Response, learn
+from timmgate.tables.comparison.moderated import Test, two_sided
 from timmgate.tables.figures import COLD, COMPILED, COUNTED, EAGER, JUDGED, RELATIVE, Figure
-from timmgate.tables.measured_baseline import ABSENT, Baseline, ModeModel, Row, differences, in_words, last_twice
-from timmgate.tables.moderated import Test, two_sided
+from timmgate.tables.gate.confirmation import SHARE, Limit, Suspect, is_failing, unusable, usable
+from timmgate.tables.gate.eager_response import Response, learn
+from timmgate.tables.gate.measured_baseline import ABSENT, Baseline, ModeModel, Row, differences, in_words, last_twice
 
 MANY_CELLS = 10
 """Fewest cells whose differences say how much two measurements of the same differ."""

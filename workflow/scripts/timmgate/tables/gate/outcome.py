@@ -1,6 +1,6 @@
 """How a run ended, for programs: 0, 1 or 2, and why. Snakemake itself ends with 0 or 1.
 
-    python -m timmgate.tables.outcome --cores 2 --config device=cpu
+    python -m timmgate.tables.gate.outcome --cores 2 --config device=cpu
 
 runs Snakemake's target `gate` with these options and ends with the outcome.
 """

@@ -8,8 +8,9 @@ from typing import Any
 import pyarrow as pa
 
 from timmgate.core.described import columns
-from timmgate.tables import parquet, studies
+from timmgate.tables import parquet
 from timmgate.tables.repeats import wilson
+from timmgate.tables.studies import common
 
 RULES = ("strict", "dynamo", "cosine")
 
@@ -26,7 +27,7 @@ TRIALS = parquet.schema(
     columns(
         "trials",
         [
-            *studies.COLUMNS,
+            *common.COLUMNS,
             ("fault", "string", "", "the fault with its size and place, as a backend is named"),
             ("family", "string", "", "family of the fault"),
             ("size", "string", "", "size of the fault; null if it has none"),

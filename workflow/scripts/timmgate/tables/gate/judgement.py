@@ -17,13 +17,14 @@ from timmgate.core.described import columns
 from timmgate.core.names import cell_name
 from timmgate.core.schemas import PASSED, REASON, SHOWN_STATUS
 from timmgate.core.thresholds import Thresholds
-from timmgate.tables import deviations, measured_baseline, parquet
-from timmgate.tables.baseline import ANY, PASSING, Expectation, Expectations, Measured
+from timmgate.tables import parquet
 from timmgate.tables.by_cell import requested
-from timmgate.tables.confirmation import Suspect
-from timmgate.tables.measured_baseline import Baseline
-from timmgate.tables.outcome import ExitCode
-from timmgate.tables.quarantine import Entry
+from timmgate.tables.gate import deviations, measured_baseline
+from timmgate.tables.gate.baseline import ANY, PASSING, Expectation, Expectations, Measured
+from timmgate.tables.gate.confirmation import Suspect
+from timmgate.tables.gate.measured_baseline import Baseline
+from timmgate.tables.gate.outcome import ExitCode
+from timmgate.tables.gate.quarantine import Entry
 from timmgate.tables.reasons import by_eager
 
 Row = dict[str, Any]

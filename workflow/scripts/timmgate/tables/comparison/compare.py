@@ -1,9 +1,8 @@
 """Two measurements of the same cells: what moved, by how much, and whether that is real. Arrow in, Arrow out.
 
-Of two builds, times and memory come from processes that took turns (`tables.pairs`). Of what was measured apart, at another
-time or on another device, there is one measurement of a cell, or the median of a history, and its noise is how much all
-cells differ.
-Statuses and margins come from the cells themselves. Only cells that both sides could be timed in are compared, at the same
+Of two builds, times and memory come from processes that took turns (`pairs`). Of what was measured apart, at another time or
+on another device, there is one measurement of a cell, or the median of a history, and its noise is how much all cells
+differ. Statuses and margins come from the cells themselves. Only cells that both sides could be timed in are compared, at the same
 batch size; the others are counted, with the reason.
 """
 
@@ -20,14 +19,16 @@ import pyarrow.compute as pc
 from timmgate.core.described import columns
 from timmgate.core.schemas import FAILED, PASSED, SHOWN_STATUS
 from timmgate.core.statistics import CONFIDENCE
-from timmgate.tables import deviations, measured_baseline, moderated, parquet
-from timmgate.tables.baseline import Measured
+from timmgate.tables import parquet
 from timmgate.tables.by_cell import requested
-from timmgate.tables.deviations import MANY_CELLS, SMALLEST_NOISE
+from timmgate.tables.comparison import moderated
+from timmgate.tables.comparison.moderated import Test
+from timmgate.tables.comparison.pairs import BY_BLOCK
 from timmgate.tables.figures import COLD, COMPILED, COUNTED, EAGER, MEMORY, RELATIVE, Figure
-from timmgate.tables.measured_baseline import Baseline, ModeModel
-from timmgate.tables.moderated import Test
-from timmgate.tables.pairs import BY_BLOCK
+from timmgate.tables.gate import deviations, measured_baseline
+from timmgate.tables.gate.baseline import Measured
+from timmgate.tables.gate.deviations import MANY_CELLS, SMALLEST_NOISE
+from timmgate.tables.gate.measured_baseline import Baseline, ModeModel
 
 LEVEL = 0.0005
 """Nominal chance of a false alarm of one figure of one cell. With few cells it is hardly known how much their noise differs,

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from timmgate.core.checks import CHECKS
 from timmgate.core.schemas import OF_CHECK, SHOWN_STATUS
 from timmgate.core.verdict import status_by_rule
-from timmgate.tables import history
-from timmgate.tables.baseline import Expectation, Expectations, Measured
 from timmgate.tables.figures import COUNTED, EAGER, FIGURES, comparable
+from timmgate.tables.gate.baseline import Expectation, Expectations, Measured
+from timmgate.tables.history import store
 
 Row = dict[str, Any]
 ModeModel = tuple[str, str]
@@ -145,7 +145,7 @@ def _of_history(measured: Measured, cells: pa.Table) -> dict[ModeModel, list[Row
         for row in cells.select(["mode", "model", *starts]).to_pylist()
         for name in starts
     }
-    entries = history.read(Path(measured.path), NEEDED, where)
+    entries = store.read(Path(measured.path), NEEDED, where)
     found: dict[ModeModel, list[Row]] = {}
     for row in entries.to_pylist():
         key = row["mode"], row["model"]

@@ -1,0 +1,1 @@
+"""Comparisons: of two builds that took turns, and of what was measured apart."""

@@ -1,0 +1,1 @@
+"""The history: what each run measured, and what changed in it since when."""

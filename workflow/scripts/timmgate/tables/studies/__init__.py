@@ -1,0 +1,1 @@
+"""Studies of the rules themselves: which faults they catch, and what healthy runs do."""
