@@ -11,6 +11,7 @@ search      until the board shows the cells with a word in their name
 open        until a cell shows its evidence and pictures
 """
 
+import argparse
 import sys
 import tempfile
 import time
@@ -61,6 +62,7 @@ def measure(models: int, browser: Browser) -> list[str]:
 
 def main() -> None:
     """Print the table."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     browser = Browser()
     browser.resize(1280, 900)
     print("cells\tMB\tmaking, s\tready, s\tready, CPU s\tsearch, s\topen, s")

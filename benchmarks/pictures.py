@@ -7,6 +7,7 @@ Each further argument is the name of a picture, and what it shows: nothing is th
 name it, `cell=...+leaf_errors` that picture of it, anything else the element with that id.
 """
 
+import argparse
 import sys
 import tempfile
 import time
@@ -44,17 +45,22 @@ def take(browser: Browser, report: Path, target: str, path: Path) -> None:
     print(f"{path}: {path.stat().st_size / 1e3:.0f} kB")
 
 
-def main(results: str, folder: str, *pictures: str) -> None:
+def main() -> None:
     """Make the page and take the pictures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("pictures", nargs="+", metavar="name=target")
+    asked = parser.parse_args()
     browser = Browser()
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch, "report.html")
-        page.write(Path(results), report)
-        for picture in pictures:
+        page.write(asked.results, report)
+        for picture in asked.pictures:
             name, target = picture.split("=", 1)
-            take(browser, report, target, Path(folder, f"{name}.png"))
+            take(browser, report, target, asked.folder / f"{name}.png")
     browser.close()
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

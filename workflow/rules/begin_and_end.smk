@@ -45,9 +45,9 @@ def refuse_folders_that_cannot_be_written():
 
 def measuring_builds(job):
     """The builds that a job measures with; of one after which it is known what else is measured, all."""
-    if job.rule.name in ("failed", "screen", "candidates"):
+    if job.rule.name in ("failed_cells", "suspects", "candidates"):
         return set(SETTINGS.builds)
-    if job.rule.name not in (*MEASURING, "script", "trace"):
+    if job.rule.name not in (*MEASURING, "repro_script", "trace"):
         return set()
     return {job.wildcards[name] for name in ("build", "before", "after") if name in job.wildcards.keys()} or {FIRST_BUILD}
 

@@ -88,7 +88,7 @@ SHARED_CACHE = os.environ.get("TORCHINDUCTOR_CACHE_DIR", ".cache/inductor/shared
 WEIGHTS = [] if SETTINGS.weights in SEEDED_WEIGHTS else f"weights/{SETTINGS.weights}/{{model}}.json"  # says where they lie
 ASKED = []  # builds, whether they can measure
 PREFLIGHT_MB = memory_estimate.SUPERVISION_MB + memory_estimate.processes_bytes(preflight.THREADS) // 10**6
-MEASURING = ("measure", "pair", "repeat", "time_again", "examine", "trials", "healthy_runs")
+MEASURING = ("measure", "pair", "repeat", "time_again", "examine", "fault_trials", "healthy_runs")
 MEMORY_IS_KNOWN = bool(SETTINGS.run.memory) or None not in map(SUITE.size, MODELS)
 
 
@@ -277,7 +277,7 @@ def rows_of_both(wildcards):
 
 def repeats(wildcards):
     """The repeats of each cell that failed, once it is known which these are; none unless they are asked for."""
-    cells = named(checkpoints.failed) if SETTINGS.run.confirm else []
+    cells = named(checkpoints.failed_cells) if SETTINGS.run.confirm else []
     numbers = range(1, SETTINGS.run.confirm + 1)
     return [f"results/{SETTINGS.device}/confirm/{cell}/{number}.parquet" for cell in cells for number in numbers]
 
@@ -285,7 +285,7 @@ def repeats(wildcards):
 def timed_again(wildcards):
     """Fresh timings of each cell that may have got worse, once it is known which; none unless they are asked for."""
     is_wanted = SETTINGS.run.confirm and measured_baseline() and "performance" in SETTINGS.checks
-    cells = named(checkpoints.screen) if is_wanted else []
+    cells = named(checkpoints.suspects) if is_wanted else []
     return [f"results/{SETTINGS.device}/confirm/timed/{cell}.parquet" for cell in cells]
 
 
@@ -300,8 +300,8 @@ def baseline_contents(any_device=False):
 
 def suspect(wildcards):
     """What is known of a cell that may have got worse; nothing where it is not known yet whether any has."""
-    moved = Path(f"results/{wildcards.device}/confirm/moved.json")
-    cells = json.loads(moved.read_text()) if moved.is_file() else {}
+    suspects = Path(f"results/{wildcards.device}/confirm/suspects.json")
+    cells = json.loads(suspects.read_text()) if suspects.is_file() else {}
     return cells.get(f"{wildcards.build}/{wildcards.mode}/{wildcards.model}")
 
 
@@ -320,7 +320,7 @@ def diagnosed(wildcards, table):
     return [f"results/{SETTINGS.device}/diagnosis/{cell}/{table}.parquet" for cell in named(checkpoints.candidates)]
 
 
-def links_of_candidates(wildcards):
+def scripts_and_traces_of_candidates(wildcards):
     """The script of each cell that failed, and what the key `trace` asks for."""
     kept = ["repro/repro.py", *(f"trace/{kind}" for kind in SETTINGS.trace)]
     return [f"results/{SETTINGS.device}/{cell}/{each}" for cell in named(checkpoints.candidates) for each in kept]

@@ -1,7 +1,7 @@
 """Failed cells again, in fresh processes: does it come back? Asked for with the key `confirm`."""
 
 
-checkpoint failed:
+checkpoint failed_cells:
     input:
         unpack(cell_rows),
     output:
@@ -15,7 +15,7 @@ checkpoint failed:
         checks=list(SETTINGS.checks),
         accuracy_rule=SETTINGS.run.accuracy_rule,
     script:
-        "../scripts/failed.py"
+        "../scripts/failed_cells.py"
 
 
 rule repeat:

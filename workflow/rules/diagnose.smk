@@ -6,7 +6,7 @@ rule diagnose:
         unpack(all_results),
         diagnoses=lambda wildcards: diagnosed(wildcards, "diagnosis"),
         trials=lambda wildcards: diagnosed(wildcards, "trials"),
-        links=links_of_candidates,
+        links=scripts_and_traces_of_candidates,
     output:
         table=f"results/{SETTINGS.device}/diagnosis.parquet",
         tsv=f"results/{SETTINGS.device}/diagnosis.tsv",

@@ -25,15 +25,15 @@ rule gate:
         "../scripts/gate.py"
 
 
-checkpoint screen:
+checkpoint suspects:
     input:
         unpack(cell_rows),
         tables(),
         cells="results/{device}/cells.parquet",
     output:
-        "results/{device}/confirm/moved.json",
+        "results/{device}/confirm/suspects.json",
     log:
-        "logs/{device}/confirm/moved.log",
+        "logs/{device}/confirm/suspects.log",
     localrule: True
     conda:
         "../envs/timmgate.yaml"
@@ -43,14 +43,14 @@ checkpoint screen:
         times=SETTINGS.run.confirm,
         contents=lambda wildcards: baseline_contents(),
     script:
-        "../scripts/screen.py"
+        "../scripts/suspects.py"
 
 
 rule time_again:
     input:
         rows_of_cell,  # what is measured anew is timed anew
         weights=WEIGHTS,
-        moved=ancient("results/{device}/confirm/moved.json"),
+        suspects=ancient("results/{device}/confirm/suspects.json"),
     output:
         "results/{device}/confirm/timed/{build}/{mode}/{model}.parquet",
     log:

@@ -16,7 +16,7 @@ rule power:
         "../scripts/power.py"
 
 
-rule trials:
+rule fault_trials:
     input:
         weights=WEIGHTS,
     output:
@@ -33,4 +33,4 @@ rule trials:
         cell=identity,
         places=SETTINGS.fault_places,
     script:
-        "../scripts/trials.py"
+        "../scripts/fault_trials.py"

@@ -15,7 +15,7 @@ rule repro:
         "../scripts/repro.py"
 
 
-rule script:
+rule repro_script:
     input:
         rows_of_cell,  # what is measured again has another script
         weights=WEIGHTS,
@@ -35,4 +35,4 @@ rule script:
         cell=identity,
         checks=list(SETTINGS.checks),
     script:
-        "../scripts/script.py"
+        "../scripts/repro_script.py"

@@ -194,17 +194,26 @@ def test_there_are_documented_commands():
     assert len(COMMANDS) >= 5
 
 
+def anchors(text):
+    """What GitHub makes of headings."""
+    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in re.findall(r"^#+ (.*)$", text, re.M)}
+
+
 @pytest.mark.parametrize("page", TEXTS)
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]+)\)", TEXTS[page]):
-        assert target.startswith("https://") or (ROOT / page).parent.joinpath(target).exists()
+    for target, _, anchor in re.findall(r"\]\(([^)#]*)(#([^)]*))?\)", TEXTS[page]):
+        if target.startswith("https://"):
+            continue
+        path = (ROOT / page).parent / target if target else ROOT / page
+        assert path.exists()
+        assert not anchor or anchor in anchors(path.read_text()), (target, anchor)
 
 
 @pytest.mark.parametrize("page", TEXTS)
 def test_names_of_modules_and_make_targets_exist(page):
     assert all(find_spec(module) for module in re.findall(r"python -m (timmgate[\w.]+\w)", TEXTS[page]))
-    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert set(re.findall(r"^make (\w+)", TEXTS[page], re.MULTILINE)) <= set(targets)
+    targets = re.findall(r"^([\w-]+)(?=[\w -]*:)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"^make ([\w-]+)", TEXTS[page], re.MULTILINE)) <= set(targets)
 
 
 def test_columns_in_the_examples_exist():

@@ -96,7 +96,6 @@ def memory_bytes(job_mb: float) -> int:
 @contextlib.contextmanager
 def scratch(run: RunOptions) -> Iterator[Path]:
     """An empty folder for a while, in the compile cache of a cell: what is compiled may be run there, and has room."""
-    assert run.cache is not None
     run.cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=run.cache) as folder:
         yield Path(folder)
@@ -137,7 +136,7 @@ def _measure(job: Job, write: Write) -> None:
     )
     remove_scratch(folder)
     attempts = journal.Journal(folder / journal.NAME, job.retry, {spec.check: spec.identity() for spec in specs})
-    if attempts.has_loss and run.cache and not run.shared_cache:  # after a power failure its files may be empty
+    if attempts.has_loss and not run.shared_cache:  # after a power failure its files may be empty
         shutil.rmtree(run.cache, ignore_errors=True)
     if attempts.error and not job.attempts:
         sys.exit(f"{job}: {attempts.error}")  # this was no loss: another run may well measure it

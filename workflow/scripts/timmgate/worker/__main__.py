@@ -1,4 +1,6 @@
-"""Measures the checks of one cell in a process of its own, the only kind of process that imports torch and timm.
+"""Measures the checks of one cell in a process of its own.
+
+Beside it only processes that obtain weights, or list timm's models, import torch or timm.
 
     python -m timmgate.worker '{"specs": [{"check": "accuracy", ...}], "run": {"threads": 2, ...}}'
     python -m timmgate.worker --preflight '{"device": "cpu", "modes": {...}, ...}'

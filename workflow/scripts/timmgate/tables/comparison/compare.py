@@ -2,8 +2,8 @@
 
 Of two builds, times and memory come from processes that took turns (`pairs`). Of what was measured apart, at another time or
 on another device, there is one measurement of a cell, or the median of a history, and its noise is how much all cells
-differ. Statuses and margins come from the cells themselves. Only cells that both sides could be timed in are compared, at the same
-batch size; the others are counted, with the reason.
+differ. Statuses and margins come from the cells themselves. Only cells that both sides could be timed in are compared, at
+the same batch size; the others are counted, with the reason.
 """
 
 import math

@@ -1,6 +1,6 @@
 """How the results differ from what is expected, and which differences fail the gate. Arrow in, Arrow out.
 
-Of what the last command requested, both checks of every cell.
+Of what the last command requested, each of these checks of every cell.
 """
 
 from collections import Counter

@@ -2,7 +2,7 @@
 
     python -m timmgate.worker --diagnose '{"spec": {...}, "variant": {"name": "eager", ...}, ...}'
 
-Started as `diagnose` in a process of its own. Reference and null runs are made by the first trial and kept for the others.
+Reference and null runs are made by the first trial and kept for the others.
 """
 
 import copy
