@@ -277,14 +277,14 @@ def rows_of_both(wildcards):
 
 def repeats(wildcards):
     """The repeats of each cell that failed, once it is known which these are; none unless they are asked for."""
-    cells = named(checkpoints.failed_cells) if SETTINGS.run.confirm else []
-    numbers = range(1, SETTINGS.run.confirm + 1)
+    cells = named(checkpoints.failed_cells) if SETTINGS.run.repeats else []
+    numbers = range(1, SETTINGS.run.repeats + 1)
     return [f"results/{SETTINGS.device}/confirm/{cell}/{number}.parquet" for cell in cells for number in numbers]
 
 
 def timed_again(wildcards):
     """Fresh timings of each cell that may have got worse, once it is known which; none unless they are asked for."""
-    is_wanted = SETTINGS.run.confirm and measured_baseline() and "performance" in SETTINGS.checks
+    is_wanted = SETTINGS.run.retimings and measured_baseline() and "performance" in SETTINGS.checks
     cells = named(checkpoints.suspects) if is_wanted else []
     return [f"results/{SETTINGS.device}/confirm/timed/{cell}.parquet" for cell in cells]
 

@@ -17,7 +17,7 @@ rule gate:
         thresholds=asdict(SETTINGS.thresholds),
         models={mode: list(MODELS) for mode in SETTINGS.modes},
         place=SETTINGS.baseline or "config/expected",
-        times=SETTINGS.run.confirm,
+        times=SETTINGS.run.retimings,
         outcome=OUTCOME,
         facts=FACTS,
         table=f"results/{SETTINGS.device}/gate.tsv",
@@ -40,7 +40,7 @@ checkpoint suspects:
     params:
         measured=lambda wildcards: measured_baseline(),
         thresholds=asdict(SETTINGS.thresholds),
-        times=SETTINGS.run.confirm,
+        times=SETTINGS.run.retimings,
         contents=lambda wildcards: baseline_contents(),
     script:
         "../scripts/suspects.py"
@@ -61,10 +61,10 @@ rule time_again:
     threads: SETTINGS.run.threads
     resources:
         **WORKER_RESOURCES,
-        runtime=runtime_min(SETTINGS.run.confirm),
+        runtime=runtime_min(SETTINGS.run.retimings),
     params:
         cell=identity,
-        times=SETTINGS.run.confirm,
+        times=SETTINGS.run.retimings,
         suspect=suspect,  # what has another limit now, as of another baseline, is timed anew
     script:
         "../scripts/time_again.py"
