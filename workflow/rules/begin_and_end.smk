@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 from timmgate.config import command_line
 from timmgate.core import files, packages
-from timmgate.core.conditions import words
+from timmgate.core.conditions import condition_words
 from timmgate.system import cpu_topology
 
 BEGAN_NS = time.time_ns()
@@ -117,7 +117,7 @@ def announce_conditions():
         refuse(f"threads is {threads}, but Snakemake's own options, as --cores, give a cell {number}; set threads={number}")
     if on_cpu and workflow.local_exec and given and threads > lane:
         refuse(f"threads is {threads}, but a cell is timed on {lane} cores here (timing_lanes: {SETTINGS.run.timing_lanes})")
-    told = words(threads, *((SETTINGS.allocator, SETTINGS.relocate) if on_cpu else ()))
+    told = condition_words(threads, *((SETTINGS.allocator, SETTINGS.relocate) if on_cpu else ()))
     print(f"each cell with {told}", file=sys.stderr)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from timmgate.core.conditions import words
+from timmgate.core.conditions import condition_words
 
 
 @pytest.mark.parametrize(
@@ -16,4 +16,4 @@ from timmgate.core.conditions import words
     ],
 )
 def test_what_is_known_is_said(known, expected):
-    assert words(*known) == expected
+    assert condition_words(*known) == expected

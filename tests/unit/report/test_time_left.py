@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from timmgate.report.time_left import Done, Estimate, Law, words
+from timmgate.report.time_left import Done, Estimate, Law, duration_words
 
 
 def seconds(mode: str, cost: float, chance: random.Random, spread: float = 0.3) -> float:
@@ -64,4 +64,4 @@ def test_several_workers_share_the_rest_but_nobody_does_it_faster_than_its_longe
     [(0.4, "0 s"), (59, "59 s"), (61, "1 min"), (3599, "1 h"), (3 * 3600 + 1200, "3 h 20 min"), (2 * 86400, "2 d")],
 )
 def test_durations_are_in_the_units_that_people_use(duration, text):
-    assert words(duration) == text
+    assert duration_words(duration) == text

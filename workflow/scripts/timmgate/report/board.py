@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from timmgate.report.progress import STATES, Finished, Job, Plan, Progress
-from timmgate.report.time_left import words
+from timmgate.report.time_left import duration_words
 from timmgate.supervisor.stages import WAITING
 
 REDRAW_S = 1.0
@@ -189,12 +189,12 @@ def others(progress: Progress) -> str:
 
 def times(progress: Progress, now_s: float) -> str:
     """The time that has passed, and the time that is left with its interval."""
-    passed, left = words(now_s - progress.began_s), progress.time_left(now_s)
+    passed, left = duration_words(now_s - progress.began_s), progress.time_left(now_s)
     if left is None:
         return f"{passed}; time left: unknown until a cell is done"
     if left.high == 0:
         return passed
-    return f"{passed}; about {words(left.seconds)} left ({words(left.low)} to {words(left.high)})"
+    return f"{passed}; about {duration_words(left.seconds)} left ({duration_words(left.low)} to {duration_words(left.high)})"
 
 
 def table(progress: Progress, rows: int) -> Table:
@@ -234,7 +234,7 @@ def busy(running: list[Job]) -> str:
 def job_line(job: Job, now_s: float, width: int) -> Text:
     """One job in one line: what it is, cut off if need be, the check and stage, and since when."""
     what, since_s = _doing(job)
-    doing = f"  {what} {words(max(now_s - since_s, 0.0))}"
+    doing = f"  {what} {duration_words(max(now_s - since_s, 0.0))}"
     name = Text(f"  {job.name}")
     name.truncate(max(width - len(doing), 12), overflow="ellipsis")
     return Text.assemble(name, (doing, STYLES["running"]), no_wrap=True)
@@ -258,7 +258,7 @@ def line(ended: Finished) -> str:
     """A cell that is done: how each check ended, why if it failed, its seconds, and the log if something failed."""
     checks = [" ".join(filter(None, (check, end["status"], end.get("reason")))) for check, end in ended.ends.items()]
     log = [f"log: {ended.log}"] if ended.failures else []
-    return "  ".join([ended.name, ", ".join(checks), words(ended.seconds), *log])
+    return "  ".join([ended.name, ", ".join(checks), duration_words(ended.seconds), *log])
 
 
 def summary(progress: Progress, now_s: float) -> str:

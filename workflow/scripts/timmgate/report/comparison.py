@@ -13,10 +13,10 @@ from rich.text import Text
 
 from timmgate.core.checks import CHECKS
 from timmgate.tables.comparison import compare
-from timmgate.tables.figures import COMPILED, COUNTED, EAGER, RELATIVE
+from timmgate.tables.figures import COMPILED, EAGER, GRAPH_BREAKS, RELATIVE
 from timmgate.tables.gate.deviations import MANY_CELLS, SEVERAL_CELLS, USUAL_NOISE
 
-WORSE = {"new_failure", *(figure.worse for figure in compare.TESTED), COUNTED.worse}
+WORSE = {"new_failure", *(figure.worse for figure in compare.TESTED), GRAPH_BREAKS.worse}
 """Verdicts that are a change to the worse."""
 
 
@@ -52,13 +52,13 @@ def table(compared: list[dict[str, Any]]) -> Table:
     shown.add_column("figure", overflow="fold")
     for column in ("cells", "change", "less", "more", "could show 3 %"):
         shown.add_column(column, justify="right", overflow="fold")
-    for figure in dict.fromkeys((*compare.TESTED, *compare.ALONE, COUNTED)):
+    for figure in dict.fromkeys((*compare.TESTED, *compare.ALONE, GRAPH_BREAKS)):
         rows = [row for row in compared if row["figure"] == figure.column]
         if not rows:
             continue
         verdicts = Counter(row["verdict"] for row in rows)
         able = sum(bool(row["could_show"]) for row in rows)
-        is_count = figure is COUNTED
+        is_count = figure is GRAPH_BREAKS
         mean = "" if is_count else f"{np.exp(np.mean([np.log1p(row['change']) for row in rows])) - 1:+.1%}"
         counts = [str(verdicts[word] or "") for word in (figure.better, figure.worse)]
         shown.add_row(figure.column, str(len(rows)), mean, *counts, "" if is_count else str(able))

@@ -114,7 +114,7 @@ def _exponent(of_mode: Mapping[str, Sequence[tuple[float, float]]]) -> tuple[flo
     return min(max(products / squares, 0.0), 1.0), squares
 
 
-def words(seconds: float) -> str:
+def duration_words(seconds: float) -> str:
     """A duration for people: 40 s, 12 min, 3 h 20 min, 2 d 4 h."""
     if seconds < 60:
         return f"{seconds:.0f} s"

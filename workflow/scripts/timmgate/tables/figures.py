@@ -52,7 +52,7 @@ class Figure:
 
 COMPILED = Figure("compiled_ms", "slower", "faster", "max_slowdown")
 
-COLD = Figure("compile_cold_cpu_s", "slower_compile", "faster_compile", "max_compile_growth")
+COMPILE_COLD = Figure("compile_cold_cpu_s", "slower_compile", "faster_compile", "max_compile_growth")
 """CPU seconds do not suffer from neighbours. On an accelerator too they depend on the number of threads."""
 
 MEMORY = Figure("compiled_allocated_bytes", "more_memory", "less_memory", "max_memory_growth")
@@ -60,10 +60,10 @@ MEMORY = Figure("compiled_allocated_bytes", "more_memory", "less_memory", "max_m
 13 %.
 """
 
-COUNTED = Figure("graph_breaks", "more_graph_breaks", "fewer_graph_breaks")
+GRAPH_BREAKS = Figure("graph_breaks", "more_graph_breaks", "fewer_graph_breaks")
 """A count, which has no chance in it: one more is a change."""
 
-FIGURES = (COMPILED, COLD, MEMORY, COUNTED)
+FIGURES = (COMPILED, COMPILE_COLD, MEMORY, GRAPH_BREAKS)
 
 EAGER = Figure("eager_ms", "eager_slower", "eager_faster", "max_slowdown")
 """What compiled is held against. It says whether the compiler or the ground below it moved; no gate fails by it."""

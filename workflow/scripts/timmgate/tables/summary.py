@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from timmgate.core.conditions import words
+from timmgate.core.conditions import condition_words
 from timmgate.core.described import columns
 from timmgate.core.schemas import PASSED, SHOWN_STATUS, STATUSES
 from timmgate.supervisor import speedup
@@ -91,7 +91,7 @@ def _figures(counted: list[dict[str, Any]]) -> dict[str, float | str | None]:
         "counted": len(counted),
         **{verdict: verdicts[verdict] for verdict in VERDICTS},
     }
-    told = (words(*(row[name] for name in CONDITIONS)) for row in counted if row["performance_threads"])
+    told = (condition_words(*(row[name] for name in CONDITIONS)) for row in counted if row["performance_threads"])
     figures["conditions"] = "; ".join(dict.fromkeys(told)) or None
     figures["graph_breaks"] = sum(known["graph_breaks"]) if known["graph_breaks"] else None
     for name in ("compile_cold_s", "compile_warm_s"):

@@ -24,7 +24,7 @@ from timmgate.tables.by_cell import requested
 from timmgate.tables.comparison import moderated
 from timmgate.tables.comparison.moderated import Test
 from timmgate.tables.comparison.pairs import BY_BLOCK
-from timmgate.tables.figures import COLD, COMPILED, COUNTED, EAGER, MEMORY, RELATIVE, Figure
+from timmgate.tables.figures import COMPILE_COLD, COMPILED, EAGER, GRAPH_BREAKS, MEMORY, RELATIVE, Figure
 from timmgate.tables.gate import deviations, measured_baseline
 from timmgate.tables.gate.baseline import Measured
 from timmgate.tables.gate.deviations import MANY_CELLS, SMALLEST_NOISE
@@ -44,10 +44,10 @@ POWER = 0.95
 Row = dict[str, Any]
 
 
-TESTED = (RELATIVE, COMPILED, EAGER, replace(COLD, column="compile_warm_cpu_s"), MEMORY)
+TESTED = (RELATIVE, COMPILED, EAGER, replace(COMPILE_COLD, column="compile_warm_cpu_s"), MEMORY)
 """Of `pairs`, whose processes find the compile caches filled."""
 
-ALONE = (RELATIVE, COMPILED, EAGER, COLD, MEMORY)
+ALONE = (RELATIVE, COMPILED, EAGER, COMPILE_COLD, MEMORY)
 """The same of `cells`, for what was measured apart."""
 
 ALWAYS_JUDGED = (RELATIVE, MEMORY)
@@ -131,7 +131,7 @@ def compare(pairs: pa.Table, cells: pa.Table, before: str, after: str) -> pa.Tab
         for figure in TESTED:
             if test := found[figure].get(cell):
                 rows.append(_tested(cell, figure, sides[cell], test, moved if figure is TESTED[0] else None))
-        rows += [*_counted(cell, *sides[cell]), *_shown(cell, one, two)]
+        rows += [*_graph_breaks(cell, *sides[cell]), *_shown(cell, one, two)]
     about = {"device": known[0]["device"] if known else None, "before": before, "after": after}
     return parquet.table([{**about, **row} for row in rows], SCHEMA)
 
@@ -172,7 +172,7 @@ def apart(cells: pa.Table, baseline: Baseline, before: str, after: str) -> pa.Ta
             own = found.own(figure.column, cell)
             shown = _apart(cell, figure, figure.of(row) or 0.0, move, tests.get(figure), own if same_device else move)
             rows.append({**shown, "moved": moved if figure is ALONE[0] else None})
-        rows += [*_counted(cell, [one], [row]), *_shown(cell, one, row, without=[figure.column for figure in ALONE])]
+        rows += [*_graph_breaks(cell, [one], [row]), *_shown(cell, one, row, without=[figure.column for figure in ALONE])]
     device = cells["device"][0].as_py() if len(cells) else None
     return parquet.table([{"device": device, "before": before, "after": after, **row} for row in rows], SCHEMA)
 
@@ -280,13 +280,13 @@ def _moved(relative: Test | None, compiled: Test | None, eager: Test | None) -> 
     return {(True, True): "both", (True, False): "compiled", (False, True): "eager"}[compiled.p <= LEVEL, eager.p <= LEVEL]
 
 
-def _counted(cell: ModeModel, one: Sequence[Row], two: Sequence[Row]) -> list[Row]:
-    before, after = (side[-1][COUNTED.column] for side in (one, two))
+def _graph_breaks(cell: ModeModel, one: Sequence[Row], two: Sequence[Row]) -> list[Row]:
+    before, after = (side[-1][GRAPH_BREAKS.column] for side in (one, two))
     if before is None or after is None:
         return []
-    verdict = None if before == after else COUNTED.worse if after > before else COUNTED.better
+    verdict = None if before == after else GRAPH_BREAKS.worse if after > before else GRAPH_BREAKS.better
     values = {"value_before": float(before), "value_after": float(after), "change": float(after - before)}
-    return [_row(cell, COUNTED.column, verdict=verdict, **values)]
+    return [_row(cell, GRAPH_BREAKS.column, verdict=verdict, **values)]
 
 
 def _shown(cell: ModeModel, one: Row, two: Row, without: Collection[str] = ()) -> list[Row]:

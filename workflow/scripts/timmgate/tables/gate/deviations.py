@@ -15,7 +15,7 @@ import numpy as np
 from timmgate.core.schemas import PASSED
 from timmgate.core.thresholds import Thresholds
 from timmgate.tables.comparison.moderated import Test, two_sided
-from timmgate.tables.figures import COLD, COMPILED, COUNTED, EAGER, JUDGED, RELATIVE, Figure
+from timmgate.tables.figures import COMPILE_COLD, COMPILED, EAGER, GRAPH_BREAKS, JUDGED, RELATIVE, Figure
 from timmgate.tables.gate.confirmation import SHARE, Limit, Suspect, is_failing, unusable, usable
 from timmgate.tables.gate.eager_response import Response, learn
 from timmgate.tables.gate.measured_baseline import ABSENT, Baseline, ModeModel, Row, differences, in_words, last_twice
@@ -69,7 +69,7 @@ torch that is slower everywhere the first measurements tell enough.
 MOVING = (*JUDGED, COMPILED, EAGER)
 """Figures that are followed."""
 
-RESPONDING = (RELATIVE, COLD)
+RESPONDING = (RELATIVE, COMPILE_COLD)
 """Figures that go with eager's time although they are no times of an iteration: a slow machine moves them too."""
 
 SHARE_OF_MINUTES = 0.5
@@ -165,12 +165,12 @@ def compare(cells: Sequence[Row], baseline: Baseline) -> Comparison:
             continue
         of_threads = [each for each in alike if each["performance_threads"] == row["performance_threads"]]
         for figure in MOVING:
-            same = of_threads if figure is COLD else alike
+            same = of_threads if figure is COMPILE_COLD else alike
             now = figure.of(row)
             if now is None and any(figure.of(each) is not None for each in same):
                 found.unknown.setdefault(key, []).append(figure)
             known = figure.known_in(same)
-            if figure is COUNTED:
+            if figure is GRAPH_BREAKS:
                 if known and now is not None:
                     found.moves[figure.column][key] = now - last_twice([value for _, value in known])
             elif now and known:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from timmgate.core.checks import CHECKS
 from timmgate.core.schemas import OF_CHECK, SHOWN_STATUS
 from timmgate.core.verdict import status_by_rule
-from timmgate.tables.figures import COUNTED, EAGER, FIGURES, comparable
+from timmgate.tables.figures import EAGER, FIGURES, GRAPH_BREAKS, comparable
 from timmgate.tables.gate.baseline import Expectation, Expectations, Measured
 from timmgate.tables.history import store
 
@@ -185,7 +185,7 @@ def _filled(rows: list[Row]) -> list[Row]:
     latest = {name: next((row[name] for row in reversed(rows) if row[name] is not None), None) for name in rows[-1]}
     start = latest["performance_started_at"]
     if timed := next((row for row in rows if start is not None and row["performance_started_at"] == start), None):
-        latest |= {name: timed[name] for name in (*comparable("performance"), COUNTED.column)}  # both checks have these
+        latest |= {name: timed[name] for name in (*comparable("performance"), GRAPH_BREAKS.column)}  # both checks have these
     return [*(row for row in rows[:-1] if row["performance_started_at"] != start), latest]
 
 

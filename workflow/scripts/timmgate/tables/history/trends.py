@@ -17,7 +17,7 @@ from timmgate.core.run_options import RunOptions
 from timmgate.core.schemas import FAILED, KEY, SHOWN_STATUS
 from timmgate.core.verdict import status_by_rule
 from timmgate.tables import parquet
-from timmgate.tables.figures import COLD, EAGER, JUDGED, RELATIVE, Figure, comparable
+from timmgate.tables.figures import COMPILE_COLD, EAGER, JUDGED, RELATIVE, Figure, comparable
 from timmgate.tables.history import changes, store
 from timmgate.tables.history.changes import Change
 
@@ -187,7 +187,7 @@ def changed(root: Path, device: str, runs: int, accuracy_rule: str = RunOptions.
                     found += _settled(measurements, figure.column, runs, figure)
                 else:
                     some = [*_cells(measurements, figure, runs), *_suites(measurements, figure, runs)]
-                    found += [row for row in some if figure is not COLD or not _is_of_threads(row, entries)]
+                    found += [row for row in some if figure is not COMPILE_COLD or not _is_of_threads(row, entries)]
             found += _suites(measurements, EAGER, runs)
     is_recent = _is_recent(entries, device, runs)
     found = _described([row for row in found if is_recent[row["end"]]], entries, root)
