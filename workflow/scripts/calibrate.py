@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.console import Console
 
 from timmgate.report import calibration as terminal
@@ -15,7 +13,7 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
-    runs = pa.concat_tables([calibration.RUNS.empty_table(), *map(pq.read_table, snakemake.input)])
+    runs = parquet.read_all(snakemake.input, calibration.RUNS)
     summary = calibration.summary(runs)
     parquet.write(runs, Path(snakemake.output.runs))
     parquet.write_tsv(summary, Path(snakemake.output.summary))

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
@@ -24,9 +23,7 @@ if __name__ == "__main__":
     if params.baseline:
         compared = compare.with_baseline(cells, params.builds, params.baseline, params.called)
     else:
-        measured = pa.concat_tables(
-            [pairs.SCHEMA.empty_table(), *map(pq.read_table, snakemake.input.pairs)], promote_options="default"
-        )
+        measured = parquet.read_all(snakemake.input.pairs, pairs.SCHEMA)
         compared = compare.compare(measured, cells, *params.builds)
     parquet.write(compared, Path(snakemake.output.table))
     parquet.write_tsv(compared, Path(snakemake.output.tsv))

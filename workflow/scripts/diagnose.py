@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.console import Console
 
 from timmgate.report import diagnosis as terminal
@@ -14,12 +12,8 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
-    found = pa.concat_tables(
-        [diagnosis.SCHEMA.empty_table(), *map(pq.read_table, snakemake.input.diagnoses)], promote_options="default"
-    )
-    trials = pa.concat_tables(
-        [diagnosis.TRIALS_SCHEMA.empty_table(), *map(pq.read_table, snakemake.input.trials)], promote_options="default"
-    )
+    found = parquet.read_all(snakemake.input.diagnoses, diagnosis.SCHEMA)
+    trials = parquet.read_all(snakemake.input.trials, diagnosis.TRIALS_SCHEMA)
     parquet.write(found, Path(snakemake.output.table))
     parquet.write_tsv(found, Path(snakemake.output.tsv))
     parquet.write(trials, Path(snakemake.output.trials))

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.console import Console
 
 from timmgate.report import power as terminal
@@ -15,7 +13,7 @@ if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
-    trials = pa.concat_tables([power.TRIALS.empty_table(), *map(pq.read_table, snakemake.input)])
+    trials = parquet.read_all(snakemake.input, power.TRIALS)
     summary = power.summary(trials)
     parquet.write(trials, Path(snakemake.output.trials))
     parquet.write_tsv(summary, Path(snakemake.output.summary))

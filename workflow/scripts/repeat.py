@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from timmgate.supervisor import job, turns
+from timmgate.supervisor import fresh_process, job
 from timmgate.tables import merge, parquet, repeats
 from timmgate.weights import record
 
@@ -18,6 +18,6 @@ if __name__ == "__main__":
     specs = [cell.spec(check) for check in repeats.failed_checks(row, snakemake.params.checks)]
     with job.scratch(run) as cache:
         own = replace(run, cache=cache)
-        repeated = turns.again(specs, own, record.read_optional(weights), Path(snakemake.log[0]))
+        repeated = fresh_process.again(specs, own, record.read_optional(weights), Path(snakemake.log[0]))
     table = repeats.table(row, int(snakemake.wildcards.number), repeated, run.accuracy_rule)
     parquet.write(table, Path(snakemake.output[0]))

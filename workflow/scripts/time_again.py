@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from timmgate.supervisor import job, turns
+from timmgate.supervisor import fresh_process, job
 from timmgate.tables import parquet
 from timmgate.tables.comparison import pairs
 from timmgate.tables.gate import confirmation
@@ -21,6 +21,6 @@ if __name__ == "__main__":
     while len(measured) < times and not confirmation.is_settled(suspect, pairs.rows([cell], measured), times):
         with job.scratch(run) as cache:
             log = Path(snakemake.log[0]).with_suffix(f".{len(measured)}.log")
-            ((_, outcome),) = turns.again([cell.spec("performance")], replace(run, cache=cache), found, log)
+            ((_, outcome),) = fresh_process.again([cell.spec("performance")], replace(run, cache=cache), found, log)
         measured.append((len(measured), 0, outcome))
     parquet.write(pairs.table([cell], measured), Path(snakemake.output[0]))

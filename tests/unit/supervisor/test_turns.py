@@ -8,7 +8,7 @@ import pytest
 
 from timmgate.core.protocol import Request
 from timmgate.core.run_options import RunOptions
-from timmgate.supervisor import turns
+from timmgate.supervisor import fresh_process, turns
 from timmgate.supervisor.cell import slot_request
 from timmgate.system import device_locks
 
@@ -63,5 +63,5 @@ def test_what_cannot_run_side_by_side_runs_one_after_the_other(in_three_turns, f
 def test_a_device_that_is_gone_is_replaced_by_another(measure, tmp_path):
     measure.behave()
     spec = replace(measure.cell, device="acme").spec("performance")
-    outcome = turns.once(spec, RunOptions(cache=tmp_path / "cache"), None, tmp_path / "log", device="acme:7")
+    outcome = fresh_process.once(spec, RunOptions(cache=tmp_path / "cache"), None, tmp_path / "log", device="acme:7")
     assert outcome.verdict.status == "pass"

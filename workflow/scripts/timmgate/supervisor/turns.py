@@ -7,7 +7,6 @@ neither build.
 """
 
 import signal
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +14,7 @@ from pathlib import Path
 from timmgate.core.outcome import Outcome
 from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Spec
-from timmgate.supervisor import cell, side_by_side
-from timmgate.supervisor.journal import NAME, Journal
+from timmgate.supervisor import fresh_process, side_by_side
 from timmgate.system.process_tree import die_with_run, interruptible
 from timmgate.weights.record import Weights
 
@@ -78,27 +76,9 @@ def _one_after_the_other(
     for side in order(runs[0].processes):
         own_log = log.with_suffix(f".{specs[side].build}.{turns[side]}.log")
         with interruptible():
-            outcome = once(specs[side], runs[side], weights, own_log, device)
+            outcome = fresh_process.once(specs[side], runs[side], weights, own_log, device)
         device = outcome.result.device
         yield turns[side], side, outcome
         if outcome.verdict.status != "pass":
             return
         turns[side] += 1
-
-
-def again(specs: Sequence[Spec], run: RunOptions, weights: Weights | None, log: Path) -> list[tuple[Spec, Outcome]]:
-    """What becomes of each of these checks in a fresh process of its own; each has a log beside `log`."""
-    die_with_run(signal.SIGTERM)
-    with interruptible():
-        return [(spec, once(spec, run, weights, log.with_suffix(f".{spec.check}.log"))) for spec in specs]
-
-
-def once(spec: Spec, run: RunOptions, weights: Weights | None, log: Path, device: str | None = None) -> Outcome:
-    """What becomes of a check in a fresh process, with no trace beside its log; on this device, if one is named."""
-    failure = weights.failure() if weights else None
-    run = replace(run, weights=weights.path if weights else None)
-    with tempfile.TemporaryDirectory() as folder:
-        journal = Journal(Path(folder, NAME))
-        if failure:
-            return cell.not_started([spec], failure, log, journal)[0]
-        return cell.supervise([spec], run, log, journal, device=device)[0]

@@ -63,6 +63,11 @@ FILE_SCHEMAS = {name: schema(row(check), _nested(name)) for name, check in CHECK
 """Schema of the file that a cell has for a check: one row, its details as a column of structs."""
 
 
+def read_all(paths: Iterable[str | Path], schema: pa.Schema) -> pa.Table:
+    """The rows of files of one schema; of those that an older workflow wrote, with nulls for what they lack."""
+    return pa.concat_tables([schema.empty_table(), *map(pq.read_table, paths)], promote_options="default")
+
+
 def table(rows: Sequence[dict[str, Any]], schema: pa.Schema, refused: Callable[[str], object] | None = None) -> pa.Table:
     """Rows as an Arrow table; a missing column is null.
 
