@@ -278,12 +278,13 @@ def stubborn(run: Run) -> None:
 
 
 def family(run: Run) -> None:
-    """Start a stubborn process in the same group and one in a session of its own; both keep the pipe open."""
+    """Start a stubborn process in the same group and one in a session of its own; both keep the pipe open and have 10 MB."""
     for role, set_apart in (("sibling", lambda: None), ("daemon", os.setsid)):
         reading, writing = os.pipe()
         if os.fork() == 0:
             set_apart()
             stubborn(run)
+            run.memory.append(bytearray(os.urandom(1 << 10) * 10_000))
             journal(role=role)
             os.close(writing)
             hang_here(run)

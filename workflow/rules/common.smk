@@ -283,7 +283,7 @@ def repeats(wildcards):
 
 
 def timed_again(wildcards):
-    """Fresh timings of each cell that may have got worse, once it is known which; none unless they are asked for."""
+    """Fresh timings of each cell that may have got worse, once it is known which; none with `confirm=0`."""
     is_wanted = SETTINGS.run.retimings and measured_baseline() and "performance" in SETTINGS.checks
     cells = named(checkpoints.suspects) if is_wanted else []
     return [f"results/{SETTINGS.device}/confirm/timed/{cell}.parquet" for cell in cells]

@@ -42,7 +42,7 @@ class Measure:
 
     def run_options(self, timeout: float = UNHURRIED_S, attempts: int = 1, **policy: Any) -> RunOptions:
         """Limits are generous unless the test is about one."""
-        return RunOptions(threads=2, timeout=timeout, attempts=attempts, cache=self.folder / "cache", **policy)
+        return RunOptions(timeout=timeout, attempts=attempts, cache=self.folder / "cache", **{"threads": 2, **policy})
 
     def behave(self, words: str = "") -> None:
         """Have this process start fake workers, which behave as the words say in our cell."""

@@ -529,7 +529,7 @@ def test_a_worker_runs_on_the_cores_of_its_lane_and_the_supervisor_keeps_its_own
     request = cell.slot_request("cpu", RunOptions(timing_lanes=2))
     assert request == SlotRequest(("cpu:0", "cpu:1"), (0,), cores=((cores[0],), (cores[1],)))
     with contextlib.closing(device_locks.lease(request)) as neighbour:
-        (outcome,) = measure.checks("", "performance", timing_lanes=2)
+        (outcome,) = measure.checks("", "performance", timing_lanes=2, threads=1)
     assert cell.slot_request("cpu", RunOptions(timing_lanes=2, threads=2)).devices == ("cpu",), "a lane has fewer cores"
     (start,) = fake_worker.starts()
     (free,) = {"cpu:0", "cpu:1"} - {neighbour.device}

@@ -238,6 +238,14 @@ def test_a_series_that_ended_long_ago_is_no_news(nights):
     assert nights(cells_of, 60) == []
 
 
+def test_many_runs_of_another_suite_make_no_series_end(nights):
+    def cells_of(number):
+        nightly = [cell("a", number, suite="all", graph_breaks=number // 40)] if number % 20 == 0 else []
+        return [*nightly, cell("b", number, suite="few")]
+
+    assert [row["model"] for row in nights(cells_of, 100)] == ["a"]
+
+
 def test_more_graph_breaks_are_a_change_of_a_count(nights):
     told = nights(lambda number: [cell("a", number, graph_breaks=0 if number < 4 else 3)], 8)
     assert [(row["class"], row["before"], row["after"], row["since"]) for row in told] == [

@@ -870,7 +870,56 @@ def wrong_until_call(number):
 
 @pytest.mark.parametrize("options", [{}, {"training": True}, {"training": True, "optimizer": "sgd"}])
 def test_what_is_wrong_in_both_calls_that_the_dynamo_rule_judges_fails(options, monkeypatch):
-    assert measure(monkeypatch, wrong_until_call(2), **options).columns["strict"] == "fail"
+    said = measure(monkeypatch, wrong_until_call(2), **options)
+    assert said.columns["strict"] == "fail"
+    assert ("first_calls." in said.columns["strict_worst_leaf"]) is ("optimizer" not in options)
+
+
+def test_calls_that_cannot_be_judged_leave_the_verdict_on_others(monkeypatch):
+    examine = strict_verdict.examine
+
+    def without_memory(spec, model, images, compiled, judged=None):
+        if judged is not None:
+            raise RuntimeError("out of memory")
+        return examine(spec, model, images, compiled)
+
+    monkeypatch.setattr(strict_verdict, "examine", without_memory)
+    assert measure(monkeypatch, wrong_until_call(2)).columns["strict"] == "pass"
+
+
+def test_a_program_that_is_nearer_to_float64_than_eager_in_half_precision_passes(monkeypatch):
+    class Counting256(Tiny):
+        """bfloat16 has no integers beyond 256 that are odd."""
+
+        def forward(self, images, dtype=None):
+            numbers = torch.arange(0, 3000, 300, dtype=dtype or images.dtype)
+            return super().forward(images) + (numbers % 7).to(images.dtype)
+
+    of_model(monkeypatch, Counting256)
+    exact = measure(monkeypatch, lambda model: lambda images: model(images, torch.float32), precision="bfloat16")
+    assert exact.columns["strict"] == "pass"
+
+
+def test_buffers_that_a_compiler_discards_are_not_compared(monkeypatch):
+    class Erased(Tensor):
+        @classmethod
+        def __torch_function__(cls, function, types, args=(), kwargs=None):
+            raise RuntimeError("this tensor was discarded")
+
+    def discards(model):
+        norm = model.norm
+        values = {name: buffer.clone() for name, buffer in norm.named_buffers()}
+
+        def forward(images):
+            norm._buffers.update(values)
+            output = model(images)
+            norm._buffers["running_mean"] = torch.zeros(16).as_subclass(Erased)
+            return output
+
+        return forward
+
+    of_model(monkeypatch, Normed)
+    assert measure(monkeypatch, discards).columns["strict"] == "pass"
 
 
 NOISE = {

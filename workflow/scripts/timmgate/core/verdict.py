@@ -73,7 +73,10 @@ ALWAYS_WRONG: dict[AlwaysWrong, str] = {
         "The reverse is right: AOTAutograd makes zeros of what nothing depends on"
     ),
 }
-"""By word, what is wrong, of a model that repeats itself in eager."""
+"""By word, what is wrong; the first four of a model that repeats itself in eager."""
+
+FIRST_CALLS = "first_calls"
+"""Word before the name of a leaf that is wrong in the calls that the dynamo rule judges, and not in later ones."""
 
 OUTPUTS = ("output", "prediction")
 """Kinds of leaves without which a cell is undecided."""

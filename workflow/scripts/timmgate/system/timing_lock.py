@@ -16,15 +16,13 @@ from typing import BinaryIO
 from timmgate.system.device_locks import stuck
 from timmgate.system.lock_files import lock_file, try_lock
 
-HOST = "cpu"
-
 
 @contextmanager
 def exclusive_device(device: str) -> Iterator[None]:
     """The device alone: wait for our place in the timing queue, then until every other measurement is paused.
 
-    A part of a device, as `cpu:0` or a GPU of the host, is alone in the part: others are timed in other parts meanwhile, but
-    nobody on the whole.
+    A part of a device, as `cpu:0` of `cpu`, is alone in the part: others are timed in other parts meanwhile, but nobody on
+    the whole.
     """
     with ExitStack() as stack:
 
@@ -54,9 +52,9 @@ def no_timing(device: str) -> Iterator[None]:
 
 
 def _levels(device: str) -> list[str]:
-    """The device, and before it the wholes that it is a part of: `cpu`, whose cores serve every device, and its type."""
+    """The device, and before it the whole that it is a part of, if it is one."""
     whole, numbered, _ = device.partition(":")
-    return [*([] if whole == HOST else [HOST]), whole, *([device] if numbered else [])]
+    return [whole, device] if numbered else [device]
 
 
 class ActivityLock:

@@ -16,7 +16,7 @@ from torch._dynamo.utils import counters
 
 from timmgate.core.protocol import Reporter, ReportError
 from timmgate.core.spec import Spec
-from timmgate.core.verdict import MISMATCH, CellVerdict, LeafVerdict, Strict, is_certain
+from timmgate.core.verdict import FIRST_CALLS, MISMATCH, CellVerdict, LeafVerdict, Strict, is_certain
 from timmgate.worker import backends, iterations, models, strict_verdict, torch_device
 from timmgate.worker.compare import LeafEvidence, Rule, all_finite, compare_leaves
 from timmgate.worker.iterations import Result, Run, run
@@ -64,8 +64,7 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
         leaves += certain
         report_dynamo(spec, leaves, eager.leaves, compiled.leaves, reference is not None, reporter)
         writes = replace(eager, first=[], leaves=[])
-        is_far_off = any(leaf.margin and leaf.margin > iterations.WORSE_FACTOR for leaf in leaves)
-        doubted = compiled.leaves if is_alike and is_far_off and not certain else None
+        first_calls = doubted(spec, leaves, compiled.leaves) if is_alike and not certain else None
         del eager, again, compiled, reference
         strict = {}
         if setup.strict:
@@ -75,7 +74,7 @@ def measure(spec: Spec, setup: Setup, reporter: Reporter) -> None:
                 details = [asdict(leaf) for leaf in with_strict(leaves, strict)]
                 reporter.result_so_far(*result(spec, leaves, different), details)
 
-            judged = Judged(model, images, doubted, *others, strict_leaves)
+            judged = Judged(model, images, first_calls, *others, strict_leaves)
             strict = judge_strictly(spec, setup, judged, certain, writes, reporter, keep)
         for leaf in with_strict(leaves, strict):
             reporter.detail(asdict(leaf))
@@ -239,12 +238,33 @@ def _differs_from_itself(leaves: list[str]) -> str:
     return f"eager differs from itself in {', '.join(leaves)}"
 
 
+def doubted(spec: Spec, leaves: list[LeafEvidence], compiled: Result) -> Result | None:
+    """What came of the calls that the dynamo rule judges, where it finds that far off: only they may have been wrong.
+
+    The strict rule does not look at them. With an optimizer another run from the same weights tells.
+    """
+    is_far_off = any(leaf.margin and leaf.margin > iterations.WORSE_FACTOR for leaf in leaves)
+    return [leaf for leaf in compiled if leaf.kind != "parameter"] if is_far_off and spec.optimizer() == "none" else None
+
+
+def with_first_calls(
+    found: CellVerdict, spec: Spec, model: torch.nn.Module, images: torch.Tensor, compiled: Result | None
+) -> CellVerdict:
+    """The verdict with what is wrong in the calls that are `doubted`, if any are; as it was where these cannot be judged."""
+    if compiled is None or found.strict == "fail":
+        return found
+    try:
+        first = strict_verdict.examine(spec, model, images, compiled, strict_verdict.last_iteration)
+    except Exception:
+        traceback.print_exc()
+        return found
+    wrong = (leaf for leaf in first.leaves if leaf.strict is False)
+    return with_wrong(found, [replace(leaf, leaf=f"{FIRST_CALLS}.{leaf.leaf}") for leaf in wrong])
+
+
 @dataclass(frozen=True)
 class Judged:
-    """What the strict rule looks at: `compiled` is what came of values that the program had not seen before.
-
-    `doubted` is what came of `images`, where the dynamo rule finds it far off: it may have been wrong in those calls alone.
-    """
+    """What the strict rule looks at: what came of values that the program had not seen before, and of what is `doubted`."""
 
     model: torch.nn.Module
     images: torch.Tensor
@@ -253,14 +273,13 @@ class Judged:
     other_images: torch.Tensor
     compiled: Result
 
-    def verdict(self, spec: Spec) -> CellVerdict:
-        """The verdict on the one, or on the other if that fails."""
-        found = strict_verdict.examine(spec, self.other_model, self.other_images, self.compiled)
-        if self.doubted is None or found.strict == "fail":
-            return found
-        doubted = [leaf for leaf in self.doubted if leaf.kind != "parameter"]
-        first = strict_verdict.examine(spec, self.model, self.images, doubted, strict_verdict.last_iteration)
-        return first if first.strict == "fail" else found
+    def of_other_values(self, spec: Spec) -> CellVerdict:
+        """The verdict on the one."""
+        return strict_verdict.examine(spec, self.other_model, self.other_images, self.compiled)
+
+    def of_all(self, spec: Spec, found: CellVerdict) -> CellVerdict:
+        """That verdict with the other."""
+        return with_first_calls(found, spec, self.model, self.images, self.doubted)
 
 
 def judge_strictly(
@@ -296,8 +315,8 @@ def judge_strictly(
             of_program = False
             reporter.stage("null_runs")
             keep(leaves)
-            doubted = found.leaves if judged.doubted is not None else None
-            return Judged(model, images, doubted, *others, compiled).verdict(other).strict
+            again = Judged(model, images, None if judged.doubted is None else found.leaves, *others, compiled)
+            return again.of_all(other, again.of_other_values(other)).strict
         except Exception as error:
             traceback.print_exc()
             reporter.columns(strict_error=f"{type(error).__name__}: {error}")
@@ -307,13 +326,24 @@ def judge_strictly(
     reporter.stage("null_runs")
     keep({})
     try:
-        found = judged.verdict(spec)
+        found = with_certain(judged.of_other_values(spec), certain)
     except Exception as error:
         traceback.print_exc()
         reporter.columns(strict_error=f"{type(error).__name__}: {error}")
         return {}
-    found = with_certain(found, certain)
-    leaves = {leaf.leaf: leaf for leaf in found.leaves}
+    leaves = report_strict(found, reporter)
+    if judged.doubted is not None:
+        keep(leaves)
+        found = judged.of_all(spec, found)
+        leaves = report_strict(found, reporter)
+    strict, of_seeds = strict_verdict.after_seeds(found, examine, spec.seed)
+    message = f"{found.worst_leaf}: {leaves[found.worst_leaf].message}" if strict == "fail" else None
+    reporter.columns(strict=strict, strict_of_seeds=of_seeds, strict_message=message)
+    return leaves
+
+
+def report_strict(found: CellVerdict, reporter: Reporter) -> dict[str, LeafVerdict]:
+    """The columns of the strict rule, and its leaves. What may be chance is undecided until other seeds are tried."""
     reporter.columns(
         strict="undecided" if found.strict == "fail" and not is_certain(found) else found.strict,
         strict_margin=found.margin,
@@ -324,19 +354,21 @@ def judge_strictly(
         null_runs=found.null_runs,
         null_scatter=found.null_scatter,
     )
-    strict, of_seeds = strict_verdict.after_seeds(found, examine, spec.seed)
-    message = f"{found.worst_leaf}: {leaves[found.worst_leaf].message}" if strict == "fail" else None
-    reporter.columns(strict=strict, strict_of_seeds=of_seeds, strict_message=message)
-    return leaves
+    return {leaf.leaf: leaf for leaf in found.leaves}
 
 
 def with_certain(found: CellVerdict, certain: list[LeafEvidence]) -> CellVerdict:
-    """The verdict with what is wrong whatever null runs say, if anything is."""
-    if not certain:
+    """The verdict with what is wrong by every rule, if anything is."""
+    return with_wrong(
+        found,
+        [LeafVerdict(leaf.leaf, leaf.kind, False, leaf.margin or math.inf, MISMATCH, 0.0, leaf.message) for leaf in certain],
+    )
+
+
+def with_wrong(found: CellVerdict, wrong: list[LeafVerdict]) -> CellVerdict:
+    """The verdict with further leaves that are wrong, if there are any."""
+    if not wrong:
         return found
-    wrong = [
-        LeafVerdict(leaf.leaf, leaf.kind, False, leaf.margin or math.inf, MISMATCH, 0.0, leaf.message) for leaf in certain
-    ]
     leaves = (*found.leaves, *wrong)
     worst = max((leaf for leaf in leaves if leaf.strict is False), key=lambda leaf: leaf.margin)
     about = {"margin": worst.margin, "worst_leaf": worst.leaf, "worst_statistic": worst.statistic}

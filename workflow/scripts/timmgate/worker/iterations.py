@@ -120,7 +120,8 @@ def buffers_before(spec: Spec, model: torch.nn.Module) -> dict[str, torch.Tensor
     """Copies of the buffers, for `written_to`; None in training, where all are leaves, and where a program has its own."""
     if spec.options.training or backends.has_own_tensors(spec):
         return None
-    return {name: buffer.clone() for name, buffer in model.named_buffers()}
+    buffers = {name: buffer for name, buffer in model.named_buffers() if type(buffer) is torch.Tensor}  # not discarded
+    return {name: buffer.clone() for name, buffer in buffers.items()}
 
 
 def written_to(

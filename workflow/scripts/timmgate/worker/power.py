@@ -101,7 +101,9 @@ class Subject:
         by_cosine = compare.compare_leaves(self.eager.leaves, run.leaves, self.reference.leaves, replace(how, cosine=True))
         differs = {"dynamo": leaves, "cosine": by_cosine}
         wrong = {name: not all(leaf.accuracy for leaf in each) for name, each in differs.items()}
-        return wrong, accuracy.with_certain(self.judge.judge(strict_leaves), certain)
+        found = accuracy.with_certain(self.judge.judge(strict_leaves), certain)
+        first_calls = accuracy.doubted(self.spec, leaves, run.leaves) if self.repeats_itself and not certain else None
+        return wrong, accuracy.with_first_calls(found, self.spec, self.model, self.images, first_calls)
 
 
 class Program:

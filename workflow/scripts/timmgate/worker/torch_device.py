@@ -126,12 +126,14 @@ class NarrowDraws(TorchFunctionMode):
     """
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        """Call `function`; what it draws into a float64 tensor is drawn in float32, but from a generator of its own."""
+        """Call `function`; what it draws in float64 is drawn in float32, but of `torch.rand` from a generator of its own."""
         kwargs = kwargs or {}
         if function in _DRAWN_INTO and args[0].dtype == torch.float64:
             return args[0].copy_(function(args[0].float(), *args[1:], **kwargs))
         if function in _DRAWN and "generator" not in kwargs and _dtype_of_draw(args, kwargs) == torch.float64:
             return function(*args, **{**kwargs, "dtype": torch.float32}).double()
+        if function is torch.bernoulli and args[0].dtype == torch.float64:
+            return function(args[0].float(), *args[1:], **kwargs).double()
         if function in _DROPPED and args[0].dtype == torch.float64:
             ones = torch.ones_like(args[0], dtype=torch.float32).requires_grad_(args[0].requires_grad)
             mask = function(ones, *args[1:], **{**kwargs, "inplace": False}).detach()

@@ -172,7 +172,12 @@ def apart(cells: pa.Table, baseline: Baseline, before: str, after: str) -> pa.Ta
             own = found.own(figure.column, cell)
             shown = _apart(cell, figure, figure.of(row) or 0.0, move, tests.get(figure), own if same_device else move)
             rows.append({**shown, "moved": moved if figure is ALONE[0] else None})
-        rows += [*_graph_breaks(cell, [one], [row]), *_shown(cell, one, row, without=[figure.column for figure in ALONE])]
+        breaks, more = row[GRAPH_BREAKS.column], found.moves[GRAPH_BREAKS.column].get(cell)
+        before_it = {GRAPH_BREAKS.column: None if more is None else breaks - more}
+        rows += [
+            *_graph_breaks(cell, [before_it], [row]),
+            *_shown(cell, one, row, without=[figure.column for figure in ALONE]),
+        ]
     device = cells["device"][0].as_py() if len(cells) else None
     return parquet.table([{"device": device, "before": before, "after": after, **row} for row in rows], SCHEMA)
 

@@ -30,10 +30,10 @@ SMALLEST_NOISE = 0.001
 """Least standard deviation of a difference: where most cells do not differ at all, still nobody looks at less. A choice."""
 
 REPORT_SIGMAS = 2.81
-"""Standard deviations from which on a difference is told: two-sided 0.005 of a normal distribution."""
+"""Standard deviations from which on eager has moved, or a level is another one: two-sided 0.005 of a normal distribution."""
 
 MAX_FALSE_ALARMS = 0.02
-"""How many healthy figures, of all that are compared, may fail once their cells were timed again: one in so many nights."""
+"""How many healthy figures, of all that are compared in a night, may fail."""
 
 MAX_HISTORY = 32
 """Measurements of a history, at most, whose median is the baseline of a cell."""
@@ -57,7 +57,7 @@ Z_P10_TO_P90 = 2.5631
 """Standard deviations between the outer tenths of a normal distribution, which a tenth of outliers does not move."""
 
 RETIME_SIGMAS = 1.3
-"""Standard deviations from which on a figure is measured again, where that is asked for. One cell in ten is, and of those
+"""Standard deviations from which on a figure is measured again. One cell in ten is, and of those
 that got worse by three standard deviations all but one in twenty are.
 """
 

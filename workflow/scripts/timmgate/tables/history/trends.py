@@ -173,7 +173,7 @@ READ = (
 def changed(root: Path, device: str, runs: int, accuracy_rule: str = RunOptions.accuracy_rule) -> tuple[pa.Table, str]:
     """What changed in the last `runs` measurements of each series, in the schema `SCHEMA`: suites first, then the latest.
 
-    Of series without a measurement in the last `runs` runs on the device nothing is told. Also in words what the history
+    Of series without a measurement in the last `runs` runs of their suite nothing is told. Also in words what the history
     has. Only changes on this device are told, by today's `accuracy_rule`: that another one was recorded is no change.
     """
     entries = _by_rule(store.read(root, READ).unify_dictionaries(), accuracy_rule)
@@ -189,18 +189,22 @@ def changed(root: Path, device: str, runs: int, accuracy_rule: str = RunOptions.
                     some = [*_cells(measurements, figure, runs), *_suites(measurements, figure, runs)]
                     found += [row for row in some if figure is not COMPILE_COLD or not _is_of_threads(row, entries)]
             found += _suites(measurements, EAGER, runs)
-    is_recent = _is_recent(entries, device, runs)
+    is_recent = _is_recent(entries, runs)
     found = _described([row for row in found if is_recent[row["end"]]], entries, root)
+    found = [row for row in found if row["device"] == device]
     found.sort(key=lambda row: (row["model"] is not None, -row["since"].timestamp(), -abs(row.get("change") or math.inf)))
     return parquet.table(found, SCHEMA), extent(entries, runs)
 
 
-def _is_recent(entries: pa.Table, device: str, runs: int) -> np.ndarray:
-    """Of each row, whether it is of one of the last runs on the device: of a series that ended before nothing is news."""
-    encoded, on_device = _dictionary(entries["run"]), np.asarray(pc.equal(entries["device"].cast(pa.string()), device))
-    names = np.array(encoded.dictionary.to_pylist(), str)[np.asarray(encoded.indices)]  # begin with the time
-    last = np.unique(names[on_device])[-runs:]
-    recent: np.ndarray = on_device & np.isin(names, last)
+def _is_recent(entries: pa.Table, runs: int) -> np.ndarray:
+    """Of each row, whether it is of one of the last runs of its suite: of a series that ended before nothing is news."""
+    encoded, suites = _dictionary(entries["run"]), _codes([entries[name] for name in SUITE])
+    names = np.array(encoded.dictionary.to_pylist(), str)  # begin with the time
+    order = np.argsort(np.argsort(names))[np.asarray(encoded.indices)]
+    recent = np.zeros(len(entries), bool)
+    for suite in np.unique(suites):
+        own = suites == suite
+        recent |= own & np.isin(order, np.unique(order[own])[-runs:])
     return recent
 
 

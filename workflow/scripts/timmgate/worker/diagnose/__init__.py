@@ -83,12 +83,14 @@ def judge(spec: Spec, setup: Setup, request: TrialRequest, reporter: Reporter) -
         reporter.stage("compare")
         how = accuracy.rule(spec, known.reference is not None)
         leaves, certain = iterations.compare_runs(known.eager, compiled, known.reference, how, known.repeats_itself)
+        first_calls = accuracy.doubted(spec, leaves, compiled.leaves) if known.repeats_itself and not certain else None
         leaves += certain
     worst = max(leaves, key=lambda leaf: leaf.margin)
     reporter.columns(margin=worst.margin, worst_leaf=worst.leaf)
     status, strict, message = "pass" if all(leaf.accuracy for leaf in leaves) else "fail_accuracy", None, worst.message
     if known.judge:
         found = accuracy.with_certain(known.judge.judge(strict_leaves), certain)
+        found = accuracy.with_first_calls(found, spec, model, images, first_calls)
         strict = found.strict
         message = message or next((leaf.message for leaf in found.leaves if leaf.strict is False), "")
         reporter.columns(strict=strict, strict_margin=found.margin, strict_worst_leaf=found.worst_leaf)
