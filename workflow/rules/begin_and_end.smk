@@ -10,7 +10,13 @@ from timmgate.core.conditions import condition_words
 from timmgate.system import cpu_topology
 
 BEGAN_NS = time.time_ns()
-OUTDATING = {"measure", "repeat", "time_again", "merge", "gate"}  # rules after which the outcome of an earlier gate is not of what is there
+OUTDATING = {
+    "measure",
+    "repeat",
+    "time_again",
+    "merge",
+    "gate",
+}  # rules after which the outcome of an earlier gate is not of what is there
 
 
 def is_needed(rule):
