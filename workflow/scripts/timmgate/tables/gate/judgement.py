@@ -334,7 +334,7 @@ def sentence(judged: list[dict[str, Any]]) -> str:
     counts = Counter(row["class"] for row in judged)
     unexpected = [f"{counts[name]} {name}" for name in (*CLASSES, *MOVES) if counts[name] and name not in AS_EXPECTED]
     if outcome(judged) == ExitCode.WRONG_REQUEST:
-        other = "of another device, another request, or an older workflow"
+        other = "of another device, another request, an older workflow, or a history that begins now"
         return f"Nothing was compared: no cell is comparable with the baseline. Is it {other}?"
     verdict = "The gate failed" if failed(judged) else "The gate passed"
     return f"{verdict}: {', '.join(unexpected) or 'everything is as expected'}."
