@@ -10,13 +10,8 @@ from timmgate.core.conditions import condition_words
 from timmgate.system import cpu_topology
 
 BEGAN_NS = time.time_ns()
-OUTDATING = {
-    "measure",
-    "repeat",
-    "time_again",
-    "merge",
-    "gate",
-}  # rules after which the outcome of an earlier gate is not of what is there
+# Rules after which the outcome of an earlier gate is not of what is there.
+OUTDATING = {"measure", "repeat", "time_again", "merge", "gate"}
 
 
 def is_needed(rule):
@@ -25,7 +20,7 @@ def is_needed(rule):
 
 
 def forget_outcome():
-    """Remove the outcome of an earlier run, and what it was made of, if this one measures, makes tables or judges."""
+    """Remove the outcome and the tables of an earlier gate if this run measures, makes tables or judges."""
     if any(job.rule.name in OUTDATING for job in workflow.dag.needrun_jobs()):
         for path in (OUTCOME, *(f"results/{SETTINGS.device}/gate.{form}" for form in ("tsv", "xml"))):
             Path(path).unlink(missing_ok=True)

@@ -68,12 +68,12 @@ def number_of(name: str) -> int | None:
 def visible() -> list[str]:
     """UUIDs of the GPUs that CUDA_VISIBLE_DEVICES leaves us, all of them if it is not set."""
     allowed = os.environ.get(VISIBLE)
-    entries = [entry.strip() for entry in (allowed or "").split(",") if entry.strip()]
+    entries = list(dict.fromkeys(entry.strip() for entry in (allowed or "").split(",") if entry.strip()))
     if allowed is not None and not entries:
         return []
     if entries and all(map(WHOLE_UUID.fullmatch, entries)):
-        return list(dict.fromkeys(entries))
-    return ask_driver() or (list(dict.fromkeys(entries)) if all(map(is_uuid, entries)) else [])
+        return entries
+    return ask_driver() or (entries if all(map(is_uuid, entries)) else [])
 
 
 def driver_version() -> str | None:

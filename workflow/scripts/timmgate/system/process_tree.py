@@ -25,6 +25,12 @@ UNKILLABLE_S = 30.0
 LEFTOVERS_S = 5.0
 """The same for what a dead supervisor has left: it has probably tried before us."""
 
+MEMORY = ("VmSize", "RssAnon", "RssShmem")
+"""Of a process: its address space, and the pages in memory that no file has."""
+
+ALIKE = 0.01
+"""Share by which these may differ between a process and its parent that are one to us. A choice."""
+
 SHARE_OF_MACHINE = 0.9
 """Of its memory, for one cell."""
 
@@ -75,13 +81,6 @@ def signal_all(worker: subprocess.Popen, number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
-MEMORY = ("VmSize", "RssAnon", "RssShmem")
-"""Of a process: its address space, and the pages in memory that no file has."""
-
-ALIKE = 0.01
-"""Share by which these may differ between a process and its parent that are one to us. A choice."""
-
-
 def machine_memory_bytes() -> int:
     """What the processes of a cell may take of this machine at most, so that they meet our limit and not the kernel's."""
     return int(SHARE_OF_MACHINE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
@@ -117,9 +116,8 @@ class _Memory(NamedTuple):
 def _memory(pid: int) -> _Memory | None:
     """The memory of a process; None if it has none any more."""
     try:
-        command = (
-            PROC / str(pid) / "cmdline"
-        ).read_bytes()  # first: that of the parent would be with memory of its own else
+        # The command first: after the memory it may be that of the new program.
+        command = (PROC / str(pid) / "cmdline").read_bytes()
         lines = (PROC / str(pid) / "status").read_text().splitlines()
     except OSError:
         return None

@@ -129,6 +129,13 @@ class Limit:
         return float(max(0.0, limit - figure if self.threshold.startswith("min_") else figure - limit))
 
 
+def _cores_that_were_lacking(row: Row) -> float | None:
+    """Cores that others used; beside an accelerator, whose host has cores for all its cells, those that left it none."""
+    busy: float | None = row["machine_busy_cores"]
+    cores: int | None = row["machine_cores"]
+    return busy - (cores - 1) if busy is not None and cores and row["device"] != "cpu" else busy
+
+
 LIMITS = (
     # An interval that reaches over 1 does not say that it is slower.
     Limit("slower", "speedup", "min_speedup", lambda row: row["speedup"] if (row["speedup_ci_high"] or 1) < 1 else None),
@@ -142,16 +149,8 @@ LIMITS = (
         "max_machine_drift",
         lambda row: row["machine_drift"] and max(row["machine_drift"], 1 / row["machine_drift"]),
     ),
-    Limit("disturbed_machine", "machine_busy_cores", "max_busy_cores", lambda row: _cores_that_were_lacking(row)),
+    Limit("disturbed_machine", "machine_busy_cores", "max_busy_cores", _cores_that_were_lacking),
 )
-
-
-def _cores_that_were_lacking(row: Row) -> float | None:
-    """Cores that others used; beside an accelerator, whose host has cores for all its cells, those that left it none."""
-    busy: float | None = row["machine_busy_cores"]
-    cores: int | None = row["machine_cores"]
-    return busy - (cores - 1) if busy is not None and cores and row["device"] != "cpu" else busy
-
 
 GRAPH_COLUMNS = {column.name for column in GRAPH}
 """Columns of `LIMITS`, among others, that every check has."""

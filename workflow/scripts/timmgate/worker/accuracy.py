@@ -244,7 +244,7 @@ def doubted(spec: Spec, leaves: list[LeafEvidence], compiled: Result) -> Result 
     The strict rule does not look at them. With an optimizer another run from the same weights tells.
     """
     is_far_off = any(leaf.margin and leaf.margin > iterations.WORSE_FACTOR for leaf in leaves)
-    return [leaf for leaf in compiled if leaf.kind != "parameter"] if is_far_off and spec.optimizer() == "none" else None
+    return iterations.without_parameters(compiled) if is_far_off and spec.optimizer() == "none" else None
 
 
 def with_first_calls(
@@ -315,7 +315,8 @@ def judge_strictly(
             of_program = False
             reporter.stage("null_runs")
             keep(leaves)
-            again = Judged(model, images, None if judged.doubted is None else found.leaves, *others, compiled)
+            first_calls = None if judged.doubted is None else iterations.without_parameters(found.leaves)
+            again = Judged(model, images, first_calls, *others, compiled)
             return again.of_all(other, again.of_other_values(other)).strict
         except Exception as error:
             traceback.print_exc()

@@ -141,6 +141,11 @@ def changed_parameters(model: torch.nn.Module, original: torch.nn.Module) -> fro
     return frozenset(name for name, is_changed in changed.items() if is_changed)
 
 
+def without_parameters(leaves: Iterable[Leaf]) -> Result:
+    """What null runs are compared in: an optimizer may make a learning rate of the rounding of a gradient."""
+    return [leaf for leaf in leaves if leaf.kind != "parameter"]
+
+
 def kept(leaves: Iterable[Leaf]) -> Result:
     """Copies of leaves that the next run would write into: buffers, gradients, outputs of a CUDA graph."""
     return [replace(leaf, value=cloned(leaf.value)) for leaf in leaves]

@@ -141,8 +141,9 @@ class Iterations:
         """What is computed of each batch, on the host, with the images and buffers of the beginning: eager may write to
         either.
         """
-        buffers = {name: buffer for name, buffer in self._model.named_buffers() if name in self._state}
-        models.assign([*buffers.values(), *self._batches], [*(self._state[name] for name in buffers), *self._images])
+        buffers = dict(self._model.named_buffers())
+        models.set_state(self._model, {name: before for name, before in self._state.items() if name in buffers})
+        models.assign(self._batches, self._images)
         found = (timed_output.computed(self._spec, self._model, forward, batch) for batch in self._batches)
         return [{kind: [leaf.cpu() for leaf in leaves] for kind, leaves in of_batch.items()} for of_batch in found]
 

@@ -21,7 +21,7 @@ from timmgate.core.verdict import CellVerdict, NullRun
 from timmgate.worker import flops, iterations, models, null_runs, torch_device
 from timmgate.worker.compare import Leaf, is_half
 from timmgate.worker.cotangent import cotangent_leaves
-from timmgate.worker.iterations import buffers_before, kept, leaves_of, written_to
+from timmgate.worker.iterations import buffers_before, kept, leaves_of, without_parameters, written_to
 from timmgate.worker.leaf_errors import Reference
 from timmgate.worker.training_step import fresh, iterate
 
@@ -51,7 +51,7 @@ def run(spec: Spec, model: torch.nn.Module, images: torch.Tensor, forward: Calla
     given, images, before = images, fresh(spec, images), buffers_before(spec, model)
     returned = iterate(spec, model, forward, images)
     torch_device.synchronize(spec.device)  # what goes wrong there is to be raised here
-    leaves = [leaf for leaf in leaves_of(spec, model, images, returned) if leaf.kind != "parameter"]
+    leaves = without_parameters(leaves_of(spec, model, images, returned))
     if not spec.options.training:
         return [*leaves, *written_to(before, model, given, images)]
     return kept(leaves) + cotangent_leaves(model, forward, images, lambda: models.autocast(spec, images), spec.seed)
@@ -59,7 +59,7 @@ def run(spec: Spec, model: torch.nn.Module, images: torch.Tensor, forward: Calla
 
 def last_iteration(spec: Spec, model: torch.nn.Module, images: torch.Tensor) -> list[Leaf]:
     """What the last of two iterations computes, which the dynamo rule looks at, but for parameters."""
-    return [leaf for leaf in iterations.run(spec, model, images).leaves if leaf.kind != "parameter"]
+    return without_parameters(iterations.run(spec, model, images).leaves)
 
 
 def other_values(spec: Spec, model: torch.nn.Module, images: torch.Tensor) -> tuple[torch.nn.Module, torch.Tensor]:

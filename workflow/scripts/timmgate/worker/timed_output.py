@@ -260,7 +260,7 @@ def computed(
         pairs = {"images": (images, given)} | ({} if backends.has_own_tensors(spec) else tensors)
         written |= {name for name, pair in pairs.items() if not torch.equal(*pair)}
     outputs = _outputs("prediction", returned[0]) if spec.options.training else _outputs("output", returned)
-    models.assign(*zip(*tensors.values(), strict=True)) if tensors else None  # of which an output may be a view
+    models.set_state(model, before)  # of which an output may be a view
     if not spec.options.training:
         is_written = any(change.any() for change in changes) and not backends.has_own_tensors(spec)
         return outputs | ({"buffer": changes} if is_written else {})

@@ -131,7 +131,7 @@ def compare(pairs: pa.Table, cells: pa.Table, before: str, after: str) -> pa.Tab
         for figure in TESTED:
             if test := found[figure].get(cell):
                 rows.append(_tested(cell, figure, sides[cell], test, moved if figure is TESTED[0] else None))
-        rows += [*_graph_breaks(cell, *sides[cell]), *_shown(cell, one, two)]
+        rows += [*_graph_breaks(cell, *(side[-1][GRAPH_BREAKS.column] for side in sides[cell])), *_shown(cell, one, two)]
     about = {"device": known[0]["device"] if known else None, "before": before, "after": after}
     return parquet.table([{**about, **row} for row in rows], SCHEMA)
 
@@ -173,11 +173,8 @@ def apart(cells: pa.Table, baseline: Baseline, before: str, after: str) -> pa.Ta
             shown = _apart(cell, figure, figure.of(row) or 0.0, move, tests.get(figure), own if same_device else move)
             rows.append({**shown, "moved": moved if figure is ALONE[0] else None})
         breaks, more = row[GRAPH_BREAKS.column], found.moves[GRAPH_BREAKS.column].get(cell)
-        before_it = {GRAPH_BREAKS.column: None if more is None else breaks - more}
-        rows += [
-            *_graph_breaks(cell, [before_it], [row]),
-            *_shown(cell, one, row, without=[figure.column for figure in ALONE]),
-        ]
+        rows += _graph_breaks(cell, None if more is None else breaks - more, breaks)
+        rows += _shown(cell, one, row, without=[figure.column for figure in ALONE])
     device = cells["device"][0].as_py() if len(cells) else None
     return parquet.table([{"device": device, "before": before, "after": after, **row} for row in rows], SCHEMA)
 
@@ -285,8 +282,7 @@ def _moved(relative: Test | None, compiled: Test | None, eager: Test | None) -> 
     return {(True, True): "both", (True, False): "compiled", (False, True): "eager"}[compiled.p <= LEVEL, eager.p <= LEVEL]
 
 
-def _graph_breaks(cell: ModeModel, one: Sequence[Row], two: Sequence[Row]) -> list[Row]:
-    before, after = (side[-1][GRAPH_BREAKS.column] for side in (one, two))
+def _graph_breaks(cell: ModeModel, before: float | None, after: float | None) -> list[Row]:
     if before is None or after is None:
         return []
     verdict = None if before == after else GRAPH_BREAKS.worse if after > before else GRAPH_BREAKS.better

@@ -139,6 +139,14 @@ class Measurements:
         numbers: np.ndarray = ranks[np.asarray(encoded.indices)]
         return numbers
 
+    def recent(self, runs: int) -> np.ndarray:
+        """For each row of `entries`, whether it is of one of the last runs of its suite: what ended before is no news."""
+        first = np.zeros(self.suites.max(initial=-1) + 1, int)
+        for suite in range(len(first)):
+            first[suite] = np.unique(self.runs[self.suites == suite])[-runs:][0]
+        recent: np.ndarray = self.runs >= first[self.suites]
+        return recent
+
     def rows(self, *columns: str) -> np.ndarray:
         """Row numbers of the measurements that have a figure of these columns, shape (series, values).
 
@@ -189,23 +197,11 @@ def changed(root: Path, device: str, runs: int, accuracy_rule: str = RunOptions.
                     some = [*_cells(measurements, figure, runs), *_suites(measurements, figure, runs)]
                     found += [row for row in some if figure is not COMPILE_COLD or not _is_of_threads(row, entries)]
             found += _suites(measurements, EAGER, runs)
-    is_recent = _is_recent(entries, runs)
+    is_recent = measurements.recent(runs)  # the same of either check
     found = _described([row for row in found if is_recent[row["end"]]], entries, root)
     found = [row for row in found if row["device"] == device]
     found.sort(key=lambda row: (row["model"] is not None, -row["since"].timestamp(), -abs(row.get("change") or math.inf)))
     return parquet.table(found, SCHEMA), extent(entries, runs)
-
-
-def _is_recent(entries: pa.Table, runs: int) -> np.ndarray:
-    """Of each row, whether it is of one of the last runs of its suite: of a series that ended before nothing is news."""
-    encoded, suites = _dictionary(entries["run"]), _codes([entries[name] for name in SUITE])
-    names = np.array(encoded.dictionary.to_pylist(), str)  # begin with the time
-    order = np.argsort(np.argsort(names))[np.asarray(encoded.indices)]
-    recent = np.zeros(len(entries), bool)
-    for suite in np.unique(suites):
-        own = suites == suite
-        recent |= own & np.isin(order, np.unique(order[own])[-runs:])
-    return recent
 
 
 def _by_rule(entries: pa.Table, rule: str) -> pa.Table:
