@@ -2,9 +2,13 @@
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from workflow.conftest import TABLES
+
+TIMED = {"checks": "accuracy,performance"}
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +106,69 @@ def test_one_build_is_compared_with_tables_of_an_earlier_run_without_measuring_a
     assert [len(request.specs) for request in later.worker.requests()] == [2, 2], "both checks of both cells, once"
     assert {row["before"] for row in later.table("comparison")} == {earlier}
     assert later.planned("compare") == set()
+
+
+@pytest.fixture(scope="module")
+def measured_twice(new_project, tmp_path_factory):
+    """Two folders of results and a history with both; on tuesday compiled takes twice as long. Change nothing."""
+    config = {"models": "test_vit", "modes": "inference", "checks": "accuracy,performance"}
+    root = tmp_path_factory.mktemp("twice")
+    folders = {}
+    for day, compiled_s in (("monday", "0.1"), ("tuesday", "0.2")):
+        folders[day] = new_project(root / day, config={**config, "history_path": str(root / "history")})
+        folders[day].environment["FAKE_COMPILED_S"] = compiled_s
+        folders[day].run()
+    return root
+
+
+def test_two_folders_of_results_are_compared_and_nothing_is_measured(measured_twice, project):
+    days = {day: str(measured_twice / day / "results") for day in ("monday", "tuesday")}
+    printed = project.run("compare", baseline=days["monday"], candidate=days["tuesday"], **TIMED)
+    assert "1 of 1 cells compared." in printed
+    (row,) = [row for row in project.table("comparison") if row["figure"] == "relative_time"]
+    assert (row["before"], row["after"]) == (days["monday"], days["tuesday"])
+    assert (row["verdict"], round(row["change"], 2)) == ("slower", 1.0)
+    assert project.worker.entries() == []
+    printed = project.run("compare", baseline=days["tuesday"], candidate=days["monday"], **TIMED)
+    assert "faster inference/test_vit" in printed, "another request is compared anew"
+
+
+def test_two_runs_of_a_history_are_compared_and_nothing_is_measured(measured_twice, project):
+    history = measured_twice / "history"
+    runs = sorted(history.rglob("*.parquet"), key=lambda path: path.stat().st_mtime_ns)
+    monday, tuesday = (f"history:{path.stem}" for path in runs)
+    printed = project.run("compare", baseline=monday, candidate=tuesday, history_path=str(history), **TIMED)
+    assert "slower inference/test_vit relative_time +100" in printed
+    assert {(row["before"], row["after"]) for row in project.table("comparison")} == {(monday, tuesday)}
+    assert project.worker.entries() == []
+
+
+def test_a_candidate_that_cannot_be_compared_is_refused(measured_twice, project):
+    results, history = (str(measured_twice / name) for name in ("monday/results", "history"))
+
+    def refused(**config):
+        printed = project.run("compare", code=1, **config)
+        assert "Traceback" not in printed
+        return printed
+
+    assert "candidate: 'nowhere' does not exist; it is the results" in refused(candidate="nowhere", baseline=results)
+    assert "set baseline to the results of an earlier run" in refused(candidate=results)
+    assert "set baseline to the results of an earlier run" in refused(candidate=results, baseline="build:default")
+    assert "is the baseline, too, and would be compared with itself" in refused(candidate=results, baseline=results)
+    printed = refused(candidate="history", baseline=results, history_path=history)
+    assert "candidate: history has many runs; say which" in printed
+    assert "candidate: history needs the key history_path" in refused(candidate="history:monday", baseline=results)
+    assert project.worker.entries() == []
+
+
+def test_results_of_two_devices_are_compared(measured_twice, project):
+    table = pq.read_table(measured_twice / "tuesday/results/cpu/cells.parquet")
+    for name, value in {"device": "cuda", "device_name": "a GPU"}.items():
+        values = pa.array([value] * len(table), pa.string())
+        table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), values)
+    folder = project.folder / "gpu/results/cuda"
+    folder.mkdir(parents=True)
+    pq.write_table(table, folder / "cells.parquet")
+    printed = project.run("compare", baseline=str(measured_twice / "monday/results"), candidate="gpu/results", **TIMED)
+    assert "1 of 1 cells compared." in printed
+    assert "Between devices everything differs" in printed

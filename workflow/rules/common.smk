@@ -76,6 +76,12 @@ with config_errors():
     MODELS = shards.select(MODELS, SUITE.cost, SETTINGS.shard)
     if SETTINGS.history_path and workflow.is_main_process:
         history_path.refuse(Path(SETTINGS.history_path))
+    CANDIDATE = BASELINE_OF_CANDIDATE = None  # what a comparison holds against its baseline instead of this folder's cells
+    if SETTINGS.candidate:
+        from timmgate.tables.comparison import candidate  # imports pyarrow, and few runs have one
+
+        CANDIDATE = candidate.find(SETTINGS)
+        BASELINE_OF_CANDIDATE = candidate.its_baseline(CANDIDATE, SETTINGS)
 
 TIMM = next((each.version for each in distributions(name="timm")), None)  # where the workflow runs, which fetches weights
 FIRST_BUILD = next(iter(SETTINGS.builds))
@@ -239,12 +245,29 @@ def all_results(wildcards):
     return {**cell_rows(wildcards), "tables": tables(), "recorded": RECORDED, "traces": traces(wildcards)}
 
 
+def compared_baseline():
+    """What a comparison holds cells against; None where it is two builds."""
+    return BASELINE_OF_CANDIDATE or measured_baseline(any_device=True)
+
+
+def compared_results(wildcards):
+    """What a comparison needs: what this folder measures, but for one of a candidate with its baseline."""
+    if CANDIDATE:
+        return {}
+    return {**all_results(wildcards), "pairs": pair_files(wildcards), "cells": f"results/{SETTINGS.device}/cells.parquet"}
+
+
 def compared_builds():
-    """The builds that are compared with a baseline, else the two that are compared. Raises WorkflowError if there are not two."""
-    measured = measured_baseline(any_device=True)
+    """What the builds are called that are compared with a baseline, else the two that are compared.
+
+    Raises WorkflowError if there are not two.
+    """
+    measured = compared_baseline()
+    if CANDIDATE:
+        return CANDIDATE.builds
     if measured:
         itself = measured.name if measured.kind == "build" else None
-        return [build for build in SETTINGS.builds if build != itself]
+        return {build: build for build in SETTINGS.builds if build != itself}
     if SETTINGS.baseline:
         missing = "has no measured tables" if Path(SETTINGS.baseline).exists() else "does not exist"
         raise WorkflowError(
@@ -256,13 +279,13 @@ def compared_builds():
             "compare needs two builds, as in builds=release,nightly, or one and what was measured before, as in "
             f"baseline=../monday/results; builds is {', '.join(SETTINGS.builds)}"
         )
-    return list(SETTINGS.builds)
+    return {build: build for build in SETTINGS.builds}
 
 
 def pair_files(wildcards):
     """What two builds measured in turns, a file for each cell; none where they are compared with a baseline, or not timed."""
     builds = compared_builds()
-    if measured_baseline(any_device=True) or "performance" not in SETTINGS.checks:
+    if compared_baseline() or "performance" not in SETTINGS.checks:
         return []
     before, after = builds
     folder = f"results/{SETTINGS.device}/pairs/{before}..{after}"
@@ -289,13 +312,19 @@ def timed_again(wildcards):
     return [f"results/{SETTINGS.device}/confirm/timed/{cell}.parquet" for cell in cells]
 
 
-def baseline_contents(any_device=False):
-    """Which files results are held against, but for this run's own. As inputs, older ones of one name would not count."""
-    before = measured_baseline(any_device)
-    if before is None or before.kind == "build":
-        return []
-    files = history_path.files(Path(before.path)) if before.kind == "history" else [Path(before.path)]
+def contents_of(*tables):
+    """Which files measured tables are, but for this run's own. As inputs, older ones of one name would not count."""
+    files = []
+    for measured in tables:
+        if measured and measured.kind != "build":
+            path = Path(measured.path)
+            files += history_path.files(path) if measured.kind == "history" else [path]
     return [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files]
+
+
+def compared_contents():
+    """The same of both sides of a comparison."""
+    return contents_of(compared_baseline(), CANDIDATE and CANDIDATE.measured)
 
 
 def suspect(wildcards):

@@ -1,14 +1,13 @@
 """Two builds against each other: every cell timed by both in turns, in fresh processes of one job.
 
-With a baseline of measured tables, every build against those, without measuring anything for it.
+With a baseline of measured tables, every build against those, without measuring anything for it; with a candidate, that
+instead of the builds, and nothing is measured at all.
 """
 
 
 rule compare:
     input:
-        unpack(all_results),
-        pairs=pair_files,
-        cells=f"results/{SETTINGS.device}/cells.parquet",
+        unpack(compared_results),
     output:
         table=f"results/{SETTINGS.device}/comparison.parquet",
         tsv=f"results/{SETTINGS.device}/comparison.tsv",
@@ -18,12 +17,13 @@ rule compare:
     conda:
         "../envs/timmgate.yaml"
     params:
+        candidate=CANDIDATE,
         builds=lambda wildcards: compared_builds(),
-        baseline=lambda wildcards: measured_baseline(any_device=True),
+        baseline=lambda wildcards: compared_baseline(),
         called=SETTINGS.baseline,
         checks=list(SETTINGS.checks),
         facts=FACTS,
-        contents=lambda wildcards: baseline_contents(any_device=True),
+        contents=lambda wildcards: compared_contents(),
     script:
         "../scripts/compare.py"
 

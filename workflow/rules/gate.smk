@@ -41,7 +41,7 @@ checkpoint suspects:
         measured=lambda wildcards: measured_baseline(),
         thresholds=asdict(SETTINGS.thresholds),
         times=SETTINGS.run.retimings,
-        contents=lambda wildcards: baseline_contents(),
+        contents=lambda wildcards: contents_of(measured_baseline()),
     script:
         "../scripts/suspects.py"
 

@@ -10,15 +10,18 @@ from timmgate.config import settings
 from timmgate.config.cells import identities
 from timmgate.report import comparison as terminal
 from timmgate.tables import parquet, state
-from timmgate.tables.comparison import compare, pairs
+from timmgate.tables.comparison import candidate, compare, pairs
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
     params = snakemake.params
-    today = identities(settings.load(snakemake.config), Path(params.facts))
-    cells, stale = state.without_stale(pq.read_table(snakemake.input.cells), params.checks, today)
+    if params.candidate:
+        cells, stale = candidate.load(params.candidate), 0
+    else:
+        today = identities(settings.load(snakemake.config), Path(params.facts))
+        cells, stale = state.without_stale(pq.read_table(snakemake.input.cells), params.checks, today)
     cells = state.of_checks(cells, params.checks)
     if params.baseline:
         compared = compare.with_baseline(cells, params.builds, params.baseline, params.called)

@@ -302,7 +302,7 @@ def test_figures_of_a_check_that_is_not_requested_are_not_compared(monkeypatch):
     monkeypatch.setattr(measured_baseline, "load", lambda *_: baseline)
 
     def verdicts(*checks):
-        rows = compare.with_baseline(state.of_checks(table, checks), ["b"], None, "monday").to_pylist()
+        rows = compare.with_baseline(state.of_checks(table, checks), {"b": "b"}, None, "monday").to_pylist()
         return {row["figure"]: row["verdict"] for row in rows if row["model"] == "m3" and row["verdict"]}
 
     assert verdicts("accuracy") == {"accuracy": "new_failure", "performance": "left_out"}

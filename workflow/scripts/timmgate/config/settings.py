@@ -21,7 +21,7 @@ from timmgate.core.spec import INFERENCE_ONLY_BACKENDS, Mode
 from timmgate.core.thresholds import Thresholds
 from timmgate.core.traces import TRACES
 
-PATHS = ("suite", "baseline", "quarantine", "history_path")
+PATHS = ("suite", "baseline", "candidate", "quarantine", "history_path")
 """Keys with a path, or a word in its place."""
 
 WHOLE_REGISTRY = "timm"
@@ -57,6 +57,7 @@ class Settings:
     fault_places: tuple[str, ...]
     trace: tuple[str, ...]
     baseline: str | None
+    candidate: str | None
     quarantine: str | None
     history_path: str | None
     history_runs: int
@@ -71,7 +72,7 @@ def load(config: dict[str, Any], cores: int | None = None, devices: Callable[[st
     values = coerce(config, schema("config"))
     validate(values, "config", where="config")
     values |= {name: with_home(values[name]) for name in PATHS if values[name]}
-    for name in ("baseline", "history_path"):
+    for name in ("baseline", "candidate", "history_path"):
         if values[name] and {"{", "}"} & {*values[name]}:
             raise ConfigError(f"{name}: {values[name]!r} has a brace, which Snakemake takes for a wildcard; rename it")
     suite = values["suite"]
@@ -104,6 +105,7 @@ def load(config: dict[str, Any], cores: int | None = None, devices: Callable[[st
         fault_places=tuple(values["fault_places"]),
         trace=tuple(kind for kind in TRACES if kind in values["trace"]),
         baseline=values["baseline"],
+        candidate=values["candidate"],
         quarantine=values["quarantine"],
         history_path=values["history_path"],
         history_runs=values["history_runs"],

@@ -62,7 +62,7 @@ SCHEMA = parquet.schema(
         [
             ("device", "string", "", "torch device type"),
             ("before", "string", "", "label of the first build, or what the baseline is called"),
-            ("after", "string", "", "label of the second build"),
+            ("after", "string", "", "label of the second build, or what the candidate is called"),
             ("mode", "string", "", "name of the mode"),
             ("model", "string", "", "timm model name"),
             ("figure", "string", "", "what is compared, by the name of its column, or the check with a status"),
@@ -136,11 +136,14 @@ def compare(pairs: pa.Table, cells: pa.Table, before: str, after: str) -> pa.Tab
     return parquet.table([{**about, **row} for row in rows], SCHEMA)
 
 
-def with_baseline(cells: pa.Table, builds: Sequence[str], measured: Measured, called: str) -> pa.Table:
-    """The requested cells of each build against what was measured before, which is `called` as the user calls it."""
+def with_baseline(cells: pa.Table, builds: Mapping[str, str], measured: Measured, called: str) -> pa.Table:
+    """The requested cells of each build against what was measured before.
+
+    `builds` says what each is called, and `called` what the baseline is, as the user does.
+    """
     asked = requested(cells)
-    of_builds = {build: asked.filter(pc.equal(asked["build"], build)) for build in builds}
-    found = [apart(rows, measured_baseline.load(measured, rows), called, build) for build, rows in of_builds.items()]
+    of_builds = {name: asked.filter(pc.equal(asked["build"], build)) for build, name in builds.items()}
+    found = [apart(rows, measured_baseline.load(measured, rows), called, name) for name, rows in of_builds.items()]
     return pa.concat_tables([SCHEMA.empty_table(), *found])
 
 

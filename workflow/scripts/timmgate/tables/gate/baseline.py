@@ -88,25 +88,37 @@ def load(settings: Settings, suite: Suite, shipped: Path) -> Expectations:
     return expectations if settings.baseline else restrict(expectations, _names(suite).__contains__)
 
 
-def measured(settings: Settings, results: Path = Path("results"), any_device: bool = False) -> Measured | None:
+def measured(
+    settings: Settings, results: Path = Path("results"), any_device: bool = False, own: bool = True
+) -> Measured | None:
     """The measured tables that the baseline names; None if it names expectations, or nothing.
 
-    Raises ConfigError, also for a folder of another device's tables, unless it may be `any_device`.
+    Raises ConfigError, also for a folder of another device's tables, unless it may be `any_device`, and for `results` where
+    it is these that are held against it, its `own`.
     """
     kind, _, name = (settings.baseline or "").partition(":")
     if kind == "build":
         if list(settings.builds) == [name]:
             raise ConfigError(f"baseline: {name!r} is the build that is measured, and would be compared with itself")
         return _build(settings, name, results)
-    if kind == "history":
-        return _history(settings.history_path, name)
-    found = _tables(Path(settings.baseline), settings.device, any_device) if settings.baseline else None
-    if found and Path(found.path).resolve() == (results / settings.device / "cells.parquet").resolve():
+    found = settings.baseline and tables(settings.baseline, settings.device, settings.history_path, "baseline", any_device)
+    if not found or found.kind == "history":
+        return found or None
+    if own and Path(found.path).resolve() == (results / settings.device / "cells.parquet").resolve():
         raise ConfigError(
             f"baseline: {settings.baseline!r} has the results of this very folder, which would be compared with themselves; "
             "copy those of an earlier run to another folder, or keep a history (history_path)"
         )
-    return found and _of_builds(found, list(settings.builds))
+    return _of_builds(found, list(settings.builds))
+
+
+def tables(place: str, device: str, history: str | None, key: str, any_device: bool = True) -> Measured | None:
+    """What was measured before, by the value of a `key`: in a folder, or in the history; None if there are no tables.
+
+    Raises ConfigError, also for a folder of another device's tables alone, unless it may be `any_device`.
+    """
+    kind, _, name = place.partition(":")
+    return _history(history, name, key) if kind == "history" else _tables(Path(place), device, any_device, key)
 
 
 def _of_builds(found: Measured, builds: Sequence[str]) -> Measured:
@@ -142,16 +154,16 @@ def _build(settings: Settings, name: str, results: Path) -> Measured:
     return Measured("build", str(folder / "cells.parquet"), name)
 
 
-def _history(path: str | None, name: str) -> Measured:
+def _history(path: str | None, name: str, key: str) -> Measured:
     if path is None:
-        raise ConfigError("baseline: history needs the key history_path, the folder of the history")
+        raise ConfigError(f"{key}: history needs the key history_path, the folder of the history")
     runs = [file.stem for file in history_path.files(Path(path))]
     if name and name not in runs:
-        raise ConfigError(f"baseline: the history {path!r} has no run {name!r}{did_you_mean(name, runs)}")
+        raise ConfigError(f"{key}: the history {path!r} has no run {name!r}{did_you_mean(name, runs)}")
     return Measured("history", path, name or None)
 
 
-def _tables(place: Path, device: str, any_device: bool) -> Measured | None:
+def _tables(place: Path, device: str, any_device: bool, key: str) -> Measured | None:
     """Tables in a folder of results, of one device or of several, or in the working directory of an earlier run."""
     for folder in (place, place / "results"):
         if (folder / device / "cells.parquet").is_file():
@@ -163,7 +175,7 @@ def _tables(place: Path, device: str, any_device: bool) -> Measured | None:
         return Measured("device", str(found[0]))
     if found:
         others = ", ".join(sorted(map(_device, found)))
-        raise ConfigError(f"baseline: {str(place)!r} has results of the device {others}, and this run is on {device}")
+        raise ConfigError(f"{key}: {str(place)!r} has results of the device {others}, and this run is on {device}")
     return None
 
 
