@@ -211,6 +211,12 @@ def raise_at_first(run: Run, starts: str) -> None:
         raise RuntimeError("on request")
 
 
+def raise_later(run: Run, starts: str) -> None:
+    """Raise an exception in every start of this cell after so many."""
+    if journalled("cell").count(run.cell) > int(starts):
+        raise RuntimeError("on request")
+
+
 def wait(run: Run, path: str) -> None:
     """Go on when a file is there."""
     while not Path(path).exists():
@@ -312,6 +318,7 @@ def print_garbage(run: Run) -> None:
 ACTIONS = {
     "raise": raise_error,
     "raise_at_first": raise_at_first,
+    "raise_later": raise_later,
     "memory": raise_memory_error,
     "oddity": raise_odd_text,
     "exit": lambda run, code: sys.exit(int(code)),

@@ -15,7 +15,7 @@ rule measure:
         **{**WORKER_RESOURCES, "mem_mb": memory_left_mb},
         attempts=attempts_left,
         # One more attempt is for those that do not count, as with smaller batches.
-        runtime=runtime_min(len(SETTINGS.checks) * (SETTINGS.run.attempts + 1)),
+        runtime=runtime_min(len(SETTINGS.checks) * (SETTINGS.run.attempts + 1) + SETTINGS.run.timing_processes - 1),
         suite=SUITE.name,
     params:
         cell=identity,

@@ -314,3 +314,29 @@ def test_the_geometric_mean_of_one_model_is_its_speedup_and_of_none_an_error():
     assert geometric_mean([1.7] * 3, seed=0) == (1.7, 1.7, 1.7)
     with pytest.raises(ValueError, match="no speedups"):
         geometric_mean([], seed=0)
+
+
+def processes_of(rng, number, between, within=0.01, samples=40):
+    """Samples of some processes, whose speedup of 2 scatters by `between`."""
+    found = []
+    for process in range(number):
+        ratios = math.log(2) + rng.normal(0, between) + rng.normal(0, within, samples)
+        found += [replace(sample, process=process) for sample in samples_of(ratios)]
+    return found
+
+
+def test_the_interval_of_several_processes_has_the_truth_and_that_of_one_has_not():
+    rng, shares = np.random.default_rng(0), {}
+    for number in (1, 5):
+        found = [estimate_samples(processes_of(rng, number, between=0.01), seed=run) for run in range(100)]
+        shares[number] = sum(each.speedup_ci_low <= 2 <= each.speedup_ci_high for each in found)
+    assert shares[1] < 60
+    assert shares[5] >= 90
+
+
+def test_processes_that_happen_to_agree_are_no_better_known_than_their_samples():
+    samples = processes_of(np.random.default_rng(1), 2, between=0.0, within=0.02)
+    medians = [np.median([math.log(s.eager_s / s.compiled_s) for s in samples if s.process == p]) for p in (0, 1)]
+    moved = [replace(s, compiled_s=s.compiled_s * math.exp(medians[s.process] - medians[0])) for s in samples]
+    found, of_all = estimate_samples(moved, seed=0), estimate_samples([replace(s, process=0) for s in moved], seed=0)
+    assert (found.speedup_ci_low, found.speedup_ci_high) == (of_all.speedup_ci_low, of_all.speedup_ci_high)

@@ -205,9 +205,15 @@ PERFORMANCE = Check(
                     "",
                     "faster, slower, same or ambiguous: the speedup's interval against the noise floor",
                 ),
-                ("speedup", "float64", "", "exp of the median of log(eager time / compiled time) over paired samples"),
-                ("speedup_ci_low", "float64", "", "lower end of the speedup's 95 % interval"),
-                ("speedup_ci_high", "float64", "", "upper end of the speedup's 95 % interval"),
+                (
+                    "speedup",
+                    "float64",
+                    "",
+                    "exp of the median of log(eager time / compiled time) over paired samples; of several processes the "
+                    "geometric mean",
+                ),
+                ("speedup_ci_low", "float64", "", "lower end of the speedup's 95 % interval; of one process, in that one"),
+                ("speedup_ci_high", "float64", "", "upper end of the same"),
                 (
                     "noise_floor",
                     "float64",
@@ -215,6 +221,7 @@ PERFORMANCE = Check(
                     "difference of eager from itself that the samples do not rule out, at least 0.01",
                 ),
                 ("samples", "int64", "", "number of paired samples"),
+                ("timing_processes", "int64", "", "in how many fresh processes they were taken"),
                 ("eager_ms", "float64", "ms", "median duration of an eager iteration"),
                 ("eager_p10_ms", "float64", "ms", "10th percentile of the same"),
                 ("eager_p90_ms", "float64", "ms", "90th percentile of the same"),
@@ -327,7 +334,8 @@ PERFORMANCE = Check(
     detail_columns=columns(
         "samples",
         [
-            ("block", "int64", "", "number of the ABBA block, from 0"),
+            ("process", "int64", "", "number of the fresh process, from 0"),
+            ("block", "int64", "", "number of the ABBA block in its process, from 0"),
             ("eager_first", "bool", "", "eager ran before compiled in this pair"),
             ("eager_s", "float64", "s", "duration of the eager iteration"),
             ("compiled_s", "float64", "s", "duration of the compiled iteration"),

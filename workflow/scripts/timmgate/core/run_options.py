@@ -76,6 +76,13 @@ class RunOptions:
         minimum=1,
         anyOf=[{"type": "integer"}, {"enum": ["auto"]}],
     )
+    timing_processes: int = described(
+        "Fresh processes that each cell is timed in, one after the other. The interval of one says how well that process is "
+        "known, and another one lies outside of it in one of six cases; of several it is over processes, and holds for the "
+        "next one.",
+        default=1,
+        minimum=1,
+    )
     processes: int = described(
         "Fresh processes of each build that `snakemake compare` times a cell in, each side by side with one of the other "
         "build. More of them find smaller differences.",

@@ -12,12 +12,13 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Sample:
-    """One pair of neighbouring iterations; durations in seconds. `block` numbers the blocks of two pairs from 0."""
+    """One pair of neighbouring iterations; durations in seconds. `block` numbers a process's blocks of two pairs from 0."""
 
     block: int
     eager_first: bool
     eager_s: float
     compiled_s: float
+    process: int = 0
 
 
 def log_ratios(samples: Sequence[Sample]) -> np.ndarray:

@@ -281,7 +281,8 @@ def _worst_tensors(cells: Iterable[Row], folder: Path) -> dict[CellKey, Row]:
 
 def _drifts(folder: Path) -> dict[CellKey, Row]:
     """By cell, how the times of both sides changed from the first third of the samples to the last."""
-    rows = pq.read_table(folder / "samples.parquet", columns=[*KEY, "eager_s", "compiled_s"]).to_pandas()
+    rows = pq.read_table(folder / "samples.parquet", columns=[*KEY, "process", "eager_s", "compiled_s"]).to_pandas()
+    rows = rows[rows.pop("process").fillna(0) == 0]  # from one to the next it is no drift
     of_cells = rows.groupby(list(KEY), sort=False)["eager_s"]
     place, size = of_cells.cumcount(), of_cells.transform("size")
     thirds = (rows[part].groupby(list(KEY)).median() for part in (place < size // 3, place >= size - size // 3))

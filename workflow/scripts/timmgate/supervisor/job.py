@@ -19,7 +19,7 @@ from timmgate.core.files import remove_scratch
 from timmgate.core.outcome import Outcome
 from timmgate.core.run_options import RunOptions
 from timmgate.core.spec import Cell, Spec
-from timmgate.supervisor import cell, journal, stages
+from timmgate.supervisor import cell, journal, processes, stages
 from timmgate.supervisor.preflight import devices, toolchain_folder
 from timmgate.system.cgroups import memory_limit_bytes
 from timmgate.system.process_tree import die_with_run, machine_memory_bytes
@@ -145,7 +145,7 @@ def _measure(job: Job, write: Write) -> None:
             has_mb = run.memory_bytes // 10**6 + SUPERVISION_MB
             raise OSError(f"the job has {has_mb} MB, but its supervisor alone takes {SUPERVISION_MB}")
         for spec, outcome in zip(specs, _outcomes(specs, run, weights, job.log, attempts, stage.tell), strict=True):
-            write(spec, outcome, run)
+            write(spec, processes.with_further(spec, outcome, run, weights, job.log), run)
 
 
 def _outcomes(

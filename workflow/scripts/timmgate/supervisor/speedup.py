@@ -4,11 +4,14 @@ The interval is the wider of two. BCa's bootstrap of the median covers a little 
 sampling stops when the interval is narrow: 91 % instead of 95 % in simulation. The interval between two order statistics
 covers at least 95 % for independent samples of any distribution, and 94 % to 98 % under that stopping rule. Drift within
 a block makes its two samples differ in opposite directions, which widens both.
+
+All samples of a process share its layout in memory and its luck. Where there are several processes, the median of each is
+one value, and the interval is Student's over these, but no narrower than that of all samples together.
 """
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -34,8 +37,9 @@ MIN_NOISE_FLOOR = 0.01
 class Estimate:
     """What samples say.
 
-    * `speedup`: exp of the median of log(eager_s / compiled_s), with its 95 % interval.
-    * `noise_floor`: relative difference of eager from itself that the samples cannot rule out, at least 0.01.
+    * `speedup`: exp of the median of log(eager_s / compiled_s), of several processes their mean, with its 95 % interval.
+    * `noise_floor`: relative difference of eager from itself that the samples of a process cannot rule out, at least 0.01;
+      of several processes the median.
     * `verdict`: faster, slower or same where the whole interval lies above, below or within the noise floor, else
       ambiguous. A slowdown is held against the floor as eager's speedup over compiled. Fewer than 6 samples cannot make
       a 95 % interval and are ambiguous too.
@@ -68,9 +72,40 @@ def estimate_samples(samples: Sequence[Sample], seed: int) -> Estimate:
         raise ValueError(f"{len(samples)} samples are not one or more blocks of two")
     ratios = log_ratios(samples)
     lows, highs = zip(order_interval(ratios), _bootstrap_interval(ratios, np.median, seed), strict=True)
-    low, high, floor = min(lows), max(highs), _noise_floor(samples)
+    low, high, value, processes = min(lows), max(highs), float(np.median(ratios)), _by_process(samples)
+    if len(processes) > 1:
+        value, half_width = _over_processes([float(np.median(log_ratios(each))) for each in processes])
+        low, high = min(low, value - half_width), max(high, value + half_width)
+    floor = float(np.median([_noise_floor(each) for each in processes]))
     verdict = "ambiguous" if len(samples) < VERDICT_SAMPLES else _verdict(low, high, math.log1p(floor))
-    return Estimate(math.exp(np.median(ratios)), math.exp(low), math.exp(high), floor, verdict, len(samples))
+    return Estimate(math.exp(value), math.exp(low), math.exp(high), floor, verdict, len(samples))
+
+
+def _by_process(samples: Sequence[Sample]) -> list[list[Sample]]:
+    numbers = dict.fromkeys(sample.process for sample in samples)
+    return [[sample for sample in samples if sample.process == number] for number in numbers]
+
+
+def _over_processes(medians: Sequence[float]) -> tuple[float, float]:
+    """Mean of a value of each process, and half the width of its interval (Student's)."""
+    from scipy import stats
+
+    error = float(np.std(medians, ddof=1)) / math.sqrt(len(medians))
+    return float(np.mean(medians)), float(stats.t.ppf((1 + CONFIDENCE) / 2, len(medians) - 1)) * error
+
+
+def durations(details: list[dict[str, Any]], columns: Mapping[str, Any]) -> dict[str, float | None]:
+    """The `columns` that a worker makes of the durations of its samples, made of the samples of several processes."""
+    found: dict[str, Any] = {}
+    for side in ("eager", "compiled"):
+        low, middle, high = np.quantile([row[f"{side}_s"] for row in details], (0.1, 0.5, 0.9)) * 1e3
+        found |= {f"{side}_ms": float(middle), f"{side}_p10_ms": float(low), f"{side}_p90_ms": float(high)}
+    for throughput, side in {"eager_images_per_s": "eager_ms", "images_per_s": "compiled_ms"}.items():
+        if columns.get(throughput) and columns.get(side):
+            found[throughput] = columns[throughput] * columns[side] / found[side]
+    saved_s = (found["eager_ms"] - found["compiled_ms"]) / 1e3
+    cold_s = columns.get("compile_cold_s")
+    return {**found, "break_even_iterations": cold_s / saved_s if cold_s is not None and saved_s > 0 else None}
 
 
 def geometric_mean(speedups: Sequence[float], seed: int, floor: float | None = None) -> tuple[float, float, float]:
