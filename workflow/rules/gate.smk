@@ -38,6 +38,8 @@ checkpoint suspects:
     conda:
         "../envs/timmgate.yaml"
     params:
+        checks=list(SETTINGS.checks),
+        facts=FACTS,
         measured=lambda wildcards: measured_baseline(),
         thresholds=asdict(SETTINGS.thresholds),
         times=SETTINGS.run.retimings,

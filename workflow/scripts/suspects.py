@@ -6,14 +6,18 @@ from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 
+from timmgate.config import settings
+from timmgate.config.cells import identities
 from timmgate.core.files import write_text
+from timmgate.tables import state
 from timmgate.tables.gate import judgement
 
 if TYPE_CHECKING:
     from snakemake.iocontainers import snakemake
 
 if __name__ == "__main__":
-    cells = pq.read_table(snakemake.input.cells)
     params = snakemake.params
+    today = identities(settings.load(snakemake.config), Path(params.facts))
+    cells, _ = state.without_stale(pq.read_table(snakemake.input.cells), params.checks, today)
     found = judgement.suspects(cells, params.measured, params.thresholds, params.times)
     write_text(Path(snakemake.output[0]), json.dumps({cell: suspect.rounded() for cell, suspect in found.items()}))
