@@ -23,18 +23,21 @@ report: $(BIN)/snakemake
 # make gate ARGS='--cores 4 --config device=cuda' ends with 0 as expected, 1 a regression, 2 a wrong request or machine.
 # Of itself make ends with 2 whatever a recipe ends with, and with 1 only under --question, where lines with a + run all the
 # same, and a line without one means that there is something to do.
-ifeq ($(MAKECMDGOALS),gate)
+ALWAYS := +@
+ifneq (,$(findstring n,$(firstword -$(MAKEFLAGS))))
+ALWAYS :=
+else ifeq ($(MAKECMDGOALS),gate)
 MAKEFLAGS += --question
 endif
 EXIT_CODE := $(BIN)/.gate
 
 gate: run-gate
-	$(if $(filter 1,$(shell cat $(EXIT_CODE))),@false)
-	+@exit $$(cat $(EXIT_CODE))
+	$(if $(filter 1,$(shell cat $(EXIT_CODE) 2>&1)),@false)
+	$(ALWAYS)exit $$(cat $(EXIT_CODE))
 
 run-gate:
-	+@MAKEFLAGS= $(MAKE) --no-print-directory $(BIN)/snakemake
-	+@$(BIN)/python -m timmgate.tables.gate.outcome $(CORES) $(ARGS); echo $$? > $(EXIT_CODE)
+	$(ALWAYS)MAKEFLAGS= $(MAKE) --no-print-directory $(BIN)/snakemake
+	$(ALWAYS)$(BIN)/python -m timmgate.tables.gate.outcome $(CORES) $(ARGS); echo $$? > $(EXIT_CODE)
 
 test: lint
 	$(PYTEST) $(TESTFLAGS)

@@ -241,7 +241,7 @@ def test_what_is_slower_than_a_baseline_is_timed_again_and_fails_only_where_it_s
     assert len(later.worker.starts()) == starts + 1, "one process has told"
 
 
-@pytest.mark.parametrize("target", ["run", "report"])  # of gate, make runs lines although it is not to
+@pytest.mark.parametrize("target", ["run", "report"])
 @pytest.mark.parametrize(
     ("arguments", "options"),
     [
@@ -258,3 +258,14 @@ def test_make_gives_snakemake_all_cores_unless_it_is_told_how_many(target, argum
     command = ["make", "--no-print-directory", "-C", ROOT, "-n", target, f"BIN={tmp_path}", f"ARGS={arguments}"]
     *_, line = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     assert [word for word in shlex.split(line)[1:] if word != target] == options
+
+
+def test_make_says_what_a_gate_would_do_without_doing_it(tmp_path):
+    for name in ("python", "snakemake"):
+        (tmp_path / name).touch()
+    (tmp_path / "python").write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    (tmp_path / "python").chmod(0o755)
+    command = ["make", "--no-print-directory", "-C", ROOT, "-n", "gate", f"BIN={tmp_path}"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "timmgate.tables.gate.outcome --cores all" in printed
+    assert not (tmp_path / "started").exists()
