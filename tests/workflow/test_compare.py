@@ -157,6 +157,9 @@ def test_a_candidate_that_cannot_be_compared_is_refused(measured_twice, project)
     assert "is the baseline, too, and would be compared with itself" in refused(candidate=results, baseline=results)
     printed = refused(candidate="history", baseline=results, history_path=history)
     assert "candidate: history has many runs; say which" in printed
+    (project.folder / "cut/cpu").mkdir(parents=True)
+    (project.folder / "cut/cpu/cells.parquet").write_bytes(b"PAR1")
+    assert "candidate: cut/cpu/cells.parquet cannot be read: " in refused(candidate="cut", baseline=results)
     assert "candidate: history needs the key history_path" in refused(candidate="history:monday", baseline=results)
     assert project.worker.entries() == []
 

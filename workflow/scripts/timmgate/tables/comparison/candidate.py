@@ -36,6 +36,8 @@ def find(settings: Settings) -> Candidate | None:
         raise ConfigError(f"candidate: {called!r} {missing}; it is the results of an earlier run, or history: and a run")
     if measured.kind == "history" and measured.name is None:
         raise ConfigError("candidate: history has many runs; say which, as in candidate=history:20260301T001500Z-1a2b3c4d")
+    if measured.kind != "history":
+        baseline.builds_of(measured.path, "candidate")
     cells = _cells(measured)
     if not len(cells):
         raise ConfigError(f"candidate: {called!r} has no cells")

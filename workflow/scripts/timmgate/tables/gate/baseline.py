@@ -14,7 +14,7 @@ from timmgate.config.settings import Settings
 from timmgate.config.suites import Suite, lines
 from timmgate.core.build import RESERVED
 from timmgate.core.errors import ConfigError, did_you_mean, near_matches
-from timmgate.core.schemas import PASSED, SHOWN_STATUS, STATUSES
+from timmgate.core.schemas import KEY, PASSED, SHOWN_STATUS, STATUSES
 from timmgate.core.spec import Mode
 
 PASSING = (*PASSED, "not_applicable", "eager_variation")
@@ -126,16 +126,7 @@ def _of_builds(found: Measured, builds: Sequence[str]) -> Measured:
 
     Raises ConfigError where there is none, and for a file that is no table of cells.
     """
-    import pyarrow as pa  # few runs have such a baseline
-    import pyarrow.parquet as pq
-
-    try:
-        lacking = sorted({"build", "mode", "model", *SHOWN_STATUS.values()} - set(pq.read_schema(found.path).names))
-        known = [] if lacking else sorted(set(pq.read_table(found.path, columns=["build"])["build"].to_pylist()))
-    except (pa.ArrowException, OSError) as error:
-        raise ConfigError(f"baseline: {found.path} cannot be read: {str(error).splitlines()[0]}") from None
-    if lacking:
-        raise ConfigError(f"baseline: {found.path} is no table of cells: it has no column {lacking[0]}")
+    known = builds_of(found.path, "baseline")
     if {*known} & {*builds} or not known:
         return found
     if len(known) == len(builds) == 1:
@@ -143,6 +134,20 @@ def _of_builds(found: Measured, builds: Sequence[str]) -> Measured:
     raise ConfigError(
         f"baseline: {found.path} has results of the builds {', '.join(known)}, and builds is {', '.join(builds)}"
     )
+
+
+def builds_of(path: str, key: str) -> list[str]:
+    """The builds of a table of cells, which a `key` names. Raises ConfigError for a file that is none."""
+    import pyarrow as pa  # few runs have such a baseline
+    import pyarrow.parquet as pq
+
+    try:
+        lacking = sorted({*KEY, *SHOWN_STATUS.values()} - set(pq.read_schema(path).names))
+        if not lacking:
+            return sorted(set(pq.read_table(path, columns=["build"])["build"].to_pylist()))
+    except (pa.ArrowException, OSError) as error:
+        raise ConfigError(f"{key}: {path} cannot be read: {str(error).splitlines()[0]}") from None
+    raise ConfigError(f"{key}: {path} is no table of cells: it has no column {lacking[0]}")
 
 
 def _build(settings: Settings, name: str, results: Path) -> Measured:
