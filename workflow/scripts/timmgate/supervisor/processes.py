@@ -37,7 +37,8 @@ def with_further(spec: Spec, outcome: Outcome, run: RunOptions, weights: Weights
             outcome = replace(again, verdict=verdict, attempt=outcome.attempt, wall_s=wall_s)
         else:
             outcome = replace(outcome, wall_s=outcome.wall_s + again.wall_s)
-        samples += [{**row, "process": number} for row in again.result.details]
+        if again.verdict.status == "pass":  # of others a block may not be whole
+            samples += [{**row, "process": number} for row in again.result.details]
         number += 1
     columns = {**outcome.result.columns, "timing_processes": number}
     if number > 1:
