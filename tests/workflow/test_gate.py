@@ -1,6 +1,7 @@
 """`snakemake gate`, `make gate`, `update_expected` and `export`: what they do, what they leave, and their exit codes."""
 
 import csv
+import json
 import os
 import shlex
 import shutil
@@ -8,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from timmgate.tables.gate import outcome
@@ -75,6 +78,13 @@ def test_what_was_measured_with_other_options_is_missing_where_snakemake_has_no_
     printed = project.run("gate", code=1, baseline="expected", batch_size=4)
     assert set(classes(project).values()) == {"missing"}
     assert "results that are of other software or options than today's, and count as missing: 8;" in printed
+    cells = pq.read_table(project.folder / "results/cpu/cells.parquet")
+    place = cells.schema.get_field_index("compiled_ms")
+    faster = cells.set_column(place, cells.schema.field(place), pc.divide(cells["compiled_ms"], 2.0))
+    (project.folder / "faster/cpu").mkdir(parents=True)
+    pq.write_table(faster, project.folder / "faster/cpu/cells.parquet")
+    project.run("gate", code=1, baseline="faster", batch_size=4)
+    assert json.loads((project.folder / "results/cpu/confirm/suspects.json").read_text()) == {}, "they tell nothing of today"
 
 
 def test_what_only_exports_leaves_the_outcome_of_the_gate(recorded, copy_of, tmp_path):
