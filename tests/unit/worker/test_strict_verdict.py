@@ -1126,3 +1126,66 @@ def test_a_parameter_that_is_written_to_after_the_first_call_is_seen_though_an_o
 
     said = measure(monkeypatch, writes, training=True, optimizer="sgd")
     assert "written.head.bias" in {leaf["leaf"] for leaf in said.details if leaf["strict"] is False}
+
+
+@pytest.mark.parametrize("precision", ["amp", "bfloat16", "float16"])
+@pytest.mark.parametrize("name", ["head.weight", "convolution.weight"])
+def test_a_weight_that_a_program_keeps_is_seen_in_training_in_half_precision(precision, name, monkeypatch):
+    def keeps(model):
+        kept = dict(model.named_parameters())[name].detach().clone()
+
+        def forward(images):
+            weight = dict(model.named_parameters())[name]
+            return torch.func.functional_call(model, {name: weight + (kept - weight).detach()}, images)
+
+        return forward
+
+    options = {"training": True, "precision": precision}
+    assert measure(monkeypatch, keeps, **options).columns["strict"] == "fail"
+    assert measure(monkeypatch, same, **options).columns["strict"] == "pass"
+
+
+def test_calls_that_fail_the_dynamo_rule_by_little_are_judged_by_null_runs_too(monkeypatch):
+    calls = []
+
+    def wrong(model):
+        def forward(images):
+            calls.append(None)
+            return model(images) * (1.005 if len(calls) <= 2 else 1.0)
+
+        return forward
+
+    said = measure(monkeypatch, wrong)
+    assert said.result["status"] == "fail_accuracy" and said.columns["margin"] < 2
+    assert (said.columns["strict"], said.columns["strict_worst_leaf"]) == ("fail", "first_calls.output")
+
+
+def test_a_model_that_writes_to_its_images_in_training_is_no_failure(monkeypatch):
+    class Darkens(Tiny):
+        def forward(self, images):
+            with torch.no_grad():
+                images.mul_(0.9)
+            return super().forward(images)
+
+    of_model(monkeypatch, Darkens)
+    said = measure(monkeypatch, same, training=True)
+    assert (said.result["status"], said.columns["strict"]) == ("pass", "pass")
+
+
+def test_sparse_gradients_are_compared(monkeypatch):
+    class Embeds(Tiny):
+        def __init__(self, seed):
+            super().__init__(seed)
+            self.embedding = nn.Embedding(4, 10, sparse=True)
+
+        def forward(self, images):
+            return super().forward(images) + self.embedding((images.mean((1, 2, 3)) > 0).long())
+
+    def off(model):
+        model.embedding.weight.register_hook(lambda gradient: gradient * 1.01)
+        return model
+
+    of_model(monkeypatch, Embeds)
+    said = measure(monkeypatch, same, training=True)
+    assert (said.result["status"], said.columns["strict"]) == ("pass", "pass")
+    assert measure(monkeypatch, off, training=True).columns["strict"] == "fail"

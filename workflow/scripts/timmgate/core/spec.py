@@ -15,7 +15,7 @@ from timmgate.core.described import described
 
 C = TypeVar("C", bound="Cell")
 
-PROTOCOL = 18
+PROTOCOL = 19
 """Number of the measurement protocol. Raise it when the meaning of a recorded figure changes: every cell is then redone."""
 
 SEEDED_WEIGHTS = ("random", "random-timm")
@@ -33,8 +33,16 @@ LEARNING_RATE = 0.01
 LOSS_SCALE = 1000
 """Divisor of the loss for the suite's scaled_loss models (benchmarks/dynamo)."""
 
-OTHER_WEIGHTS = 0.01
-"""Width of the range of relative changes of parameters that make other values of them, which a program has not seen."""
+OTHER_WEIGHTS, OTHER_WEIGHTS_OF_HALF = 0.01, 0.1
+"""Width of the range of relative changes of parameters that make other values of them, which a program has not seen. In half
+precision half a percent is what rounding makes, so that a weight which a program keeps would not be seen.
+"""
+
+
+def other_weights(precision: str) -> float:
+    """That width in a mode of this precision."""
+    return OTHER_WEIGHTS if precision == "float32" else OTHER_WEIGHTS_OF_HALF
+
 
 DYNAMIC_SHARES = (1.0, 0.75, 0.5)
 """Batch sizes of a dynamic mode's timed iteration, as shares of the batch size."""

@@ -24,10 +24,10 @@ from timmgate.core.spec import (
     INFERENCE_ONLY_BACKENDS,
     LEARNING_RATE,
     LOSS_SCALE,
-    OTHER_WEIGHTS,
     Cell,
     Spec,
     dynamic_batch_sizes,
+    other_weights,
 )
 from timmgate.core.verdict import ALWAYS_WRONG, FIRST_CALLS, NOT_COMPUTED, OF_A_SAMPLE, OTHER_LOSS
 from timmgate.supervisor import study
@@ -178,7 +178,7 @@ def text(case: Case, run: RunOptions, facts: Row, module: str | None = None) -> 
         exports=options.backend in INFERENCE_ONLY_BACKENDS and facts["amp_dtype"] is not None,
         loop=_loop(spec, sizes, is_mirrored, RUNS_OF_A_CRASH if module and not rule else 2),
         moves_weights=is_mirrored and options.training,
-        moved=OTHER_WEIGHTS,
+        moved=other_weights(spec.options.precision),
         judged_size=sizes[-1] if sizes else None,
         given="images[:size]" if sizes else "given" if is_mirrored else "images",
         model=repr(spec.model),

@@ -239,12 +239,12 @@ def _differs_from_itself(leaves: list[str]) -> str:
 
 
 def doubted(spec: Spec, leaves: list[LeafEvidence], compiled: Result) -> Result | None:
-    """What came of the calls that the dynamo rule judges, where it finds that far off: only they may have been wrong.
+    """What came of the calls that the dynamo rule judges, where that fails: only they may have been wrong.
 
     The strict rule does not look at them. With an optimizer another run from the same weights tells.
     """
-    is_far_off = any(leaf.margin and leaf.margin > iterations.WORSE_FACTOR for leaf in leaves)
-    return iterations.without_parameters(compiled) if is_far_off and spec.optimizer() == "none" else None
+    fails = any(leaf.accuracy is False for leaf in leaves)
+    return iterations.without_parameters(compiled) if fails and spec.optimizer() == "none" else None
 
 
 def with_first_calls(

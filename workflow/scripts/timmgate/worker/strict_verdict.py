@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from timmgate.core import verdict
-from timmgate.core.spec import OTHER_WEIGHTS, Spec
+from timmgate.core.spec import Spec, other_weights
 from timmgate.core.verdict import CellVerdict, NullRun
 from timmgate.worker import flops, iterations, models, null_runs, torch_device
 from timmgate.worker.compare import Leaf, is_half
@@ -65,9 +65,9 @@ def last_iteration(spec: Spec, model: torch.nn.Module, images: torch.Tensor) -> 
 def other_values(spec: Spec, model: torch.nn.Module, images: torch.Tensor) -> tuple[torch.nn.Module, torch.Tensor]:
     """Model and images that a program which was compiled for these ones has not seen: what it keeps of them is wrong there.
 
-    The images are mirrored, and fewer in a mode with dynamic shapes. In training parameters are moved by up to half a
-    percent, and buffers are what one more batch leaves; at inference weights stay, which a compiler may make part of the
-    program.
+    The images are mirrored, and fewer in a mode with dynamic shapes. In training parameters are moved, by
+    `spec.other_weights`, and buffers are what one more batch leaves; at inference weights stay, which a compiler may make
+    part of the program.
     """
     images = resized(spec, images)
     mirrored = torch.empty_like(images).copy_(images.flip(-1))
@@ -75,8 +75,8 @@ def other_values(spec: Spec, model: torch.nn.Module, images: torch.Tensor) -> tu
         return model, mirrored
     other, generator = copy.deepcopy(model), torch_device.generator(images.device, spec.seed)
     with torch.no_grad(), models.autocast(spec, images):
-        other(images)
-        null_runs.move(other, generator, OTHER_WEIGHTS)
+        other(images.clone())  # a model may write to them
+        null_runs.move(other, generator, other_weights(spec.options.precision))
     return other, mirrored
 
 

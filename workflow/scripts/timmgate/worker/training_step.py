@@ -120,8 +120,10 @@ def logits(output: Any) -> torch.Tensor:
 
 
 def gradient(tensor: torch.Tensor) -> torch.Tensor:
-    """The gradient of a leaf; one that received none counts as zero (benchmarks/dynamo)."""
-    return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+    """The gradient of a leaf, dense; one that received none counts as zero (benchmarks/dynamo)."""
+    if tensor.grad is None:
+        return torch.zeros_like(tensor)
+    return tensor.grad.to_dense() if tensor.grad.is_sparse else tensor.grad
 
 
 def make_optimizer(spec: Spec, model: torch.nn.Module) -> torch.optim.Optimizer | None:
