@@ -1189,3 +1189,20 @@ def test_sparse_gradients_are_compared(monkeypatch):
     said = measure(monkeypatch, same, training=True)
     assert (said.result["status"], said.columns["strict"]) == ("pass", "pass")
     assert measure(monkeypatch, off, training=True).columns["strict"] == "fail"
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_model_that_counts_its_calls_is_undecided(training, monkeypatch):
+    class Counts(Tiny):
+        calls = 0
+
+        def forward(self, images):
+            self.calls += 1
+            return super().forward(images) * (1.0 if self.calls < 3 else 1.5)
+
+    of_model(monkeypatch, Counts)
+    said = measure(monkeypatch, same, training=training)
+    assert (said.result["status"], said.columns["strict"]) == ("pass", "undecided")
+    assert "eager fails, too, where it is called as often" in said.columns["strict_error"]
+    of_model(monkeypatch, Tiny)
+    assert measure(monkeypatch, one_sample_off, training=training).columns["strict"] == "fail"

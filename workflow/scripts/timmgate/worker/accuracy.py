@@ -238,6 +238,9 @@ def _differs_from_itself(leaves: list[str]) -> str:
     return f"eager differs from itself in {', '.join(leaves)}"
 
 
+COUNTS_ITS_CALLS = "eager fails, too, where it is called as often: the model keeps something of its calls that is no buffer"
+
+
 def doubted(spec: Spec, leaves: list[LeafEvidence], compiled: Result) -> Result | None:
     """What came of the calls that the dynamo rule judges, where that fails: only they may have been wrong.
 
@@ -337,10 +340,24 @@ def judge_strictly(
         keep(leaves)
         found = judged.of_all(spec, found)
         leaves = report_strict(found, reporter)
+    if found.strict == "fail" and not certain and counts_its_calls(spec, judged, writes):
+        reporter.columns(strict="undecided", strict_error=COUNTS_ITS_CALLS)
+        return leaves
     strict, of_seeds = strict_verdict.after_seeds(found, examine, spec.seed)
     message = f"{found.worst_leaf}: {leaves[found.worst_leaf].message}" if strict == "fail" else None
     reporter.columns(strict=strict, strict_of_seeds=of_seeds, strict_message=message)
     return leaves
+
+
+def counts_its_calls(spec: Spec, judged: Judged, writes: Run) -> bool:
+    """Whether eager fails too where it is called as often as the program was: null runs are of models that were not."""
+    again, others = copy.deepcopy(judged.model), (judged.other_model, judged.other_images)
+    try:
+        _, leaves = run_program(spec, judged.model, again, judged.images, again, others, writes)
+        return replace(judged, compiled=leaves).of_other_values(spec).strict == "fail"
+    except Exception:
+        traceback.print_exc()
+        return False
 
 
 def report_strict(found: CellVerdict, reporter: Reporter) -> dict[str, LeafVerdict]:
