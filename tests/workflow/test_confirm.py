@@ -51,3 +51,15 @@ def test_a_cell_that_is_measured_anew_and_passes_is_not_repeated(confirmed):
     assert len(project.worker.starts()) == starts + 1
     (row,) = [row for row in project.table() if row["model"] == "test_resnet"]
     assert (row["accuracy"], row["accuracy_repeats"]) == ("pass", None)
+
+
+def test_cells_that_failed_before_are_repeated_once_that_is_asked_for(new_project, tmp_path):
+    project = new_project(tmp_path, config={**CONFIG, "models": "test_vit,test_resnet"})
+    project.worker.behaviours = {"test_vit": "signal:SIGSEGV@compile"}
+    project.run()
+    project.run(confirm=2)
+    rows = {row["model"]: row["accuracy_repeats"] for row in project.table()}
+    assert rows == {"test_vit": 2, "test_resnet": None}
+    project.run(models="test_resnet")
+    project.run("gate", code=1, confirm=2)
+    assert sum(row["requested"] for row in project.table()) == 2
