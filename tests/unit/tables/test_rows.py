@@ -66,8 +66,8 @@ def test_a_row_says_what_was_measured_how_it_went_and_with_what(write):
 
 
 def test_the_details_are_in_the_row(write):
-    row = write("performance", details=[{"block": 0, "eager_first": True, "eager_s": 0.2, "compiled_s": 0.1}])
-    assert row["details"] == [{"block": 0, "eager_first": True, "eager_s": 0.2, "compiled_s": 0.1}]
+    row = write("performance", details=[{"process": 0, "block": 0, "eager_first": True, "eager_s": 0.2, "compiled_s": 0.1}])
+    assert row["details"] == [{"process": 0, "block": 0, "eager_first": True, "eager_s": 0.2, "compiled_s": 0.1}]
 
 
 @pytest.mark.parametrize(
