@@ -242,10 +242,10 @@ def all_results(wildcards):
     beside. The rows are named so that a target without files of its own measures a deleted one again, although the tables
     exist.
     """
-    failed = [f"results/{SETTINGS.device}/confirm/failed.json"] if SETTINGS.run.repeats else []
-    rows = cell_rows(wildcards)
     # Without the list of failed cells Snakemake does not see that the tables lack their repeats.
-    return {**rows, "failed": failed, "tables": tables(), "recorded": RECORDED, "traces": traces(wildcards)}
+    failed = [f"results/{SETTINGS.device}/confirm/failed.json"] if SETTINGS.run.repeats else []
+    beside = {"failed": failed, "tables": tables(), "recorded": RECORDED, "traces": traces(wildcards)}
+    return {**cell_rows(wildcards), **beside}
 
 
 def compared_baseline():
@@ -265,10 +265,9 @@ def compared_builds():
 
     Raises WorkflowError if there are not two.
     """
-    measured = compared_baseline()
     if CANDIDATE:
         return CANDIDATE.builds
-    if measured:
+    if measured := compared_baseline():
         itself = measured.name if measured.kind == "build" else None
         return {build: build for build in SETTINGS.builds if build != itself}
     if SETTINGS.baseline:
@@ -323,11 +322,6 @@ def contents_of(*tables):
             path = Path(measured.path)
             files += history_path.files(path) if measured.kind == "history" else [path]
     return [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files]
-
-
-def compared_contents():
-    """The same of both sides of a comparison."""
-    return contents_of(compared_baseline(), CANDIDATE and CANDIDATE.measured)
 
 
 def suspect(wildcards):

@@ -23,7 +23,7 @@ rule compare:
         called=SETTINGS.baseline,
         checks=list(SETTINGS.checks),
         facts=FACTS,
-        contents=lambda wildcards: compared_contents(),
+        contents=lambda wildcards: contents_of(compared_baseline(), CANDIDATE and CANDIDATE.measured),
     script:
         "../scripts/compare.py"
 

@@ -3,11 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pyarrow.parquet as pq
 from rich.console import Console
 
-from timmgate.config import settings
-from timmgate.config.cells import identities
 from timmgate.report import comparison as terminal
 from timmgate.tables import parquet, state
 from timmgate.tables.comparison import candidate, compare, pairs
@@ -20,8 +17,7 @@ if __name__ == "__main__":
     if params.candidate:
         cells, stale = candidate.load(params.candidate), 0
     else:
-        today = identities(settings.load(snakemake.config), Path(params.facts))
-        cells, stale = state.without_stale(pq.read_table(snakemake.input.cells), params.checks, today)
+        cells, stale = state.measured_today(snakemake.input.cells, params.checks, snakemake.config, Path(params.facts))
     cells = state.of_checks(cells, params.checks)
     if params.baseline:
         compared = compare.with_baseline(cells, params.builds, params.baseline, params.called)

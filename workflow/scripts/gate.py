@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from timmgate.config import settings
-from timmgate.config.cells import identities
 from timmgate.report import ci
 from timmgate.report import gate as terminal
 from timmgate.tables import parquet, state
@@ -21,8 +19,7 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     params = snakemake.params
-    today = identities(settings.load(snakemake.config), Path(params.facts))
-    cells, stale = state.without_stale(pq.read_table(snakemake.input.cells), params.checks, today)
+    cells, stale = state.measured_today(snakemake.input.cells, params.checks, snakemake.config, Path(params.facts))
     again = [row for path in snakemake.input.timed_again for row in pq.read_table(path).to_pylist()]
     evidence = Path(snakemake.input.cells).with_name("evidence.parquet")
     asked = params.checks, params.expectations, params.measured, params.thresholds, params.models

@@ -4,10 +4,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pyarrow.parquet as pq
-
-from timmgate.config import settings
-from timmgate.config.cells import identities
 from timmgate.core.files import write_text
 from timmgate.tables import state
 from timmgate.tables.gate import judgement
@@ -17,7 +13,6 @@ if TYPE_CHECKING:
 
 if __name__ == "__main__":
     params = snakemake.params
-    today = identities(settings.load(snakemake.config), Path(params.facts))
-    cells, _ = state.without_stale(pq.read_table(snakemake.input.cells), params.checks, today)
+    cells, _ = state.measured_today(snakemake.input.cells, params.checks, snakemake.config, Path(params.facts))
     found = judgement.suspects(cells, params.measured, params.thresholds, params.times)
     write_text(Path(snakemake.output[0]), json.dumps({cell: suspect.rounded() for cell, suspect in found.items()}))

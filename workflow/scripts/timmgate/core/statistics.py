@@ -1,6 +1,7 @@
 """Arithmetic of paired durations that worker and supervisor have in common. Needs numpy alone."""
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,29 @@ class Sample:
     eager_s: float
     compiled_s: float
     process: int = 0
+
+
+def figures(
+    eager_s: Sequence[float], compiled_s: Sequence[float], images: float | None, cold_s: float | None
+) -> dict[str, float | None]:
+    """The columns that follow from durations in seconds of each side: medians and outer tenths, throughput, break-even.
+
+    `images` is how many one iteration sees, and `cold_s` the duration of the cold compile; None is unknown.
+    """
+    eager, compiled = statistics.median(eager_s), statistics.median(compiled_s)
+    return {
+        **_percentiles_ms("eager", eager_s),
+        **_percentiles_ms("compiled", compiled_s),
+        "eager_images_per_s": images and images / eager,
+        "images_per_s": images and images / compiled,
+        "break_even_iterations": cold_s / (eager - compiled) if cold_s is not None and eager > compiled else None,
+    }
+
+
+def _percentiles_ms(side: str, durations_s: Sequence[float]) -> dict[str, float]:
+    tenths = statistics.quantiles(durations_s, n=10, method="inclusive")
+    values = {"": statistics.median(durations_s), "p10_": tenths[0], "p90_": tenths[-1]}
+    return {f"{side}_{name}ms": 1e3 * value for name, value in values.items()}
 
 
 def log_ratios(samples: Sequence[Sample]) -> np.ndarray:

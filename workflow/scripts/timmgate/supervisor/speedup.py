@@ -11,7 +11,7 @@ one value, and the interval is Student's over these, but no narrower than that o
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -43,7 +43,7 @@ class Estimate:
     * `verdict`: faster, slower or same where the whole interval lies above, below or within the noise floor, else
       ambiguous. A slowdown is held against the floor as eager's speedup over compiled. Fewer than 6 samples cannot make
       a 95 % interval and are ambiguous too.
-    * `samples`: number of pairs.
+    * `samples`: number of pairs; `timing_processes`: of how many processes.
     """
 
     speedup: float
@@ -52,6 +52,7 @@ class Estimate:
     noise_floor: float
     verdict: str
     samples: int
+    timing_processes: int
 
 
 def estimate(spec: Spec, details: list[dict[str, Any]]) -> dict[str, Any]:
@@ -78,7 +79,7 @@ def estimate_samples(samples: Sequence[Sample], seed: int) -> Estimate:
         low, high = min(low, value - half_width), max(high, value + half_width)
     floor = float(np.median([_noise_floor(each) for each in processes]))
     verdict = "ambiguous" if len(samples) < VERDICT_SAMPLES else _verdict(low, high, math.log1p(floor))
-    return Estimate(math.exp(value), math.exp(low), math.exp(high), floor, verdict, len(samples))
+    return Estimate(math.exp(value), math.exp(low), math.exp(high), floor, verdict, len(samples), len(processes))
 
 
 def _by_process(samples: Sequence[Sample]) -> list[list[Sample]]:
@@ -92,20 +93,6 @@ def _over_processes(medians: Sequence[float]) -> tuple[float, float]:
 
     error = float(np.std(medians, ddof=1)) / math.sqrt(len(medians))
     return float(np.mean(medians)), float(stats.t.ppf((1 + CONFIDENCE) / 2, len(medians) - 1)) * error
-
-
-def durations(details: list[dict[str, Any]], columns: Mapping[str, Any]) -> dict[str, float | None]:
-    """The `columns` that a worker makes of the durations of its samples, made of the samples of several processes."""
-    found: dict[str, Any] = {}
-    for side in ("eager", "compiled"):
-        low, middle, high = np.quantile([row[f"{side}_s"] for row in details], (0.1, 0.5, 0.9)) * 1e3
-        found |= {f"{side}_ms": float(middle), f"{side}_p10_ms": float(low), f"{side}_p90_ms": float(high)}
-    for throughput, side in {"eager_images_per_s": "eager_ms", "images_per_s": "compiled_ms"}.items():
-        if columns.get(throughput) and columns.get(side):
-            found[throughput] = columns[throughput] * columns[side] / found[side]
-    saved_s = (found["eager_ms"] - found["compiled_ms"]) / 1e3
-    cold_s = columns.get("compile_cold_s")
-    return {**found, "break_even_iterations": cold_s / saved_s if cold_s is not None and saved_s > 0 else None}
 
 
 def geometric_mean(speedups: Sequence[float], seed: int, floor: float | None = None) -> tuple[float, float, float]:

@@ -7,8 +7,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from timmgate.config.cells import Identities
+from timmgate.config import settings
+from timmgate.config.cells import Identities, identities
 from timmgate.core.checks import CHECKS
 from timmgate.core.schemas import OF_CHECK, OF_CHECKS, PASSED, REASON, REPEATED, SHOWN_STATUS
 from timmgate.core.spec import CellKey
@@ -111,6 +113,11 @@ def without_stale(cells: pa.Table, checks: Collection[str], identities: Identiti
                 number, field, pc.if_else(is_stale, pa.scalar(known.get(name), field.type), cells[name])
             )
     return cells, found
+
+
+def measured_today(path: Path, checks: Collection[str], config: Mapping[str, Any], facts: Path) -> tuple[pa.Table, int]:
+    """The cells of a table, as `without_stale` leaves them by this configuration and what `facts` says of the builds."""
+    return without_stale(pq.read_table(path), checks, identities(settings.load(dict(config)), facts))
 
 
 def said_of_stale(number: int) -> str:

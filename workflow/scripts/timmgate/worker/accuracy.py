@@ -238,9 +238,6 @@ def _differs_from_itself(leaves: list[str]) -> str:
     return f"eager differs from itself in {', '.join(leaves)}"
 
 
-COUNTS_ITS_CALLS = "eager fails, too, where it is called as often: the model keeps something of its calls that is no buffer"
-
-
 def doubted(spec: Spec, leaves: list[LeafEvidence], compiled: Result) -> Result | None:
     """What came of the calls that the dynamo rule judges, where that fails: only they may have been wrong.
 
@@ -349,11 +346,20 @@ def judge_strictly(
     return leaves
 
 
+COUNTS_ITS_CALLS = "eager fails, too, where it is called as often: the model keeps something of its calls that is no buffer"
+"""`strict_error` where that is so."""
+
+
 def counts_its_calls(spec: Spec, judged: Judged, writes: Run) -> bool:
-    """Whether eager fails too where it is called as often as the program was: null runs are of models that were not."""
+    """Whether eager fails too where it is called as often as the program was: null runs are of models that were not.
+
+    Mostly it gives what it gives in its first call, and no null runs are needed to tell.
+    """
     again, others = copy.deepcopy(judged.model), (judged.other_model, judged.other_images)
     try:
         _, leaves = run_program(spec, judged.model, again, judged.images, again, others, writes)
+        if not differing(strict_verdict.run(spec, copy.deepcopy(others[0]), others[1]), leaves):
+            return False
         return replace(judged, compiled=leaves).of_other_values(spec).strict == "fail"
     except Exception:
         traceback.print_exc()

@@ -8,7 +8,6 @@ import gc
 import math
 import operator
 import random
-import statistics
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from timmgate.core.protocol import Reporter
 from timmgate.core.spec import Spec, dynamic_batch_sizes
-from timmgate.core.statistics import Sample
+from timmgate.core.statistics import Sample, figures
 from timmgate.system import cpu_topology, gpus, machine, timing_turns
 from timmgate.worker import backends, flops, models, peak_memory, timed_output, timing, torch_device
 from timmgate.worker.compile_cache import Cache
@@ -325,26 +324,14 @@ def report(samples: list[Sample], images: int, cold: dict[str, float], reporter:
     for sample in samples:
         reporter.detail(asdict(sample))
     eager_s, compiled_s = [sample.eager_s for sample in samples], [sample.compiled_s for sample in samples]
-    saved_s = statistics.median(eager_s) - statistics.median(compiled_s)
     cold_s = cold.pop("wall_s", None)
     reporter.columns(
-        **percentiles_ms("eager", eager_s),
-        **percentiles_ms("compiled", compiled_s),
-        eager_images_per_s=images / statistics.median(eager_s),
-        images_per_s=images / statistics.median(compiled_s),
+        **figures(eager_s, compiled_s, images, cold_s),
         compile_cold_s=cold_s,
         compile_cold_cpu_s=cold.pop("cpu_s", None),
-        break_even_iterations=cold_s / saved_s if cold_s is not None and saved_s > 0 else None,
         **cold,
     )
     reporter.result("pass")
-
-
-def percentiles_ms(side: str, durations_s: list[float]) -> dict[str, float]:
-    """Median and outer tenths of the durations of one side, in milliseconds."""
-    tenths = statistics.quantiles(durations_s, n=10, method="inclusive")
-    values = {"": statistics.median(durations_s), "p10_": tenths[0], "p90_": tenths[-1]}
-    return {f"{side}_{name}ms": 1e3 * value for name, value in values.items()}
 
 
 def now_us() -> int:

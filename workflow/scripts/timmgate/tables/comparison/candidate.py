@@ -30,7 +30,7 @@ def find(settings: Settings) -> Candidate | None:
     called = settings.candidate
     if called is None:
         return None
-    measured = baseline.tables(called, settings.device, settings.history_path, "candidate")
+    measured = baseline.tables(called, settings.device, settings.history_path, "candidate", any_device=True)
     if measured is None:
         missing = "has no measured tables" if Path(called).exists() else "does not exist"
         raise ConfigError(f"candidate: {called!r} {missing}; it is the results of an earlier run, or history: and a run")
@@ -38,7 +38,7 @@ def find(settings: Settings) -> Candidate | None:
         raise ConfigError("candidate: history has many runs; say which, as in candidate=history:20260301T001500Z-1a2b3c4d")
     if measured.kind != "history":
         baseline.builds_of(measured.path, "candidate")
-    cells = _cells(measured)
+    cells = _cells(measured, ["device", "build"])
     if not len(cells):
         raise ConfigError(f"candidate: {called!r} has no cells")
     devices, builds = (pc.unique(cells[name]).to_pylist() for name in ("device", "build"))
@@ -67,7 +67,7 @@ def its_baseline(candidate: Candidate, settings: Settings) -> Measured:
 
 def load(candidate: Candidate) -> pa.Table:
     """Its cells in the schema of `cells`, as if they were requested. What an older table lacks is null."""
-    cells = _cells(candidate.measured)
+    cells = _cells(candidate.measured, None)
     cells = cells.filter(pc.equal(cells["device"], candidate.device))
     known: dict[str, Any] = {name: cells[name] for name in cells.column_names}
     known["requested"] = pa.array([True] * len(cells))
@@ -75,7 +75,8 @@ def load(candidate: Candidate) -> pa.Table:
     return pa.table({name: known.get(name, pa.nulls(len(cells))) for name in schema.names}).cast(schema)
 
 
-def _cells(measured: Measured) -> pa.Table:
+def _cells(measured: Measured, columns: list[str] | None) -> pa.Table:
+    """These columns of the cells, or all."""
     if measured.kind != "history":
-        return pq.read_table(measured.path)
-    return store.read(Path(measured.path), store.SCHEMA.names, pc.field("run") == measured.name)
+        return pq.read_table(measured.path, columns=columns)
+    return store.read(Path(measured.path), columns or store.SCHEMA.names, pc.field("run") == measured.name)

@@ -96,14 +96,16 @@ def measured(
     Raises ConfigError, also for a folder of another device's tables, unless it may be `any_device`, and for `results` where
     it is these that are held against it, its `own`.
     """
-    kind, _, name = (settings.baseline or "").partition(":")
+    if not settings.baseline:
+        return None
+    kind, _, name = settings.baseline.partition(":")
     if kind == "build":
         if list(settings.builds) == [name]:
             raise ConfigError(f"baseline: {name!r} is the build that is measured, and would be compared with itself")
         return _build(settings, name, results)
-    found = settings.baseline and tables(settings.baseline, settings.device, settings.history_path, "baseline", any_device)
-    if not found or found.kind == "history":
-        return found or None
+    found = tables(settings.baseline, settings.device, settings.history_path, "baseline", any_device)
+    if found is None or found.kind == "history":
+        return found
     if own and Path(found.path).resolve() == (results / settings.device / "cells.parquet").resolve():
         raise ConfigError(
             f"baseline: {settings.baseline!r} has the results of this very folder, which would be compared with themselves; "
@@ -112,7 +114,7 @@ def measured(
     return _of_builds(found, list(settings.builds))
 
 
-def tables(place: str, device: str, history: str | None, key: str, any_device: bool = True) -> Measured | None:
+def tables(place: str, device: str, history: str | None, key: str, any_device: bool) -> Measured | None:
     """What was measured before, by the value of a `key`: in a folder, or in the history; None if there are no tables.
 
     Raises ConfigError, also for a folder of another device's tables alone, unless it may be `any_device`.
